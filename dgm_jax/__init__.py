@@ -1,0 +1,19 @@
+"""Class-incremental learning with a generative memory: Dynamic Generative Memory (CVPR 2019) in JAX."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dgm_jax.learner import Learner, load_memory
+    from dgm_jax.memory import Memory
+
+__all__ = ["Learner", "Memory", "load_memory"]
+
+_HOMES = {"Learner": "dgm_jax.learner", "Memory": "dgm_jax.memory", "load_memory": "dgm_jax.learner"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for: `dgm_jax.nn` and `--help` need not wait for the rest."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dgm_jax' has no attribute {name!r}")

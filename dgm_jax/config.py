@@ -1,0 +1,188 @@
+"""Every setting of a run, and named sets of them (presets)."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from dgm_jax.errors import ConfigError
+
+Variant = Literal["dgma", "dgmw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a run. Symbols in brackets are the paper's."""
+
+    variant: Variant = "dgma"
+    """What the masks gate: output units (dgma) or weights (dgmw)."""
+    seed: int = 0
+    """Seed of everything random."""
+    protocol: Literal["strict", "paper"] = "strict"
+    """strict: the last epoch counts. paper: each task keeps the epoch with the best accuracy on held-out REAL images of
+    all classes so far, as the authors' code does; for comparison only."""
+
+    image_size: int = 32
+    """Side of the square images that the networks see: 4 times a power of two."""
+    train_per_class: int | None = None
+    """Use only the first so many training images of each class; None: all."""
+    held_out: float = 0.0
+    """Fraction of each class's training images held out for validation (the paper protocol needs it)."""
+
+    noise_dim: int = 128
+    """Entries of the noise vector [nz]; the first ones carry the one-hot class."""
+    generator_width: int = 20
+    """Width of the generator's last masked layer [ngf]; each layer before is twice as wide."""
+    discriminator_width: int = 32
+    """Width of the discriminator's first layer [ndf]; each layer after is twice as wide."""
+    gate_position: Literal["last", "before_norm"] = "last"
+    """Where dgma gates a unit: after its norm and ReLU, or before the norm as the released code does (old memories then
+    drift)."""
+
+    epochs: int = 101
+    """Epochs for each task [I]."""
+    batch_size: int = 64
+    """Images in a mini-batch [B], over all devices."""
+    generator_learning_rate: float = 2e-3
+    """Step size of the generator's Adam."""
+    discriminator_learning_rate: float = 2e-3
+    """Step size of the discriminator's Adam."""
+    adam_b1: float = 0.5
+    """Decay of Adam's first moment."""
+    adam_b2: float = 0.999
+    """Decay of Adam's second moment."""
+    clip_norm: float = 10_000.0
+    """Global norm at which the generator's gradients are clipped."""
+    adversarial_weight: float = 1.0
+    """Weight of the critic's value in the generator's loss [lambda_adv]."""
+    penalty_weight: float = 1.0
+    """Weight of the gradient penalty in the critic's loss [lambda_gp]."""
+    auxiliary_generator: bool = False
+    """Add the auxiliary classifier's cross-entropy to the generator's loss [aux_G]."""
+    reinitialise_discriminator: bool = True
+    """Start the discriminator afresh at every task."""
+
+    scale_max: float = 1e5
+    """Slope of the gates at the end of a task [s_max]."""
+    anneal_within_epoch: bool = False
+    """Anneal the slope again within each epoch, up to the epoch's own (the paper's dgmw)."""
+    gate_gradient: Literal["closed", "product"] = "closed"
+    """How embeddings' gradients are compensated: S sigmoid'(e) in closed form, or HAT's product."""
+    sparsity_weight: float = 0.01
+    """Weight of the share of free capacity that a task opens [lambda_R]."""
+    bucket: int | None = None
+    """Physical widths are this number, times a power of two; None: each layer's first width."""
+
+    replay: Literal["fixed", "fresh"] = "fixed"
+    """Draw the replayed images once per task, or anew for every epoch."""
+    replay_steps: int | None = None
+    """Mini-batches of the pool of real and replayed images that the auxiliary classifier learns from in one iteration;
+    None: one for each task so far, as in the paper."""
+
+    consolidation_steps: int = 400
+    """Steps for which the consolidated classifier is trained after each task."""
+    consolidation_samples: int = 500
+    """Images per class that the memory generates for the consolidated classifier."""
+    consolidation_learning_rate: float = 1e-3
+    """First step size of the consolidated classifier's Adam, which decays to 0 along a cosine."""
+    consolidation_real: float = 0.0
+    """Share of the newest classes' images that are real instead of generated when the classifier is consolidated."""
+    consolidation_shift: int = 0
+    """Images are moved by up to so many pixels, at random, when the classifier is consolidated."""
+
+    checkpoint_epochs: int = 10
+    """Save a checkpoint every so many epochs, besides the one after each task."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work, before anything is computed."""
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}={value!r} must be greater than 0")
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ConfigError(f"{name}={value!r} must not be negative")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
+        if self.image_size not in (8, 16, 32, 64, 128):
+            raise ConfigError(f"image_size={self.image_size} must be 4 times a power of two: 8, 16, 32, 64 or 128")
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out={self.held_out} must be a fraction of at least 0 and below 1")
+        if not 0 <= self.consolidation_real <= 1:
+            raise ConfigError(f"consolidation_real={self.consolidation_real} must be a share between 0 and 1")
+        if not 0 <= self.adam_b1 < 1 or not 0 <= self.adam_b2 < 1:
+            raise ConfigError(f"adam_b1={self.adam_b1} and adam_b2={self.adam_b2} must be at least 0 and below 1")
+        if self.scale_max < 1:
+            raise ConfigError(f"scale_max={self.scale_max} must be at least 1: gates start at 1 / scale_max")
+        if self.protocol == "paper" and self.held_out == 0:
+            raise ConfigError("protocol='paper' chooses epochs on held-out images; set held_out, e.g. 0.15")
+
+
+_POSITIVE = (
+    *("image_size", "train_per_class", "noise_dim", "generator_width", "discriminator_width", "epochs", "batch_size"),
+    *("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "scale_max", "bucket", "replay_steps"),
+    *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "checkpoint_epochs"),
+)
+_NOT_NEGATIVE = ("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "consolidation_shift")
+_CHOICES = {
+    "variant": ("dgma", "dgmw"),
+    "protocol": ("strict", "paper"),
+    "gate_position": ("last", "before_norm"),
+    "gate_gradient": ("closed", "product"),
+    "replay": ("fixed", "fresh"),
+}
+
+# Settings that the authors released (their table is in docs/method.md), by variant. `paper-svhn` has no released DGMa:
+# there, MNIST's masks are used with SVHN's rest.
+_PAPER_MNIST = {
+    "dgma": Config(variant="dgma", generator_width=20, scale_max=1e5, sparsity_weight=0.01),
+    "dgmw": Config(
+        variant="dgmw", generator_width=6, scale_max=1e4, sparsity_weight=0.08, anneal_within_epoch=True
+    ),
+}
+
+PRESETS: dict[str, dict[str, Config]] = {
+    "paper-mnist": _PAPER_MNIST,
+    "paper-svhn": {
+        variant: dataclasses.replace(
+            config,
+            epochs=151,
+            generator_learning_rate=5e-4,
+            discriminator_learning_rate=5e-4,
+            sparsity_weight=0.001 if variant == "dgmw" else config.sparsity_weight,
+        )
+        for variant, config in _PAPER_MNIST.items()
+    },
+}
+
+
+_DIGITS = Config(
+    image_size=16,
+    generator_width=20,
+    discriminator_width=16,
+    epochs=60,
+    batch_size=32,
+    scale_max=1e3,
+    replay_steps=1,
+)
+PRESETS["digits"] = {
+    "dgma": _DIGITS,
+    "dgmw": dataclasses.replace(_DIGITS, variant="dgmw", generator_width=8, sparsity_weight=0.08),
+}
+_MNIST = Config(epochs=30, replay_steps=1, consolidation_steps=600, consolidation_samples=1000)
+PRESETS["mnist"] = {
+    "dgma": _MNIST,
+    "dgmw": dataclasses.replace(
+        _MNIST, variant="dgmw", generator_width=6, scale_max=1e4, sparsity_weight=0.08
+    ),
+}
+
+
+def preset(name: str, variant: Variant = "dgma") -> Config:
+    """Returns the named set of settings for a variant; raises ConfigError naming the valid ones if there is none."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset {name!r} is unknown; choose one of {', '.join(sorted(PRESETS))}")
+    if variant not in PRESETS[name]:
+        raise ConfigError(f"variant {variant!r} is unknown; choose one of {', '.join(PRESETS[name])}")
+    return PRESETS[name][variant]

@@ -1,0 +1,26 @@
+"""Data: sources become checked uint8 arrays (`Dataset`), which become streams of tasks (`TaskStream`)."""
+
+from dgm_jax.data.dataset import DataError, Dataset, from_arrays
+from dgm_jax.data.sources import from_npz, load
+from dgm_jax.data.stream import (
+    FutureTaskError,
+    PastTaskError,
+    TaskStream,
+    class_incremental,
+    parse_class_order,
+    parse_classes_per_task,
+)
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "FutureTaskError",
+    "PastTaskError",
+    "TaskStream",
+    "class_incremental",
+    "from_arrays",
+    "from_npz",
+    "load",
+    "parse_class_order",
+    "parse_classes_per_task",
+]

@@ -1,0 +1,203 @@
+"""Images in memory: one checked container that every source fills and every stream reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dgm_jax.errors import UserError
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+class DataError(UserError, ValueError):
+    """Data that cannot be used as it is; the message says what was found, what was expected and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled image data set; make one with `from_arrays` or `load`, which check it.
+
+    Attributes:
+      name: what reports call it.
+      x_train: uint8 [n, h, w, c], c in {1, 3}.
+      y_train: int64 [n], any integers.
+      x_test: uint8 [m, h, w, c].
+      y_test: int64 [m], the same classes as `y_train`.
+      class_names: a name for every label.
+    """
+
+    name: str
+    x_train: Images
+    y_train: Labels
+    x_test: Images
+    y_test: Labels
+    class_names: dict[int, str]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The labels of the classes, ascending."""
+        return tuple(int(label) for label in np.unique(self.y_train))
+
+    def first_per_class(self, n: int) -> Dataset:
+        """Keeps the first `n` training images of every class, in stored order; the test images stay.
+
+        Args:
+          n: images per class, >= 1; a class that has fewer keeps them all.
+
+        Returns:
+          A data set with at most `n` training images per class.
+
+        Raises:
+          DataError: if `n` < 1.
+        """
+        if n < 1:
+            raise DataError(f"n={n} training images per class: expected at least 1.")
+        rows = np.sort(np.concatenate([np.flatnonzero(self.y_train == label)[:n] for label in self.labels]))
+        return dataclasses.replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows])
+
+    def resized(self, size: int) -> Dataset:
+        """Scales all images to `size` x `size` (bilinear; averages when it shrinks, so no aliasing).
+
+        Args:
+          size: height and width of the result in pixels, >= 1.
+
+        Returns:
+          The resized data set; `self` if it has that size already.
+
+        Raises:
+          DataError: if `size` < 1.
+        """
+        if size < 1:
+            raise DataError(f"size={size}: expected at least 1 pixel.")
+        if self.x_train.shape[1:3] == (size, size):
+            return self
+        return dataclasses.replace(self, x_train=_resize(self.x_train, size), x_test=_resize(self.x_test, size))
+
+
+def from_arrays(
+    x_train: ArrayLike,
+    y_train: ArrayLike,
+    x_test: ArrayLike,
+    y_test: ArrayLike,
+    *,
+    name: str = "arrays",
+    class_names: Mapping[int, str] | None = None,
+) -> Dataset:
+    """Checks arrays and makes them a `Dataset`; the one place where data are validated.
+
+    Args:
+      x_train: [n, h, w, c] or [n, h, w]; uint8, or integers that are all in 0..255; c in {1, 3}.
+      y_train: integers [n], any values.
+      x_test: [m, h, w, c] or [m, h, w], images of the shape of `x_train`'s.
+      y_test: integers [m]; the classes of `y_train`, all of them and no other.
+      name: what reports call the data set.
+      class_names: names by label; a label without one is called by its number.
+
+    Returns:
+      The data set; arrays that already fit are not copied.
+
+    Raises:
+      DataError: if anything above does not hold.
+    """
+    train, test = _as_images(x_train, f"{name}: x_train"), _as_images(x_test, f"{name}: x_test")
+    if train.shape[1:] != test.shape[1:]:
+        raise DataError(
+            f"{name}: x_train holds images of shape {train.shape[1:]}, x_test of {test.shape[1:]}; "
+            "expected the same (h, w, c): resize or convert one of them."
+        )
+    train_labels = _as_labels(y_train, len(train), f"{name}: y_train")
+    test_labels = _as_labels(y_test, len(test), f"{name}: y_test")
+    for labels, where, others, elsewhere in (
+        (test_labels, "y_test", train_labels, "y_train"),
+        (train_labels, "y_train", test_labels, "y_test"),
+    ):
+        alone = np.setdiff1d(labels, others)
+        if alone.size:
+            raise DataError(
+                f"{name}: class {_few(alone)} is in {where} but not in {elsewhere}; every class needs training and "
+                f"test images: add some, or drop the class from {where}."
+            )
+    names = class_names or {}
+    return Dataset(
+        name=name,
+        x_train=train,
+        y_train=train_labels,
+        x_test=test,
+        y_test=test_labels,
+        class_names={int(label): str(names.get(int(label), int(label))) for label in np.unique(train_labels)},
+    )
+
+
+def _as_images(values: ArrayLike, what: str) -> Images:
+    """Returns uint8 [n, h, w, c], or raises a DataError that begins with `what`."""
+    images = np.asarray(values)
+    if images.ndim not in (3, 4):
+        raise DataError(f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w].")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[-1] not in (1, 3):
+        raise DataError(
+            f"{what} has {images.shape[-1]} channels (shape {images.shape}); "
+            "expected 1 (grey) or 3 (RGB) in the last axis."
+        )
+    if images.size == 0:
+        raise DataError(f"{what} has shape {images.shape}: no images; expected at least one.")
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.integer):
+        raise DataError(f"{what} is {images.dtype}{_float_faults(images)}; expected uint8 in 0..255: {_FLOAT_ADVICE}.")
+    low, high = int(images.min()), int(images.max())
+    if low < 0 or high > 255:
+        raise DataError(
+            f"{what} is {images.dtype} with values {low}..{high}; expected uint8 in 0..255: rescale, then convert."
+        )
+    return images.astype(np.uint8)
+
+
+_FLOAT_ADVICE = "rescale to 0..255, then np.round(x).astype(np.uint8)"
+
+
+def _float_faults(images: np.ndarray) -> str:
+    """What, besides its type, is wrong with an array that should have been uint8; "" if nothing is."""
+    if not np.issubdtype(images.dtype, np.floating):
+        return ""
+    if np.isnan(images).any():
+        return " and contains NaN"
+    low, high = float(images.min()), float(images.max())
+    return f" with values {low:g}..{high:g}, out of range" if low < 0 or high > 255 else ""
+
+
+def _as_labels(values: ArrayLike, n: int, what: str) -> Labels:
+    """Returns int64 [n], or raises a DataError that begins with `what`."""
+    labels = np.asarray(values)
+    if labels.shape != (n,):
+        raise DataError(f"{what} has shape {labels.shape}; expected ({n},), one integer label per image.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        nan = np.issubdtype(labels.dtype, np.floating) and bool(np.isnan(labels).any())
+        raise DataError(
+            f"{what} is {labels.dtype}{' and contains NaN' if nan else ''}; "
+            f"expected integer labels: {'remove those images' if nan else 'number the classes'}, "
+            "then y.astype(np.int64)."
+        )
+    return labels.astype(np.int64, copy=False)
+
+
+def _few(labels: np.ndarray, at_most: int = 5) -> str:
+    """Lists some labels: "3", "3, 4", "0, 1, 2, 3, 4, ..."."""
+    return ", ".join(str(label) for label in labels[:at_most]) + (", ..." if len(labels) > at_most else "")
+
+
+def _resize(images: Images, size: int) -> Images:
+    from PIL import Image
+
+    out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
+    for i, image in enumerate(images):
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+        out[i] = resized.reshape(out.shape[1:])
+    return out

@@ -1,0 +1,264 @@
+"""Where data sets come from: scikit-learn's digits, TensorFlow Datasets folders (without TensorFlow), npz files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_arrays
+
+TFDS_NAMES: Mapping[str, str] = {"mnist": "mnist", "cifar10": "cifar10", "svhn": "svhn_cropped"}
+NAMES = ("digits", *TFDS_NAMES)
+
+# `prepare` writes beside a tfrecord folder of the same version, which it leaves alone; hence the suffix.
+REWRITTEN = "-array_record"
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_SPLITS = ("train", "test")
+_NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_DIGITS_SEED = 0
+_ROWS_AT_ONCE = 4096  # bulk reads are several times faster than single ones; in pieces they stay small in memory
+
+PathLike = str | os.PathLike[str]
+
+
+def load(name: str, data_dir: PathLike | None = None) -> Dataset:
+    """Loads a data set by name into memory.
+
+    Args:
+      name: "digits" (8x8 grey, comes with scikit-learn, needs no files), or "mnist", "cifar10", "svhn", read from
+        TFDS folders in array_record format; TensorFlow is not needed.
+      data_dir: the folder that holds `mnist/<version>/` and so on; the newest version is read.
+
+    Returns:
+      The data set, in stored order.
+
+    Raises:
+      DataError: for an unknown name, or a folder that is missing, incomplete, damaged or in another format.
+    """
+    if name == "digits":
+        return _load_digits()
+    if name not in TFDS_NAMES:
+        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)} (or from_npz for a file).")
+    folder = find_version(name, data_dir)
+    check_folder(name, folder)
+    return _read_folder(name, folder)
+
+
+def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
+    """Loads a data set from one npz file.
+
+    Args:
+      path: a file with the arrays x_train, y_train, x_test, y_test, as `from_arrays` wants them.
+      name: what reports call the data set; the file's stem by default.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DataError: if the file is missing, is not an npz file, lacks an array, holds pickled objects, or its arrays
+        do not make a data set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected an .npz file with the arrays {', '.join(_NPZ_KEYS)}.")
+    advice = f"write it with np.savez(path, {', '.join(f'{key}=...' for key in _NPZ_KEYS)})"
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an npz file (or is cut short); {advice}.")
+    try:
+        with np.load(path, allow_pickle=False) as file:  # a pickle could run code
+            missing = [key for key in _NPZ_KEYS if key not in file.files]
+            if missing:
+                raise DataError(f"{path} has no {', '.join(missing)} (it has {', '.join(file.files)}); {advice}.")
+            arrays = {key: file[key] for key in _NPZ_KEYS}
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{path} holds pickled Python objects, which are not read because a pickle can run code; "
+                "save plain number arrays (a list of images of different sizes becomes an object array: resize them)."
+            ) from error
+        raise DataError(f"{path} is damaged ({error}); {advice}.") from error
+    return from_arrays(**arrays, name=name or path.stem)
+
+
+def _load_digits() -> Dataset:
+    """1797 real digits; a stratified 80/20 split by the fixed seed 0, each part in stored order."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
+    rows = train_test_split(np.arange(len(images)), test_size=0.2, random_state=_DIGITS_SEED, stratify=digits.target)
+    train, test = (np.sort(part) for part in rows)
+    return from_arrays(images[train], digits.target[train], images[test], digits.target[test], name="digits")
+
+
+# ---- TFDS folders: found, checked, read ----
+
+
+def find_version(name: str, data_dir: PathLike | None) -> Path:
+    """Finds the folder of the newest version of a TFDS data set.
+
+    Args:
+      name: a key of `TFDS_NAMES`.
+      data_dir: the folder that holds `<tfds name>/<version>/`.
+
+    Returns:
+      `data_dir/<tfds name>/<version>`; of one version, what `prepare` has rewritten comes first.
+
+    Raises:
+      DataError: if there is none.
+    """
+    tfds_name = TFDS_NAMES[name]
+    how = (
+        f"give --data-dir DIR holding {tfds_name}/<version>/, "
+        f"or make one with `python -m dgm_jax prepare {name} --data-dir DIR`"
+    )
+    if data_dir is None:
+        raise DataError(f"{name} is read from disk and no data_dir was given; {how}.")
+    if not Path(data_dir).is_dir():
+        raise DataError(f"data_dir={os.fspath(data_dir)!r} is not a folder; {how}.")
+    versions = list_versions(name, data_dir)
+    if not versions:
+        found = ", ".join(sorted(entry.name for entry in Path(data_dir).iterdir())[:8]) or "nothing"
+        raise DataError(f"data_dir={os.fspath(data_dir)!r} has no {tfds_name}/<version>/ (it holds: {found}); {how}.")
+    return versions[-1]
+
+
+def list_versions(name: str, data_dir: PathLike) -> list[Path]:
+    """Lists the version folders of a TFDS data set, oldest first."""
+    parent = Path(data_dir) / TFDS_NAMES[name]
+    pattern = re.compile(rf"(\d+)\.(\d+)\.(\d+)({re.escape(REWRITTEN)})?")
+    matches = [pattern.fullmatch(entry.name) for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    # As numbers, because "10.0.0" is newer than "9.0.0".
+    found = sorted(((*map(int, m.group(1, 2, 3)), bool(m.group(4))), m.group(0)) for m in matches if m)
+    return [parent / folder for _, folder in found]
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Reads a TFDS folder's dataset_info.json.
+
+    Raises:
+      DataError: if it (or features.json, without which records cannot be decoded) is missing or not JSON.
+    """
+    contents: dict[str, Any] = {}
+    for file in ("features.json", "dataset_info.json"):
+        try:
+            contents = json.loads((folder / file).read_text())
+        except FileNotFoundError as error:
+            raise DataError(f"{folder} has no {file}: the data set is only half there; {_again(folder)}.") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder / file} cannot be read ({error}); {_again(folder)}.") from error
+    return contents
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Checks, before any image is decoded, that a TFDS folder is whole and readable without TensorFlow.
+
+    Args:
+      name: a key of `TFDS_NAMES`, for the advice.
+      folder: `<data_dir>/<tfds name>/<version>`.
+
+    Raises:
+      DataError: if its format is not array_record, or a split, a shard or a record is missing.
+    """
+    info = read_info(folder)
+    file_format = info.get("fileFormat", "tfrecord")  # TFDS leaves its default unsaid
+    if file_format != "array_record":
+        raise DataError(
+            f"{folder} is in {file_format} format, and reading {file_format} needs TensorFlow; rewrite it once: "
+            f"`python -m pip install -r requirements-prepare.txt`, then `python -m dgm_jax prepare {name} "
+            f"--data-dir {folder.parent.parent}`; or give another --data-dir that holds array_record files."
+        )
+    import_tfds()
+    lengths = {split["name"]: [int(n) for n in split.get("shardLengths", [])] for split in info.get("splits", [])}
+    for split in _SPLITS:
+        if not sum(lengths.get(split, [])):
+            raise DataError(
+                f"{folder} has no {split} images (splits: {', '.join(lengths) or 'none'}); {_again(folder)}."
+            )
+        _check_shards(folder, split, lengths[split])
+
+
+def _check_shards(folder: Path, split: str, lengths: list[int]) -> None:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    pattern = re.compile(rf".+-{split}\.array_record-\d{{5}}-of-\d{{5}}")
+    shards = sorted(entry for entry in folder.iterdir() if pattern.fullmatch(entry.name))
+    if len(shards) != len(lengths):
+        raise DataError(
+            f"{folder} has {len(shards)} {split} shards ({', '.join(s.name for s in shards[:4]) or 'none'}), "
+            f"dataset_info.json counts {len(lengths)}; {_again(folder)}."
+        )
+    for shard, expected in zip(shards, lengths, strict=True):
+        try:
+            reader = ArrayRecordReader(str(shard))
+            records = int(reader.num_records())
+            reader.close()
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"{shard} is truncated or damaged ({error}); {_again(folder)}.") from error
+        if records != expected:
+            raise DataError(f"{shard} has {records} records, dataset_info.json counts {expected}; {_again(folder)}.")
+
+
+def _again(folder: Path) -> str:
+    return f"copy {folder} again, or remove it and prepare it anew"
+
+
+def import_tfds() -> Any:
+    """Imports TensorFlow Datasets only when it is used: it is slow, and "digits" and npz files do without."""
+    try:
+        import array_record  # noqa: F401
+        import tensorflow_datasets
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"reading TFDS folders needs {error.name}; run `python -m pip install tensorflow-datasets array_record`."
+        ) from error
+    return tensorflow_datasets
+
+
+def _read_folder(name: str, folder: Path) -> Dataset:
+    builder = import_tfds().builder_from_directory(os.fspath(folder))
+    features = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise DataError(f"{folder} has the features {', '.join(features)}; expected image and label.")
+    shape = features["image"].shape
+    dtype = np.dtype(features["image"].np_dtype)
+    if len(shape) != 3 or None in shape or dtype != np.uint8:
+        raise DataError(f"{folder} has images of shape {shape} and type {dtype}; expected a fixed (h, w, c) of uint8.")
+    (x_train, y_train), (x_test, y_test) = (_read_split(builder, split, shape, folder) for split in _SPLITS)
+    names = list(getattr(features["label"], "names", None) or [])
+    if name == "cifar10" and names == [str(i) for i in range(10)]:  # stored without its names
+        names = list(_CIFAR10)
+    return from_arrays(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(names)))
+
+
+def _read_split(builder: Any, split: str, shape: tuple[int, ...], folder: Path) -> tuple[Images, Labels]:
+    source = builder.as_data_source(split=split)
+    images, labels = np.empty((len(source), *shape), np.uint8), np.empty(len(source), np.int64)
+    for start in range(0, len(source), _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, len(source))
+        try:
+            rows = source.__getitems__(list(range(start, stop)))
+        except (RuntimeError, OSError, ValueError, LookupError) as error:
+            raise DataError(
+                f"{folder}: the {split} images {start}..{stop - 1} are damaged ({error}); {_again(folder)}."
+            ) from error
+        for i, row in enumerate(rows, start):
+            image = row["image"]
+            if image.shape != shape or image.dtype != np.uint8:
+                raise DataError(
+                    f"{folder}: {split} image {i} is {image.dtype} {image.shape}, features.json says uint8 {shape}; "
+                    f"{_again(folder)}."
+                )
+            images[i], labels[i] = image, row["label"]
+    return images, labels

@@ -1,0 +1,358 @@
+"""Class-incremental streams: tasks arrive in order, and the images of a task that is over are gone.
+
+Labels and indices: a class has the data set's own *label* (any integer) and an *index*, its position in the class
+order. A stream hands out indices; `TaskStream.classes[index]` is the label.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgm_jax.data.dataset import DataError, Dataset, Images, Labels
+
+Indices = NDArray[np.int32]
+Part = tuple[Images, Indices]
+Protocol = Literal["strict", "paper"]
+
+
+class PastTaskError(RuntimeError):
+    """Real images of a task that is over were asked for."""
+
+
+class FutureTaskError(RuntimeError):
+    """Images of a task that has not begun were asked for."""
+
+
+class TaskStream:
+    """Tasks that begin one after the other; made by `class_incremental`.
+
+    The position is the only state. Beginning a task drops the stream's references to the training images of all
+    earlier ones (and, in the strict protocol, to their held-out images), so nothing can read them from it.
+
+    Attributes:
+      name: of the data set.
+      n_tasks: number of tasks.
+      n_classes: number of classes, K.
+      tasks: class indices of each task; together 0..K-1 in order.
+      classes: the data set's label of each class index.
+      class_names: the name of each class index.
+      image_shape: (h, w, c).
+      protocol: "strict" or "paper"; see `validation`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        tasks: Sequence[Sequence[int]],
+        classes: Sequence[int],
+        class_names: Sequence[str],
+        train: Sequence[Part],
+        validation: Sequence[Part],
+        test: Sequence[Part],
+        protocol: Protocol,
+    ) -> None:
+        """Takes the parts of every task, sorted by class index; see `class_incremental`."""
+        self.name = name
+        self.tasks = tuple(tuple(task) for task in tasks)
+        self.classes = tuple(classes)
+        self.class_names = tuple(class_names)
+        self.n_tasks, self.n_classes = len(self.tasks), len(self.classes)
+        self.image_shape: tuple[int, int, int] = train[0][0].shape[1:]
+        self.protocol = protocol
+        self._train: list[Part | None] = list(train)
+        self._validation: list[Part | None] = list(validation)
+        self._test = tuple(test)
+        self._train_counts = tuple(
+            tuple(int((indices == index).sum()) for index in task)
+            for task, (_, indices) in zip(self.tasks, train, strict=True)
+        )
+        self._current: int | None = None
+
+    @property
+    def test_count(self) -> int:
+        """Number of test images of all classes."""
+        return sum(len(indices) for _, indices in self._test)
+
+    @property
+    def current(self) -> int | None:
+        """The task that has begun last; None before the first."""
+        return self._current
+
+    def train_counts(self, task: int) -> tuple[int, ...]:
+        """Number of training images (held-out ones aside) of each class of any task: counts are public, images not.
+
+        Raises:
+          ValueError: if there is no such task.
+        """
+        return self._train_counts[self._known(task)]
+
+    def begin(self, task: int) -> None:
+        """Moves on to `task` and drops the images of all earlier ones; skipping is allowed (a resumed run does).
+
+        Beginning the current task again changes nothing.
+
+        Raises:
+          PastTaskError: if a later task has begun.
+          ValueError: if there is no such task.
+        """
+        current = self._current
+        self._known(task)
+        if current is not None and task < current:
+            raise PastTaskError(
+                f"task {task} is over, task {current} has begun: a stream only moves forward; make a new one."
+            )
+        self._current = task
+        for past in range(task):
+            self._train[past] = None
+            if self.protocol == "strict":
+                self._validation[past] = None
+
+    def train(self, task: int) -> Part:
+        """Training images of the current task.
+
+        Args:
+          task: the current task.
+
+        Returns:
+          Images, uint8 [n, h, w, c], and class indices, int32 [n]; by class, in stored order; read-only.
+
+        Raises:
+          PastTaskError: if `task` is over.
+          FutureTaskError: if `task` has not begun.
+          ValueError: if there is no such task.
+        """
+        self._require_current(task, "training")
+        return _present(self._train[task])
+
+    def validation(self, task: int) -> Part:
+        """Held-out training images: of the current task (strict), or of all tasks so far (paper).
+
+        Only the paper protocol reads real images of earlier tasks, to choose an epoch as the authors' code does.
+
+        Args:
+          task: the current task.
+
+        Returns:
+          As `train`; empty if nothing was held out.
+
+        Raises:
+          PastTaskError, FutureTaskError, ValueError: as `train`.
+        """
+        self._require_current(task, "validation")
+        first = 0 if self.protocol == "paper" else task
+        return _join([_present(part) for part in self._validation[first : task + 1]])
+
+    def test(self, task: int) -> Part:
+        """Test images of all classes up to and including `task`; for evaluation only.
+
+        Args:
+          task: any task that has begun or is over.
+
+        Returns:
+          As `train`.
+
+        Raises:
+          FutureTaskError: if `task` has not begun.
+          ValueError: if there is no such task.
+        """
+        self._require_begun(task, "test")
+        return _join(self._test[: task + 1])
+
+    def _known(self, task: int) -> int:
+        if not 0 <= task < self.n_tasks:
+            raise DataError(f"task={task}: the stream has {self.n_tasks} tasks; expected 0..{self.n_tasks - 1}.")
+        return task
+
+    def _require_begun(self, task: int, what: str) -> int:
+        current = self._current
+        if current is None or self._known(task) > current:
+            now = "no task has begun" if current is None else f"the current task is {current}"
+            raise FutureTaskError(
+                f"{what} images of task {self._known(task)} were asked for, but {now}; "
+                f"call begin({task}) once the tasks before it are learnt."
+            )
+        return current
+
+    def _require_current(self, task: int, what: str) -> None:
+        current = self._require_begun(task, what)
+        if task < current:
+            raise PastTaskError(
+                f"{what} images of task {task} were asked for during task {current}: the protocol forbids real images "
+                "of past tasks; replay them from the generative memory."
+            )
+
+
+def class_incremental(
+    dataset: Dataset,
+    *,
+    classes_per_task: int | Sequence[int] = 1,
+    class_order: Sequence[int] | None = None,
+    held_out: float = 0.0,
+    protocol: Protocol = "strict",
+    seed: int = 0,
+) -> TaskStream:
+    """Splits a data set into tasks of disjoint classes.
+
+    Args:
+      dataset: what to split; the stream copies its images and keeps no reference to it.
+      classes_per_task: one number for all tasks, which must divide the number of classes, or one for each task.
+      class_order: the labels in order of arrival; ascending by default.
+      held_out: share of every class's training images, in [0, 1), set aside for `TaskStream.validation`.
+      protocol: "strict", or "paper" to validate on real images of all tasks so far.
+      seed: chooses the held-out images; of a class they are the same whatever the class order.
+
+    Returns:
+      A stream at its start: call `begin(0)`.
+
+    Raises:
+      ValueError: if the arguments do not fit the data set, or a class has too few images to hold some out.
+    """
+    if protocol not in get_args(Protocol):
+        raise DataError(f"protocol={protocol!r}: expected one of {', '.join(get_args(Protocol))}.")
+    if not 0 <= held_out < 1:
+        raise DataError(f"held_out={held_out}: expected a share in [0, 1), e.g. 0.1.")
+    labels = dataset.labels
+    classes = labels if class_order is None else _check_order(class_order, labels)
+    stops = np.cumsum(_task_sizes(classes_per_task, len(classes))).tolist()
+    tasks = [tuple(range(start, stop)) for start, stop in zip([0, *stops], stops, strict=False)]
+
+    kept: list[Labels] = []
+    held: list[Labels] = []
+    for label in classes:
+        rows = np.flatnonzero(dataset.y_train == label)
+        n_held = round(held_out * len(rows))
+        if held_out and not 0 < n_held < len(rows):
+            raise DataError(
+                f"held_out={held_out} of the {len(rows)} training images of class {label} makes {n_held} for "
+                f"validation and {len(rows) - n_held} for training; expected at least 1 of each: "
+                "change held_out or add images."
+            )
+        shuffled = np.random.default_rng([seed, labels.index(label)]).permutation(rows)
+        kept.append(np.sort(shuffled[n_held:]))
+        held.append(np.sort(shuffled[:n_held]))
+    tested = [np.flatnonzero(dataset.y_test == label) for label in classes]
+
+    return TaskStream(
+        name=dataset.name,
+        tasks=tasks,
+        classes=classes,
+        class_names=[dataset.class_names[label] for label in classes],
+        train=[_take(dataset.x_train, kept, task) for task in tasks],
+        validation=[_take(dataset.x_train, held, task) for task in tasks],
+        test=[_take(dataset.x_test, tested, task) for task in tasks],
+        protocol=protocol,
+    )
+
+
+def parse_class_order(text: str, labels: Sequence[int]) -> tuple[int, ...]:
+    """Reads a class order from the command line.
+
+    Args:
+      text: "natural" (ascending), "random:SEED", or all labels, e.g. "3,1,4,0,2".
+      labels: the labels of the data set.
+
+    Returns:
+      A permutation of `labels`.
+
+    Raises:
+      ValueError: if `text` is none of these, or not a permutation of `labels`.
+    """
+    if text == "natural":
+        return tuple(sorted(labels))
+    kind, _, seed = text.partition(":")
+    if kind == "random" and seed.isdecimal():
+        return tuple(int(label) for label in np.random.default_rng(int(seed)).permutation(sorted(labels)))
+    try:
+        order = [int(label) for label in text.split(",")]
+    except ValueError:
+        raise DataError(
+            f"class order {text!r}: expected natural, random:SEED (e.g. random:0), or all labels, e.g. 3,1,2."
+        ) from None
+    return _check_order(order, labels)
+
+
+def parse_classes_per_task(text: str) -> int | tuple[int, ...]:
+    """Reads task sizes from the command line: "2" is two classes in every task, "3,3,4" three tasks.
+
+    Raises:
+      ValueError: if `text` is neither.
+    """
+    try:
+        sizes = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise DataError(f"classes per task {text!r}: expected a number >= 1 (2), or one for each task (3,3,4).")
+    return sizes if "," in text else sizes[0]
+
+
+def _check_order(order: Sequence[int], labels: Sequence[int]) -> tuple[int, ...]:
+    """Returns `order` if it is a permutation of `labels`."""
+    classes = tuple(operator.index(label) for label in order)
+    for label in classes:
+        if label not in labels:
+            raise DataError(f"class_order names class {label}; the data set has {_comma(sorted(labels))}.")
+        if classes.count(label) > 1:
+            times = classes.count(label)
+            raise DataError(f"class_order names class {label} {times} times; a class belongs to one task only.")
+    missing = sorted(set(labels) - set(classes))
+    if missing:
+        raise DataError(
+            f"class_order lacks class {_comma(missing)}; expected all of {_comma(sorted(labels))}, each once."
+        )
+    return classes
+
+
+def _task_sizes(classes_per_task: int | Sequence[int], n_classes: int) -> list[int]:
+    """Returns the number of classes of each task; they sum to `n_classes`."""
+    if not isinstance(classes_per_task, (int, np.integer)):
+        sizes = [operator.index(size) for size in classes_per_task]
+        if sum(sizes) != n_classes or min(sizes, default=0) < 1:
+            raise DataError(
+                f"classes_per_task={_comma(sizes)} sums to {sum(sizes)}; "
+                f"expected numbers >= 1 that sum to {n_classes}, the number of classes."
+            )
+        return sizes
+    size = operator.index(classes_per_task)
+    if size < 1:
+        raise DataError(f"classes_per_task={size}: expected at least 1.")
+    whole, rest = divmod(n_classes, size)
+    if rest:
+        raise DataError(
+            f"{n_classes} classes do not split into tasks of {size}; e.g. give {_comma([size] * whole + [rest])}."
+        )
+    return [size] * whole
+
+
+def _take(images: Images, rows_of: Sequence[Labels], task: Sequence[int]) -> Part:
+    """Copies the rows of a task's classes, so that dropping the copy frees it."""
+    rows = np.concatenate([rows_of[index] for index in task])
+    indices = np.concatenate([np.full(len(rows_of[index]), index, np.int32) for index in task])
+    return _freeze(images[rows], indices)
+
+
+def _join(parts: Sequence[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+    return _freeze(np.concatenate([images for images, _ in parts]), np.concatenate([indices for _, indices in parts]))
+
+
+def _freeze(images: Images, indices: Indices) -> Part:
+    """Makes both read-only: the stream hands out its own arrays, not copies."""
+    images.flags.writeable = indices.flags.writeable = False
+    return images, indices
+
+
+def _present(part: Part | None) -> Part:
+    assert part is not None, "dropped parts are refused before they are looked up"
+    return part
+
+
+def _comma(values: Sequence[int]) -> str:
+    return ",".join(str(value) for value in values)

@@ -1,0 +1,236 @@
+"""The memory: a frozen generator that draws images of every class it learnt, exactly as it did when it learnt them.
+
+The weights are shared by all tasks; a task owns its norms, its output layers and its binary masks. To draw, a task's
+own sub-network is cut out of the shared weights: for DGMa the open units, for DGMw the widths of the day on which the
+task ended, masked. The cut never changes, in value or in shape, however much the network grows or learns: that is why
+old images stay equal bit for bit, and why old classes stay as cheap to draw as on their first day.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dgm_jax import nn
+from dgm_jax.models import dcgan
+from dgm_jax.training.step import conditioned_noise
+
+Params = Any
+
+_CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
+
+
+@dataclass(frozen=True)
+class TaskMemory:
+    """What one finished task owns; arrays are NumPy's, of logical widths."""
+
+    classes: tuple[int, ...]  # Class indices, in the order of the output layers.
+    widths: tuple[int, ...]  # Output units of each layer when the task ended.
+    masks: list[np.ndarray]  # Binary: [c_l] (DGMa) or [k, k, c_in, c_out] (DGMw).
+    norms: list[Params]
+    statistics: list[Params]
+    heads: np.ndarray  # [classes of the task, 4, 4, c_last, channels]
+    n_conditioned: int  # Entries of the noise that carry the one-hot class.
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The frozen generator of all tasks so far."""
+
+    kernels: list[np.ndarray]  # Shared weights, of the present logical widths.
+    reserved: list[np.ndarray]  # Cumulative mask of each layer, bool.
+    tasks: tuple[TaskMemory, ...]
+    noise_dim: int
+    labels: tuple[int, ...]  # The data set's own label of each class index.
+    names: tuple[str, ...]
+    gate_before_norm: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Present output units of each masked layer, first to last."""
+        return tuple(kernel.shape[-1] for kernel in self.kernels)
+
+    @property
+    def n_classes(self) -> int:
+        """Classes that can be drawn."""
+        return sum(len(task.classes) for task in self.tasks)
+
+    def sample(self, label: int, n: int, key: jax.Array) -> jax.Array:
+        """Draws images of one class.
+
+        The i-th image depends on the key and on i alone: of two calls with one key, the longer begins with the shorter.
+
+        Args:
+          label: the class, as the data set labels it.
+          n: how many, >= 1.
+          key: a PRNG key.
+
+        Returns:
+          Images in [-1, 1], float32 [n, height, width, channels].
+
+        Raises:
+          ValueError: if the memory does not know the class, or n < 1.
+        """
+        known = self.labels[: self.n_classes]
+        if label not in known:
+            raise ValueError(f"the memory knows no class {label!r}; it knows {', '.join(map(str, known))}")
+        return jnp.asarray(self.draw(self.labels.index(label), n, key))
+
+    def draw(self, index: int, n: int, key: jax.Array) -> np.ndarray:
+        """As `sample`, but by class index, into host memory."""
+        if n < 1:
+            raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
+        task = next(t for t in self.tasks if index in t.classes)
+        cut = self._cut(task)
+        head = task.classes.index(index)
+        cut["heads"] = cut["heads"][head : head + 1]
+        draw = partial(_draw_chunk, cut, key, index=index, noise_dim=self.noise_dim, n_conditioned=task.n_conditioned)
+        return np.concatenate([np.asarray(draw(start=start)) for start in range(0, n, _CHUNK)])[:n]
+
+    def _cut(self, task: TaskMemory) -> Params:
+        """Cuts a task's own sub-network out of the shared weights, padded to one of few shapes."""
+        cut = cut_units if task.masks[0].ndim == 1 and not self.gate_before_norm else cut_weights
+        return cut(self.kernels, task)
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes of the memory: weights and norms in float32, and one bit for each gate of each task."""
+        own = sum(
+            array.size for task in self.tasks for array in jax.tree.leaves((task.norms, task.statistics, task.heads))
+        )
+        gates = sum(-(-mask.size // 8) for task in self.tasks for mask in task.masks)
+        sizes = {"shared_weights": 4 * sum(k.size for k in self.kernels), "task_parameters": 4 * own, "masks": gates}
+        return sizes | {"total": sum(sizes.values())}
+
+    def images(self, index: int, n: int, key: jax.Array) -> np.ndarray:
+        """As `draw`, rounded to uint8."""
+        return np.rint((self.draw(index, n, key) + 1) * 127.5).astype(np.uint8)
+
+    def to_tree(self) -> tuple[Params, dict[str, Any]]:
+        """What a checkpoint keeps: arrays, with masks packed to one bit a gate, and plain data beside them."""
+        tree = {
+            "kernels": list(self.kernels),
+            "reserved": [np.packbits(mask) for mask in self.reserved],
+            "tasks": [
+                {
+                    "masks": [np.packbits(mask) for mask in task.masks],
+                    "norms": task.norms,
+                    "statistics": task.statistics,
+                    "heads": task.heads,
+                }
+                for task in self.tasks
+            ],
+        }
+        plain = {
+            "noise_dim": self.noise_dim,
+            "gate_before_norm": self.gate_before_norm,
+            "labels": list(self.labels),
+            "names": list(self.names),
+            "mask_shapes": [list(mask.shape) for mask in self.reserved],
+            "tasks": [
+                {
+                    "classes": list(task.classes),
+                    "widths": list(task.widths),
+                    "mask_shapes": [list(mask.shape) for mask in task.masks],
+                    "n_conditioned": task.n_conditioned,
+                }
+                for task in self.tasks
+            ],
+        }
+        return tree, plain
+
+    @classmethod
+    def from_tree(cls, tree: Params, plain: dict[str, Any]) -> "Memory":
+        """Undoes `to_tree`."""
+        tasks = tuple(
+            TaskMemory(
+                classes=tuple(data["classes"]),
+                widths=tuple(data["widths"]),
+                masks=_unpacked(arrays["masks"], data["mask_shapes"]),
+                norms=arrays["norms"],
+                statistics=arrays["statistics"],
+                heads=arrays["heads"],
+                n_conditioned=data["n_conditioned"],
+            )
+            for arrays, data in zip(tree["tasks"], plain["tasks"], strict=True)
+        )
+        return cls(
+            kernels=tree["kernels"],
+            reserved=_unpacked(tree["reserved"], plain["mask_shapes"]),
+            tasks=tasks,
+            noise_dim=plain["noise_dim"],
+            labels=tuple(plain["labels"]),
+            names=tuple(plain["names"]),
+            gate_before_norm=plain["gate_before_norm"],
+        )
+
+    def as_of(self, n_tasks: int) -> "Memory":
+        """The memory with only the first `n_tasks` tasks: what it drew then, it draws still."""
+        return replace(self, tasks=self.tasks[:n_tasks])
+
+
+def cut_units(kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
+    """Keeps the open units of a DGMa task: its sub-network as a smaller, unmasked one."""
+    inputs: Any = slice(None)
+    cut: Params = {"kernels": [], "norms": [], "statistics": []}
+    for kernel, mask, norm, statistics in zip(kernels, task.masks, task.norms, task.statistics, strict=True):
+        units = np.flatnonzero(mask)
+        cut["kernels"].append(kernel[:, :, inputs][..., units])
+        cut["norms"].append(jax.tree.map(lambda a, units=units: a[units], norm))
+        cut["statistics"].append(jax.tree.map(lambda a, units=units: a[units], statistics))
+        inputs = units
+    return _padded(cut | {"heads": task.heads[:, :, :, inputs]})
+
+
+def cut_weights(kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
+    """Slices the weights to a task's widths and applies its masks: of weights (DGMw), or of units as they stand."""
+    cut: Params = {"kernels": [], "norms": task.norms, "statistics": task.statistics, "heads": task.heads}
+    c_in = kernels[0].shape[2]
+    for kernel, mask, width in zip(kernels, task.masks, task.widths, strict=True):
+        sliced = kernel[:, :, :c_in, :width]
+        cut["kernels"].append(np.where(mask, sliced, np.zeros((), sliced.dtype)))
+        c_in = width
+    return _padded(cut)
+
+
+def _padded(cut: Params) -> Params:
+    """Pads a sub-network with units that emit exactly 0, so that many tasks share a compiled sampler."""
+    widths = [kernel.shape[-1] for kernel in cut["kernels"]]
+    padded = [nn.padded_width(max(width, 1), 8) for width in widths]
+
+    def grow(array: np.ndarray, shape: Sequence[int], fill: float = 0.0) -> np.ndarray:
+        grown = np.full(tuple(shape), fill, array.dtype)
+        grown[tuple(slice(0, n) for n in array.shape)] = array
+        return grown
+
+    inputs = [cut["kernels"][0].shape[2], *padded[:-1]]
+    heads = cut["heads"]
+    return {
+        "kernels": [grow(k, (*k.shape[:2], i, o)) for k, i, o in zip(cut["kernels"], inputs, padded)],
+        # Scale and shift of 0: whatever the statistics, a padded unit emits relu(0).
+        "norms": [jax.tree.map(lambda a, w=w: grow(a, (w,)), norm) for norm, w in zip(cut["norms"], padded)],
+        "statistics": [jax.tree.map(lambda a, w=w: grow(a, (w,), 1.0), s) for s, w in zip(cut["statistics"], padded)],
+        "heads": grow(heads, (*heads.shape[:3], padded[-1], heads.shape[4])),
+    }
+
+
+def _unpacked(packed: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    return [
+        np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+        for bits, shape in zip(packed, shapes, strict=True)
+    ]
+
+
+@partial(jax.jit, static_argnames=("noise_dim", "n_conditioned"))
+def _draw_chunk(
+    cut: Params, key: jax.Array, start: jax.Array, index: jax.Array, *, noise_dim: int, n_conditioned: int
+) -> jax.Array:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(_CHUNK))
+    draw = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
+    noise = jax.vmap(lambda k: draw(k, jnp.asarray(index)[None])[0])(keys)
+    masks = [None] * len(cut["kernels"])  # The cut has them applied already.
+    head = jnp.zeros(_CHUNK, jnp.int32)
+    return dcgan.generate(cut, cut["statistics"], masks, noise, head, train=False)[0]

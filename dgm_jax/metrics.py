@@ -1,0 +1,75 @@
+"""What a run reports, as pure functions of predictions and masks (ALGORITHM, section 10)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """The fraction of each class's images that is told right, float64 [n_classes]; NaN for a class without images."""
+    right = np.bincount(labels[predictions == labels], minlength=n_classes)
+    total = np.bincount(labels, minlength=n_classes)
+    return np.where(total > 0, right / np.maximum(total, 1), np.nan)
+
+
+def macro_accuracy(accuracy: np.ndarray) -> float:
+    """A_t: the mean over the classes seen of each class's accuracy (the paper's headline measure)."""
+    return float(np.nanmean(accuracy))
+
+
+def micro_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The fraction of all images of the classes seen that is told right."""
+    return float(np.mean(predictions == labels))
+
+
+def forgetting(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> float:
+    """How far old classes fell from their best: mean over classes of earlier tasks of (best before - now).
+
+    Args:
+      matrix: accuracy after each task so far (rows) on each class (columns); NaN where not seen.
+      tasks: class indices of each task, as many as rows.
+
+    Returns:
+      The mean fall (Chaudhry et al. 2018), 0 after the first task; negative if old classes were told better.
+    """
+    old = [c for task in tasks[: len(matrix) - 1] for c in task]
+    if not old:
+        return 0.0
+    return float(np.mean(np.nanmax(matrix[:-1, old], axis=0) - matrix[-1, old]))
+
+
+def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Counts of images by true class (rows) and predicted class (columns), int64 [n_classes, n_classes]."""
+    return np.bincount(labels * n_classes + predictions, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def capacity(
+    binary: Sequence[np.ndarray], reserved_before: Sequence[np.ndarray], kernels: Sequence[np.ndarray]
+) -> list[dict[str, Any]]:
+    """What a task used of each layer, before the network grew.
+
+    Args:
+      binary: the task's binary masks, one a layer: of units (DGMa) or weights (DGMw).
+      reserved_before: the cumulative masks of the tasks before it.
+      kernels: the weights, for the widths.
+
+    Returns:
+      One row a layer: "layer", "width", "gates", "used" (open in the task's mask), "newly_reserved", "reused" (of
+      earlier tasks), "free" (afterwards) and "weights".
+    """
+    rows = []
+    for layer, (mask, before, kernel) in enumerate(zip(binary, reserved_before, kernels, strict=True), start=1):
+        rows.append(
+            {
+                "layer": layer,
+                "width": int(kernel.shape[-1]),
+                "gates": int(mask.size),
+                "used": int(mask.sum()),
+                "newly_reserved": int((mask & ~before).sum()),
+                "reused": int((mask & before).sum()),
+                "free": int((~(mask | before)).sum()),
+                "weights": int(kernel.size),
+            }
+        )
+    return rows

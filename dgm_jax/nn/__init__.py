@@ -1,0 +1,31 @@
+"""Masked layers for any JAX model: gates, protection and growth. Depends on jax and optax alone; knows no GAN."""
+
+from dgm_jax.nn.convolution import conv, conv_transpose, fold, unfold
+from dgm_jax.nn.expansion import expand, grown_unit_widths, grown_weight_widths, padded_width
+from dgm_jax.nn.gates import annealed_scale, binarise, gate, reserve, sparsity
+from dgm_jax.nn.masked import gate_units, gates_weights, masked_conv, masked_conv_transpose, masked_dense
+from dgm_jax.nn.protection import compensate, multipliers, protect
+
+__all__ = [
+    "annealed_scale",
+    "binarise",
+    "compensate",
+    "conv",
+    "conv_transpose",
+    "expand",
+    "fold",
+    "gate",
+    "gate_units",
+    "gates_weights",
+    "grown_unit_widths",
+    "grown_weight_widths",
+    "masked_conv",
+    "masked_conv_transpose",
+    "masked_dense",
+    "multipliers",
+    "padded_width",
+    "protect",
+    "reserve",
+    "sparsity",
+    "unfold",
+]

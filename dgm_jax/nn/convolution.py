@@ -1,0 +1,152 @@
+"""Convolutions that are fast forwards, backwards and backwards twice, on CPU as on accelerators.
+
+XLA's CPU backend is slow at the convolutions that a derivative needs (dilated, transposed). There, both directions are
+written as one matrix product and one of two linear maps, `unfold` (image to patches) and `fold` (patches to image).
+Each map is the other's transpose, so the family is closed under differentiation: the gradient of a gradient, which the
+gradient penalty needs, is again made of the same three operations. Other platforms use XLA's own convolution.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    """Cross-correlates `x` with `kernel`, zero outside the image (symmetric padding, not "SAME").
+
+    Args:
+      x: images or features, [batch, height, width, c_in].
+      kernel: [k, k, c_in, c_out].
+      stride: step of the window, >= 1.
+      padding: zeros added on each side, >= 0.
+
+    Returns:
+      [batch, (height + 2 padding - k) // stride + 1, likewise for width, c_out].
+
+    Raises:
+      ValueError: if the channels of `x` and `kernel` differ or the window does not fit.
+    """
+    _check(x, kernel)
+    k = kernel.shape[0]
+    if min(x.shape[1:3]) + 2 * padding < k:
+        raise ValueError(f"a {k}x{k} kernel does not fit an image of {x.shape[1:3]} with padding {padding}")
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(_conv_by_patches, stride=stride, padding=padding),
+        default=partial(_conv_by_xla, stride=stride, padding=padding),
+    )
+
+
+def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    """Spreads each pixel of `x` over a window of the output: `out[i s - p + a] += x[i] kernel[a]`.
+
+    Args:
+      x: images or features, [batch, height, width, c_in].
+      kernel: [k, k, c_in, c_out]; neither flipped nor transposed.
+      stride: step of the window in the output, 1 <= stride <= k.
+      padding: pixels dropped on each side of the output, >= 0.
+
+    Returns:
+      [batch, (height - 1) stride - 2 padding + k, likewise for width, c_out].
+
+    Raises:
+      ValueError: if the channels of `x` and `kernel` differ.
+    """
+    _check(x, kernel)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(_conv_transpose_by_patches, stride=stride, padding=padding),
+        default=partial(_conv_transpose_by_xla, stride=stride, padding=padding),
+    )
+
+
+def _check(x: jax.Array, kernel: jax.Array) -> None:
+    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or x.shape[3] != kernel.shape[2]:
+        raise ValueError(
+            f"x has shape {x.shape} and kernel {kernel.shape}; "
+            "expected [batch, height, width, c_in] and [k, k, c_in, c_out]"
+        )
+
+
+def _conv_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    k, _, _, c_out = kernel.shape
+    return unfold(x, k, stride, padding) @ kernel.reshape(-1, c_out)
+
+
+def _conv_transpose_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    k, _, c_in, c_out = kernel.shape
+    size = tuple((n - 1) * stride - 2 * padding + k for n in x.shape[1:3])
+    return fold(x @ kernel.transpose(2, 0, 1, 3).reshape(c_in, -1), k, stride, padding, size)
+
+
+def _conv_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_LAYOUT)
+
+
+def _conv_transpose_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    border = kernel.shape[0] - 1 - padding
+    return lax.conv_general_dilated(
+        x, kernel[::-1, ::-1], (1, 1), [(border, border)] * 2, lhs_dilation=(stride, stride), dimension_numbers=_LAYOUT
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def unfold(x: jax.Array, k: int, stride: int, padding: int) -> jax.Array:
+    """Gathers the k x k window around each output position: [n, h, w, c] -> [n, h', w', k k c]."""
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows, cols = ((n - k) // stride + 1 for n in x.shape[1:3])
+    row_span, col_span = (rows - 1) * stride + 1, (cols - 1) * stride + 1
+    windows = [x[:, a : a + row_span : stride, b : b + col_span : stride] for a in range(k) for b in range(k)]
+    return jnp.concatenate(windows, axis=-1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def fold(patches: jax.Array, k: int, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
+    """Adds each k x k patch at its place, the transpose of `unfold`: [n, h', w', k k c] -> [n, *size, c].
+
+    Output pixels whose row and column leave the same remainders on division by the stride meet the same taps of the
+    patches. So each remainder ("phase") is a sum of shifted maps, and the phases are interleaved at the end: far
+    faster on CPU than adding patches to a strided output.
+    """
+    n, rows, cols, _ = patches.shape
+    taps = patches.reshape(n, rows, cols, k, k, -1)
+    # A phase is this many rows (columns) high: enough for every patch, and for every pixel asked for.
+    height, width = (max(p + -(-k // stride) - 1, -(-(s + padding) // stride)) for p, s in zip((rows, cols), size))
+
+    def place(a: int, b: int) -> jax.Array:
+        i, j = a // stride, b // stride
+        return jnp.pad(taps[:, :, :, a, b], ((0, 0), (i, height - rows - i), (j, width - cols - j), (0, 0)))
+
+    def phase(r: int, q: int) -> jax.Array:
+        maps = [place(a, b) for a in range(r, k, stride) for b in range(q, k, stride)]
+        return sum(maps[1:], start=maps[0]) if maps else jnp.zeros((n, height, width, taps.shape[-1]), taps.dtype)
+
+    phases = jnp.stack([jnp.stack([phase(r, q) for q in range(stride)], 3) for r in range(stride)], 2)
+    image = phases.reshape(n, height * stride, width * stride, -1)
+    return image[:, padding : padding + size[0], padding : padding + size[1]]
+
+
+def _unfold_forward(x, k, stride, padding):
+    return unfold(x, k, stride, padding), x.shape[1:3]
+
+
+def _unfold_backward(k, stride, padding, size, gradient):
+    return (fold(gradient, k, stride, padding, size),)
+
+
+def _fold_forward(patches, k, stride, padding, size):
+    return fold(patches, k, stride, padding, size), None
+
+
+def _fold_backward(k, stride, padding, size, _, gradient):
+    return (unfold(gradient, k, stride, padding),)
+
+
+unfold.defvjp(_unfold_forward, _unfold_backward)
+fold.defvjp(_fold_forward, _fold_backward)

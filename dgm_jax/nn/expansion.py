@@ -1,0 +1,87 @@
+"""Growth: how wide a network becomes after a task, and how its arrays move into the wider shape (DGM section 3.2).
+
+Three widths are told apart. The *logical* width of a layer is what the method speaks of and what is reported. The
+*physical* width is the shape of its arrays: the logical one padded, so that one compiled program serves several tasks.
+The surplus has closed gates and contributes exactly nothing to outputs and gradients.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def grown_unit_widths(widths: Sequence[int], newly_reserved: Sequence[int]) -> tuple[int, ...]:
+    """The widths of a chain of layers after a task with gated units (DGMa): each gains what the task reserved anew.
+
+    Args:
+      widths: output units of each layer.
+      newly_reserved: `delta`, units of each layer that this task reserved and no task before.
+
+    Returns:
+      The new widths; the number of free units is again what the first task had.
+    """
+    return tuple(width + delta for width, delta in zip(widths, newly_reserved, strict=True))
+
+
+def grown_weight_widths(
+    widths: Sequence[int], newly_reserved: Sequence[int], *, inputs: int, window: int
+) -> tuple[int, ...]:
+    """The widths of a chain of layers after a task with gated weights (DGMw).
+
+    Layers grow first to last. A layer needs as many new weights as were reserved; input channels gained from the layer
+    below bring some, whole output channels bring the rest.
+
+    Args:
+      widths: output units of each layer.
+      newly_reserved: `delta`, weights of each layer that this task reserved and no task before.
+      inputs: input channels of the first layer (the noise's size).
+      window: weights a pair of channels: `k * k`, or 1 for dense layers.
+
+    Returns:
+      The new widths; the number of free weights is at least what the first task had.
+    """
+    grown: list[int] = []
+    gained, inputs_now = 0, inputs
+    for width, delta in zip(widths, newly_reserved, strict=True):
+        missing = max(0, delta - gained * width * window)
+        gained = -(-missing // (inputs_now * window))
+        inputs_now = width + gained
+        grown.append(inputs_now)
+    return tuple(grown)
+
+
+def padded_width(width: int, bucket: int) -> int:
+    """The physical width: `bucket` times the smallest power of two that makes it at least `width`.
+
+    A geometric ladder: however many tasks a run has, a layer passes through few shapes.
+    """
+    while bucket < width:
+        bucket *= 2
+    return bucket
+
+
+def expand(old: jax.Array, fresh: jax.Array, keep: Sequence[int] | None = None) -> jax.Array:
+    """Moves an array into a wider one: `old` keeps its leading place, `fresh` fills what is new.
+
+    Serves growth (`fresh` is a new initialisation of the grown shape) and padding (`fresh` is zeros, or -inf for
+    embeddings) alike; use `jax.tree.map` for whole parameter trees.
+
+    Args:
+      old: any shape.
+      fresh: same rank and dtype, at least as long on every axis.
+      keep: how much of `old` to keep on each axis (its logical extents, if it is padded); all of it by default.
+
+    Returns:
+      An array of the shape of `fresh`.
+
+    Raises:
+      ValueError: if the ranks differ, an axis would shrink, or `keep` asks for more than there is.
+    """
+    kept = tuple(old.shape if keep is None else keep)
+    if len(kept) != old.ndim or any(k > n for k, n in zip(kept, old.shape)):
+        raise ValueError(f"keep={kept} does not fit an array of shape {old.shape}")
+    if old.ndim != fresh.ndim or any(k > n for k, n in zip(kept, fresh.shape)):
+        raise ValueError(f"an array of shape {kept} does not expand to {fresh.shape}: no axis may shrink")
+    corner = tuple(slice(0, k) for k in kept)
+    return jnp.asarray(fresh).at[corner].set(jnp.asarray(old)[corner])

@@ -1,0 +1,88 @@
+"""Hard attention to the task: gates, their annealing, and what they reserve (Serra et al. 2018; DGM section 3.1).
+
+A gate is `m = sigmoid(s e)`: `e` is its learnt embedding, `s` grows from soft to hard while a task is learnt.
+An embedding of -inf is a gate that is closed for good: its value and its gradient are exactly 0.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def gate(embedding: jax.Array, scale: ArrayLike, epoch_scale: ArrayLike | None = None) -> jax.Array:
+    """Opens each gate by `sigmoid(scale * embedding)`.
+
+    Args:
+      embedding: any shape; -inf closes a gate exactly.
+      scale: the slope `s` > 0, a scalar.
+      epoch_scale: `S_i`, a scalar. If given, the derivative with respect to the embedding is the compensated one in
+        closed form, `S_i sigmoid'(e)`, which neither vanishes nor loses digits when the gate saturates. If None, the
+        plain derivative `s sigmoid'(s e)`, to be compensated afterwards by `compensate` (the product form).
+
+    Returns:
+      The mask, of the embedding's shape, in [0, 1].
+
+    Source: DGM equation 2; the compensation is HAT section 2.4.
+    """
+    if epoch_scale is None:
+        return jax.nn.sigmoid(scale * embedding)
+    return _straight_gate(embedding, scale, epoch_scale)
+
+
+@jax.custom_jvp
+def _straight_gate(embedding, scale, epoch_scale):
+    del epoch_scale  # It scales the derivative alone.
+    return jax.nn.sigmoid(scale * embedding)
+
+
+@_straight_gate.defjvp
+def _straight_gate_jvp(primals, tangents):
+    embedding, scale, epoch_scale = primals
+    return _straight_gate(*primals), epoch_scale * sigmoid_slope(embedding) * tangents[0]
+
+
+def sigmoid_slope(x: jax.Array) -> jax.Array:
+    """The derivative of the sigmoid, accurate on both sides (`m (1 - m)` is not, once `m` rounds to 1)."""
+    q = jnp.exp(-jnp.abs(x))
+    return q / (1 + q) ** 2
+
+
+def annealed_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> jax.Array:
+    """Grows the slope linearly from `1 / s_max` at position 0 to `s_max` at position `length`.
+
+    `S_i = annealed_scale(i, I, s_max)` anneals over the `I` epochs of a task. DGMw anneals again within each epoch, up
+    to the epoch's own slope: `s = annealed_scale(b, B, S_i)` at step `b` of `B`. (ImageNet: `i + 1` for `i`.)
+
+    Source: DGM section 3.1; HAT equation 3.
+    """
+    return 1 / s_max + (s_max - 1 / s_max) * (position / length)
+
+
+def binarise(embedding: jax.Array) -> jax.Array:
+    """The mask a task keeps after its last epoch: open (True) where the embedding is >= 0, bool of the same shape."""
+    return embedding >= 0
+
+
+def reserve(reserved: jax.Array, binary: jax.Array) -> jax.Array:
+    """Adds a task's binary mask to the cumulative one: the elementwise maximum of bool arrays (DGM equation 3)."""
+    return jnp.logical_or(reserved, binary)
+
+
+def sparsity(masks: Sequence[jax.Array], reserved: Sequence[jax.Array]) -> jax.Array:
+    """The share of the free capacity that the masks open, over all layers together (DGM equation 5).
+
+    Re-using what is reserved costs nothing. Gates that cannot be used at all (padding) are to be passed as reserved.
+
+    Args:
+      masks: one array a layer, in [0, 1].
+      reserved: the cumulative mask of each layer, bool or in [0, 1], of the same shapes.
+
+    Returns:
+      `sum m (1 - r) / sum (1 - r)`, a scalar; 0 where nothing is free.
+    """
+    free = [1 - r.astype(m.dtype) for m, r in zip(masks, reserved, strict=True)]
+    opened = sum(jnp.sum(m * f) for m, f in zip(masks, free))
+    capacity = sum(jnp.sum(f) for f in free)
+    return jnp.where(capacity > 0, opened / jnp.where(capacity > 0, capacity, 1), 0.0)

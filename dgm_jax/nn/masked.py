@@ -1,0 +1,100 @@
+"""Masked layers: linear maps whose weights (DGMw) or output units (DGMa) are gated.
+
+Parameters are plain dicts, `{"kernel": array}`; there are no biases, which no gate would protect. Which variant it is
+follows from the shape of the gate: that of the kernel gates weights, `[c_out]` gates units, None gates nothing. Where
+a norm or a non-linearity follows a layer of gated units, call the layer without a gate and `gate_units` afterwards: a
+closed unit must emit exactly 0.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from dgm_jax.nn import convolution
+
+
+def masked_dense(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
+    """Multiplies `x` by a gated matrix.
+
+    Args:
+      params: {"kernel": [c_in, c_out]}.
+      x: [batch, c_in].
+      gate: [c_in, c_out] (DGMw), [c_out] (DGMa) or None, in [0, 1].
+
+    Returns:
+      [batch, c_out].
+
+    Raises:
+      ValueError: if the gate has neither shape.
+    """
+    kernel, units = _split(params["kernel"], gate)
+    return gate_units(x @ kernel, units)
+
+
+def masked_conv(
+    params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None, *, stride: int, padding: int
+) -> jax.Array:
+    """Convolves `x` with a gated kernel; see `convolution.conv` for the geometry.
+
+    Args:
+      params: {"kernel": [k, k, c_in, c_out]}.
+      x: [batch, height, width, c_in].
+      gate: [k, k, c_in, c_out] (DGMw), [c_out] (DGMa) or None, in [0, 1].
+      stride: step of the window, >= 1.
+      padding: zeros on each side, >= 0.
+
+    Returns:
+      [batch, (height + 2 padding - k) // stride + 1, likewise for width, c_out].
+
+    Raises:
+      ValueError: if the gate has neither shape, or x and kernel do not fit.
+    """
+    kernel, units = _split(params["kernel"], gate)
+    return gate_units(convolution.conv(x, kernel, stride=stride, padding=padding), units)
+
+
+def masked_conv_transpose(
+    params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None, *, stride: int, padding: int
+) -> jax.Array:
+    """Applies a transposed convolution with a gated kernel; see `convolution.conv_transpose` for the geometry.
+
+    Args:
+      params: {"kernel": [k, k, c_in, c_out]}.
+      x: [batch, height, width, c_in].
+      gate: [k, k, c_in, c_out] (DGMw), [c_out] (DGMa) or None, in [0, 1].
+      stride: step of the window in the output, 1 <= stride <= k.
+      padding: pixels dropped on each side, >= 0.
+
+    Returns:
+      [batch, (height - 1) stride - 2 padding + k, likewise for width, c_out].
+
+    Raises:
+      ValueError: if the gate has neither shape, or x and kernel do not fit.
+    """
+    kernel, units = _split(params["kernel"], gate)
+    return gate_units(convolution.conv_transpose(x, kernel, stride=stride, padding=padding), units)
+
+
+def gate_units(x: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """Multiplies each unit (last axis) of `x` by its gate, [c]; a closed unit emits exactly 0. None: `x` itself."""
+    return x if gate is None else x * jnp.expand_dims(gate.astype(x.dtype), range(x.ndim - 1))
+
+
+def gates_weights(gate: jax.Array) -> bool:
+    """Tells a mask of weights (DGMw, the shape of a kernel) from a mask of units (DGMa, one axis)."""
+    return gate.ndim > 1
+
+
+def _split(kernel: jax.Array, gate: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    """Returns the gated kernel and the gate that remains for the units."""
+    if gate is None:
+        return kernel, None
+    if gate.shape == kernel.shape:
+        return kernel * gate.astype(kernel.dtype), None
+    if gate.shape == kernel.shape[-1:]:
+        return kernel, gate
+    raise ValueError(
+        f"gate has shape {gate.shape}; expected {kernel.shape} to gate the weights (DGMw) "
+        f"or {kernel.shape[-1:]} to gate the units (DGMa)"
+    )

@@ -1,0 +1,88 @@
+"""Protects what earlier tasks reserved, and compensates the gradients of embeddings, as optax transformations.
+
+Use `protect` before a *freshly initialised* optimiser without weight decay: a moment left over from before a weight was
+reserved would move it, although its gradient is blocked (DGM section 3.1, HAT section 2.3).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dgm_jax.nn.masked import gates_weights
+
+CLIP = 50.0  # |s e| beyond which the product form dies away: HAT section 2.4.
+
+
+def multipliers(reserved: Sequence[jax.Array], kernels: Sequence[jax.Array]) -> list[jax.Array]:
+    """What the gradient of each kernel is multiplied by, for a chain of masked layers.
+
+    DGMw: `1 - reserved`. DGMa: `1 - min(reserved[out], reserved_below[in])`: a weight is blocked where both its ends
+    are reserved; the inputs of the first layer count as reserved.
+
+    Args:
+      reserved: the cumulative mask of each layer, first to last: [c_out] (DGMa) or the kernel's shape (DGMw); bool.
+      kernels: the kernels, [..., c_in, c_out], for their shapes and dtypes.
+
+    Returns:
+      Arrays of the kernels' ranks that broadcast against them, in their dtypes, of 0 (blocked) and 1.
+    """
+    result = []
+    below = jnp.ones((1,), bool)
+    for mask, kernel in zip(reserved, kernels, strict=True):
+        mask = mask.astype(bool)
+        blocked = mask if gates_weights(mask) else jnp.logical_and(below[:, None], mask[None])
+        if blocked.shape[-1] != kernel.shape[-1] or blocked.shape[-2] not in (1, kernel.shape[-2]):
+            raise ValueError(f"a reserved mask of shape {mask.shape} does not fit a kernel of shape {kernel.shape}")
+        free = jnp.logical_not(blocked).astype(kernel.dtype)
+        result.append(jnp.expand_dims(free, range(kernel.ndim - free.ndim)))
+        below = mask
+    return result
+
+
+def protect() -> optax.GradientTransformationExtraArgs:
+    """Blocks the gradients of reserved weights.
+
+    `update` takes the extra argument `multipliers`: a tree like the gradients, in which None stands for a subtree that
+    is not protected. Chain it before the optimiser:
+
+        optimiser = optax.chain(nn.protect(), optax.adam(1e-3))
+        updates, state = optimiser.update(gradients, state, multipliers={"kernel": nn.multipliers(...), "head": None})
+
+    Source: DGM equation 4.
+    """
+
+    def update(updates, state, params=None, *, multipliers, **_):
+        del params
+
+        def block(multiplier, subtree):
+            return subtree if multiplier is None else jax.tree.map(jnp.multiply, subtree, multiplier)
+
+        return jax.tree.map(block, multipliers, updates, is_leaf=lambda leaf: leaf is None), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def compensate(clip: float = CLIP) -> optax.GradientTransformationExtraArgs:
+    """Rescales the plain gradients of embeddings, the product form of HAT's compensation.
+
+    Multiplies by `(S / s) (cosh(clip(s e)) + 1) / (cosh(e) + 1)`. In float32 an open, saturated gate (`s e` beyond 17)
+    has a plain gradient of 0, which no factor mends; `gate(e, s, S)` has the same derivative in closed form.
+
+    `update` needs `params` (the embeddings) and the extra arguments `scale` (`s`) and `epoch_scale` (`S_i`). Of a tree
+    that holds more than embeddings, select them by `optax.masked`.
+    """
+
+    def update(updates, state, params=None, *, scale, epoch_scale, **_: Any):
+        if params is None:
+            raise ValueError("compensate needs the embeddings: call update(gradients, state, params, ...)")
+
+        def factor(embedding):
+            saturation = jnp.cosh(jnp.clip(scale * embedding, -clip, clip)) + 1
+            return (epoch_scale / scale) * saturation / (jnp.cosh(embedding) + 1)
+
+        return jax.tree.map(lambda g, e: g * factor(e), updates, params), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,125 @@
+"""The consolidated classifier: learnt afresh from what the memory draws of *all* classes.
+
+While a task is learnt, its images are real and all others generated, so the auxiliary classifier can tell new from old
+by the generator's artefacts alone. Where every class is generated, there is no such cue (ALGORITHM, section 11.1).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import lax
+
+from dgm_jax.config import Config
+from dgm_jax.models import dcgan
+from dgm_jax.training.devices import AXIS, share
+from dgm_jax.training.epoch import TaskImages, to_unit_range
+from dgm_jax.training.losses import cross_entropy, only_seen
+from dgm_jax.training.step import Metrics
+
+Params = Any
+
+_PREDICTED_AT_ONCE = 256
+
+
+@struct.dataclass
+class ClassifierState:
+    """A classifier in training: a discriminator whose critic stands idle."""
+
+    params: Params
+    statistics: Params
+    optimiser: optax.OptState
+
+
+def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes: int) -> ClassifierState:
+    """A fresh classifier, with the discriminator's network."""
+    params, statistics = dcgan.init_discriminator(
+        key, width=config.discriminator_width, image_size=config.image_size, channels=channels, n_classes=n_classes
+    )
+    return ClassifierState(params, statistics, optax.scale_by_adam().init(params))
+
+
+def run_classifier_steps(
+    state: ClassifierState,
+    data: TaskImages,
+    seen: jax.Array,
+    key: jax.Array,
+    start: jax.Array,
+    stop: jax.Array,
+    shard: jax.Array,
+    *,
+    config: Config,
+    n_devices: int,
+) -> tuple[ClassifierState, Metrics]:
+    """Takes Adam steps on the cross-entropy of random mini-batches; the step size decays to 0 along a cosine.
+
+    Args:
+      state: replaced.
+      data: images of all classes seen.
+      seen: [classes] bool.
+      key: a PRNG key, into which the step is folded.
+      start: first step.
+      stop: one past the last.
+      shard: the number of this device.
+      config: batch size, number of steps, step size, shift.
+      n_devices: over which each batch is split.
+
+    Returns:
+      The new state, and the sums of loss and accuracy over the steps.
+    """
+
+    def body(i: jax.Array, carry: Any) -> Any:
+        state, sums = carry
+        pick_key, shift_key = jax.random.split(jax.random.fold_in(key, i))
+        rows = jax.random.randint(pick_key, (config.batch_size,), 0, data.count)
+        images = to_unit_range(data.images[rows])
+        if config.consolidation_shift:
+            images = shifted(shift_key, images, config.consolidation_shift)
+        images, labels = share(images, shard, n_devices), share(data.labels[rows], shard, n_devices)
+
+        def loss_of(params: Params) -> Any:
+            output, statistics = dcgan.discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
+            correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
+            return cross_entropy(output.logits, labels, seen), (statistics, jnp.mean(correct, dtype=jnp.float32))
+
+        (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, optimiser = optax.scale_by_adam().update(lax.pmean(gradients, AXIS), state.optimiser)
+        decay = 0.5 * (1 + jnp.cos(jnp.pi * i / config.consolidation_steps))
+        step_size = config.consolidation_learning_rate * decay
+        params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
+        metrics = lax.pmean({"consolidation_loss": loss, "consolidation_accuracy": accuracy}, AXIS)
+        return ClassifierState(params, statistics, optimiser), jax.tree.map(jnp.add, sums, metrics)
+
+    zero = {"consolidation_loss": jnp.zeros(()), "consolidation_accuracy": jnp.zeros(())}
+    return lax.fori_loop(start, stop, body, (state, zero))
+
+
+def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
+    """Moves each image, [batch, h, w, c], by up to `reach` pixels each way; its border is repeated outwards."""
+    padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    offsets = jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1)
+
+    def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
+
+    return jax.vmap(crop)(padded, offsets)
+
+
+def predict_logits(params: Params, statistics: Params, images: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Judges uint8 images in evaluation mode: the class head's logits over the classes seen, [n, classes]."""
+    n = len(images)
+    padded = np.concatenate([images, np.zeros((-n % _PREDICTED_AT_ONCE, *images.shape[1:]), images.dtype)])
+    parts = [
+        np.asarray(_predict(params, statistics, padded[i : i + _PREDICTED_AT_ONCE], seen))
+        for i in range(0, len(padded), _PREDICTED_AT_ONCE)
+    ]
+    return np.concatenate(parts)[:n] if parts else np.zeros((0, len(seen)), np.float32)
+
+
+@jax.jit
+def _predict(params: Params, statistics: Params, images: jax.Array, seen: jax.Array) -> jax.Array:
+    output, _ = dcgan.discriminate(params, statistics, to_unit_range(images), train=False)
+    return only_seen(output.logits, seen)

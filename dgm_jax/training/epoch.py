@@ -1,0 +1,154 @@
+"""The steps of an epoch as one program: batches are drawn, scaled and split on the device.
+
+Neither the number of steps, nor that of images, nor that of replayed tasks is a constant of the program: it is
+compiled once for each shape of the generator.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from dgm_jax.training.devices import share
+from dgm_jax.training.state import Capacity, Clock, TrainState
+from dgm_jax.training.step import Metrics, Step, conditioned_noise
+
+
+@struct.dataclass
+class TaskImages:
+    """Images of the current task, uint8 [capacity, h, w, c], with class indices; the first `count` are there."""
+
+    images: jax.Array
+    labels: jax.Array
+    count: jax.Array
+
+
+@struct.dataclass
+class ReplayedImages:
+    """Generated images of each earlier task, uint8 [tasks, capacity, h, w, c]; `counts[u]` of task u are there."""
+
+    images: jax.Array
+    labels: jax.Array  # [tasks, capacity]
+    counts: jax.Array  # [tasks]
+    n_tasks: jax.Array  # Earlier tasks: the first so many rows are there.
+
+
+def to_unit_range(images: jax.Array) -> jax.Array:
+    """Scales uint8 images to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def epoch_order(key: jax.Array, capacity: int, count: jax.Array) -> jax.Array:
+    """A random order of the numbers below `count`, [capacity]; padding comes last."""
+    return jnp.argsort(jnp.where(jnp.arange(capacity) < count, jax.random.uniform(key, (capacity,)), jnp.inf))
+
+
+def run_steps(
+    state: TrainState,
+    data: TaskImages,
+    replay: ReplayedImages,
+    capacity: Capacity,
+    clock: Clock,
+    key: jax.Array,
+    start: jax.Array,
+    stop: jax.Array,
+    shard: jax.Array,
+    *,
+    step: Step,
+    n_conditioned: int,
+    n_devices: int,
+) -> tuple[TrainState, Metrics]:
+    """Runs the iterations `start` to `stop` of an epoch; how an epoch is cut into calls changes nothing.
+
+    Args:
+      state: replaced.
+      data: the current task's images.
+      replay: images of earlier tasks.
+      capacity: what earlier tasks left.
+      clock: the epoch, and how long an epoch is.
+      key: the task's key; epoch and step are folded in.
+      start: first iteration.
+      stop: one past the last.
+      shard: the number of this device.
+      step: the settings.
+      n_conditioned: entries of the noise that carry the class.
+      n_devices: over which each batch is split.
+
+    Returns:
+      The new state, and the sum of each metric over the iterations.
+    """
+    batch = step.config.batch_size
+    epoch_key = jax.random.fold_in(key, clock.epoch)
+    order = epoch_order(jax.random.fold_in(epoch_key, 0), data.images.shape[0], data.count)
+    split = partial(share, shard=shard, n_devices=n_devices)
+
+    def iteration(i: jax.Array, state: TrainState) -> tuple[TrainState, Metrics]:
+        keys = jax.random.split(jax.random.fold_in(epoch_key, i + 1), 4)
+        rows = lax.dynamic_slice_in_dim(order, i * batch, batch)
+        state, metrics = _classify_pool(state, data, replay, rows, keys[0], step=step, seen=capacity.seen, split=split)
+        images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
+        head = labels - capacity.first_class
+        scales = step.scales(clock, i)
+
+        def noise(key: jax.Array) -> jax.Array:
+            # Drawn for the whole batch: what a device sees of it does not depend on how many there are.
+            whole = conditioned_noise(
+                key, data.labels[rows], noise_dim=step.config.noise_dim, n_conditioned=n_conditioned
+            )
+            return split(whole)
+
+        alpha = split(jax.random.uniform(keys[2], (batch,)))
+        state, critic_metrics = step.critic_step(state, images, head, noise(keys[1]), alpha, scales)
+        state, generator_metrics = step.generator_step(state, labels, head, noise(keys[3]), scales, capacity)
+        return state, metrics | critic_metrics | generator_metrics
+
+    def body(i: jax.Array, carry: Any) -> Any:
+        state, sums = carry
+        state, metrics = iteration(i, state)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    shapes = jax.eval_shape(lambda s: iteration(start, s)[1], state)
+    sums = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    return lax.fori_loop(start, stop, body, (state, sums))
+
+
+def _classify_pool(
+    state: TrainState,
+    data: TaskImages,
+    replay: ReplayedImages,
+    rows: jax.Array,
+    key: jax.Array,
+    *,
+    step: Step,
+    seen: jax.Array,
+    split: Any,
+) -> tuple[TrainState, Metrics]:
+    """Classifier steps on mini-batches of the pool: the real batch, and as many images of every earlier task."""
+    batch = rows.shape[0]
+    sources = replay.counts.shape[0] + 1  # Number 0 is the real batch; u + 1 is earlier task u.
+    pick_key, shuffle_key = jax.random.split(key)
+    picks = jax.random.randint(pick_key, (sources - 1, batch), 0, jnp.maximum(replay.counts, 1)[:, None])
+    there = jnp.repeat(jnp.arange(sources) <= replay.n_tasks, batch)
+    shuffled = jnp.argsort(jnp.where(there, jax.random.uniform(shuffle_key, there.shape), jnp.inf))
+    n_batches = replay.n_tasks + 1
+    if step.config.replay_steps is not None:
+        n_batches = jnp.minimum(n_batches, step.config.replay_steps)
+
+    def body(j: jax.Array, carry: Any) -> Any:
+        state, sums = carry
+        chosen = split(lax.dynamic_slice_in_dim(shuffled, j * batch, batch))
+        source, position = chosen // batch, chosen % batch
+        row, task = rows[position], jnp.maximum(source - 1, 0)
+        pick = picks[task, position]
+        is_real = source == 0
+        images = jnp.where(is_real[:, None, None, None], data.images[row], replay.images[task, pick])
+        labels = jnp.where(is_real, data.labels[row], replay.labels[task, pick])
+        state, metrics = step.classifier_step(state, to_unit_range(images), labels, seen)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    zero = {"classifier_loss": jnp.zeros(()), "classifier_accuracy": jnp.zeros(())}
+    state, sums = lax.fori_loop(0, n_batches, body, (state, zero))
+    return state, jax.tree.map(lambda total: total / n_batches, sums)

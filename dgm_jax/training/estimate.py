@@ -1,0 +1,71 @@
+"""A rough guess of how long a run takes, from counted arithmetic and the measured speed of a matrix product."""
+
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dgm_jax.config import Config
+from dgm_jax.models import dcgan
+
+_SIDE = 1024  # Of the matrices that are multiplied to measure the device.
+# Measured share of a matrix product's speed that training reaches, and seconds to compile; see docs/results.
+_EFFICIENCY = 0.35
+_COMPILE_SECONDS = 20.0
+
+
+def generator_flops(widths: Sequence[int], noise_dim: int, channels: int) -> float:
+    """Floating-point operations of one forward pass of G for one image; widths as trained (physical)."""
+    total, side, inputs = 0.0, 1, noise_dim
+    for i, width in enumerate(widths):
+        total += 2 * side**2 * 16 * inputs * width
+        side, inputs = 4 if i == 0 else 2 * side, width
+    return total + 2 * side**2 * 16 * inputs * channels
+
+
+def discriminator_flops(width: int, image_size: int, channels: int) -> float:
+    """Floating-point operations of one forward pass of D for one image."""
+    total, side, inputs = 0.0, image_size, channels
+    for i in range(dcgan.n_layers(image_size)):
+        side //= 2
+        total += 2 * side**2 * 25 * inputs * width * 2**i
+        inputs = width * 2**i
+    return total
+
+
+def iteration_flops(config: Config, widths: Sequence[int], channels: int, classifier_steps: int) -> float:
+    """Floating-point operations of one training iteration; a backward pass counts twice a forward pass."""
+    d = discriminator_flops(config.discriminator_width, config.image_size, channels)
+    g = generator_flops(widths, config.noise_dim, channels)
+    classifier = 3 * d * classifier_steps
+    critic = 3 * (2 * d) + g + 6 * d  # Real and fake; G forward; the penalty: forward, backward, and back through both.
+    generator = 3 * g + 2 * d
+    return config.batch_size * (classifier + critic + generator)
+
+
+def estimated_seconds(
+    config: Config,
+    devices: Sequence[jax.Device],
+    *,
+    train_counts: Sequence[int],
+    channels: int,
+    from_task: int,
+) -> float:
+    """Guesses the seconds that the tasks from `from_task` on take; growth of the generator is not foreseen."""
+    a = jax.device_put(jnp.ones((_SIDE, _SIDE)), devices[0])
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    begun = time.perf_counter()
+    for _ in range(5):
+        product(a, a).block_until_ready()
+    speed = len(devices) * 5 * 2 * _SIDE**3 / (time.perf_counter() - begun)
+    widths = dcgan.generator_widths(config.generator_width, config.image_size)
+    d = discriminator_flops(config.discriminator_width, config.image_size, channels)
+    total = 0.0
+    for task in range(from_task, len(train_counts)):
+        steps = config.epochs * (train_counts[task] // config.batch_size)
+        classifier_steps = min(task + 1, config.replay_steps or task + 1)
+        total += steps * iteration_flops(config, widths, channels, classifier_steps)
+        total += config.consolidation_steps * config.batch_size * 3 * d
+    return _COMPILE_SECONDS + total / (speed * _EFFICIENCY)

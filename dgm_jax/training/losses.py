@@ -1,0 +1,42 @@
+"""The objectives of section 2 of the paper: classifier, critic with gradient penalty."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+    """Mean cross-entropy, in nats, over the classes seen so far.
+
+    Args:
+      logits: [batch, classes].
+      labels: [batch], integers.
+      seen: [classes], bool; the others count for nothing, exactly. None: all.
+    """
+    log_probability = jax.nn.log_softmax(only_seen(logits, seen))
+    return -jnp.mean(jnp.take_along_axis(log_probability, labels[:, None], axis=1))
+
+
+def only_seen(logits: jax.Array, seen: jax.Array | None) -> jax.Array:
+    """Takes classes not met yet out of the running: their logits, [batch, classes], become the lowest finite number."""
+    return logits if seen is None else jnp.where(seen[None], logits, jnp.finfo(logits.dtype).min)
+
+
+def gradient_penalty(
+    critic_sum: Callable[[jax.Array], tuple[jax.Array, object]], images: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, object]]:
+    """`mean (||grad_x D(x)|| - 1)^2` (Gulrajani et al. 2017), of the gradient of the *sum* of the critic's values.
+
+    Through the batch statistics each image also moves the others' values; the norm has no epsilon.
+
+    Args:
+      critic_sum: maps images to (sum of the critic's values, anything).
+      images: [batch, height, width, channels].
+
+    Returns:
+      The penalty, and the norms [batch] with what `critic_sum` returned besides.
+    """
+    gradients, rest = jax.grad(critic_sum, has_aux=True)(images)
+    norms = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=(1, 2, 3)))
+    return jnp.mean(jnp.square(norms - 1)), (norms, rest)

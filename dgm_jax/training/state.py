@@ -1,0 +1,86 @@
+"""What a task's training carries from step to step, and what stays fixed while it runs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from dgm_jax import nn
+from dgm_jax.config import Config
+
+Params = Any
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a training step changes; donated to the step that replaces it."""
+
+    generator: Params  # {"kernels", "norms", "heads", "embeddings"}: shared weights, then what belongs to the task.
+    generator_statistics: Params
+    generator_optimiser: optax.OptState
+    discriminator: Params
+    discriminator_statistics: Params
+    discriminator_optimiser: optax.OptState
+
+
+@struct.dataclass
+class Capacity:
+    """What earlier tasks left to this one; constant while it is learnt."""
+
+    reserved: list[jax.Array]  # Cumulative mask of each layer, of the physical shape of its embedding, bool.
+    free: list[jax.Array]  # Gates within the logical widths that are not reserved, bool.
+    sparsity_weight: jax.Array  # lambda_R size_t / size_0
+    seen: jax.Array  # [classes], bool: the classes met so far, this task's included.
+    first_class: jax.Array  # Class index of the task's first class: its output layer is number 0.
+
+
+@struct.dataclass
+class Clock:
+    """Where in a task's training we are; all integers."""
+
+    epoch: jax.Array
+    epochs: jax.Array
+    steps: jax.Array  # In an epoch.
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisers:
+    """Adam for each network; the generator's blocks what is reserved and compensates embeddings before it."""
+
+    generator: optax.GradientTransformationExtraArgs
+    discriminator: optax.GradientTransformation
+
+
+def make_optimisers(config: Config) -> Optimisers:
+    """Builds both optimisers. Order in the generator's: protect, compensate, clip, Adam."""
+    adam = {"b1": config.adam_b1, "b2": config.adam_b2}
+    stages = [nn.protect()]
+    if config.gate_gradient == "product":
+        stages.append(optax.masked(nn.compensate(), lambda params: {name: name == "embeddings" for name in params}))
+    stages += [optax.clip_by_global_norm(config.clip_norm), optax.adam(config.generator_learning_rate, **adam)]
+    return Optimisers(
+        generator=optax.with_extra_args_support(optax.chain(*stages)),
+        discriminator=optax.adam(config.discriminator_learning_rate, **adam),
+    )
+
+
+def make_capacity(
+    reserved: Sequence[jax.Array],
+    live: Sequence[jax.Array],
+    *,
+    sparsity_weight: float,
+    seen: jax.Array,
+    first_class: int,
+) -> Capacity:
+    """Builds a task's `Capacity` from the cumulative masks and from `live`, the gates within the logical widths."""
+    return Capacity(
+        reserved=list(reserved),
+        free=[jnp.logical_and(a, jnp.logical_not(r)) for a, r in zip(live, reserved, strict=True)],
+        sparsity_weight=jnp.asarray(sparsity_weight),
+        seen=seen,
+        first_class=jnp.asarray(first_class, jnp.int32),
+    )

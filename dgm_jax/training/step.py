@@ -1,0 +1,226 @@
+"""One training iteration (ALGORITHM, section 5): classifier steps, a critic step, a generator step.
+
+Every function here is pure and sees one device's share of a batch. `Step.axis_name` names the mapped axis over which
+the batch is split, or is None; how it is mapped is the business of `devices.py`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from dgm_jax import nn
+from dgm_jax.config import Config
+from dgm_jax.models import dcgan
+from dgm_jax.training.losses import cross_entropy, gradient_penalty
+from dgm_jax.training.state import Capacity, Clock, Optimisers, TrainState, make_optimisers
+
+Metrics = dict[str, jax.Array]
+Params = Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """The three steps of an iteration, bound to the settings of a run."""
+
+    config: Config
+    optimisers: Optimisers
+    axis_name: str | None = None
+
+    @classmethod
+    def of(cls, config: Config, axis_name: str | None = None) -> "Step":
+        """Binds the steps to `config`."""
+        return cls(config, make_optimisers(config), axis_name)
+
+    def generate(self, params: Params, statistics: Params, masks: list[jax.Array], noise: jax.Array, head: jax.Array):
+        """Draws images in training mode: soft gates, statistics of the batch."""
+        before = self.config.gate_position == "before_norm"
+        return dcgan.generate(
+            params, statistics, masks, noise, head, train=True, gate_before_norm=before, axis_name=self.axis_name
+        )
+
+    def discriminate(self, params: Params, statistics: Params, images: jax.Array):
+        """Judges images in training mode."""
+        return dcgan.discriminate(params, statistics, images, train=True, axis_name=self.axis_name)
+
+    def mean(self, tree: Any) -> Any:
+        """Averages over devices."""
+        return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
+
+    def masks(self, embeddings: list[jax.Array], scale: jax.Array, epoch_scale: jax.Array) -> list[jax.Array]:
+        """Opens the current task's gates at slope `scale` (`s`), in an epoch of slope `epoch_scale` (`S_i`)."""
+        compensated = epoch_scale if self.config.gate_gradient == "closed" else None
+        return [nn.gate(e, scale, compensated) for e in embeddings]
+
+    def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (`s`, `S_i`) at a step of an epoch (section 3)."""
+        epoch_scale = nn.annealed_scale(clock.epoch, clock.epochs, self.config.scale_max)
+        if not self.config.anneal_within_epoch:
+            return epoch_scale, epoch_scale
+        return nn.annealed_scale(step, clock.steps, epoch_scale), epoch_scale
+
+    def classifier_step(
+        self, state: TrainState, images: jax.Array, labels: jax.Array, seen: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """One Adam step of D on the cross-entropy of the auxiliary classifier, on real and replayed images together.
+
+        Args:
+          state: replaced.
+          images: [batch, height, width, channels] in [-1, 1].
+          labels: [batch] class indices.
+          seen: [classes] bool.
+        """
+
+        def loss_of(params):
+            output, statistics = self.discriminate(params, state.discriminator_statistics, images)
+            correct = jnp.argmax(jnp.where(seen[None], output.logits, -jnp.inf), axis=1) == labels
+            return cross_entropy(output.logits, labels, seen), (statistics, jnp.mean(correct, dtype=images.dtype))
+
+        (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.discriminator)
+        state = self._step_discriminator(state, self.mean(gradients), statistics)
+        return state, self.mean({"classifier_loss": loss, "classifier_accuracy": accuracy})
+
+    def critic_step(
+        self,
+        state: TrainState,
+        images: jax.Array,
+        head: jax.Array,
+        noise: jax.Array,
+        alpha: jax.Array,
+        scales: tuple[jax.Array, jax.Array],
+    ) -> tuple[TrainState, Metrics]:
+        """One Adam step of D as the critic of the current task, with the gradient penalty.
+
+        Args:
+          state: replaced; G's running statistics see the batch drawn here.
+          images: real images of the current task, [batch, height, width, channels].
+          head: [batch] the output layer of each image's class.
+          noise: [batch, noise_dim], classes included.
+          alpha: [batch] in [0, 1]: the share of the real image in the mixed one.
+          scales: (`s`, `S_i`).
+        """
+        masks = self.masks(state.generator["embeddings"], *scales)
+        fake, generator_statistics = self.generate(state.generator, state.generator_statistics, masks, noise, head)
+        fake = lax.stop_gradient(fake)
+        share = alpha[:, None, None, None]
+        mixed = share * images + (1 - share) * fake
+
+        def loss_of(params):
+            # Three passes, each with its own batch statistics, in this order.
+            real_output, statistics = self.discriminate(params, state.discriminator_statistics, images)
+            fake_output, statistics = self.discriminate(params, statistics, fake)
+
+            def critic_sum(x):
+                output, updated = self.discriminate(params, statistics, x)
+                return jnp.sum(output.critic), updated
+
+            penalty, (norms, statistics) = gradient_penalty(critic_sum, mixed)
+            real, drawn = jnp.mean(real_output.critic), jnp.mean(fake_output.critic)
+            loss = drawn - real + self.config.penalty_weight * penalty
+            metrics = {
+                "critic_loss": loss,
+                "critic_real": real,
+                "critic_fake": drawn,
+                "gradient_penalty": penalty,
+                "gradient_norm": jnp.mean(norms),
+            }
+            return loss, (statistics, metrics)
+
+        gradients, (statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.discriminator)
+        state = self._step_discriminator(state, self.mean(gradients), statistics)
+        return state.replace(generator_statistics=generator_statistics), self.mean(metrics)
+
+    def generator_step(
+        self,
+        state: TrainState,
+        labels: jax.Array,
+        head: jax.Array,
+        noise: jax.Array,
+        scales: tuple[jax.Array, jax.Array],
+        capacity: Capacity,
+    ) -> tuple[TrainState, Metrics]:
+        """One Adam step of G: weights that are not protected, this task's norms, output layers and embeddings.
+
+        Args:
+          state: replaced; D's running statistics see the batch drawn here.
+          labels: [batch] class indices of the images to draw.
+          head: [batch] the output layer of each label.
+          noise: [batch, noise_dim], classes included.
+          scales: (`s`, `S_i`).
+          capacity: what is reserved and what is free.
+        """
+        scale, epoch_scale = scales
+        config = self.config
+
+        def loss_of(params):
+            masks = self.masks(params["embeddings"], scale, epoch_scale)
+            fake, generator_statistics = self.generate(params, state.generator_statistics, masks, noise, head)
+            output, statistics = self.discriminate(state.discriminator, state.discriminator_statistics, fake)
+            unavailable = [jnp.logical_not(free) for free in capacity.free]
+            sparsity = nn.sparsity(masks, unavailable)
+            terms = {
+                "adversarial_term": -config.adversarial_weight * jnp.mean(output.critic),
+                "sparsity_term": capacity.sparsity_weight * sparsity,
+            }
+            if config.auxiliary_generator:
+                terms["auxiliary_term"] = cross_entropy(output.logits, labels, capacity.seen)
+            loss = sum(terms.values())
+            metrics = terms | {"generator_loss": loss, "sparsity": sparsity}
+            return loss, (generator_statistics, statistics, metrics)
+
+        gradients, (generator_statistics, statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.generator)
+        gradients = self.mean(gradients)
+        protection = {name: None for name in state.generator}
+        protection["kernels"] = nn.multipliers(capacity.reserved, state.generator["kernels"])
+        updates, optimiser = self.optimisers.generator.update(
+            gradients,
+            state.generator_optimiser,
+            state.generator,
+            multipliers=protection,
+            scale=scale,
+            epoch_scale=epoch_scale,
+        )
+        metrics |= {
+            "generator_gradient_norm": optax.global_norm(gradients),
+            "generator_update_norm": optax.global_norm(updates),
+            "scale": scale,
+        }
+        state = state.replace(
+            generator=optax.apply_updates(state.generator, updates),
+            generator_statistics=generator_statistics,
+            generator_optimiser=optimiser,
+            discriminator_statistics=statistics,
+        )
+        return state, self.mean(metrics)
+
+    def _step_discriminator(self, state: TrainState, gradients: Params, statistics: Params) -> TrainState:
+        # One optimiser for all of D: a head that a loss does not use moves on by its momentum.
+        updates, optimiser = self.optimisers.discriminator.update(
+            gradients, state.discriminator_optimiser, state.discriminator
+        )
+        return state.replace(
+            discriminator=optax.apply_updates(state.discriminator, updates),
+            discriminator_statistics=statistics,
+            discriminator_optimiser=optimiser,
+        )
+
+
+@partial(jax.jit, static_argnames=("noise_dim", "n_conditioned"))
+def conditioned_noise(key: jax.Array, classes: jax.Array, *, noise_dim: int, n_conditioned: int) -> jax.Array:
+    """Draws noise whose first `n_conditioned` entries are the one-hot class (ALGORITHM, section 2).
+
+    Args:
+      key: a PRNG key.
+      classes: [batch] class indices below `n_conditioned`.
+      noise_dim: entries in all.
+      n_conditioned: entries for the class.
+
+    Returns:
+      [batch, noise_dim]: one-hot, then N(0, 1).
+    """
+    free = jax.random.normal(key, (classes.shape[0], noise_dim - n_conditioned))
+    return jnp.concatenate([jax.nn.one_hot(classes, n_conditioned), free], axis=1)

@@ -1,0 +1,247 @@
+"""Trains the networks on one task: from what memory holds to a trained state, epoch by epoch."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dgm_jax import nn
+from dgm_jax.config import Config
+from dgm_jax.models import dcgan
+from dgm_jax.training.classifier import ClassifierState, init_classifier, run_classifier_steps
+from dgm_jax.training.devices import AXIS, data_parallel, replicate
+from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
+from dgm_jax.training.state import Capacity, Clock, Params, TrainState, make_capacity
+from dgm_jax.training.step import Step
+
+_SECONDS_PER_CALL = 1.0  # Host and device meet about this often: for progress, and for Ctrl-C.
+
+
+@dataclass(frozen=True)
+class FrozenTask:
+    """What training a task leaves behind, of logical widths, as NumPy arrays."""
+
+    kernels: list[np.ndarray]
+    masks: list[np.ndarray]  # Binary.
+    norms: list[Params]
+    statistics: list[Params]
+    heads: np.ndarray
+
+
+class Trainer:
+    """The compiled programs of a run, and the states they work on. Sees arrays, never a stream."""
+
+    def __init__(
+        self, config: Config, devices: Sequence[jax.Device], *, channels: int, n_classes: int, max_heads: int
+    ) -> None:
+        """Binds settings to devices; compiles nothing yet.
+
+        Args:
+          config: the settings.
+          devices: to train on.
+          channels: of the images, 1 or 3.
+          n_classes: of the whole stream: the width of the classifiers, and of the one-hot class in the noise.
+          max_heads: classes of the largest task.
+        """
+        self.config = config
+        self.devices = devices
+        self.channels = channels
+        self.n_classes = n_classes
+        self.max_heads = max_heads
+        self.step = Step.of(config, AXIS)
+        self.first_widths = dcgan.generator_widths(config.generator_width, config.image_size)
+        n_devices = len(devices)
+        self._run = data_parallel(
+            partial(run_steps, step=self.step, n_conditioned=n_classes, n_devices=n_devices), devices
+        )
+        self._classify = data_parallel(partial(run_classifier_steps, config=config, n_devices=n_devices), devices)
+        self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
+
+    def physical_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
+        """The padded widths at which a generator of these logical widths is trained."""
+        return tuple(
+            nn.padded_width(width, self.config.bucket or first)
+            for width, first in zip(widths, self.first_widths, strict=True)
+        )
+
+    def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
+        """Fresh shared weights of these logical widths."""
+        return [np.asarray(k) for k in dcgan.init_kernels(key, widths, self.config.noise_dim)]
+
+    def mask_shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
+        """Shapes of the masks at these widths: units (DGMa) or weights (DGMw)."""
+        if self.config.variant == "dgma":
+            return [(width,) for width in widths]
+        return list(dcgan.kernel_shapes(widths, self.config.noise_dim))
+
+    def begin(
+        self,
+        key: jax.Array,
+        kernels: Sequence[np.ndarray],
+        reserved: Sequence[np.ndarray],
+        *,
+        classes: Sequence[int],
+        discriminator: tuple[Params, Params] | None,
+    ) -> tuple[TrainState, Capacity]:
+        """The state in which a task's training begins, and what earlier tasks left to it.
+
+        Args:
+          key: a PRNG key.
+          kernels: shared weights, of logical widths.
+          reserved: cumulative masks, of logical widths.
+          classes: class indices of the task.
+          discriminator: parameters and statistics to go on with; None: fresh ones.
+        """
+        task_key, discriminator_key = jax.random.split(key)
+        widths = [kernel.shape[-1] for kernel in kernels]
+        physical = self.physical_widths(widths)
+        shapes = self.mask_shapes(physical)
+        kernel_shapes = dcgan.kernel_shapes(physical, self.config.noise_dim)
+        live = [nn.expand(jnp.ones(r.shape, bool), jnp.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)]
+        own = dcgan.init_task(task_key, widths, self.channels, self.max_heads)
+        head_shape = (*own["heads"].shape[:3], physical[-1], self.channels)
+        generator = {
+            "kernels": [nn.expand(k, jnp.zeros(s)) for k, s in zip(kernels, kernel_shapes, strict=True)],
+            # Neutral where padded: a unit that is 0 stays 0 through its norm and ReLU.
+            "norms": dcgan.init_task(task_key, physical, self.channels, 1)["norms"],
+            "heads": nn.expand(own["heads"], jnp.zeros(head_shape)),
+            "embeddings": [jnp.where(alive, jnp.float32(0), -jnp.inf) for alive in live],
+        }
+        if discriminator is None:
+            discriminator = dcgan.init_discriminator(
+                discriminator_key,
+                width=self.config.discriminator_width,
+                image_size=self.config.image_size,
+                channels=self.channels,
+                n_classes=self.n_classes,
+            )
+        state = TrainState(
+            generator=generator,
+            generator_statistics=dcgan.init_generator_statistics(physical),
+            generator_optimiser=self.step.optimisers.generator.init(generator),
+            discriminator=discriminator[0],
+            discriminator_statistics=discriminator[1],
+            discriminator_optimiser=self.step.optimisers.discriminator.init(discriminator[0]),
+        )
+        capacity = make_capacity(
+            [nn.expand(r, jnp.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
+            live,
+            sparsity_weight=self.config.sparsity_weight * sum(widths) / sum(self.first_widths),
+            seen=jnp.arange(self.n_classes) <= max(classes),
+            first_class=min(classes),
+        )
+        return self.place(state), self.place(capacity)
+
+    def place(self, tree):
+        """Puts arrays on all devices."""
+        return replicate(tree, self.devices)
+
+    def run_epoch(
+        self,
+        state: TrainState,
+        data: TaskImages,
+        replay: ReplayedImages,
+        capacity: Capacity,
+        key: jax.Array,
+        *,
+        epoch: int,
+        steps: int,
+        on_steps: Callable[[int], None],
+    ) -> tuple[TrainState, dict[str, float]]:
+        """Trains for one epoch of `steps` iterations; calls `on_steps(n)` after every n of them.
+
+        Returns:
+          The new state, and the mean of each metric over the epoch.
+        """
+        clock = Clock(*(np.int32(n) for n in (epoch, self.config.epochs, steps)))
+        sums: dict[str, float] = {}
+        for start, stop in self._calls("train", steps):
+            state, part = self._run(state, data, replay, capacity, clock, key, np.int32(start), np.int32(stop))
+            part = jax.device_get(part)
+            sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
+            on_steps(stop - start)
+        return state, {name: total / steps for name, total in sums.items()}
+
+    def freeze(self, state: TrainState, widths: Sequence[int], *, n_heads: int) -> FrozenTask:
+        """Ends a task: binarises its masks and cuts the padding off all arrays."""
+        host = jax.device_get(state)
+        kernel_shapes = dcgan.kernel_shapes(widths, self.config.noise_dim)
+
+        def corner(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+            return np.ascontiguousarray(array[tuple(slice(0, n) for n in shape)])
+
+        def trimmed(norms: Params) -> Params:
+            return [{name: corner(v, (w,)) for name, v in norm.items()} for norm, w in zip(norms, widths, strict=True)]
+
+        embeddings = host.generator["embeddings"]
+        heads = host.generator["heads"]
+        return FrozenTask(
+            kernels=[corner(k, s) for k, s in zip(host.generator["kernels"], kernel_shapes, strict=True)],
+            masks=[
+                corner(np.asarray(nn.binarise(e)), s)
+                for e, s in zip(embeddings, self.mask_shapes(widths), strict=True)
+            ],
+            norms=trimmed(host.generator["norms"]),
+            statistics=trimmed(host.generator_statistics),
+            heads=corner(heads, (n_heads, *heads.shape[1:3], widths[-1], self.channels)),
+        )
+
+    def grow(
+        self,
+        key: jax.Array,
+        kernels: Sequence[np.ndarray],
+        reserved: Sequence[np.ndarray],
+        newly_reserved: Sequence[int],
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Expands shared weights and cumulative masks after a task (section 7); old weights keep their place."""
+        widths = [kernel.shape[-1] for kernel in kernels]
+        if self.config.variant == "dgma":
+            grown = nn.grown_unit_widths(widths, newly_reserved)
+        else:
+            window = kernels[0].shape[0] * kernels[0].shape[1]
+            grown = nn.grown_weight_widths(widths, newly_reserved, inputs=self.config.noise_dim, window=window)
+        fresh = self.new_kernels(key, grown)
+        shapes = self.mask_shapes(grown)
+        return (
+            [np.asarray(nn.expand(old, new)) for old, new in zip(kernels, fresh, strict=True)],
+            [np.asarray(nn.expand(r, np.zeros(s, bool))) for r, s in zip(reserved, shapes, strict=True)],
+        )
+
+    def open_share(self, state: TrainState, capacity: Capacity) -> float:
+        """The share of the gates within the logical widths that would be open, were the masks binarised now."""
+        live = [np.asarray(f) | np.asarray(r) for f, r in zip(capacity.free, capacity.reserved)]
+        opened = [np.asarray(nn.binarise(e)) for e in state.generator["embeddings"]]
+        return sum(int(o.sum()) for o in opened) / sum(int(a.sum()) for a in live)
+
+    def consolidate(
+        self, key: jax.Array, data: TaskImages, seen: np.ndarray, *, on_steps: Callable[[int], None]
+    ) -> tuple[ClassifierState, dict[str, float]]:
+        """Learns a classifier afresh from images of all classes seen.
+
+        Returns:
+          The classifier, and the mean of its metrics over the last call.
+        """
+        init_key, step_key = jax.random.split(key)
+        state = self.place(init_classifier(init_key, self.config, channels=self.channels, n_classes=self.n_classes))
+        data = self.place(data)
+        metrics: dict[str, float] = {}
+        for start, stop in self._calls("classify", self.config.consolidation_steps):
+            state, sums = self._classify(state, data, seen, step_key, np.int32(start), np.int32(stop))
+            metrics = {name: float(value) / (stop - start) for name, value in jax.device_get(sums).items()}
+            on_steps(stop - start)
+        return state, metrics
+
+    def _calls(self, kind: str, steps: int) -> Iterator[tuple[int, int]]:
+        """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
+        start = 0
+        while start < steps:
+            stop = min(steps, start + self._pace[kind])
+            begun = time.perf_counter()
+            yield start, stop
+            per_step = (time.perf_counter() - begun) / (stop - start)
+            self._pace[kind] = max(1, min(int(_SECONDS_PER_CALL / max(per_step, 1e-6)), 4 * self._pace[kind]))
+            start = stop

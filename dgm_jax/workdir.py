@@ -1,0 +1,111 @@
+"""The folder of a run: what is in it, and that it belongs to this run. Every file is written whole or not at all."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgm_jax import files
+from dgm_jax.config import Config
+from dgm_jax.errors import ConfigError, OtherConfiguration
+
+FORMAT_VERSION = 1
+
+
+class Workdir:
+    """Paths and writers of a run's folder (DESIGN, "Data, on its way through")."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Names the folder; touches nothing."""
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.accuracy = self.path / "accuracy_matrix.csv"
+        self.capacity = self.path / "capacity.csv"
+        self.samples = self.path / "samples"
+        self.summary = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
+
+    def claim(self, config: Config, stream: Mapping[str, Any], *, resume_anyway: bool) -> None:
+        """Writes the configuration into a new folder, or checks that an old one belongs to the same run.
+
+        Args:
+          config: the settings.
+          stream: what describes the data and the order of its classes.
+          resume_anyway: go on in spite of differences, with the settings given now.
+
+        Raises:
+          OtherConfiguration: if the folder's run differs; lists every difference.
+          ConfigError: if the folder was written by a newer version, or its configuration cannot be read.
+        """
+        wanted = {
+            "format_version": FORMAT_VERSION,
+            "protocol": config.protocol,
+            "config": dataclasses.asdict(config),
+            "stream": json.loads(json.dumps(stream)),
+        }
+        if self.config.exists():
+            found = self.read_config()
+            differences = list(_differences(found, wanted))
+            if differences and not resume_anyway:
+                raise OtherConfiguration(
+                    f"{self.path} holds a run with other settings: {'; '.join(differences)}. "
+                    "Choose another --workdir, or pass --resume-anyway to go on with the settings given now."
+                )
+            if not differences:
+                return
+        elif self.checkpoints.exists() and any(self.checkpoints.iterdir()):
+            raise OtherConfiguration(f"{self.path} has checkpoints but no config.json; choose another --workdir")
+        files.write_json(self.config, wanted)
+
+    def read_config(self) -> dict[str, Any]:
+        """Reads config.json; see `claim` for what it raises."""
+        try:
+            found = json.loads(self.config.read_text())
+            version = int(found["format_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{self.config} cannot be read ({error}); choose another --workdir") from error
+        if version > FORMAT_VERSION:
+            raise ConfigError(
+                f"{self.path} was written in format {version}, this version of dgm_jax reads up to {FORMAT_VERSION}; "
+                "upgrade dgm_jax or choose another --workdir"
+            )
+        return found
+
+    def write_accuracy(self, matrices: Mapping[str, np.ndarray], names: Sequence[str], protocol: str) -> None:
+        """Writes the accuracy of each class (columns) after each task (rows) for each reading."""
+        header = ["protocol", "reading", "after_task", *names]
+        rows = [
+            [protocol, reading, t, *("" if np.isnan(a) else f"{a:.6f}" for a in row)]
+            for reading, matrix in matrices.items()
+            for t, row in enumerate(matrix)
+        ]
+        files.write_atomically(self.accuracy, _csv(header, rows))
+
+    def write_capacity(self, rows: Sequence[Mapping[str, Any]], protocol: str) -> None:
+        """Writes what each task used of each layer."""
+        if rows:
+            header = ["protocol", *rows[0]]
+            files.write_atomically(self.capacity, _csv(header, [[protocol, *row.values()] for row in rows]))
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Any:
+    """Names what differs between two nested settings: `batch_size is 64, now 32`."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys([*found, *wanted]):
+            yield from _differences(found.get(key), wanted.get(key), key)
+    elif found != wanted:
+        yield f"{name} is {found!r}, now {wanted!r}"

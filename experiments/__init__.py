@@ -1,0 +1,1 @@
+"""One short document per experiment: what it shows, the command, what to expect."""

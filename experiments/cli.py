@@ -1,0 +1,170 @@
+"""The command line that all experiments share: options, settings, data, and then the learner."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dgm_jax import data
+from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.errors import UserError
+from dgm_jax.progress import ConsoleProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run is told besides its settings; `settings` come last in the help, being many."""
+
+    preset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(PRESETS)}}}")]
+    """Named set of settings; with --variant it decides the defaults listed below."""
+    class_order: str = "natural"
+    """Order in which the classes arrive: natural, random:SEED, or all labels, e.g. 3,1,4,0,2."""
+    classes_per_task: str = "1"
+    """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
+    workdir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/EXPERIMENT-VARIANT-seedSEED)"),
+    ] = None
+    """Folder of the run; a run that was interrupted goes on there."""
+    data_dir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)"),
+    ] = None
+    """Folder that holds the data sets of TensorFlow Datasets; digits and arrays need none."""
+    devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """Use only the first N devices."""
+    resume_anyway: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on in a workdir although its settings differ from those given now."""
+    settings: tyro.conf.OmitArgPrefixes[Config]
+    """Settings, with the defaults of this preset and variant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(Options):
+    """Options of an experiment on a person's own arrays."""
+
+    npz: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """File with the arrays x_train, y_train, x_test, y_test: images uint8 [n, h, w] or [n, h, w, c], of any size."""
+
+
+def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence[str] | None = None) -> int:
+    """Runs an experiment from the command line.
+
+    Args:
+      name: names the data set, the preset used by default, and the folder.
+      description: what `--help` begins with.
+      npz: the data come from a file, `--npz FILE`, instead of by name.
+      argv: the arguments; those of the process by default.
+
+    Returns:
+      The exit status: 0; 2 after an error that the user can mend; 130 after an interrupt.
+    """
+    progress = ConsoleProgress()
+    try:
+        options = parse(name, description, npz=npz, argv=argv)
+        workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-seed{options.settings.seed}"
+        stream = make_stream(name, options)
+        from dgm_jax.learner import Learner  # Slow to import: not before everything above is found right.
+
+        learner = Learner(options.settings, devices=options.devices, callbacks=[progress])
+        learner.fit(stream, workdir, resume_anyway=options.resume_anyway)
+    except UserError as error:
+        progress.close()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        progress.close()
+        print("interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+    finally:
+        progress.close()
+    return 0
+
+
+def parse(name: str, description: str | None, *, npz: bool = False, argv: Sequence[str] | None = None) -> Options:
+    """Reads the command line of an experiment; `--help` and mistakes in it end the process (status 0, 2).
+
+    Args:
+      name: as for `run`.
+      description: as for `run`.
+      npz: as for `run`.
+      argv: as for `run`.
+
+    Raises:
+      UserError: if the preset, the variant or an option is unknown; names the valid ones.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # First what decides the defaults, then everything with these defaults.
+    first = argparse.ArgumentParser(prog=_program(name), add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=name)
+    first.add_argument("--variant", default="dgma")
+    chosen, _ = first.parse_known_args(arguments)
+    settings = preset(chosen.preset, chosen.variant)
+    kind = FileOptions if npz else Options
+    default = kind(preset=chosen.preset, settings=settings, **({"npz": tyro.MISSING} if npz else {}))
+
+    options, unknown = tyro.cli(
+        kind, prog=_program(name), description=description, args=arguments, default=default, return_unknown_args=True
+    )
+    if unknown:
+        raise UserError(_unknown(unknown[0], kind))
+    return options
+
+
+def make_stream(name: str, options: Options) -> data.TaskStream:
+    """Loads the data and splits them into tasks.
+
+    Raises:
+      UserError: if the data cannot be used, or the order or the sizes of the tasks do not fit them.
+    """
+    settings = options.settings
+    try:
+        sizes = data.parse_classes_per_task(options.classes_per_task)
+        if isinstance(options, FileOptions):
+            where, dataset = options.npz, data.from_npz(options.npz)
+        else:
+            where = options.data_dir or Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+            dataset = data.load(name, where)
+        print(_found(dataset, where), flush=True)
+        order = data.parse_class_order(options.class_order, dataset.labels)
+        if settings.train_per_class is not None:
+            dataset = dataset.first_per_class(settings.train_per_class)
+        return data.class_incremental(
+            dataset.resized(settings.image_size),
+            classes_per_task=sizes,
+            class_order=order,
+            held_out=settings.held_out,
+            protocol=settings.protocol,
+            seed=settings.seed,
+        )
+    except UserError:
+        raise
+    except ValueError as error:  # The stream's own words for arguments that do not fit.
+        raise UserError(str(error)) from error
+
+
+def _found(dataset: data.Dataset, where: Path) -> str:
+    size = "x".join(map(str, dataset.x_train.shape[1:]))
+    source = "" if dataset.name == "digits" else f", from {where}"
+    return (
+        f"found {dataset.name}: {len(dataset.x_train):,} training and {len(dataset.x_test):,} test images, {size}, "
+        f"{len(dataset.labels)} classes{source}"
+    )
+
+
+def _unknown(argument: str, kind: type[Options]) -> str:
+    fields = [*kind.__dataclass_fields__, *Config.__dataclass_fields__]
+    names = [f"--{field.replace('_', '-')}" for field in fields if field != "settings"]
+    close = difflib.get_close_matches(argument.partition("=")[0].replace("_", "-"), names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ";"
+    return f"unknown option {argument}{hint} The options are {' '.join(sorted(names))} (--help explains them)"
+
+
+def _program(name: str) -> str:
+    return f"python -m experiments.{name}"

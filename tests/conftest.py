@@ -1,0 +1,24 @@
+"""What every test runs under: no silent broadcasting between ranks, full-precision products, float64 on request."""
+
+import jax
+import numpy as np
+import pytest
+
+
+def pytest_configure():
+    jax.config.update("jax_numpy_rank_promotion", "raise")  # A [c] gate meets a [n, h, w, c] map only explicitly.
+    jax.config.update("jax_default_matmul_precision", "highest")  # Accelerators would otherwise use TF32 or bfloat16.
+
+
+@pytest.fixture
+def float64():
+    """Runs the test with 64-bit types enabled."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Runs the test in each precision; 64-bit types are enabled only for float64."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)

@@ -1,0 +1,32 @@
+"""Real images for the tests of the data package."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dgm_jax import data
+
+_ROOT = Path(__file__).parents[2]
+_TFDS = Path(os.environ.get("DGM_DATA_DIR", _ROOT / "../shared/data/tfds"))
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Dataset:
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    missing = [name for name in ("mnist", "cifar10", "svhn_cropped") if not (_TFDS / name).is_dir()]
+    if missing:
+        pytest.skip(f"{_TFDS} has no {', '.join(missing)} (set DGM_DATA_DIR)")
+    return _TFDS
+
+
+@pytest.fixture(scope="session")
+def tfrecord_dir() -> Path:
+    folder = _TFDS.with_name(_TFDS.name + "_tfrecord")
+    if not folder.is_dir():
+        pytest.skip(f"no tfrecord folders at {folder}")
+    return folder

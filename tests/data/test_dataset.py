@@ -1,0 +1,97 @@
+"""Validation, the first images of every class, resizing."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgm_jax.data import DataError, from_arrays
+
+
+def _arrays(n=4, size=4, channels=1):
+    x = np.arange(n * size * size * channels, dtype=np.uint8).reshape(n, size, size, channels)
+    return {"x_train": x, "y_train": np.array([7, -2] * (n // 2)), "x_test": x[:2], "y_test": np.array([7, -2])}
+
+
+def test_good_arrays_are_taken_as_they_are():
+    arrays = _arrays(channels=3)
+    dataset = from_arrays(**arrays, class_names={7: "seven"})
+    assert dataset.x_train is arrays["x_train"]
+    assert dataset.y_train.dtype == dataset.y_test.dtype == np.int64
+    assert dataset.labels == (-2, 7)
+    assert dataset.class_names == {-2: "-2", 7: "seven"}
+
+
+def test_grey_images_get_a_channel_and_small_integers_become_uint8():
+    arrays = _arrays()
+    arrays["x_train"] = arrays["x_train"][..., 0].astype(np.int32)
+    dataset = from_arrays(**arrays)
+    assert dataset.x_train.shape == (4, 4, 4, 1) and dataset.x_train.dtype == np.uint8
+    np.testing.assert_array_equal(dataset.x_train, _arrays()["x_train"])
+
+
+def _with_nan(x):
+    x = x.astype(np.float32)
+    x[1, 0, 0, 0] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("x_train", lambda x: x[0, 0], "d: x_train has shape (4, 1); expected [n, h, w, c] or [n, h, w]."),
+        ("x_test", lambda x: np.repeat(x, 4, -1), "d: x_test has 4 channels (shape (2, 4, 4, 4)); expected 1"),
+        ("x_train", lambda x: x[:0], "d: x_train has shape (0, 4, 4, 1): no images"),
+        ("x_train", lambda x: x / 255, "d: x_train is float64; expected uint8 in 0..255: rescale to 0..255, then"),
+        ("x_train", _with_nan, "d: x_train is float32 and contains NaN; expected uint8 in 0..255"),
+        ("x_train", lambda x: x - 63.5, "d: x_train is float64 with values -63.5..-0.5, out of range; expected uint8"),
+        ("x_train", lambda x: x.astype(bool), "d: x_train is bool; expected uint8"),
+        ("x_train", lambda x: x.astype(int) * 5, "d: x_train is int64 with values 0..315; expected uint8 in 0..255"),
+        ("x_train", lambda x: x[:, :2], "d: x_train holds images of shape (2, 4, 1), x_test of (4, 4, 1)"),
+        ("y_train", lambda y: y[:3], "d: y_train has shape (3,); expected (4,), one integer label per image."),
+        ("y_test", lambda y: y.astype(float), "d: y_test is float64; expected integer labels: number the classes"),
+        ("y_test", lambda y: y * np.nan, "d: y_test is float64 and contains NaN; expected integer labels"),
+        ("y_test", lambda y: y.astype(str), "expected integer labels: number the classes"),
+        ("y_test", lambda y: y + [1, 0], "d: class 8 is in y_test but not in y_train"),
+        ("y_train", lambda y: y + [0, 0, 0, 9], "d: class 7 is in y_train but not in y_test"),
+    ],
+)
+def test_bad_arrays_are_refused(key, change, message):
+    arrays = _arrays()
+    if key == "y_train" and "not in y_test" in message:
+        arrays["y_test"] = np.array([-2, -2])
+    else:
+        arrays[key] = change(arrays[key])
+    with pytest.raises(DataError, match=re.escape(message)):
+        from_arrays(**arrays, name="d")
+
+
+def test_first_per_class_keeps_the_stored_order(digits):
+    few = digits.first_per_class(3)
+    assert np.bincount(few.y_train).tolist() == [3] * 10
+    rows = sorted(row for label in range(10) for row in np.flatnonzero(digits.y_train == label)[:3])
+    np.testing.assert_array_equal(few.x_train, digits.x_train[rows])
+    assert few.x_test is digits.x_test
+    assert len(digits.first_per_class(10**6).x_train) == len(digits.x_train)
+    with pytest.raises(ValueError, match="n=0 training images per class: expected at least 1"):
+        digits.first_per_class(0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resized_averages_when_it_shrinks(digits, channels):
+    image = np.repeat(digits.x_train[:1], channels, -1)
+    dataset = from_arrays(image, [0], image, [0])
+    small = dataset.resized(4).x_train
+    assert small.shape == (1, 4, 4, channels)
+    picture = Image.fromarray(digits.x_train[0, ..., 0]).resize((4, 4), Image.Resampling.BILINEAR)
+    for channel in range(channels):
+        np.testing.assert_array_equal(small[0, ..., channel], np.asarray(picture))
+    assert abs(small.mean() - image.mean()) < 5
+
+
+def test_resized_does_nothing_for_the_same_size(digits):
+    assert digits.resized(8) is digits
+    assert digits.resized(16).x_test.shape == (360, 16, 16, 1)
+    with pytest.raises(ValueError, match="size=0: expected at least 1 pixel"):
+        digits.resized(0)

@@ -1,0 +1,203 @@
+"""Digits, TFDS folders (whole, damaged, in another format) and npz files."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dgm_jax import data
+from dgm_jax.data import prepare, sources
+
+
+def test_importing_is_light():
+    code = "import sys, dgm_jax.data; print({'tensorflow_datasets', 'tensorflow', 'sklearn', 'PIL'} & set(sys.modules))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout == "set()\n"
+
+
+def test_digits_are_split_the_same_every_time(digits):
+    assert digits.x_train.shape == (1437, 8, 8, 1) and digits.x_test.shape == (360, 8, 8, 1)
+    assert digits.x_train.dtype == np.uint8 and digits.x_train.max() == 255
+    assert np.bincount(digits.y_test).tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
+    assert digits.y_test[:10].tolist() == [1, 4, 8, 6, 5, 9, 9, 1, 3, 2]
+    again = data.load("digits")
+    np.testing.assert_array_equal(again.x_train, digits.x_train)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(data.DataError, match="unknown data set 'mnsit'; expected one of digits, mnist, cifar10, svhn"):
+        data.load("mnsit")
+
+
+def test_svhn_is_read(data_dir):
+    svhn = data.load("svhn", data_dir)
+    assert svhn.x_train.shape == (864, 32, 32, 3) and svhn.x_test.shape == (218, 32, 32, 3)
+    assert np.bincount(svhn.y_train).tolist() == [50, 183, 113, 102, 92, 86, 59, 55, 68, 56]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))])
+def test_rows_are_read_in_stored_order(data_dir, name, shape):
+    folder = sources.find_version(name, data_dir)
+    sources.check_folder(name, folder)
+    builder = sources.import_tfds().builder_from_directory(str(folder))
+    # Slices, because decoding all of MNIST takes longer than all other tests.
+    images, labels = sources._read_split(builder, "train[:5000]", shape, folder)
+    assert images.shape == (5000, *shape) and images.dtype == np.uint8
+    if name == "mnist":
+        assert labels[:10].tolist() == [4, 1, 0, 7, 8, 1, 2, 7, 1, 6], "as in the official data set"
+    one = builder.as_data_source(split="train")[4321]
+    np.testing.assert_array_equal(images[4321], one["image"])
+    assert labels[4321] == one["label"]
+
+
+def test_cifar10_gets_its_names_where_the_folder_lacks_them(digits, tmp_path):
+    prepare.write_array_record(digits.first_per_class(1), tmp_path, "cifar10", "3.0.2")
+    names = data.load("cifar10", tmp_path).class_names
+    assert names[0] == "airplane" and names[9] == "truck"
+
+
+# ---- folders that cannot be read ----
+
+
+@pytest.fixture
+def svhn_copy(data_dir, tmp_path):
+    """A data_dir with a writable copy of svhn, and its version folder."""
+    source = sources.find_version("svhn", data_dir)
+    folder = tmp_path / "svhn_cropped" / source.name
+    folder.mkdir(parents=True)
+    for file in source.iterdir():
+        shutil.copyfile(file, folder / file.name)
+    return tmp_path, folder
+
+
+def _fails(data_dir, message):
+    with pytest.raises(data.DataError, match=re.escape(message)):
+        data.load("svhn", data_dir)
+
+
+def test_missing_folders_say_what_to_do(tmp_path):
+    how = (
+        "give --data-dir DIR holding svhn_cropped/<version>/, "
+        "or make one with `python -m dgm_jax prepare svhn --data-dir DIR`."
+    )
+    _fails(None, f"svhn is read from disk and no data_dir was given; {how}")
+    _fails(tmp_path / "nowhere", f"data_dir='{tmp_path}/nowhere' is not a folder; {how}")
+    (tmp_path / "mnist").mkdir()
+    _fails(tmp_path, f"data_dir='{tmp_path}' has no svhn_cropped/<version>/ (it holds: mnist); {how}")
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_half_there(svhn_copy, file):
+    data_dir, folder = svhn_copy
+    (folder / file).write_text("{")
+    _fails(data_dir, f"{folder}/{file} cannot be read (")
+    (folder / file).unlink()
+    _fails(data_dir, f"{folder} has no {file}: the data set is only half there; copy {folder} again, or remove it and")
+
+
+def test_missing_shard(svhn_copy):
+    data_dir, folder = svhn_copy
+    next(folder.glob("*-train.*")).unlink()
+    _fails(data_dir, f"{folder} has 0 train shards (none), dataset_info.json counts 1; copy {folder} again")
+
+
+def test_record_count_mismatch(svhn_copy):
+    data_dir, folder = svhn_copy
+    shard = next(folder.glob("*-train.*"))
+    shutil.copyfile(next(folder.glob("*-test.*")), shard)
+    _fails(data_dir, f"{shard} has 218 records, dataset_info.json counts 864; copy {folder} again")
+
+
+def test_missing_split(svhn_copy):
+    data_dir, folder = svhn_copy
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"] = info["splits"][:1]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    _fails(data_dir, f"{folder} has no test images (splits: train)")
+
+
+@pytest.mark.parametrize("size", [0, 800_000, -100])
+def test_truncated_shard(svhn_copy, size):
+    data_dir, folder = svhn_copy
+    shard = next(folder.glob("*-train.*"))
+    shard.write_bytes(shard.read_bytes()[:size])
+    _fails(data_dir, f"{shard} is truncated or damaged (")
+
+
+def test_flipped_byte(svhn_copy):
+    data_dir, folder = svhn_copy
+    shard = next(folder.glob("*-train.*"))
+    content = bytearray(shard.read_bytes())
+    content[700_000] ^= 255
+    shard.write_bytes(content)
+    _fails(data_dir, f"{folder}: the train images 0..863 are damaged (")
+
+
+def test_images_that_differ_from_features_json(svhn_copy):
+    data_dir, folder = svhn_copy
+    file = folder / "features.json"
+    file.write_text(file.read_text().replace('"32"', '"28"', 1))
+    _fails(data_dir, f"{folder}: ")
+    file.write_text(file.read_text().replace("uint8", "uint16"))
+    _fails(data_dir, f"{folder} has images of shape (28, 32, 3) and type uint16; expected a fixed (h, w, c) of uint8.")
+
+
+def test_tfrecord_needs_rewriting(tfrecord_dir):
+    folder = tfrecord_dir / "svhn_cropped" / "3.1.0"
+    _fails(
+        tfrecord_dir,
+        f"{folder} is in tfrecord format, and reading tfrecord needs TensorFlow; rewrite it once: "
+        "`python -m pip install -r requirements-prepare.txt`, then "
+        f"`python -m dgm_jax prepare svhn --data-dir {tfrecord_dir}`; "
+        "or give another --data-dir that holds array_record files.",
+    )
+
+
+def test_newest_version_is_a_number_and_a_rewritten_one_wins(tmp_path):
+    for version in ("9.0.0", "10.0.0", "10.0.0-array_record", "11.0.0.incomplete", "fake"):
+        (tmp_path / "mnist" / version).mkdir(parents=True)
+    assert [v.name for v in sources.list_versions("mnist", tmp_path)] == ["9.0.0", "10.0.0", "10.0.0-array_record"]
+    assert sources.find_version("mnist", tmp_path).name == "10.0.0-array_record"
+
+
+# ---- npz ----
+
+
+def test_npz_round_trip(digits, tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez(path, **{key: getattr(digits, key) for key in ("x_train", "y_train", "x_test", "y_test")})
+    dataset = data.from_npz(path)
+    assert dataset.name == "mine"
+    np.testing.assert_array_equal(dataset.x_train, digits.x_train)
+
+
+def test_npz_errors(digits, tmp_path):
+    def fails(path, message):
+        with pytest.raises(data.DataError, match=re.escape(message)):
+            data.from_npz(path)
+
+    path = tmp_path / "a.npz"
+    fails(path, f"{path}: no such file; expected an .npz file with the arrays x_train, y_train, x_test, y_test.")
+    path.write_text("hello")
+    fails(path, f"{path} is not an npz file (or is cut short); write it with np.savez(path, x_train=...")
+    np.savez(path, x_train=digits.x_train, y_train=digits.y_train)
+    fails(path, f"{path} has no x_test, y_test (it has x_train, y_train); write it with")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    fails(path, f"{path} is not an npz file (or is cut short)")
+    ragged = np.array([np.zeros((2, 2)), np.zeros((3, 3))], dtype=object)
+    np.savez(path, x_train=ragged, y_train=[0, 0], x_test=ragged, y_test=[0, 0])
+    fails(path, f"{path} holds pickled Python objects, which are not read because a pickle can run code")
+    np.savez(path, x_train=digits.x_train / 255, y_train=digits.y_train, x_test=digits.x_test, y_test=digits.y_test)
+    fails(path, "a: x_train is float64; expected uint8 in 0..255")
+    np.savez(path, x_train=digits.x_train, y_train=digits.y_train, x_test=digits.x_test, y_test=digits.y_test)
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 255
+    path.write_bytes(content)
+    fails(path, f"{path} is damaged (")

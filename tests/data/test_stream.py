@@ -1,0 +1,218 @@
+"""Tasks, the protocol, held-out images, what the command line parses."""
+
+import gc
+import re
+import weakref
+
+import numpy as np
+import pytest
+
+from dgm_jax.data import (
+    FutureTaskError,
+    PastTaskError,
+    class_incremental,
+    from_arrays,
+    parse_class_order,
+    parse_classes_per_task,
+)
+
+
+def _toy():
+    """Labels 5, -1, 9 with 6, 4 and 2 training images; every pixel of an image holds its row number."""
+    y = np.array([5, -1, 5, 9, -1, 5, 5, -1, 9, 5, -1, 5])
+    x = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None, None], (12, 2, 3, 1))
+    return from_arrays(x, y, x[:4], y[:4], class_names={5: "five"})
+
+
+def test_attributes():
+    stream = class_incremental(_toy(), classes_per_task=(2, 1), class_order=(9, 5, -1))
+    assert (stream.n_tasks, stream.n_classes) == (2, 3)
+    assert stream.tasks == ((0, 1), (2,))
+    assert stream.classes == (9, 5, -1)
+    assert stream.class_names == ("9", "five", "-1")
+    assert stream.image_shape == (2, 3, 1)
+    assert stream.current is None
+    assert stream.protocol == "strict"
+    assert [stream.train_counts(task) for task in range(2)] == [(2, 6), (4,)]
+
+
+def test_images_and_indices_are_those_of_the_classes(digits):
+    order = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)
+    stream = class_incremental(digits, classes_per_task=2, class_order=order)
+    for task in range(5):
+        stream.begin(task)
+        images, indices = stream.train(task)
+        assert images.dtype == np.uint8 and indices.dtype == np.int32
+        for index in stream.tasks[task]:
+            np.testing.assert_array_equal(images[indices == index], digits.x_train[digits.y_train == order[index]])
+        assert np.bincount(indices)[list(stream.tasks[task])].tolist() == list(stream.train_counts(task))
+        images, indices = stream.test(task)
+        assert set(indices.tolist()) == set(range(2 * task + 2))
+        labels = np.array(stream.classes)[indices]
+        np.testing.assert_array_equal(images[labels == 1], digits.x_test[digits.y_test == 1])
+        assert stream.validation(task)[0].shape == (0, 8, 8, 1)
+    assert len(images) == len(digits.x_test)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+@pytest.mark.parametrize("what", ["train", "validation"])
+def test_only_the_current_task_can_be_read(protocol, what):
+    stream = class_incremental(_toy(), held_out=0.5, protocol=protocol)
+    read = getattr(stream, what)
+    name = {"train": "training", "validation": "validation"}[what]
+    with pytest.raises(FutureTaskError, match=f"{name} images of task 0 were asked for, but no task has begun; call"):
+        read(0)
+    stream.begin(1)
+    read(1)
+    with pytest.raises(PastTaskError, match=f"{name} images of task 0 were asked for during task 1: the protocol"):
+        read(0)
+    with pytest.raises(FutureTaskError, match=f"{name} images of task 2 were asked for, but the current task is 1"):
+        read(2)
+    with pytest.raises(ValueError, match=r"task=-1: the stream has 3 tasks; expected 0\.\.2"):
+        read(-1)
+
+
+def test_test_images_can_be_read_of_every_task_begun():
+    stream = class_incremental(_toy())
+    with pytest.raises(FutureTaskError, match="test images of task 0 were asked for, but no task has begun"):
+        stream.test(0)
+    stream.begin(1)
+    assert set(stream.test(0)[1].tolist()) == {0}
+    assert set(stream.test(1)[1].tolist()) == {0, 1}
+    with pytest.raises(FutureTaskError, match="test images of task 2 were asked for, but the current task is 1"):
+        stream.test(2)
+
+
+def test_a_stream_only_moves_forward():
+    stream = class_incremental(_toy())
+    stream.begin(1)
+    stream.begin(1)
+    assert stream.current == 1
+    with pytest.raises(PastTaskError, match="task 0 is over, task 1 has begun: a stream only moves forward"):
+        stream.begin(0)
+    with pytest.raises(ValueError, match="task=3: the stream has 3 tasks"):
+        stream.begin(3)
+    assert stream.current == 1
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_beginning_a_task_frees_the_images_of_earlier_ones(protocol):
+    stream = class_incremental(_toy(), held_out=0.5, protocol=protocol)
+    stream.begin(0)
+    train, validation = weakref.ref(stream.train(0)[0]), weakref.ref(stream.validation(0)[0])
+    assert train() is not None
+    stream.begin(2)
+    gc.collect()
+    assert train() is None
+    assert (validation() is None) == (protocol == "strict")
+    assert stream.train_counts(0) == (2,)
+
+
+def test_what_is_handed_out_cannot_be_changed():
+    stream = class_incremental(_toy())
+    stream.begin(0)
+    with pytest.raises(ValueError, match="read-only"):
+        stream.train(0)[0][:] = 0
+
+
+# ---- held-out images ----
+
+
+def test_held_out_images_are_the_rest_of_every_class(digits):
+    stream = class_incremental(digits, classes_per_task=5, held_out=0.2)
+    for task in range(2):
+        stream.begin(task)
+        (images, indices), (held, held_indices) = stream.train(task), stream.validation(task)
+        for index in stream.tasks[task]:
+            n = int((digits.y_train == index).sum())
+            assert int((held_indices == index).sum()) == round(0.2 * n)
+            together = np.concatenate([images[indices == index], held[held_indices == index]])
+            original = digits.x_train[digits.y_train == index]
+            np.testing.assert_array_equal(_sorted(together), _sorted(original))
+
+
+def _sorted(images):
+    return sorted(image.tobytes() for image in images)
+
+
+def test_the_paper_protocol_validates_on_all_tasks_so_far():
+    strict, paper = (class_incremental(_toy(), held_out=0.5, protocol=p) for p in ("strict", "paper"))
+    for stream in (strict, paper):
+        stream.begin(0)
+        stream.begin(1)
+    assert set(strict.validation(1)[1].tolist()) == {1}
+    assert set(paper.validation(1)[1].tolist()) == {0, 1}
+
+
+def test_held_out_images_depend_on_the_seed_and_not_on_the_order(digits):
+    def held(seed, order):
+        stream = class_incremental(digits, class_order=order, held_out=0.1, seed=seed)
+        stream.begin(order.index(4))
+        return stream.validation(order.index(4))[0].tobytes()
+
+    ascending = tuple(range(10))
+    assert held(0, ascending) == held(0, ascending[::-1])
+    assert held(0, ascending) != held(1, ascending)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"held_out": 0.2}, "held_out=0.2 of the 2 training images of class 9 makes 0 for validation and 2 for"),
+        ({"held_out": 0.9}, "held_out=0.9 of the 4 training images of class -1 makes 4 for validation and 0 for"),
+        ({"held_out": 1.0}, "held_out=1.0: expected a share in [0, 1), e.g. 0.1."),
+        ({"held_out": float("nan")}, "held_out=nan: expected a share"),
+        ({"protocol": "loose"}, "protocol='loose': expected one of strict, paper."),
+        ({"classes_per_task": 2}, "3 classes do not split into tasks of 2; e.g. give 2,1."),
+        ({"classes_per_task": 4}, "3 classes do not split into tasks of 4; e.g. give 3."),
+        ({"classes_per_task": 0}, "classes_per_task=0: expected at least 1."),
+        ({"classes_per_task": (1, 1)}, "classes_per_task=1,1 sums to 2; expected numbers >= 1 that sum to 3, the"),
+        ({"classes_per_task": (3, 0)}, "classes_per_task=3,0 sums to 3; expected numbers >= 1"),
+        ({"class_order": (5, 9, 2)}, "class_order names class 2; the data set has -1,5,9."),
+        ({"class_order": (5, 9, 5, -1)}, "class_order names class 5 2 times; a class belongs to one task only."),
+        ({"class_order": (5, 9)}, "class_order lacks class -1; expected all of -1,5,9, each once."),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        class_incremental(_toy(), **arguments)
+
+
+def test_ten_classes_in_tasks_of_three(digits):
+    with pytest.raises(ValueError, match="10 classes do not split into tasks of 3; e.g. give 3,3,3,1"):
+        class_incremental(digits, classes_per_task=3)
+    assert class_incremental(digits, classes_per_task=(3, 3, 3, 1)).tasks[3] == (9,)
+
+
+# ---- the command line ----
+
+
+def test_parse_class_order():
+    labels = (5, -1, 9)
+    assert parse_class_order("natural", labels) == (-1, 5, 9)
+    assert parse_class_order("9,-1, 5", labels) == (9, -1, 5)
+    random = parse_class_order("random:3", range(10))
+    assert sorted(random) == list(range(10)) and random != tuple(range(10))
+    assert random == parse_class_order("random:3", reversed(range(10))) != parse_class_order("random:4", range(10))
+
+
+@pytest.mark.parametrize("text", ["", "random", "random:", "random:-1", "random:x", "1,,2", "all"])
+def test_parse_class_order_refuses(text):
+    with pytest.raises(ValueError, match=re.escape(f"class order {text!r}: expected natural, random:SEED (e.g. ran")):
+        parse_class_order(text, (1, 2))
+
+
+def test_parse_class_order_checks_the_labels():
+    with pytest.raises(ValueError, match="class_order lacks class 2; expected all of 1,2, each once"):
+        parse_class_order("1", (1, 2))
+
+
+def test_parse_classes_per_task():
+    assert parse_classes_per_task("2") == 2
+    assert parse_classes_per_task("3,3,4") == (3, 3, 4)
+
+
+@pytest.mark.parametrize("text", ["", "0", "3,0", "3,", "two", "-1"])
+def test_parse_classes_per_task_refuses(text):
+    with pytest.raises(ValueError, match=re.escape(f"classes per task {text!r}: expected a number >= 1 (2), or one")):
+        parse_classes_per_task(text)
