@@ -1,5 +1,6 @@
 """What a run says on the console: what it is, one live bar per task, the numbers after each, where the files are."""
 
+import os
 import re
 import sys
 import textwrap
@@ -50,7 +51,7 @@ class ConsoleProgress(Callback):
         self._out, self._err = out or sys.stdout, err or sys.stderr
         self._interval, self._clock = interval, clock
         self._bar: tqdm | None = None
-        self._pace = _Pace()
+        self._paces: dict[str, _Pace] = {}  # By phase.
         self._begun = self._last_line = clock()
         self._n_tasks: int | None = None
         self._task: TaskStart | None = None
@@ -62,14 +63,14 @@ class ConsoleProgress(Callback):
     def on_run_start(self, event: RunStart) -> None:
         """Says what is about to be done, on what and with what."""
         self._begun, self._n_tasks = self._clock(), len(event.tasks)
-        device = ", ".join(event.devices) + (f" - {_CPU}" if event.platform == "cpu" else "")
         counts, train = event.train_counts, f"{sum(event.train_counts):,} training images"
         each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
         tasks = " | ".join(", ".join(names) for names in event.tasks)
         seconds = event.estimated_seconds
         estimate = "not known before the first epochs" if seconds is None else f"about {_rough(seconds)}"
         facts = {
-            "device": device,
+            "device": ", ".join(event.devices),
+            **({"": _CPU} if event.platform == "cpu" else {}),
             "data": f"{event.dataset}: {train} ({each} a task), {event.test_count:,} for testing",
             "tasks": f"{len(event.tasks)}, of the classes {tasks}",
             "variant": event.config.variant,
@@ -88,16 +89,16 @@ class ConsoleProgress(Callback):
         self._follow(event.task, "train")
         left = f"epochs {event.first_epoch + 1} to {event.epochs}" if event.first_epoch else f"{event.epochs} epochs"
         widths = "-".join(map(str, event.widths))
-        self._show(
-            f"classes {', '.join(event.classes)}; {left} of {event.steps} steps, widths {widths}", always=True
-        )
+        self._show(f"classes {', '.join(event.classes)}; {left} of {event.steps} steps, widths {widths}", always=True)
 
     def on_progress(self, event: Progress) -> None:
         """Moves the bar."""
         self._follow(event.task, event.phase)
-        if event.epoch is not None:
+        share = event.done / event.total if event.total else 1.0
+        if event.phase == "train" and event.epoch is not None and self._task is not None:  # Of one epoch, not of all.
             self._epoch = event.epoch
-        self._move(event.done / event.total if event.total else 1.0)
+            share = (event.epoch + share) / self._task.epochs
+        self._move(share)
 
     def on_epoch_end(self, event: EpochEnd) -> None:
         """Moves the bar, and shows the epoch's losses from now on."""
@@ -161,38 +162,43 @@ class ConsoleProgress(Callback):
             return
         if task != self._number:
             self.close()
+            self._paces = {}
             if self._err.isatty():
                 # A postfix that is not text is left alone by tqdm, which would put a comma before it.
                 self._bar = tqdm(
                     total=_UNITS,
                     desc=self._name(task),
                     file=self._err,
-                    dynamic_ncols=True,
+                    leave=False,  # The task's numbers take its place.
+                    **_shape(self._err),
                     bar_format="{desc} |{bar:16}| {postfix[0]}",
                     postfix=[""],
                 )
         self._number, self._phase = task, phase
-        self._pace = _Pace()
+        if phase != "train" or phase not in self._paces:  # Training goes on where a replay between epochs broke in.
+            self._paces[phase] = _Pace()
 
     def _move(self, share: float) -> None:
-        self._pace.add(self._clock(), share)
+        if self._phase is not None:
+            self._paces[self._phase].add(self._clock(), share)
         if self._bar is not None:
             self._bar.n = round(_UNITS * min(max(share, 0.0), 1.0))
         self._show(", ".join(self._parts(share)))
 
     def _parts(self, share: float) -> Iterable[str]:
-        """What stands beside the bar, piece by piece."""
-        task = self._task
-        rate = self._pace.rate
-        if self._phase == "train" and task is not None:
+        """What stands beside the bar, piece by piece; the most important first, as narrow terminals cut the rest."""
+        task = self._task if self._phase == "train" else None
+        rate = self._paces[self._phase].rate if self._phase in self._paces else None
+        if task is not None:
             yield f"epoch {min(self._epoch + 1, task.epochs)}/{task.epochs}"
-            yield from (text.format(self._metrics[name]) for name, text in _SHOWN.items() if name in self._metrics)
-            if rate:
-                yield f"{rate * task.epochs * task.steps * task.images_per_step:,.0f} images/s"
         else:
             yield f"{self._phase} {share:.0%}"
         if rate:
             yield f"{_time((1 - share) / rate)} left"
+        if task is not None:
+            yield from (text.format(self._metrics[name]) for name, text in _SHOWN.items() if name in self._metrics)
+            if rate:
+                yield f"{rate * task.epochs * task.steps * task.images_per_step:,.0f} images/s"
 
     def _show(self, text: str, *, always: bool = False) -> None:
         if self._bar is not None:
@@ -283,6 +289,15 @@ def _capacity(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells += [[f"{v:,}" if isinstance(v := row.get(column), int) else str(v) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return ["  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths)) for line in cells]
+
+
+def _shape(terminal: TextIO) -> dict[str, Any]:
+    """How tqdm is to fit its bar into a terminal; in containers and scripts some say that they are 0 wide."""
+    try:
+        sized = os.get_terminal_size(terminal.fileno()).columns > 0
+    except (OSError, ValueError):
+        sized = False
+    return {"dynamic_ncols": True} if sized else {"ncols": _WIDTH, "nrows": 20}
 
 
 def _indent(lines: Iterable[str]) -> list[str]:

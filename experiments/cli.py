@@ -74,7 +74,7 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
 
         learner = Learner(options.settings, devices=options.devices, callbacks=[progress])
         learner.fit(stream, workdir, resume_anyway=options.resume_anyway)
-    except UserError as error:
+    except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
         progress.close()
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -162,8 +162,8 @@ def _unknown(argument: str, kind: type[Options]) -> str:
     fields = [*kind.__dataclass_fields__, *Config.__dataclass_fields__]
     names = [f"--{field.replace('_', '-')}" for field in fields if field != "settings"]
     close = difflib.get_close_matches(argument.partition("=")[0].replace("_", "-"), names, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ";"
-    return f"unknown option {argument}{hint} The options are {' '.join(sorted(names))} (--help explains them)"
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"unknown option {argument}{hint}\nThe options are {' '.join(sorted(names))} (--help explains them)"
 
 
 def _program(name: str) -> str:

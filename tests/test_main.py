@@ -1,0 +1,101 @@
+"""`python -m dgm_jax ...`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import dgm_jax
+from dgm_jax.__main__ import main
+from dgm_jax.errors import NoMemory
+
+
+class _Memory:
+    """Stands for a real one: classes 3 and 7 of three, drawn as flat images."""
+
+    labels = (3, 7, 9)
+    names = ("cat", "7", "dog")
+    n_classes = 2
+
+    def sample(self, label, n, key):
+        assert key == jax.random.key(5)
+        return np.full((n, 8, 8, 1), label / 10, np.float32)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch) -> Path:
+    def load_memory(workdir, *, after_task=None):
+        if after_task is not None and after_task > 1:
+            raise NoMemory(f"after_task={after_task}, but {workdir} has 2 finished tasks, from 0")
+        return _Memory()
+
+    monkeypatch.setattr(dgm_jax, "load_memory", load_memory, raising=False)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+def test_sample_draws_a_row_for_each_class(workdir: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "grid.png"
+    assert main(["sample", str(workdir), "--classes", "3", "7", "--n", "20", "--out", str(out), "--seed", "5"]) == 0
+    assert capsys.readouterr().out == f"20 images of each of 2 classes are in {out}\n"
+    with Image.open(out) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape[0] == 2 * (4 * 8 + 3), "20 images take two rows of 16 a class"
+    assert pixels[0, -1] == round(1.3 * 127.5) and pixels[-1, -1] == 255
+    assert (pixels[2 * 18, -2 * (16 * 9 - 1)]) == round(1.7 * 127.5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--classes", "4", "9"], "error: --classes 4 9: unknown to the memory; it knows 3 cat, 7\n"),
+        (["--classes", "3", "--n", "0"], "error: --n 0: expected at least 1 image of each class\n"),
+        (["--classes", "3", "--after-task", "5"], "error: after_task=5, but "),
+    ],
+)
+def test_sample_refuses(argv: list[str], expected: str, workdir: Path, tmp_path: Path, capsys) -> None:
+    assert main(["sample", str(workdir), "--out", str(tmp_path / "a.png"), *argv]) == 2
+    assert capsys.readouterr().err.startswith(expected)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_sample_refuses_folders(workdir: Path, tmp_path: Path, capsys) -> None:
+    rest = ["--classes", "3", "--out"]
+    assert main(["sample", str(tmp_path / "none"), *rest, "a.png"]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: no such folder; expected the --workdir of a run\n"
+    assert main(["sample", str(workdir), *rest, str(tmp_path / "none" / "a.png")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(["sample", str(workdir), *rest, str(tmp_path)]) == 2
+    assert "is a folder; expected a file" in capsys.readouterr().err
+
+
+def test_sample_of_a_folder_without_a_memory(tmp_path: Path, capsys) -> None:
+    assert main(["sample", str(tmp_path), "--classes", "3", "--out", str(tmp_path / "a.png")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path} holds no checkpoint")
+
+
+def test_prepare_names_the_data_sets(tmp_path: Path, capsys) -> None:
+    assert main(["prepare", "imagenet", "--data-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: data set 'imagenet' is unknown; prepare makes mnist, cifar10, svhn.\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["draw"], ["sample", "x"], ["sample", "x", "--classes", "a", "--out", "b"]])
+def test_usage_errors(argv: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2
+    assert "usage: python -m dgm_jax" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    code = (
+        "import sys\nfrom dgm_jax.__main__ import main\n"
+        "try:\n    main(['sample', '--help'])\nexcept SystemExit:\n    assert 'jax' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "--after-task" in done.stdout
