@@ -38,15 +38,11 @@ def test_golden_reserving_and_protecting(variant, dtype):
             np.testing.assert_array_equal(before[i], task[f"reserved_before{layer}"])
             np.testing.assert_array_equal(reserved[i], task[f"reserved_after{layer}"])
             assert factors[i].dtype == dtype
-            np.testing.assert_array_equal(
-                np.broadcast_to(factors[i], kernels[i].shape), task[f"multiplier{layer}"]
-            )
+            np.testing.assert_array_equal(np.broadcast_to(factors[i], kernels[i].shape), task[f"multiplier{layer}"])
         if variant == "dgma":
             kernels = [np.zeros(task[f"multiplier_dense{layer}"].shape, dtype) for layer in (1, 2)]
             for layer, kernel, factor in zip((1, 2), kernels, jax.jit(nn.multipliers)(reserved[:2], kernels)):
-                np.testing.assert_array_equal(
-                    np.broadcast_to(factor, kernel.shape), task[f"multiplier_dense{layer}"]
-                )
+                np.testing.assert_array_equal(np.broadcast_to(factor, kernel.shape), task[f"multiplier_dense{layer}"])
 
 
 @pytest.mark.parametrize("window", [(), (3, 3)])
