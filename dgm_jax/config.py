@@ -69,8 +69,8 @@ class Config:
     """How embeddings' gradients are compensated: S sigmoid'(e) in closed form, or HAT's product."""
     sparsity_weight: float = 0.01
     """Weight of the share of free capacity that a task opens [lambda_R]."""
-    bucket: int | None = None
-    """Physical widths are this number, times a power of two; None: each layer's first width."""
+    headroom: int = 2
+    """Arrays are so many times as wide as the first task needs, and double when outgrown: few programs to compile."""
 
     replay: Literal["fixed", "fresh"] = "fixed"
     """Draw the replayed images once per task, or anew for every epoch."""
@@ -121,7 +121,7 @@ class Config:
 
 _POSITIVE = (
     *("image_size", "train_per_class", "noise_dim", "generator_width", "discriminator_width", "epochs", "batch_size"),
-    *("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "scale_max", "bucket", "replay_steps"),
+    *("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "scale_max", "headroom", "replay_steps"),
     *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "checkpoint_epochs"),
 )
 _NOT_NEGATIVE = ("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "consolidation_shift")
@@ -177,10 +177,15 @@ _MNIST = Config(
     consolidation_steps=800,
     consolidation_samples=1000,
 )
-_WEIGHTS = {"variant": "dgmw", "generator_width": 8, "sparsity_weight": 0.08}
+
+
+def _for_weights(config: Config) -> Config:
+    """The same budget for dgmw: layers are narrow, because a weight's gate is a unit of capacity, not a channel's."""
+    return dataclasses.replace(config, variant="dgmw", generator_width=8, sparsity_weight=0.08)
+
 
 PRESETS |= {
-    name: {"dgma": config, "dgmw": dataclasses.replace(config, **_WEIGHTS)}
+    name: {"dgma": config, "dgmw": _for_weights(config)}
     for name, config in {
         "digits": _DIGITS,
         "mnist": _MNIST,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def grown_unit_widths(widths: Sequence[int], newly_reserved: Sequence[int]) -> tuple[int, ...]:
@@ -61,7 +62,7 @@ def padded_width(width: int, bucket: int) -> int:
     return bucket
 
 
-def expand(old: jax.Array, fresh: jax.Array, keep: Sequence[int] | None = None) -> jax.Array:
+def expand(old: jax.Array | np.ndarray, fresh: jax.Array | np.ndarray, keep: Sequence[int] | None = None) -> jax.Array:
     """Moves an array into a wider one: `old` keeps its leading place, `fresh` fills what is new.
 
     Serves growth (`fresh` is a new initialisation of the grown shape) and padding (`fresh` is zeros, or -inf for

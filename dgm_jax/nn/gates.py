@@ -57,7 +57,8 @@ def annealed_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> 
 
     Source: DGM section 3.1; HAT equation 3.
     """
-    return 1 / s_max + (s_max - 1 / s_max) * (position / length)
+    lowest = 1 / jnp.asarray(s_max)
+    return lowest + (s_max - lowest) * (position / jnp.asarray(length))
 
 
 def binarise(embedding: jax.Array) -> jax.Array:

@@ -16,24 +16,26 @@ from dgm_jax.training.devices import share
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Metrics, Step, conditioned_noise
 
+Array = Any  # NumPy's on its way to the devices, JAX's there.
+
 
 @struct.dataclass
 class TaskImages:
     """Images of the current task, uint8 [capacity, h, w, c], with class indices; the first `count` are there."""
 
-    images: jax.Array
-    labels: jax.Array
-    count: jax.Array
+    images: Array
+    labels: Array
+    count: Array
 
 
 @struct.dataclass
 class ReplayedImages:
     """Generated images of each earlier task, uint8 [tasks, capacity, h, w, c]; `counts[u]` of task u are there."""
 
-    images: jax.Array
-    labels: jax.Array  # [tasks, capacity]
-    counts: jax.Array  # [tasks]
-    n_tasks: jax.Array  # Earlier tasks: the first so many rows are there.
+    images: Array
+    labels: Array  # [tasks, capacity]
+    counts: Array  # [tasks]
+    n_tasks: Array  # Earlier tasks: the first so many rows are there.
 
 
 def to_unit_range(images: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.typing import ArrayLike
 
 from dgm_jax import nn
 from dgm_jax.config import Config
@@ -42,9 +43,9 @@ class Capacity:
 class Clock:
     """Where in a task's training we are; all integers."""
 
-    epoch: jax.Array
-    epochs: jax.Array
-    steps: jax.Array  # In an epoch.
+    epoch: ArrayLike
+    epochs: ArrayLike
+    steps: ArrayLike  # In an epoch.
 
 
 @dataclasses.dataclass(frozen=True)

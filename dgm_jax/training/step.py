@@ -4,7 +4,7 @@ Every function here is pure and sees one device's share of a batch. `Step.axis_n
 the batch is split, or is None; how it is mapped is the business of `devices.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -132,7 +132,7 @@ class Step:
 
         gradients, (statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.discriminator)
         state = self._step_discriminator(state, self.mean(gradients), statistics)
-        return state.replace(generator_statistics=generator_statistics), self.mean(metrics)
+        return replace(state, generator_statistics=generator_statistics), self.mean(metrics)
 
     def generator_step(
         self,
@@ -174,7 +174,7 @@ class Step:
 
         gradients, (generator_statistics, statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.generator)
         gradients = self.mean(gradients)
-        protection = {name: None for name in state.generator}
+        protection: dict[str, Any] = {name: None for name in state.generator}
         protection["kernels"] = nn.multipliers(capacity.reserved, state.generator["kernels"])
         updates, optimiser = self.optimisers.generator.update(
             gradients,
@@ -189,7 +189,8 @@ class Step:
             "generator_update_norm": optax.global_norm(updates),
             "scale": scale,
         }
-        state = state.replace(
+        state = replace(
+            state,
             generator=optax.apply_updates(state.generator, updates),
             generator_statistics=generator_statistics,
             generator_optimiser=optimiser,
@@ -202,7 +203,8 @@ class Step:
         updates, optimiser = self.optimisers.discriminator.update(
             gradients, state.discriminator_optimiser, state.discriminator
         )
-        return state.replace(
+        return replace(
+            state,
             discriminator=optax.apply_updates(state.discriminator, updates),
             discriminator_statistics=statistics,
             discriminator_optimiser=optimiser,

@@ -1,0 +1,237 @@
+"""Shared by the tests: the golden files' names in our trees, small runs on real digits, and programs compiled once."""
+
+import dataclasses
+import functools
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from dgm_jax import Learner, checkpoint, data
+from dgm_jax.callbacks import Callback
+from dgm_jax.config import Config
+from dgm_jax.data import Dataset, TaskStream
+
+DTYPES = ("float32", "float64")
+
+# ---- programs ----
+
+# Compiles three times as fast; for programs that run once, on a handful of images.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def scratch() -> Path:
+    """A folder for what several test modules share; removed when the process ends."""
+    holder = tempfile.TemporaryDirectory(prefix="dgm_jax_tests_")
+    scratch.holder = holder  # type: ignore[attr-defined]  # Its finaliser removes the folder.
+    return Path(holder.name)
+
+
+def program_cache() -> Path:
+    return scratch() / "programs"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Keeps compiled programs on disk during a module: each `Learner` and each child process maps its own function.
+
+    Import it into the modules that need it.
+    """
+    wanted = {
+        "jax_compilation_cache_dir": str(program_cache()),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    configure(wanted)
+    yield
+    configure(before)
+
+
+def configure(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+# ---- the golden files' names ----
+
+
+def _array(named: Mapping[str, np.ndarray], name: str, dtype: Any) -> jax.Array:
+    return jnp.asarray(named[name], dtype)
+
+
+def _layers(named: Mapping[str, np.ndarray], prefix: str) -> list[int]:
+    return sorted(int(name.removeprefix(prefix)) for name in named if name.removeprefix(prefix).isdecimal())
+
+
+def discriminator(named: Mapping[str, np.ndarray], dtype: Any) -> dict[str, Any]:
+    """Our tree from the golden names of D's parameters (or of anything of their shapes)."""
+
+    def linear(name: str) -> dict[str, jax.Array]:
+        kernel = _array(named, f"{name}_w", dtype)
+        return {"kernel": kernel.reshape(-1, kernel.shape[-1]), "bias": _array(named, f"{name}_b", dtype)}
+
+    trunk: list[dict[str, Any]] = []
+    for i in _layers(named, "conv"):
+        layer: dict[str, Any] = {"kernel": _array(named, f"conv{i}", dtype)}
+        if i > 1:
+            layer["norm"] = {part: _array(named, f"norm{i}_{part}", dtype) for part in ("scale", "shift")}
+        trunk.append(layer)
+    return {"trunk": trunk, "critic": linear("critic"), "classifier": linear("class")}
+
+
+def discriminator_names(tree: Any) -> dict[str, np.ndarray]:
+    """Undoes `discriminator`."""
+    named = {}
+    for i, layer in enumerate(tree["trunk"], start=1):
+        named[f"conv{i}"] = layer["kernel"]
+        named |= {f"norm{i}_{part}": value for part, value in layer.get("norm", {}).items()}
+    for name, ours in (("critic", "critic"), ("class", "classifier")):
+        kernel = tree[ours]["kernel"]
+        named[f"{name}_w"] = kernel.reshape(4, 4, -1, kernel.shape[-1])
+        named[f"{name}_b"] = tree[ours]["bias"]
+    return {name: np.asarray(value) for name, value in named.items()}
+
+
+def discriminator_statistics(named: Mapping[str, np.ndarray], dtype: Any) -> list[dict[str, jax.Array]]:
+    layers = sorted({int(name.removeprefix("norm").partition("_")[0]) for name in named})
+    return [{part: _array(named, f"norm{i}_{part}", dtype) for part in ("mean", "var")} for i in layers]
+
+
+def discriminator_statistics_names(statistics: Any) -> dict[str, np.ndarray]:
+    return {
+        f"norm{i}_{part}": np.asarray(value) for i, own in enumerate(statistics, start=2) for part, value in own.items()
+    }
+
+
+def generator(named: Mapping[str, np.ndarray], dtype: Any) -> dict[str, Any]:
+    """Our tree from the golden names of G's parameters."""
+    layers = _layers(named, "w")
+    return {
+        "kernels": [_array(named, f"w{i}", dtype) for i in layers],
+        "norms": [{part: _array(named, f"{part}{i}", dtype) for part in ("scale", "shift")} for i in layers],
+        "heads": _array(named, "heads", dtype),
+        "embeddings": [_array(named, f"e{i}", dtype) for i in layers],
+    }
+
+
+def generator_names(tree: Any) -> dict[str, np.ndarray]:
+    """Undoes `generator`."""
+    named = {"heads": tree["heads"]}
+    for i, (kernel, norm, e) in enumerate(zip(tree["kernels"], tree["norms"], tree["embeddings"]), start=1):
+        named |= {f"w{i}": kernel, f"e{i}": e} | {f"{part}{i}": value for part, value in norm.items()}
+    return {name: np.asarray(value) for name, value in named.items()}
+
+
+def generator_statistics(named: Mapping[str, np.ndarray], dtype: Any) -> list[dict[str, jax.Array]]:
+    layers = _layers(named, "mean")
+    return [{part: _array(named, f"{part}{i}", dtype) for part in ("mean", "var")} for i in layers]
+
+
+def generator_statistics_names(statistics: Any) -> dict[str, np.ndarray]:
+    return {f"{part}{i}": np.asarray(v) for i, own in enumerate(statistics, start=1) for part, v in own.items()}
+
+
+def numbered(named: Mapping[str, np.ndarray], prefix: str, dtype: Any) -> list[jax.Array]:
+    """One array a layer: `mask1`, `mask2`, ..."""
+    return [_array(named, f"{prefix}{i}", dtype) for i in _layers(named, prefix)]
+
+
+def assert_named(
+    actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], dtype: Any, *, gradient: bool = False
+) -> None:
+    """Compares two flat dicts of arrays with the golden files' tolerance."""
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        golden.assert_close(actual[name], value, dtype, gradient=gradient, err_msg=name)
+
+
+# ---- small runs ----
+
+LABELS = (0, 1, 2)
+
+SMALL = Config(
+    image_size=16,
+    noise_dim=8,
+    generator_width=3,
+    discriminator_width=4,
+    epochs=3,
+    batch_size=8,
+    scale_max=100.0,
+    headroom=4,
+    consolidation_steps=6,
+    consolidation_samples=16,
+    checkpoint_epochs=1,
+)
+"""A run of seconds; what does not change its programs (epochs, replay, ...) may be changed for free."""
+
+
+def small(variant: str = "dgma", **changes: Any) -> Config:
+    return dataclasses.replace(SMALL, variant=variant, **changes)  # type: ignore[arg-type]
+
+
+@functools.cache
+def digits(size: int, labels: Sequence[int] = LABELS, per_class: int = 24) -> Dataset:
+    """Real digits of some classes."""
+    whole = data.load("digits").resized(size)
+    train, test = np.isin(whole.y_train, labels), np.isin(whole.y_test, labels)
+    some = data.from_arrays(
+        whole.x_train[train], whole.y_train[train], whole.x_test[test], whole.y_test[test], name="digits"
+    )
+    return some.first_per_class(per_class)
+
+
+def stream(config: Config, labels: Sequence[int] = LABELS, **options: Any) -> TaskStream:
+    """A stream of real digits, 24 training images a class besides those held out."""
+    per_class = round(24 / (1 - config.held_out))
+    dataset = digits(config.image_size, tuple(labels), per_class)
+    return data.class_incremental(dataset, held_out=config.held_out, protocol=config.protocol, **options)
+
+
+def fit(config: Config, workdir: Path, *callbacks: Callback, resume_anyway: bool = False, **options: Any) -> dict:
+    """One run on one device."""
+    learner = Learner(config, devices=1, callbacks=callbacks)
+    return learner.fit(stream(config, **options), workdir, resume_anyway=resume_anyway)
+
+
+@functools.cache
+def finished(config: Config) -> Path:
+    """The folder of a whole run, made once; not to be written into."""
+    folder = Path(tempfile.mkdtemp(dir=scratch()))
+    fit(config, folder)
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to))
+
+
+def newest(workdir: Path) -> checkpoint.Checkpoint:
+    """The newest checkpoint, which must be whole."""
+
+    def refuse(text: str) -> None:
+        raise AssertionError(text)
+
+    restored = checkpoint.restore(workdir / "checkpoints", on_damage=refuse)
+    assert restored is not None
+    return restored
+
+
+def assert_equal_trees(a: Any, b: Any) -> None:
+    """Bit for bit, NaN and the sign of zero included."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), (_, y) in zip(jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        name = jax.tree_util.keystr(path)
+        assert (x.shape, x.dtype) == (y.shape, y.dtype), name
+        assert x.tobytes() == y.tobytes(), f"{name} differs in {np.sum(x != y)} of {x.size} entries"

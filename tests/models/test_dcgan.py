@@ -1,0 +1,323 @@
+"""Both networks: parity with the golden files, shapes, closed gates, and what growth leaves alone."""
+
+import functools
+
+import golden
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dgm_jax import memory, nn
+from dgm_jax.memory import TaskMemory
+from dgm_jax.models import dcgan
+from dgm_jax.training.losses import cross_entropy, gradient_penalty
+
+DISCRIMINATORS = ["discriminator_gray", "discriminator_colour"]
+GENERATORS = ["generator_dgma", "generator_dgmw", "generator_dgma_colour", "generator_dgmw_colour"]
+
+# ---- the discriminator ----
+
+
+@helpers.quick_jit
+def _judge(params, statistics, batch):
+    """Everything that the file of a discriminator holds, in one program."""
+    labels, alpha = batch["labels"], batch["alpha"][:, None, None, None]
+
+    def run(params, images):
+        return dcgan.discriminate(params, statistics, images, train=True)
+
+    (output, after), pull = jax.vjp(run, params, batch["x"])
+    still = jax.tree.map(jnp.zeros_like, after)
+    loss, pull_loss = jax.vjp(lambda logits: cross_entropy(logits, labels), output.logits)
+    grad_loss, _ = pull((dcgan.Output(jnp.zeros_like(output.critic), *pull_loss(jnp.ones_like(loss))), still))
+    grad_outputs, grad_x = pull((dcgan.Output(batch["r_critic"], batch["r_logits"]), still))
+
+    def critic_sum(params, images):
+        output, updated = run(params, images)
+        return jnp.sum(output.critic), updated
+
+    x_hat = alpha * batch["real"] + (1 - alpha) * batch["fake"]
+
+    def terms(params):
+        real, fake = (jnp.mean(run(params, batch[name])[0].critic) for name in ("real", "fake"))
+        penalty, (norms, _) = gradient_penalty(functools.partial(critic_sum, params), x_hat)
+        return (fake - real, penalty), (real, fake, norms)
+
+    (difference, penalty), pull_terms, (real, fake, norms) = jax.vjp(terms, params, has_aux=True)
+    one, zero = jnp.ones_like(penalty), jnp.zeros_like(penalty)
+    return {
+        "output": output,
+        "after": after,
+        "cross_entropy": loss,
+        "grad_cross_entropy": grad_loss,
+        "grad_outputs": grad_outputs,
+        "grad_x": grad_x,
+        "evaluation": dcgan.discriminate(params, statistics, batch["x"], train=False)[0],
+        "x_hat": x_hat,
+        "grad_x_hat": jax.grad(lambda x: critic_sum(params, x)[0])(x_hat),
+        "grad_norms": norms,
+        "gradient_penalty": penalty,
+        "grad_gradient_penalty": pull_terms((zero, one))[0],
+        "critic_real": real,
+        "critic_fake": fake,
+        "critic_loss": difference + batch["lambda_gp"] * penalty,
+        "grad_critic_loss": pull_terms((one, batch["lambda_gp"]))[0],
+    }
+
+
+@functools.cache
+def _judged(name, dtype):
+    file = golden.load(name)
+    with jax.enable_x64(dtype == "float64"):
+        floats = ("x", "real", "fake", "alpha", "r_critic", "r_logits", "lambda_gp")
+        batch = {key: jnp.asarray(file[key], dtype) for key in floats} | {"labels": jnp.asarray(file["labels"])}
+        params = helpers.discriminator(file["params"], dtype)
+        statistics = helpers.discriminator_statistics(file["running_before"], dtype)
+        return file, jax.device_get(_judge(params, statistics, batch))
+
+
+@pytest.mark.parametrize("dtype", helpers.DTYPES)
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+class TestGoldenDiscriminator:
+    def test_outputs_and_running_statistics(self, name, dtype):
+        file, result = _judged(name, dtype)
+        golden.assert_close(result["output"].critic, file["critic"], dtype)
+        golden.assert_close(result["output"].logits, file["logits"], dtype)
+        after = helpers.discriminator_statistics_names(result["after"])
+        helpers.assert_named(after, file["running_after"], dtype)
+        golden.assert_close(result["evaluation"].critic, file["critic_eval"], dtype)
+        golden.assert_close(result["evaluation"].logits, file["logits_eval"], dtype)
+
+    def test_gradients(self, name, dtype):
+        file, result = _judged(name, dtype)
+        golden.assert_close(result["cross_entropy"], file["cross_entropy"], dtype)
+        golden.assert_close(result["grad_x"], file["grad_x"], dtype, gradient=True)
+        for key in ("grad_cross_entropy", "grad_outputs"):
+            helpers.assert_named(helpers.discriminator_names(result[key]), file[key], dtype, gradient=True)
+        assert not np.any(result["grad_cross_entropy"]["critic"]["kernel"])
+
+    def test_gradient_penalty(self, name, dtype):
+        file, result = _judged(name, dtype)
+        golden.assert_close(result["x_hat"], file["x_hat"], dtype)
+        golden.assert_close(result["grad_x_hat"], file["grad_x_hat"], dtype, gradient=True)
+        golden.assert_close(result["grad_norms"], file["grad_norms"], dtype)
+        golden.assert_close(result["gradient_penalty"], file["gradient_penalty"], dtype)
+        gradients = helpers.discriminator_names(result["grad_gradient_penalty"])
+        helpers.assert_named(gradients, file["grad_gradient_penalty"], dtype, gradient=True)
+        for exact in ("critic_b", "class_w", "class_b"):
+            assert not np.any(gradients[exact]), exact
+
+    def test_critic_loss(self, name, dtype):
+        file, result = _judged(name, dtype)
+        for key in ("critic_real", "critic_fake", "critic_loss"):
+            golden.assert_close(result[key], file[key], dtype, err_msg=key)
+        gradients = helpers.discriminator_names(result["grad_critic_loss"])
+        helpers.assert_named(gradients, file["grad_critic_loss"], dtype, gradient=True)
+
+
+# ---- the generator ----
+
+
+@helpers.quick_jit
+def _draw(params, statistics, binary, batch):
+    """Everything that the file of a generator holds, but what concerns growth."""
+
+    def run(params, z):
+        masks = [nn.gate(e, batch["s"]) for e in params["embeddings"]]
+        images, after = dcgan.generate(params, statistics, masks, z, batch["head_index"], train=True)
+        return images, (masks, after)
+
+    images, pull, (masks, after) = jax.vjp(run, params, batch["z"], has_aux=True)
+    gradients, grad_z = pull(batch["r"])
+    evaluation, _ = dcgan.generate(params, statistics, binary, batch["z"], batch["head_index"], train=False)
+    return {
+        "images": images,
+        "masks": masks,
+        "after": after,
+        "grad": gradients,
+        "grad_z": grad_z,
+        "images_eval": evaluation,
+    }
+
+
+@functools.cache
+def _drawn(name, dtype):
+    file = golden.load(name)
+    with jax.enable_x64(dtype == "float64"):
+        batch = {key: jnp.asarray(file[key], dtype) for key in ("z", "s", "r")}
+        batch["head_index"] = jnp.asarray(file["head_index"])
+        params = helpers.generator(file["params"], dtype)
+        statistics = helpers.generator_statistics(file["running_before"], dtype)
+        binary = [nn.binarise(e) for e in params["embeddings"]]
+        return file, jax.device_get(_draw(params, statistics, binary, batch))
+
+
+@pytest.mark.parametrize("dtype", helpers.DTYPES)
+@pytest.mark.parametrize("name", GENERATORS)
+class TestGoldenGenerator:
+    def test_images_and_running_statistics(self, name, dtype):
+        file, result = _drawn(name, dtype)
+        golden.assert_close(result["images"], file["images"], dtype)
+        golden.assert_close(result["images_eval"], file["images_eval"], dtype)
+        for i, mask in enumerate(result["masks"], start=1):
+            golden.assert_close(mask, file[f"mask{i}"], dtype)
+        helpers.assert_named(helpers.generator_statistics_names(result["after"]), file["running_after"], dtype)
+
+    def test_gradients(self, name, dtype):
+        file, result = _drawn(name, dtype)
+        helpers.assert_named(helpers.generator_names(result["grad"]), file["grad"], dtype, gradient=True)
+        golden.assert_close(result["grad_z"], file["grad_z"], dtype, gradient=True)
+
+
+_evaluate = helpers.quick_jit(
+    lambda params, statistics, masks, z, head: dcgan.generate(params, statistics, masks, z, head, train=False)[0]
+)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_golden_growth_leaves_old_images_alone(float64, name):
+    file = golden.load(name)
+    params = helpers.generator(file["params"], np.float64)
+    statistics = helpers.generator_statistics(file["running_before"], np.float64)
+    wide = helpers.numbered(file["wide"], "w", np.float64)
+    widths = file["wide"]["widths"]
+    assert [w.shape[-1] for w in wide] == widths.tolist()
+    z, head = jnp.asarray(file["z"]), jnp.asarray(file["head_index"])
+
+    # In full: the task's own norms and heads, padded by neutral entries.
+    heads = params["heads"]
+    grown = {
+        "kernels": wide,
+        "norms": [
+            {"scale": nn.expand(norm["scale"], jnp.ones(w)), "shift": nn.expand(norm["shift"], jnp.zeros(w))}
+            for norm, w in zip(params["norms"], widths)
+        ],
+        "heads": nn.expand(heads, jnp.zeros((*heads.shape[:3], widths[-1], heads.shape[-1]))),
+    }
+    grown_statistics = [
+        {"mean": nn.expand(own["mean"], jnp.zeros(w)), "var": nn.expand(own["var"], jnp.ones(w))}
+        for own, w in zip(statistics, widths)
+    ]
+    masks = [mask.astype(bool) for mask in helpers.numbered(file["wide"], "binary", np.float64)]
+    images = _evaluate(grown, grown_statistics, masks, z, head)
+    np.testing.assert_allclose(images, file["images_eval"], rtol=0, atol=1e-12)
+
+    # As the memory draws: the sub-network cut out of the grown weights is the one cut out of the old, bit for bit.
+    task = TaskMemory(
+        classes=tuple(range(len(heads))),
+        widths=tuple(file["widths"].tolist()),
+        masks=[np.asarray(mask, bool) for mask in helpers.numbered(file, "binary", bool)],
+        norms=jax.device_get(params["norms"]),
+        statistics=jax.device_get(statistics),
+        heads=np.asarray(heads),
+        n_conditioned=0,
+    )
+    cut = memory.cut_units if "dgma" in name else memory.cut_weights
+    drawn = []
+    for kernels in (params["kernels"], wide):
+        own = cut([np.asarray(kernel) for kernel in kernels], task)
+        drawn.append(own | {"images": _evaluate(own, own["statistics"], [None] * len(kernels), z, head)})
+    helpers.assert_equal_trees(*drawn)
+    np.testing.assert_allclose(drawn[0]["images"], file["images_eval"], rtol=0, atol=1e-12)
+
+
+# ---- random networks ----
+
+SIZES = [(8, (5,), 1, 1), (16, (6, 3), 3, 2), (32, (4, 7, 2), 1, 3)]
+
+
+def _random_generator(variant, size, widths, channels, heads, noise_dim=6):
+    rng = np.random.default_rng(size)
+    params = {
+        "kernels": [
+            rng.normal(size=s).astype(np.float32) for s in dcgan.kernel_shapes(widths, noise_dim)
+        ],
+        **dcgan.init_task(jax.random.key(0), widths, channels, heads),
+    }
+    params["norms"] = [
+        {"scale": rng.normal(size=w).astype(np.float32), "shift": rng.normal(size=w).astype(np.float32)} for w in widths
+    ]
+    statistics = [
+        {"mean": rng.normal(size=w).astype(np.float32), "var": rng.uniform(0.5, 2, w).astype(np.float32)}
+        for w in widths
+    ]
+    shapes = dcgan.kernel_shapes(widths, noise_dim) if variant == "dgmw" else [(w,) for w in widths]
+    masks = [rng.random(shape) < 0.6 for shape in shapes]
+    noise = rng.normal(size=(5, noise_dim)).astype(np.float32)
+    return jax.device_get(params), statistics, masks, noise, rng.integers(0, heads, 5), rng
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+@pytest.mark.parametrize("size, widths, channels, heads", SIZES)
+def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels, heads, train):
+    params, statistics, masks, noise, head, rng = _random_generator(variant, size, widths, channels, heads)
+
+    @helpers.quick_jit
+    def draw(params, statistics):
+        def total(params, masks):
+            images, _ = dcgan.generate(params, statistics, masks, noise, head, train=train)
+            return jnp.sum(images * jnp.cos(jnp.arange(images.size).reshape(images.shape))), images
+
+        closed = [jnp.asarray(mask) for mask in masks]
+        return jax.value_and_grad(total, has_aux=True)(params, closed)
+
+    (_, images), gradients = draw(params, statistics)
+    assert images.shape == (5, size, size, channels)
+
+    # Whatever stands behind a closed gate: other weights, other norms, other statistics.
+    changed = jax.tree.map(np.copy, params)
+    other = jax.tree.map(np.copy, statistics)
+    hidden = [~mask for mask in masks]
+    for i, closed in enumerate(hidden):
+        if variant == "dgmw":
+            changed["kernels"][i][closed] += rng.normal(0, 100, closed.sum())
+            assert not np.any(gradients["kernels"][i][closed])
+            continue
+        changed["kernels"][i][..., closed] += 100
+        for part in ("scale", "shift"):
+            changed["norms"][i][part][closed] += 100
+            assert not np.any(gradients["norms"][i][part][closed])
+        for part in ("mean", "var"):
+            other[i][part][closed] += 100
+        assert not np.any(gradients["kernels"][i][..., closed])
+        readers = changed["kernels"][i + 1][:, :, closed] if i + 1 < len(hidden) else changed["heads"][..., closed, :]
+        readers += 100  # A copy: fancy indexing.
+        if i + 1 < len(hidden):
+            changed["kernels"][i + 1][:, :, closed] = readers
+        else:
+            changed["heads"][..., closed, :] = readers
+    (_, same), _ = draw(changed, other)
+    assert np.any(images != 0)
+    np.testing.assert_array_equal(images, same)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("size, widths, channels, heads", SIZES)
+def test_closed_units_emit_exactly_nothing(size, widths, channels, heads, train):
+    params, statistics, masks, noise, head, _ = _random_generator("dgma", size, widths, channels, heads)
+    masks[-1] = np.zeros_like(masks[-1])
+    images, _ = dcgan.generate(params, statistics, masks, noise, head, train=train)
+    assert not np.any(images)  # The tanh of an output layer that saw nothing but 0.
+    images, _ = dcgan.generate(params, statistics, masks, noise, head, train=train, gate_before_norm=True)
+    assert np.any(images)  # The released order: a closed unit emits its norm's shift.
+
+
+@pytest.mark.parametrize("size, widths, channels, heads", SIZES)
+def test_initial_networks(size, widths, channels, heads):
+    assert dcgan.n_layers(size) == len(widths)
+    assert dcgan.generator_widths(3, size) == (12, 6, 3)[-len(widths) :]
+    task = dcgan.init_task(jax.random.key(0), widths, channels, heads)
+    assert task["heads"].shape == (heads, 4, 4, widths[-1], channels)
+    assert 0.9 < np.abs(task["heads"]).max() * np.sqrt(16 * channels) <= 1
+    kernels = dcgan.init_kernels(jax.random.key(1), [40] * len(widths), 16)
+    assert abs(np.std(kernels[0]) - 0.02) < 0.002
+    params, statistics = dcgan.init_discriminator(
+        jax.random.key(2), width=4, image_size=size, channels=channels, n_classes=5
+    )
+    assert len(params["trunk"]) == len(statistics) + 1 == len(widths)
+    output, after = dcgan.discriminate(params, statistics, jnp.zeros((3, size, size, channels)), train=False)
+    assert output.critic.shape == (3,) and output.logits.shape == (3, 5)
+    assert jax.tree.structure(after) == jax.tree.structure(statistics)
