@@ -10,10 +10,13 @@ if TYPE_CHECKING:
 __all__ = ["Learner", "Memory", "load_memory"]
 
 _HOMES = {"Learner": "dgm_jax.learner", "Memory": "dgm_jax.memory", "load_memory": "dgm_jax.learner"}
+_ROOMS = ("config", "data", "metrics", "nn")
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first asked for: `dgm_jax.nn` and `--help` need not wait for the rest."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return import_module(f"dgm_jax.{name}")
     raise AttributeError(f"module 'dgm_jax' has no attribute {name!r}")

@@ -42,7 +42,10 @@ class TaskStart:
 
 @dataclass(frozen=True)
 class Progress:
-    """Something moved: `done` of `total` units of a phase of a task ("train", "replay", "consolidate", "evaluate")."""
+    """Something moved: `done` of `total` units of a phase ("replay", "train", "consolidate").
+
+    The units are classes drawn, iterations of the epoch, and steps of the consolidated classifier.
+    """
 
     task: int
     phase: str

@@ -18,8 +18,7 @@ class Config:
     seed: int = 0
     """Seed of everything random."""
     protocol: Literal["strict", "paper"] = "strict"
-    """strict: the last epoch counts. paper: each task keeps the epoch with the best accuracy on held-out REAL images of
-    all classes so far, as the authors' code does; for comparison only."""
+    """strict: the last epoch counts. paper: the epoch that is best on held-out REAL images of all classes so far."""
 
     image_size: int = 32
     """Side of the square images that the networks see: 4 times a power of two."""
@@ -35,8 +34,7 @@ class Config:
     discriminator_width: int = 32
     """Width of the discriminator's first layer [ndf]; each layer after is twice as wide."""
     gate_position: Literal["last", "before_norm"] = "last"
-    """Where dgma gates a unit: after its norm and ReLU, or before the norm as the released code does (old memories then
-    drift)."""
+    """Where dgma gates a unit: after norm and ReLU, or before the norm, as released (old memories then drift)."""
 
     epochs: int = 101
     """Epochs for each task [I]."""
@@ -75,8 +73,7 @@ class Config:
     replay: Literal["fixed", "fresh"] = "fixed"
     """Draw the replayed images once per task, or anew for every epoch."""
     replay_steps: int | None = None
-    """Mini-batches of the pool of real and replayed images that the auxiliary classifier learns from in one iteration;
-    None: one for each task so far, as in the paper."""
+    """Mini-batches of real and replayed images in an iteration for the auxiliary classifier; None: one for each task."""
 
     consolidation_steps: int = 400
     """Steps for which the consolidated classifier is trained after each task."""

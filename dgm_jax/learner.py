@@ -155,6 +155,8 @@ def _check_fit(config: Config, stream: TaskStream) -> None:
 
 def _describe(stream: TaskStream) -> dict[str, Any]:
     return {
+        "dataset": stream.name,
+        "fingerprint": stream.fingerprint,
         "tasks": [[stream.classes[c] for c in task] for task in stream.tasks],
         "image_shape": list(stream.image_shape),
         "train_counts": [list(stream.train_counts(t)) for t in range(stream.n_tasks)],
@@ -456,7 +458,7 @@ class _Run:
 
     def _save(self, step: int, tree: dict[str, Any]) -> None:
         memory_tree, memory_plain = self.memory.to_tree()
-        plain = {"record": dataclasses.asdict(self.record), "memory": memory_plain}
+        plain = {"protocol": self.config.protocol, "record": dataclasses.asdict(self.record), "memory": memory_plain}
         with self._timed("checkpoint"):
             checkpoint.save(self.folder.checkpoints, step, {"memory": memory_tree, **tree}, plain)
 

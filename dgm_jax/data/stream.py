@@ -7,6 +7,7 @@ order. A stream hands out indices; `TaskStream.classes[index]` is the label.
 from __future__ import annotations
 
 import operator
+import zlib
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -42,6 +43,7 @@ class TaskStream:
       classes: the data set's label of each class index.
       class_names: the name of each class index.
       image_shape: (h, w, c).
+      fingerprint: a checksum of all images and class indices: tells a run from one on other data.
       protocol: "strict" or "paper"; see `validation`.
     """
 
@@ -73,6 +75,7 @@ class TaskStream:
             for task, (_, indices) in zip(self.tasks, train, strict=True)
         )
         self._current: int | None = None
+        self.fingerprint = f"{_checksum([*train, *validation, *test]):08x}"
 
     @property
     def test_count(self) -> int:
@@ -335,6 +338,14 @@ def _take(images: Images, rows_of: Sequence[Labels], task: Sequence[int]) -> Par
     rows = np.concatenate([rows_of[index] for index in task])
     indices = np.concatenate([np.full(len(rows_of[index]), index, np.int32) for index in task])
     return _freeze(images[rows], indices)
+
+
+def _checksum(parts: Sequence[Part]) -> int:
+    value = 0
+    for images, indices in parts:
+        for array in (images, indices):
+            value = zlib.crc32(array.tobytes(), value)
+    return value
 
 
 def _join(parts: Sequence[Part]) -> Part:

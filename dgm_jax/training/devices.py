@@ -22,7 +22,8 @@ def choose_devices(count: int | None, batch_size: int) -> list[jax.Device]:
     """
     present = jax.local_devices()
     if count is not None and not 1 <= count <= len(present):
-        raise ConfigError(f"devices={count}, but there are {len(present)} here ({present[0].platform}); use 1 to that")
+        here = f"{len(present)} ({present[0].platform})"
+        raise ConfigError(f"devices={count}, but here are {here}; use 1 to {len(present)}")
     devices = present[:count]
     n = len(devices)
     if batch_size % n:
