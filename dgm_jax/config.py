@@ -61,6 +61,8 @@ class Config:
 
     scale_max: float = 1e5
     """Slope of the gates at the end of a task [s_max]."""
+    mask_share: float = 1.0
+    """Share of a task's epochs in which its masks are learnt; in the rest they are binary and only weights learn."""
     anneal_within_epoch: bool = False
     """Anneal the slope again within each epoch, up to the epoch's own (the paper's dgmw)."""
     gate_gradient: Literal["closed", "product"] = "closed"
@@ -73,7 +75,7 @@ class Config:
     replay: Literal["fixed", "fresh"] = "fixed"
     """Draw the replayed images once per task, or anew for every epoch."""
     replay_steps: int | None = None
-    """Mini-batches of real and replayed images in an iteration for the auxiliary classifier; None: one for each task."""
+    """Mini-batches an iteration for the auxiliary classifier, of real and replayed images; None: one for each task."""
 
     consolidation_steps: int = 400
     """Steps for which the consolidated classifier is trained after each task."""
@@ -106,6 +108,8 @@ class Config:
             raise ConfigError(f"image_size={self.image_size} must be 4 times a power of two: 8, 16, 32, 64 or 128")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out={self.held_out} must be a fraction of at least 0 and below 1")
+        if not 0 < self.mask_share <= 1:
+            raise ConfigError(f"mask_share={self.mask_share} must be a share greater than 0 and at most 1")
         if not 0 <= self.consolidation_real <= 1:
             raise ConfigError(f"consolidation_real={self.consolidation_real} must be a share between 0 and 1")
         if not 0 <= self.adam_b1 < 1 or not 0 <= self.adam_b2 < 1:

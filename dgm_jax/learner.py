@@ -287,10 +287,11 @@ class _Run:
         self.record.finished_tasks, self.record.epochs_done, self.record.best_validation = task + 1, 0, None
         kept = None if self.config.reinitialise_discriminator else (state.discriminator, state.discriminator_statistics)
         self.discriminator = jax.device_get(kept)
-        self._write_results(task)
-        self._save_finished(task, classifier, state)
         averages = {reading: self._average(reading, task) for reading in READINGS}
+        self._write_results(task)
+        # The checkpoint comes last: whatever a kill leaves behind before it is written again.
         self._log({"task": task, "protocol": self.config.protocol, "average": averages, **means})
+        self._save_finished(task, classifier, state)
         self._tell(
             "on_task_end",
             TaskEnd(

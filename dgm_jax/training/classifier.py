@@ -42,11 +42,17 @@ def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes:
     return ClassifierState(params, statistics, optax.scale_by_adam().init(params))
 
 
+def no_classifier_metrics() -> Metrics:
+    """Sums of the metrics of `run_classifier_steps`, before the first step."""
+    return {"consolidation_loss": np.float32(0), "consolidation_accuracy": np.float32(0)}
+
+
 def run_classifier_steps(
     state: ClassifierState,
     data: TaskImages,
     seen: jax.Array,
     key: jax.Array,
+    sums: Metrics,
     start: jax.Array,
     stop: jax.Array,
     shard: jax.Array,
@@ -61,6 +67,7 @@ def run_classifier_steps(
       data: images of all classes seen.
       seen: [classes] bool.
       key: a PRNG key, into which the step is folded.
+      sums: of the metrics over the steps before `start`.
       start: first step.
       stop: one past the last.
       shard: the number of this device.
@@ -68,7 +75,7 @@ def run_classifier_steps(
       n_devices: over which each batch is split.
 
     Returns:
-      The new state, and the sums of loss and accuracy over the steps.
+      The new state, and `sums` with the loss and accuracy of these steps added, one by one.
     """
 
     def body(i: jax.Array, carry: Any) -> Any:
@@ -93,8 +100,7 @@ def run_classifier_steps(
         metrics = lax.pmean({"consolidation_loss": loss, "consolidation_accuracy": accuracy}, AXIS)
         return ClassifierState(params, statistics, optimiser), jax.tree.map(jnp.add, sums, metrics)
 
-    zero = {"consolidation_loss": jnp.zeros(()), "consolidation_accuracy": jnp.zeros(())}
-    return lax.fori_loop(start, stop, body, (state, zero))
+    return lax.fori_loop(start, stop, body, (state, sums))
 
 
 def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:

@@ -55,6 +55,7 @@ def run_steps(
     capacity: Capacity,
     clock: Clock,
     key: jax.Array,
+    sums: Metrics,
     start: jax.Array,
     stop: jax.Array,
     shard: jax.Array,
@@ -72,6 +73,7 @@ def run_steps(
       capacity: what earlier tasks left.
       clock: the epoch, and how long an epoch is.
       key: the task's key; epoch and step are folded in.
+      sums: of the metrics over the iterations of the epoch before `start`.
       start: first iteration.
       stop: one past the last.
       shard: the number of this device.
@@ -80,7 +82,7 @@ def run_steps(
       n_devices: over which each batch is split.
 
     Returns:
-      The new state, and the sum of each metric over the iterations.
+      The new state, and `sums` with those of these iterations added, one by one.
     """
     batch = step.config.batch_size
     epoch_key = jax.random.fold_in(key, clock.epoch)
@@ -112,8 +114,6 @@ def run_steps(
         state, metrics = iteration(i, state)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    shapes = jax.eval_shape(lambda s: iteration(start, s)[1], state)
-    sums = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     return lax.fori_loop(start, stop, body, (state, sums))
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.typing import ArrayLike
 
 from dgm_jax import nn
 from dgm_jax.config import Config
@@ -41,11 +40,11 @@ class Capacity:
 
 @struct.dataclass
 class Clock:
-    """Where in a task's training we are; all integers."""
+    """Where in a task's training we are; all integers, NumPy's or JAX's."""
 
-    epoch: ArrayLike
-    epochs: ArrayLike
-    steps: ArrayLike  # In an epoch.
+    epoch: Any
+    mask_epochs: Any  # Epochs in which masks are learnt; in the rest they are binary and stay as they are.
+    steps: Any  # In an epoch.
 
 
 @dataclasses.dataclass(frozen=True)

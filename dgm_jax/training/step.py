@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -19,8 +20,15 @@ from dgm_jax.models import dcgan
 from dgm_jax.training.losses import cross_entropy, gradient_penalty
 from dgm_jax.training.state import Capacity, Clock, Optimisers, TrainState, make_optimisers
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]  # Scalars, NumPy's or JAX's.
 Params = Any
+
+_METRICS = (
+    *("classifier_loss", "classifier_accuracy"),
+    *("critic_loss", "critic_real", "critic_fake", "gradient_penalty", "gradient_norm"),
+    *("adversarial_term", "sparsity_term", "auxiliary_term", "generator_loss", "sparsity"),
+    *("generator_gradient_norm", "generator_update_norm", "scale"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,17 +59,25 @@ class Step:
         """Averages over devices."""
         return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
 
+    def no_metrics(self) -> Metrics:
+        """Sums of the metrics of an iteration, before the first one."""
+        return {name: np.float32(0) for name in _METRICS if name != "auxiliary_term" or self.config.auxiliary_generator}
+
     def masks(self, embeddings: list[jax.Array], scale: jax.Array, epoch_scale: jax.Array) -> list[jax.Array]:
-        """Opens the current task's gates at slope `scale` (`s`), in an epoch of slope `epoch_scale` (`S_i`)."""
+        """Opens the current task's gates at slope `scale` (`s`), in an epoch of slope `epoch_scale` (`S_i`).
+
+        An `epoch_scale` of 0 says that masks are settled: they are binary, and have no gradient.
+        """
         compensated = epoch_scale if self.config.gate_gradient == "closed" else None
-        return [nn.gate(e, scale, compensated) for e in embeddings]
+        soft = [nn.gate(e, scale, compensated) for e in embeddings]
+        return [jnp.where(epoch_scale > 0, m, nn.binarise(e).astype(m.dtype)) for m, e in zip(soft, embeddings)]
 
     def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns (`s`, `S_i`) at a step of an epoch (section 3)."""
-        epoch_scale = nn.annealed_scale(clock.epoch, clock.epochs, self.config.scale_max)
-        if not self.config.anneal_within_epoch:
-            return epoch_scale, epoch_scale
-        return nn.annealed_scale(step, clock.steps, epoch_scale), epoch_scale
+        """Returns (`s`, `S_i`) at a step of an epoch (section 3); once masks are settled, (`s_max`, 0)."""
+        epoch_scale = nn.annealed_scale(clock.epoch, clock.mask_epochs, self.config.scale_max)
+        scale = nn.annealed_scale(step, clock.steps, epoch_scale) if self.config.anneal_within_epoch else epoch_scale
+        settled = clock.epoch >= clock.mask_epochs
+        return jnp.where(settled, self.config.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)
 
     def classifier_step(
         self, state: TrainState, images: jax.Array, labels: jax.Array, seen: jax.Array
@@ -184,9 +200,11 @@ class Step:
             scale=scale,
             epoch_scale=epoch_scale,
         )
+        # Momentum would still move the embeddings of settled masks.
+        updates["embeddings"] = [jnp.where(epoch_scale > 0, u, 0) for u in updates["embeddings"]]
         metrics |= {
-            "generator_gradient_norm": optax.global_norm(gradients),
-            "generator_update_norm": optax.global_norm(updates),
+            "generator_gradient_norm": optax.tree.norm(gradients),
+            "generator_update_norm": optax.tree.norm(updates),
             "scale": scale,
         }
         state = replace(

@@ -12,7 +12,12 @@ import numpy as np
 from dgm_jax import nn
 from dgm_jax.config import Config
 from dgm_jax.models import dcgan
-from dgm_jax.training.classifier import ClassifierState, init_classifier, run_classifier_steps
+from dgm_jax.training.classifier import (
+    ClassifierState,
+    init_classifier,
+    no_classifier_metrics,
+    run_classifier_steps,
+)
 from dgm_jax.training.devices import AXIS, data_parallel, replicate
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Capacity, Clock, Params, TrainState, make_capacity
@@ -159,14 +164,14 @@ class Trainer:
         Returns:
           The new state, and the mean of each metric over the epoch.
         """
-        clock = Clock(*(np.int32(n) for n in (epoch, self.config.epochs, steps)))
-        sums: dict[str, float] = {}
+        mask_epochs = max(1, round(self.config.mask_share * self.config.epochs))
+        clock = Clock(*(np.int32(n) for n in (epoch, mask_epochs, steps)))
+        sums = self.step.no_metrics()
         for start, stop in self._calls("train", steps):
-            state, part = self._run(state, data, replay, capacity, clock, key, np.int32(start), np.int32(stop))
-            part = jax.device_get(part)
-            sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
+            state, sums = self._run(state, data, replay, capacity, clock, key, sums, np.int32(start), np.int32(stop))
+            sums = jax.device_get(sums)
             on_steps(stop - start)
-        return state, {name: total / steps for name, total in sums.items()}
+        return state, {name: float(total) / steps for name, total in sums.items()}
 
     def freeze(self, state: TrainState, widths: Sequence[int], *, n_heads: int) -> FrozenTask:
         """Ends a task: binarises its masks and cuts the padding off all arrays."""
@@ -225,17 +230,17 @@ class Trainer:
         """Learns a classifier afresh from images of all classes seen.
 
         Returns:
-          The classifier, and the mean of its metrics over the last call.
+          The classifier, and the mean of its metrics over all steps.
         """
         init_key, step_key = jax.random.split(key)
         state = self.place(init_classifier(init_key, self.config, channels=self.channels, n_classes=self.n_classes))
         data = self.place(data)
-        metrics: dict[str, float] = {}
-        for start, stop in self._calls("classify", self.config.consolidation_steps):
-            state, sums = self._classify(state, data, seen, step_key, np.int32(start), np.int32(stop))
-            metrics = {name: float(value) / (stop - start) for name, value in jax.device_get(sums).items()}
+        steps, sums = self.config.consolidation_steps, no_classifier_metrics()
+        for start, stop in self._calls("classify", steps):
+            state, sums = self._classify(state, data, seen, step_key, sums, np.int32(start), np.int32(stop))
+            sums = jax.device_get(sums)
             on_steps(stop - start)
-        return state, metrics
+        return state, {name: float(total) / steps for name, total in sums.items()}
 
     def _calls(self, kind: str, steps: int) -> Iterator[tuple[int, int]]:
         """Cuts a loop into calls of about a second each, as fast as it turns out to run."""

@@ -69,13 +69,14 @@ def test_a_split_batch_is_normalised_together(float64):
         gradients, rest = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
         return gradients, rest
 
-    (whole_params, whole_x), (whole_y, whole_statistics) = of(x, weight, None)
-    split = lambda a: a.reshape(3, 2, *a.shape[1:])  # noqa: E731
-    (part_params, part_x), (part_y, part_statistics) = jax.vmap(lambda x, w: of(x, w, "parts"), axis_name="parts")(
-        split(x), split(weight)
-    )
-    np.testing.assert_allclose(part_y, split(np.asarray(whole_y)), rtol=1e-9)
-    np.testing.assert_allclose(part_x, split(np.asarray(whole_x)), rtol=1e-9, atol=1e-12)
+    def split(batch):
+        return np.asarray(batch).reshape(3, 2, *batch.shape[1:])
+
+    (whole_params, whole_x), (whole_y, whole_statistics) = jax.jit(of, static_argnums=2)(x, weight, None)
+    parts = jax.jit(jax.vmap(lambda x, weight: of(x, weight, "parts"), axis_name="parts"))
+    (part_params, part_x), (part_y, part_statistics) = parts(split(x), split(weight))
+    np.testing.assert_allclose(part_y, split(whole_y), rtol=1e-9)
+    np.testing.assert_allclose(part_x, split(whole_x), rtol=1e-9, atol=1e-12)
     for name in ("scale", "shift"):
         np.testing.assert_allclose(np.sum(part_params[name], axis=0), whole_params[name], rtol=1e-9)
     for name in ("mean", "var"):

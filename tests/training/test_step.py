@@ -1,0 +1,268 @@
+"""One training iteration: parity with the golden files, from the classifier's steps to Adam's moments."""
+
+import functools
+import inspect
+
+import golden
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dgm_jax.config import Config
+from dgm_jax.models.normalisation import MOMENTUM
+from dgm_jax.training.state import TrainState, make_capacity
+from dgm_jax.training.step import Step
+
+FILES = ["dgma_t0", "dgma_t2", "dgma_t1_resumed", "dgmw_t0", "dgmw_t1", "dgmw_t1_aux"]
+CASES = [("closed", "float64"), ("product", "float64"), ("closed", "float32")]
+
+every_file = pytest.mark.parametrize("name", FILES)
+both_dtypes = pytest.mark.parametrize("dtype", helpers.DTYPES)
+
+
+def _config(file, name, form):
+    images = file["real_images"]
+    return Config(
+        variant="dgma" if name.startswith("dgma") else "dgmw",
+        gate_gradient=form,
+        image_size=images.shape[1],
+        batch_size=images.shape[0],
+        noise_dim=file["z_critic"].shape[1],
+        generator_learning_rate=float(file["lr_G"]),
+        discriminator_learning_rate=float(file["lr_D"]),
+        adam_b1=float(file["beta1"]),
+        adam_b2=float(file["beta2"]),
+        clip_norm=float(file["clip_norm"]),
+        adversarial_weight=float(file["lambda_adv"]),
+        penalty_weight=float(file["lambda_gp"]),
+        sparsity_weight=float(file["lambda_R"]),
+        auxiliary_generator=bool(file["aux_G"]),
+    )
+
+
+def _adam(optimiser, params, moments, variances, steps):
+    """A fresh optimiser's state with the file's moments in it."""
+    state = optimiser.init(params)
+    count = jnp.asarray(steps, jnp.int32)
+    return optax.tree_utils.tree_set(state, mu=moments, nu=variances, count=count)
+
+
+def _state(file, step, dtype):
+    d, g = (helpers.discriminator, helpers.generator)
+    discriminator, generator = d(file["d_before"], dtype), g(file["g_before"], dtype)
+    return TrainState(
+        generator=generator,
+        generator_statistics=helpers.generator_statistics(file["g_running_before"], dtype),
+        generator_optimiser=_adam(
+            step.optimisers.generator,
+            generator,
+            g(file["g_adam_m_before"], dtype),
+            g(file["g_adam_v_before"], dtype),
+            file["g_adam_steps_before"],
+        ),
+        discriminator=discriminator,
+        discriminator_statistics=helpers.discriminator_statistics(file["d_running_before"], dtype),
+        discriminator_optimiser=_adam(
+            step.optimisers.discriminator,
+            discriminator,
+            d(file["d_adam_m_before"], dtype),
+            d(file["d_adam_v_before"], dtype),
+            file["d_adam_steps_before"],
+        ),
+    )
+
+
+def _moments(state, which):
+    """Adam's (m, v) of one network, under the golden names."""
+    names = helpers.generator_names if which == "generator" else helpers.discriminator_names
+    optimiser = getattr(state, f"{which}_optimiser")
+    return tuple(names(optax.tree_utils.tree_get(optimiser, part)) for part in ("mu", "nu"))
+
+
+def _gradient(before, after, which, file):
+    """The gradient that reached Adam in a step, from how its first moment moved; float64."""
+    b1 = float(file["beta1"])
+    old, new = (_moments(state, which)[0] for state in (before, after))
+    return {k: (new[k].astype(np.float64) - b1 * old[k].astype(np.float64)) / (1 - b1) for k in new}
+
+
+def _inputs(file, dtype):
+    """Arguments of the three steps."""
+    real = jnp.asarray(file["real_images"], dtype)
+    z_critic, z_generator, alpha = (jnp.asarray(file[key], dtype) for key in ("z_critic", "z_generator", "alpha"))
+    labels, head = jnp.asarray(file["real_labels"]), jnp.asarray(file["head_index"])
+    scales = (jnp.asarray(file["s"], dtype), jnp.asarray(file["S"], dtype))
+    return (real, head, z_critic, alpha, scales), (labels, head, z_generator, scales, _capacity(file, dtype))
+
+
+def _capacity(file, dtype):
+    reserved = [mask.astype(bool) for mask in helpers.numbered(file, "reserved", dtype)]
+    weight = float(file["lambda_R"]) * int(file["size_t"]) / int(file["size_0"])
+    return make_capacity(
+        reserved,
+        [jnp.ones_like(mask) for mask in reserved],
+        sparsity_weight=jnp.asarray(weight, dtype),
+        seen=jnp.ones(int(file["n_classes"]), bool),
+        first_class=int(file["task"]) * int(file["classes_per_task"]),
+    )
+
+
+@functools.cache
+def _discriminated(name, dtype):
+    """The classifier's and the critic's steps: (file, [states before, between and after], [metrics])."""
+    file = golden.load(f"iteration_{name}")
+    with jax.enable_x64(dtype == "float64"):
+        step = Step.of(_config(file, name, "closed"))
+        critic_inputs, _ = _inputs(file, dtype)
+        seen = jnp.ones(int(file["n_classes"]), bool)
+        states, metrics = [_state(file, step, dtype)], []
+        classify = helpers.quick_jit(step.classifier_step)
+        for images, labels in zip(file["classifier_images"], file["classifier_labels"], strict=True):
+            state, told = classify(states[-1], jnp.asarray(images, dtype), jnp.asarray(labels), seen)
+            states.append(state)
+            metrics.append(told)
+        state, told = helpers.quick_jit(step.critic_step)(states[-1], *critic_inputs)
+        return file, jax.device_get([*states, state]), jax.device_get([*metrics, told])
+
+
+@functools.cache
+def _generated(name, dtype):
+    """The generator's step after those, by form of the gate's gradient: (state before, state after, metrics)."""
+    file, states, _ = _discriminated(name, dtype)
+    with jax.enable_x64(dtype == "float64"):
+        steps = {form: Step.of(_config(file, name, form)) for form, of in CASES if of == dtype}
+        before = states[-1]
+        if dtype == "float32":  # The critic's bias has a gradient of 1 - 1: noise, which Adam makes a step of any size.
+            bias = jnp.asarray(file["d_after"]["critic_b"], dtype)
+            critic = before.discriminator["critic"] | {"bias": bias}
+            before = before.replace(discriminator=before.discriminator | {"critic": critic})
+        moments = {part: optax.tree_utils.tree_get(before.generator_optimiser, part) for part in ("mu", "nu", "count")}
+        starts = {}
+        for form, step in steps.items():  # The two forms are chains of different lengths.
+            optimiser = step.optimisers.generator.init(before.generator)
+            starts[form] = before.replace(generator_optimiser=optax.tree_utils.tree_set(optimiser, **moments))
+        _, inputs = _inputs(file, dtype)
+
+        @helpers.quick_jit
+        def run(starts):  # One program: what the forms share is compiled once.
+            return {form: step.generator_step(starts[form], *inputs) for form, step in steps.items()}
+
+        results = jax.device_get(run(starts))
+        return {form: (starts[form], *results[form]) for form in steps}
+
+
+def _assert_gradients(actual, expected, dtype):
+    actual = {name: value.astype(dtype) for name, value in actual.items()}
+    helpers.assert_named(actual, expected, dtype, gradient=True)
+
+
+def _assert_moments(state, which, file, dtype):
+    for actual, key in zip(_moments(state, which), (f"{which[0]}_adam_m", f"{which[0]}_adam_v"), strict=True):
+        for name, expected in file[key].items():
+            if dtype == "float64":
+                rtol, atol = 1e-9, 1e-12
+            elif name == "critic_b":
+                continue
+            else:  # Those of a gradient; its square has twice the relative error.
+                largest = np.abs(expected).max()
+                rtol, atol = (1e-4, max(1e-6, 2e-5 * largest)) if key.endswith("m") else (1e-3, 1e-4 * largest + 1e-12)
+            np.testing.assert_allclose(actual[name], expected, rtol=rtol, atol=atol, err_msg=f"{key}.{name}")
+
+
+def _assert_adam(actual, expected, gradients, rate, dtype):
+    """Compares parameters after Adam steps on `gradients`, a list of what the file says they were."""
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        assert actual[name].dtype == dtype
+        if dtype == "float64":
+            np.testing.assert_allclose(actual[name], value, rtol=1e-9, atol=1e-10, err_msg=name)
+        elif name != "critic_b":
+            # Adam divides by the gradient's size, so rounding noise may become a step of up to the rate.
+            noise = [np.abs(g[name]) < 1e-6 * np.abs(g[name]).max() for g in gradients]
+            allowed = np.where(np.any(noise, axis=0), 2 * rate * len(gradients), 1e-4)
+            off = np.abs(actual[name] - value)
+            assert np.all(off <= allowed), f"{name} is off by {off.max()}"
+
+
+@every_file
+def test_constants_are_the_files(name):
+    file = golden.load(f"iteration_{name}")
+    assert inspect.signature(optax.adam).parameters["eps"].default == file["adam_eps"]
+    assert file["bn_momentum"] == MOMENTUM
+    assert np.isclose(file["sparsity_weight"], file["lambda_R"] * file["size_t"] / file["size_0"], rtol=1e-15)
+
+
+@both_dtypes
+@every_file
+class TestGoldenDiscriminatorSteps:
+    def test_classifier(self, name, dtype):
+        file, states, metrics = _discriminated(name, dtype)
+        assert len(states) == int(file["task"]) + 3
+        for j, (before, after) in enumerate(zip(states[:-2], states[1:-1])):
+            golden.assert_close(metrics[j]["classifier_loss"], file["classifier_loss"][j], dtype)
+            _assert_gradients(_gradient(before, after, "discriminator", file), file[f"d_grad_classifier{j}"], dtype)
+        gradients = [file[f"d_grad_classifier{j}"] for j in range(len(states) - 2)]
+        actual = helpers.discriminator_names(states[-2].discriminator)
+        _assert_adam(actual, file["d_after_classifier"], gradients, float(file["lr_D"]), dtype)
+
+    def test_critic(self, name, dtype):
+        file, states, metrics = _discriminated(name, dtype)
+        for key in ("critic_real", "critic_fake", "gradient_penalty", "critic_loss"):
+            golden.assert_close(metrics[-1][key], file[key], dtype, err_msg=key)
+        golden.assert_close(metrics[-1]["gradient_norm"], np.mean(file["grad_norms"]), dtype)
+        gradient = _gradient(states[-2], states[-1], "discriminator", file)
+        expected = dict(file["d_grad_critic"])
+        # 1 - 1: noise on either side, far below any other gradient.
+        assert max(np.abs(gradient.pop("critic_b")).max(), np.abs(expected.pop("critic_b")).max()) < 1e-6
+        _assert_gradients(gradient, expected, dtype)
+        _assert_moments(states[-1], "discriminator", file, dtype)
+        steps = [file[f"d_grad_classifier{j}"] for j in range(len(states) - 2)] + [file["d_grad_critic"]]
+        actual = helpers.discriminator_names(states[-1].discriminator)
+        _assert_adam(actual, file["d_after"], steps, float(file["lr_D"]), dtype)
+        count = optax.tree_utils.tree_get(states[-1].discriminator_optimiser, "count")
+        assert count == file["d_adam_steps_before"] + int(file["task"]) + 2
+
+
+@pytest.mark.parametrize("form, dtype", CASES)
+@every_file
+class TestGoldenGeneratorStep:
+    def test_losses_and_statistics(self, name, form, dtype):
+        file = golden.load(f"iteration_{name}")
+        _, after, metrics = _generated(name, dtype)[form]
+        terms = ["adversarial_term", "sparsity_term", "generator_loss", "sparsity"]
+        terms += ["auxiliary_term"] if file["aux_G"] else []
+        for key in terms:
+            golden.assert_close(metrics[key], file[key], dtype, err_msg=key)
+        statistics = helpers.discriminator_statistics_names(after.discriminator_statistics)
+        helpers.assert_named(statistics, file["d_running_after"], dtype)
+        helpers.assert_named(
+            helpers.generator_statistics_names(after.generator_statistics), file["g_running_after"], dtype
+        )
+        golden.assert_close(metrics["scale"], file["s"], dtype)
+
+    def test_gradients_and_moments(self, name, form, dtype):
+        file = golden.load(f"iteration_{name}")
+        before, after, _ = _generated(name, dtype)[form]
+        _assert_gradients(_gradient(before, after, "generator", file), file["g_grad_final"], dtype)
+        _assert_moments(after, "generator", file, dtype)
+
+    def test_parameters(self, name, form, dtype):
+        file = golden.load(f"iteration_{name}")
+        _, after, _ = _generated(name, dtype)[form]
+        actual = helpers.generator_names(after.generator)
+        _assert_adam(actual, file["g_after"], [file["g_grad_final"]], float(file["lr_G"]), dtype)
+
+    def test_protected_weights_stay_bit_for_bit(self, name, form, dtype):
+        file = golden.load(f"iteration_{name}")
+        before, after, _ = _generated(name, dtype)[form]
+        blocked = 0
+        for i, (old, new) in enumerate(zip(before.generator["kernels"], after.generator["kernels"]), start=1):
+            protected = file["multiplier"][f"w{i}"] == 0
+            assert old.dtype == new.dtype == dtype
+            np.testing.assert_array_equal(np.asarray(old)[protected], new[protected])
+            assert np.mean(np.asarray(old)[~protected] != new[~protected]) > 0.5  # All but those of dead units.
+            blocked += protected.sum()
+        assert (blocked > 0) == (file["task"] > 0)
