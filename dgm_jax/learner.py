@@ -35,8 +35,8 @@ READINGS = ("consolidated", "auxiliary")  # Two classifiers, both reported; the 
 _STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
 _SAMPLES_SHOWN = 12
 
-# What a task's key is folded with, so that no two uses share random numbers.
-_BEGIN, _TRAIN, _REPLAY, _CONSOLIDATE, _EXPAND = range(5)
+# What the seed's key is folded with first, so that no two uses share random numbers.
+_INIT, _BEGIN, _TRAIN, _REPLAY, _DRAW, _CONSOLIDATE, _EXPAND, _SHOW = range(8)
 
 
 @dataclass
@@ -209,7 +209,7 @@ class _Run:
         steps = len(pixels) // config.batch_size
         data = self._task_images(pixels, labels)
         state, capacity = self.trainer.begin(
-            self._key(task, _BEGIN),
+            self._key(_BEGIN, task),
             self.memory.kernels,
             self.memory.reserved,
             classes=classes,
@@ -244,7 +244,7 @@ class _Run:
                     data,
                     replayed,
                     capacity,
-                    self._key(task, _TRAIN),
+                    self._key(_TRAIN, task),
                     epoch=epoch,
                     steps=steps,
                     on_steps=self._progress(task, "train", steps, epoch),
@@ -266,11 +266,11 @@ class _Run:
         rows = self._consolidate_memory(task, state)
         with self._timed("consolidate"):
             classifier, means = self.trainer.consolidate(
-                self._key(task, _CONSOLIDATE),
+                self._key(_CONSOLIDATE, task),
                 consolidation.draw(
                     self.memory,
                     self.config,
-                    self._key(task, _CONSOLIDATE, 1),
+                    self._key(_DRAW, task),
                     n_classes=self.stream.n_classes,
                     real=(pixels, labels),
                     newest=self.stream.tasks[task],
@@ -333,7 +333,7 @@ class _Run:
         if task + 1 == self.stream.n_tasks:
             return
         kernels, reserved = self.trainer.grow(
-            self._key(task, _EXPAND),
+            self._key(_EXPAND, task),
             self.memory.kernels,
             self.memory.reserved,
             [row["newly_reserved"] for row in rows],
@@ -366,7 +366,7 @@ class _Run:
                 for index in stream.tasks[u]:
                     place = slice(counts[u], counts[u] + per_class[task])
                     pixels[u, place] = self.memory.images(
-                        index, per_class[task], self._key(task, _REPLAY, epoch, index)
+                        index, per_class[task], self._key(_REPLAY, task, epoch, index)
                     )
                     labels[u, place] = index
                     counts[u] += per_class[task]
@@ -388,9 +388,7 @@ class _Run:
         """The paper protocol: keeps the epoch with the best accuracy on REAL held-out images of all classes so far."""
         pixels, labels = self.stream.validation(task)
         logits = predict_logits(state.discriminator, state.discriminator_statistics, pixels, self._seen(task))
-        accuracy = metrics.macro_accuracy(
-            metrics.per_class_accuracy(logits.argmax(axis=1), labels, self._n_seen(task))
-        )
+        accuracy = metrics.macro_accuracy(metrics.per_class_accuracy(logits.argmax(axis=1), labels, self._n_seen(task)))
         means["validation_accuracy"] = accuracy
         if self.record.best_validation is None or accuracy > self.record.best_validation:
             self.record.best_validation = accuracy
@@ -441,7 +439,7 @@ class _Run:
         self.folder.samples.mkdir(exist_ok=True)
         shown = {
             # The key does not depend on the task: exact retention shows as equal rows in all pictures.
-            name: self.memory.draw(index, _SAMPLES_SHOWN, jax.random.fold_in(self.key, index))
+            name: self.memory.draw(index, _SAMPLES_SHOWN, self._key(_SHOW, index))
             for index, name in enumerate(self._names(range(self._n_seen(task))))
         }
         images.write_png(self.folder.samples / f"after_task_{task:02d}.png", images.labelled_grid(shown))
@@ -509,7 +507,7 @@ class _Run:
     def _new_memory(self) -> Memory:
         widths = self.trainer.first_widths
         return Memory(
-            kernels=self.trainer.new_kernels(jax.random.fold_in(self.key, self.stream.n_tasks), widths),
+            kernels=self.trainer.new_kernels(self._key(_INIT), widths),
             reserved=[np.zeros(shape, bool) for shape in self.trainer.mask_shapes(widths)],
             tasks=(),
             noise_dim=self.config.noise_dim,
@@ -518,9 +516,9 @@ class _Run:
             gate_before_norm=self.config.gate_position == "before_norm",
         )
 
-    def _key(self, task: int, *purpose: int) -> jax.Array:
-        key = jax.random.fold_in(self.key, task)
-        for number in purpose:
+    def _key(self, purpose: int, *numbers: int) -> jax.Array:
+        key = jax.random.fold_in(self.key, purpose)
+        for number in numbers:
             key = jax.random.fold_in(key, number)
         return key
 

@@ -189,8 +189,7 @@ class Trainer:
         return FrozenTask(
             kernels=[corner(k, s) for k, s in zip(host.generator["kernels"], kernel_shapes, strict=True)],
             masks=[
-                corner(np.asarray(nn.binarise(e)), s)
-                for e, s in zip(embeddings, self.mask_shapes(widths), strict=True)
+                corner(np.asarray(nn.binarise(e)), s) for e, s in zip(embeddings, self.mask_shapes(widths), strict=True)
             ],
             norms=trimmed(host.generator["norms"]),
             statistics=trimmed(host.generator_statistics),

@@ -1,0 +1,108 @@
+"""Accuracy and wall-clock time of the main job, over seeds: the table of README's "Results".
+
+Runs the experiments as a person would, one after the other, and collects their summaries. What is finished already is
+not run again; its time was measured when it ran.
+
+    python -m benchmarks.core --data-dir ../shared/data/tfds --seeds 0 1 2 --out docs/results/core.json
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgm_jax.files import write_json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: an experiment and its arguments."""
+
+    name: str
+    experiment: str
+    arguments: tuple[str, ...] = ()
+
+    def command(self, seed: int, data_dir: Path) -> list[str]:
+        """The command of one run; its folder is named by the row and the seed."""
+        data = () if self.experiment == "digits" else ("--data-dir", str(data_dir))
+        return ["-m", f"experiments.{self.experiment}", *self.arguments, *data, "--seed", str(seed)]
+
+
+_MNIST_500 = ("--train-per-class", "500")
+ROWS = tuple(
+    Row(f"{name}-{variant}", experiment, (*arguments, "--variant", variant))
+    for name, experiment, arguments in (
+        ("digits", "digits", ()),
+        ("mnist-500", "mnist", _MNIST_500),
+        ("mnist-500-10-epochs", "mnist", (*_MNIST_500, "--epochs", "10")),
+    )
+    for variant in ("dgma", "dgmw")
+)
+
+
+def run(row: Row, seed: int, data_dir: Path, runs: Path) -> dict[str, Any]:
+    """Runs one experiment, unless it is finished, and returns its summary with "minutes"."""
+    workdir = runs / f"{row.name}-seed{seed}"
+    timing = workdir / "wall_clock.json"
+    command = [*row.command(seed, data_dir), "--workdir", str(workdir)]
+    if not timing.exists():
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True)
+        write_json(timing, {"minutes": (time.perf_counter() - begun) / 60})
+    summary = json.loads((workdir / "summary.json").read_text())
+    return summary | json.loads(timing.read_text()) | {"command": " ".join(["python", *command])}
+
+
+def collect(row: Row, summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of what the table shows."""
+
+    def spread(values: list[float]) -> dict[str, Any]:
+        return {
+            "mean": statistics.mean(values),
+            "sd": statistics.stdev(values) if len(values) > 1 else None,
+            "values": values,
+        }
+
+    return {
+        "row": row.name,
+        "protocol": summaries[0]["protocol"],
+        "seeds": [s["seed"] for s in summaries],
+        **{
+            f"{average}_{reading}": spread([s[average][reading]["macro"] for s in summaries])
+            for average in ("A_5", "A_10")
+            for reading in ("consolidated", "auxiliary")
+        },
+        "forgetting_consolidated": spread([s["forgetting"]["consolidated"] for s in summaries]),
+        "minutes": spread([s["minutes"] for s in summaries]),
+        "widths": [s["widths"] for s in summaries],
+        "memory_bytes": spread([s["bytes"]["memory"]["total"] for s in summaries]),
+        "device": summaries[0]["device"],
+        "versions": summaries[0]["versions"],
+        "command": summaries[0]["command"],
+    }
+
+
+def main() -> None:
+    """Runs the chosen rows and writes one JSON of all that are finished."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/core"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args()
+    table = []
+    for row in (row for row in ROWS if row.name in options.rows):
+        table.append(collect(row, [run(row, seed, options.data_dir, options.runs) for seed in options.seeds]))
+        write_json(options.out, table)
+        reached, minutes = table[-1]["A_10_consolidated"], table[-1]["minutes"]
+        print(f"{row.name}: A_10 {reached['mean']:.3f} (sd {reached['sd']}), {minutes['mean']:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()

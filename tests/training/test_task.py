@@ -1,0 +1,223 @@
+"""A task's training on random networks: what must not move, what padding must not do, what growth must leave alone."""
+
+import dataclasses
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import compiled_once  # noqa: F401
+
+from dgm_jax import nn
+from dgm_jax.models import dcgan
+from dgm_jax.training.epoch import ReplayedImages, TaskImages
+from dgm_jax.training.step import Step
+from dgm_jax.training.task import Trainer
+
+variants = pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+EPOCHS = 34  # Of three steps.
+
+
+def _trainer(variant, size, **changes):
+    config = helpers.small(variant, image_size=size, epochs=EPOCHS, **changes)
+    return Trainer(config, jax.local_devices()[:1], channels=1, n_classes=len(helpers.LABELS), max_heads=1)
+
+
+def _begin(trainer, seed=0):
+    """Task 1 of a random network that earlier tasks have grown and half reserved."""
+    rng = np.random.default_rng(seed)
+    widths = [first + 2 for first in trainer.first_widths]
+    shapes = dcgan.kernel_shapes(widths, trainer.config.noise_dim)
+    kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
+    reserved = [rng.random(shape) < 0.5 for shape in trainer.mask_shapes(widths)]
+    state, capacity = trainer.begin(jax.random.key(seed), kernels, reserved, classes=(1,), discriminator=None)
+    return widths, kernels, reserved, state, capacity
+
+
+def _images(trainer, seed=0):
+    """Real digits of class 1, and something replayed of class 0."""
+    stream = helpers.stream(trainer.config)
+    stream.begin(1)
+    pixels, labels = stream.train(1)
+    replayed = np.random.default_rng(seed).integers(0, 256, (2, *pixels.shape), np.uint8)
+    return (
+        trainer.place(TaskImages(pixels, labels, np.int32(len(pixels)))),
+        trainer.place(
+            ReplayedImages(
+                replayed, np.zeros((2, len(pixels)), np.int32), np.array([len(pixels), 0], np.int32), np.int32(1)
+            )
+        ),
+    )
+
+
+def _corner(array, like):
+    return array[tuple(slice(0, n) for n in np.shape(like))]
+
+
+def _surplus(array, like):
+    """The entries of a padded array that lie outside its logical corner."""
+    outside = np.ones(array.shape, bool)
+    _corner(outside, like)[...] = False
+    return array[outside]
+
+
+@pytest.fixture(scope="module", params=[(v, s) for v in ("dgma", "dgmw") for s in (8, 16)], ids=lambda p: f"{p[0]}-{p[1]}")
+def trained(request):
+    """(what it began with, the state on the host before, a copy of that, and after a hundred real steps)."""
+    trainer = _trainer(*request.param)
+    widths, kernels, reserved, state, capacity = _begin(trainer)
+    data, replay = _images(trainer)
+    before = jax.device_get(state)
+    copy = jax.tree.map(np.copy, before)
+    for epoch in range(EPOCHS):
+        state, means = trainer.run_epoch(
+            state, data, replay, capacity, jax.random.key(1), epoch=epoch, steps=3, on_steps=lambda n: None
+        )
+        assert all(np.isfinite(value) for value in means.values()), means
+    return trainer, (widths, kernels, reserved), before, copy, jax.device_get(state)
+
+
+def test_protected_weights_do_not_move_in_100_steps(trained):
+    _, (_, kernels, reserved), _, _, after = trained
+    assert optax.tree_utils.tree_get(after.generator_optimiser, "count") >= 100
+    factors = nn.multipliers([jnp.asarray(mask) for mask in reserved], kernels)
+    for old, new, factor in zip(kernels, after.generator["kernels"], factors, strict=True):
+        new = _corner(new, old)
+        protected = np.broadcast_to(np.asarray(factor) == 0, old.shape)
+        assert 0.1 < protected.mean() < 0.9
+        assert old[protected].tobytes() == new[protected].tobytes()
+        assert np.mean(old[~protected] != new[~protected]) > 0.5  # All but those that read the one-hot of other classes.
+
+
+def test_padding_stays_exactly_as_it_was_in_100_steps(trained):
+    trainer, (widths, kernels, reserved), _, _, after = trained
+    g = after.generator
+    moments = [optax.tree_utils.tree_get(after.generator_optimiser, part) for part in ("mu", "nu")]
+    assert list(trainer.physical_widths(widths)) > widths
+    for i, (kernel, mask, width) in enumerate(zip(kernels, reserved, widths)):
+        unit = np.zeros(width)
+        assert not np.any(_surplus(g["kernels"][i], kernel))
+        assert np.all(_surplus(g["embeddings"][i], mask) == -np.inf)
+        assert np.all(np.isfinite(_corner(g["embeddings"][i], mask)))
+        assert np.all(_surplus(g["norms"][i]["scale"], unit) == 1) and not np.any(_surplus(g["norms"][i]["shift"], unit))
+        assert not np.any(_surplus(after.generator_statistics[i]["mean"], unit))
+        for moment in moments:  # Every gradient was exactly 0.
+            assert not np.any(_surplus(moment["kernels"][i], kernel))
+            assert not np.any(_surplus(moment["embeddings"][i], mask))
+            assert np.any(_corner(moment["embeddings"][i], mask))
+            for part in ("scale", "shift"):
+                assert not np.any(_surplus(moment["norms"][i][part], unit))
+    heads = np.zeros((*g["heads"].shape[:3], widths[-1], 1))
+    assert not np.any(_surplus(g["heads"], heads)) and not np.any(_surplus(moments[0]["heads"], heads))
+
+
+def test_what_the_host_holds_is_not_overwritten(trained):
+    *_, before, copy, _ = trained  # The state was donated to the steps after it was copied to the host.
+    helpers.assert_equal_trees(before, copy)
+
+
+def test_freezing_cuts_the_padding_off(trained):
+    trainer, (widths, kernels, reserved), _, _, after = trained
+    own = trainer.freeze(after, widths, n_heads=1)
+    assert [k.shape for k in own.kernels] == [k.shape for k in kernels]
+    assert [m.shape for m in own.masks] == [r.shape for r in reserved]
+    assert all(mask.dtype == bool for mask in own.masks)
+    assert own.heads.shape == (1, 4, 4, widths[-1], 1)
+    assert [norm["scale"].shape for norm in own.norms] == [(width,) for width in widths]
+    live = sum(mask.size for mask in own.masks)
+    share = sum(mask.sum() for mask in own.masks) / live
+    capacity = _begin(trainer)[-1]
+    assert np.isclose(trainer.open_share(trainer.place(after), capacity), share)
+
+
+@variants
+def test_growth_keeps_old_weights_in_place(variant):
+    trainer = _trainer(variant, 16)
+    _, kernels, reserved, *_ = _begin(trainer)
+    grown, masks = trainer.grow(jax.random.key(2), kernels, reserved, [mask.sum() for mask in reserved])
+    assert all(new.shape[-1] > old.shape[-1] for old, new in zip(kernels[:1], grown))
+    for old, new, was, mask in zip(kernels, grown, reserved, masks, strict=True):
+        assert _corner(new, old).tobytes() == old.tobytes()
+        assert np.any(_surplus(new, old)) or new.shape == old.shape
+        np.testing.assert_array_equal(_corner(mask, was), was)
+        assert not np.any(_surplus(mask, was))
+    assert [m.shape for m in masks] == [tuple(s) for s in trainer.mask_shapes([k.shape[-1] for k in grown])]
+
+
+def _one_generator_step(config, state, capacity, noise):
+    """In float64: the images it judged, its metrics, the new parameters, and the gradients (as Adam's first moment)."""
+    step = Step.of(config)
+    labels, head = np.ones(8, np.int32), np.zeros(8, np.int32)
+
+    @helpers.quick_jit
+    def run(state, capacity, noise, scales):
+        masks = step.masks(state.generator["embeddings"], *scales)
+        fake, _ = step.generate(state.generator, state.generator_statistics, masks, noise, head)
+        return fake, step.generator_step(state, labels, head, noise, scales, capacity)
+
+    with jax.enable_x64(True):
+        fake, (after, metrics) = jax.device_get(run(state, capacity, noise, (jnp.float64(3), jnp.float64(5))))
+    assert fake.dtype == np.float64
+    return fake, metrics, after.generator, optax.tree_utils.tree_get(after.generator_optimiser, "mu")
+
+
+@pytest.mark.parametrize("variant, size", [("dgma", 8), ("dgma", 16), ("dgmw", 16)])
+def test_padding_contributes_nothing(variant, size):
+    """The same generator step at two paddings: equal where both have entries, exactly 0 where one is padding."""
+    results = []
+    for headroom in (1, 4):
+        trainer = _trainer(variant, size, headroom=headroom)
+        widths, *_, state, capacity = _begin(trainer)
+        state, capacity = jax.tree.map(
+            lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), (state, capacity)
+        )
+        rng = np.random.default_rng(3)
+        for e, shape in zip(state.generator["embeddings"], trainer.mask_shapes(widths)):
+            e[tuple(slice(0, n) for n in shape)] = rng.normal(0, 0.5, shape)
+        noise = rng.normal(size=(8, trainer.config.noise_dim))
+        results.append(_one_generator_step(trainer.config, state, capacity, noise))
+    (fake, metrics, tight, tight_gradient), (fake_wide, metrics_wide, wide, wide_gradient) = results
+    np.testing.assert_allclose(fake_wide, fake, rtol=1e-9, atol=1e-12)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics_wide[name], value, rtol=1e-9, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(_corner(b, a), a, rtol=1e-9, atol=1e-10), tight, wide)
+    for a, b in zip(jax.tree.leaves(tight_gradient), jax.tree.leaves(wide_gradient), strict=True):
+        np.testing.assert_allclose(_corner(b, a), a, rtol=1e-9, atol=1e-12)
+        assert not np.any(_surplus(b, a))
+        assert b.shape != a.shape
+
+
+@variants
+def test_a_mask_that_is_settled_stays(variant):
+    """In the last part of a task's epochs masks are binary and only weights learn."""
+    trainer = _trainer(variant, 8)
+    trainer.config = dataclasses.replace(trainer.config, epochs=2, mask_share=0.5)
+    *_, state, capacity = _begin(trainer)
+    data, replay = _images(trainer)
+    embeddings = []
+    for epoch in range(2):
+        state, _ = trainer.run_epoch(
+            state, data, replay, capacity, jax.random.key(1), epoch=epoch, steps=3, on_steps=lambda n: None
+        )
+        embeddings.append(jax.tree.map(np.copy, jax.device_get(state.generator["embeddings"])))
+    assert np.any(embeddings[0][0] != 0)
+    helpers.assert_equal_trees(*embeddings)
+
+
+def test_how_an_epoch_is_cut_into_calls_changes_nothing():
+    trainer = _trainer("dgma", 8)
+    data, replay = _images(trainer)
+    results = []
+    for calls in ([(0, 1), (1, 2), (2, 3)], [(0, 3)], [(0, 2), (2, 3)]):
+        *_, state, capacity = _begin(trainer)
+        trainer._calls = lambda kind, steps, calls=calls: iter(calls)
+        done = []
+        state, means = trainer.run_epoch(
+            state, data, replay, capacity, jax.random.key(1), epoch=1, steps=3, on_steps=done.append
+        )
+        assert done == [stop - start for start, stop in calls]
+        results.append((jax.device_get(state), {name: np.float64(value) for name, value in means.items()}))
+    for other in results[1:]:
+        helpers.assert_equal_trees(results[0], other)
