@@ -1,13 +1,14 @@
 """Accuracy and wall-clock time of the main job, over seeds: the table of README's "Results".
 
 Runs the experiments as a person would, one after the other, and collects their summaries. What is finished already is
-not run again; its time was measured when it ran.
+not run again; the time of a run that was interrupted is not known, and so is not reported.
 
     python -m benchmarks.core --data-dir ../shared/data/tfds --seeds 0 1 2 --out docs/results/core.json
 """
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -46,26 +47,29 @@ ROWS = tuple(
 
 
 def run(row: Row, seed: int, data_dir: Path, runs: Path) -> dict[str, Any]:
-    """Runs one experiment, unless it is finished, and returns its summary with "minutes"."""
+    """Runs one experiment and returns its summary with "minutes": NaN if it was not run in one piece."""
     workdir = runs / f"{row.name}-seed{seed}"
     timing = workdir / "wall_clock.json"
     command = [*row.command(seed, data_dir), "--workdir", str(workdir)]
-    if not timing.exists():
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, *command], check=True)
+    is_new = not workdir.exists()
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True)  # Of a finished run: checks its settings and reports it.
+    if is_new:
         write_json(timing, {"minutes": (time.perf_counter() - begun) / 60})
     summary = json.loads((workdir / "summary.json").read_text())
-    return summary | json.loads(timing.read_text()) | {"command": " ".join(["python", *command])}
+    measured = json.loads(timing.read_text()) if timing.exists() else {"minutes": math.nan}
+    return summary | measured | {"command": " ".join(["python", *row.command(seed, data_dir)])}
 
 
 def collect(row: Row, summaries: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over seeds of what the table shows."""
 
     def spread(values: list[float]) -> dict[str, Any]:
+        known = [v for v in values if not math.isnan(v)]
         return {
-            "mean": statistics.mean(values),
-            "sd": statistics.stdev(values) if len(values) > 1 else None,
-            "values": values,
+            "mean": statistics.mean(known) if known else None,
+            "sd": statistics.stdev(known) if len(known) > 1 else None,
+            "values": [None if math.isnan(v) else v for v in values],
         }
 
     return {
@@ -101,7 +105,7 @@ def main() -> None:
         table.append(collect(row, [run(row, seed, options.data_dir, options.runs) for seed in options.seeds]))
         write_json(options.out, table)
         reached, minutes = table[-1]["A_10_consolidated"], table[-1]["minutes"]
-        print(f"{row.name}: A_10 {reached['mean']:.3f} (sd {reached['sd']}), {minutes['mean']:.1f} minutes", flush=True)
+        print(f"{row.name}: A_10 {reached['mean']:.4f}, sd {reached['sd']}; minutes {minutes['values']}", flush=True)
 
 
 if __name__ == "__main__":

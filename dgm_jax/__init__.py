@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dgm_jax.learner import Learner, load_memory
-    from dgm_jax.memory import Memory
+    from dgm_jax.learner import Learner
+    from dgm_jax.memory import Memory, load_memory
 
 __all__ = ["Learner", "Memory", "load_memory"]
 
-_HOMES = {"Learner": "dgm_jax.learner", "Memory": "dgm_jax.memory", "load_memory": "dgm_jax.learner"}
+_HOMES = {"Learner": "dgm_jax.learner", "Memory": "dgm_jax.memory", "load_memory": "dgm_jax.memory"}
 _ROOMS = ("config", "data", "metrics", "nn")
 
 

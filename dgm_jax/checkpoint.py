@@ -154,6 +154,8 @@ def restore(
         try:
             checkpoint = _read(folder)
         except _Damage as damage:
+            if not folder.exists():  # A live run has deleted it, and written a newer one, since the folder was listed.
+                return restore(directory, on_damage=on_damage)
             damaged.append(f"{folder} is damaged: {damage}")
             continue
         for text in damaged:

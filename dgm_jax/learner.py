@@ -20,7 +20,7 @@ from dgm_jax import checkpoint, consolidation, files, images, metrics
 from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
-from dgm_jax.errors import ConfigError, NoMemory, NotFinite
+from dgm_jax.errors import ConfigError, NotFinite
 from dgm_jax.memory import Memory, TaskMemory
 from dgm_jax.training.classifier import predict_logits
 from dgm_jax.training.devices import choose_devices
@@ -102,37 +102,6 @@ class Learner:
             return _Run(self, stream, folder).finish()
 
 
-def load_memory(workdir: str | Path, *, after_task: int | None = None) -> Memory:
-    """Loads the memory that a run left behind; needs no training code and no special device.
-
-    Args:
-      workdir: the folder of a run, finished or not.
-      after_task: the memory as it was after this task (0 is the first); None: the newest.
-
-    Raises:
-      NoMemory: if the folder holds no memory, or none of that task.
-      DamagedCheckpoint, NewerFormat: if what is there cannot be read.
-    """
-    folder = Workdir(workdir)
-    if not folder.path.is_dir():
-        raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run")
-    restored = checkpoint.restore(folder.checkpoints, on_damage=_warn) if folder.checkpoints.is_dir() else None
-    if restored is None:
-        raise NoMemory(f"{folder.path} holds no checkpoint yet; expected the workdir of a run with a finished task")
-    memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
-    if after_task is not None and not 0 <= after_task < len(memory.tasks):
-        raise NoMemory(f"after_task={after_task}, but {folder.path} has {len(memory.tasks)} finished tasks, from 0")
-    if not memory.tasks:
-        raise NoMemory(f"{folder.path} has not finished its first task yet; go on with the run")
-    return memory if after_task is None else memory.as_of(after_task + 1)
-
-
-def _warn(text: str) -> None:
-    import warnings
-
-    warnings.warn(text, stacklevel=3)
-
-
 def _check_fit(config: Config, stream: TaskStream) -> None:
     if stream.protocol != config.protocol:
         raise ConfigError(f"protocol={config.protocol!r}, but the stream was made for {stream.protocol!r}")
@@ -186,16 +155,15 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         self._restore()
-        if self.folder.summary.exists() and self.record.finished_tasks == self.stream.n_tasks:
-            summary = json.loads(self.folder.summary.read_text())
-            self._tell("on_run_end", RunEnd(summary, self.folder.path, True, self._files()))
-            return summary
-        self._announce()
-        for task in range(self.record.finished_tasks, self.stream.n_tasks):
-            self._learn(task)
+        already_finished = self.record.finished_tasks == self.stream.n_tasks
+        if not already_finished:
+            self._announce()
+            for task in range(self.record.finished_tasks, self.stream.n_tasks):
+                self._learn(task)
         summary = self._summarise()
-        files.write_json(self.folder.summary, summary)
-        self._tell("on_run_end", RunEnd(summary, self.folder.path, False, self._files()))
+        if not (already_finished and self.folder.summary.exists()):
+            files.write_json(self.folder.summary, summary)
+        self._tell("on_run_end", RunEnd(summary, self.folder.path, already_finished, self._files()))
         return summary
 
     # --- one task ---------------------------------------------------------------------------------------------------
@@ -233,9 +201,9 @@ class _Run:
                 physical_widths=self.trainer.physical_widths(self.memory.widths),
             ),
         )
-        replayed = self._replay(task, 0)
+        replayed = self._replay(task, first_epoch if config.replay == "fresh" else 0)
         for epoch in range(first_epoch, config.epochs):
-            if config.replay == "fresh" and epoch > 0:
+            if config.replay == "fresh" and epoch > first_epoch:
                 replayed = self._replay(task, epoch)
             epoch_begun = time.perf_counter()
             with self._timed("train"):
@@ -250,7 +218,6 @@ class _Run:
                     on_steps=self._progress(task, "train", steps, epoch),
                 )
             self._require_finite(task, epoch, means)
-            means["open_share"] = self.trainer.open_share(state, capacity)
             if config.protocol == "paper":
                 best = self._keep_best(task, state, best, means)
             self.record.epochs_done = epoch + 1
@@ -264,6 +231,13 @@ class _Run:
 
     def _end_task(self, task: int, state: TrainState, pixels: np.ndarray, labels: np.ndarray, begun: float) -> None:
         rows = self._consolidate_memory(task, state)
+        for row in rows:
+            if row["used"] == 0:
+                self._tell(
+                    "on_note",
+                    f"task {task} closed every gate of layer {row['layer']}: its images carry nothing; "
+                    f"try a smaller sparsity_weight than {self.config.sparsity_weight}",
+                )
         with self._timed("consolidate"):
             classifier, means = self.trainer.consolidate(
                 self._key(_CONSOLIDATE, task),
@@ -406,7 +380,7 @@ class _Run:
 
     def _summarise(self) -> dict[str, Any]:
         stream, config, record = self.stream, self.config, self.record
-        replaced = sum(sum(stream.train_counts(t)) for t in range(stream.n_tasks)) * math.prod(stream.image_shape)
+        replaced = sum(sum(stream.train_counts(t)) for t in range(stream.n_tasks)) * math.prod(stream.stored_shape)
         averages = {
             f"A_{self._n_seen(t)}": {reading: self._average(reading, t) for reading in READINGS}
             for t in range(stream.n_tasks)
@@ -419,7 +393,7 @@ class _Run:
             "forgetting": {reading: self._forgetting(reading) for reading in READINGS},
             "confusion": record.confusion,
             "widths": list(self.memory.widths),
-            "parameters": {"shared_weights": sum(k.size for k in self.memory.kernels)},
+            "parameters": self.memory.parameters(),
             "bytes": {"memory": self.memory.bytes(), "images_replaced": replaced},
             "seconds": {name: round(value, 3) for name, value in record.seconds.items()},
             "tasks": [[stream.classes[c] for c in task] for task in stream.tasks],
@@ -458,6 +432,8 @@ class _Run:
     def _save(self, step: int, tree: dict[str, Any]) -> None:
         memory_tree, memory_plain = self.memory.to_tree()
         plain = {"protocol": self.config.protocol, "record": dataclasses.asdict(self.record), "memory": memory_plain}
+        if self.folder.metrics.exists():
+            files.sync(self.folder.metrics)  # No checkpoint may outlive a power cut that its lines did not.
         with self._timed("checkpoint"):
             checkpoint.save(self.folder.checkpoints, step, {"memory": memory_tree, **tree}, plain)
 
@@ -500,7 +476,10 @@ class _Run:
                 kept = restored.tree["discriminator"]
                 self.discriminator = (kept["params"], kept["statistics"])
         position = (self.record.finished_tasks, self.record.epochs_done)
-        files.truncate_jsonl(self.folder.metrics, lambda line: _belongs_before(line, position))
+        try:
+            files.truncate_jsonl(self.folder.metrics, lambda line: _belongs_before(line, position))
+        except (ValueError, KeyError, TypeError) as error:
+            raise files.WorkdirError(f"{error}; mend that line or move the file away, then run again") from error
 
     # --- small things -----------------------------------------------------------------------------------------------
 
@@ -537,7 +516,7 @@ class _Run:
                 kept = checkpoint.steps(self.folder.checkpoints)
                 raise NotFinite(
                     f"{name} became {value} in task {task}, epoch {epoch}; the last good checkpoint is "
-                    f"{self.folder.checkpoints / str(kept[-1]) if kept else 'none'}. Try a smaller step size."
+                    f"{self.folder.checkpoints / f'{kept[-1]:010d}' if kept else 'none'}. Try a smaller step size."
                 )
 
     def _log(self, line: dict[str, Any]) -> None:
@@ -578,7 +557,8 @@ class _Run:
                     self.trainer.devices,
                     train_counts=[sum(stream.train_counts(t)) for t in range(stream.n_tasks)],
                     channels=stream.image_shape[2],
-                    from_task=self.record.finished_tasks,
+                    finished_tasks=self.record.finished_tasks,
+                    epochs_done=self.record.epochs_done,
                 ),
                 resumed_from=(self.record.finished_tasks, self.record.epochs_done) if begun else None,
             ),

@@ -6,18 +6,21 @@ task ended, masked. The cut never changes, in value or in shape, however much th
 old images stay equal bit for bit, and why old classes stay as cheap to draw as on their first day.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dgm_jax import nn
+from dgm_jax import checkpoint, nn
+from dgm_jax.errors import NoMemory
 from dgm_jax.models import dcgan
-from dgm_jax.training.step import conditioned_noise
+from dgm_jax.workdir import Workdir
 
 Params = Any
 
@@ -88,7 +91,14 @@ class Memory:
         cut = self._cut(task)
         head = task.classes.index(index)
         cut["heads"] = cut["heads"][head : head + 1]
-        draw = partial(_draw_chunk, cut, key, index=index, noise_dim=self.noise_dim, n_conditioned=task.n_conditioned)
+        draw = partial(
+            _draw_chunk,
+            jax.device_put(cut),
+            key,
+            index=index,
+            noise_dim=self.noise_dim,
+            n_conditioned=task.n_conditioned,
+        )
         return np.concatenate([np.asarray(draw(start=start)) for start in range(0, n, _CHUNK)])[:n]
 
     def _cut(self, task: TaskMemory) -> Params:
@@ -96,13 +106,17 @@ class Memory:
         cut = cut_units if task.masks[0].ndim == 1 and not self.gate_before_norm else cut_weights
         return cut(self.kernels, task)
 
-    def bytes(self) -> dict[str, int]:
-        """Bytes of the memory: weights and norms in float32, and one bit for each gate of each task."""
+    def parameters(self) -> dict[str, int]:
+        """Numbers in the weights that tasks share, and in the norms, statistics and output layers that they own."""
         own = sum(
             array.size for task in self.tasks for array in jax.tree.leaves((task.norms, task.statistics, task.heads))
         )
-        gates = sum(-(-mask.size // 8) for task in self.tasks for mask in task.masks)
-        sizes = {"shared_weights": 4 * sum(k.size for k in self.kernels), "task_parameters": 4 * own, "masks": gates}
+        return {"shared_weights": sum(k.size for k in self.kernels), "task_parameters": own}
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes of the memory: weights and norms in float32, and one bit for each gate of each task."""
+        sizes = {name: 4 * count for name, count in self.parameters().items()}
+        sizes["masks"] = sum(-(-mask.size // 8) for task in self.tasks for mask in task.masks)
         return sizes | {"total": sum(sizes.values())}
 
     def images(self, index: int, n: int, key: jax.Array) -> np.ndarray:
@@ -172,6 +186,35 @@ class Memory:
         return replace(self, tasks=self.tasks[:n_tasks])
 
 
+def load_memory(workdir: str | Path, *, after_task: int | None = None) -> Memory:
+    """Loads the memory that a run left behind; needs no training code and no special device.
+
+    Args:
+      workdir: the folder of a run, finished or not.
+      after_task: the memory as it was after this task (0 is the first); None: the newest.
+
+    Raises:
+      NoMemory: if the folder holds no memory, or none of that task.
+      DamagedCheckpoint, NewerFormat: if what is there cannot be read.
+    """
+    folder = Workdir(workdir)
+    if not folder.path.is_dir():
+        raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run")
+    restored = checkpoint.restore(folder.checkpoints, on_damage=_warn) if folder.checkpoints.is_dir() else None
+    if restored is None:
+        raise NoMemory(f"{folder.path} holds no checkpoint yet; expected the workdir of a run with a finished task")
+    memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
+    if after_task is not None and not 0 <= after_task < len(memory.tasks):
+        raise NoMemory(f"after_task={after_task}, but {folder.path} has {len(memory.tasks)} finished tasks, from 0")
+    if not memory.tasks:
+        raise NoMemory(f"{folder.path} has not finished its first task yet; go on with the run")
+    return memory if after_task is None else memory.as_of(after_task + 1)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
+
+
 def cut_units(kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
     """Keeps the open units of a DGMa task: its sub-network as a smaller, unmasked one."""
     inputs: Any = slice(None)
@@ -229,7 +272,7 @@ def _draw_chunk(
     cut: Params, key: jax.Array, start: jax.Array, index: jax.Array, *, noise_dim: int, n_conditioned: int
 ) -> jax.Array:
     keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(_CHUNK))
-    draw = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
+    draw = partial(dcgan.conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
     noise = jax.vmap(lambda k: draw(k, jnp.asarray(index)[None])[0])(keys)
     masks = [None] * len(cut["kernels"])  # The cut has them applied already.
     head = jnp.zeros(_CHUNK, jnp.int32)

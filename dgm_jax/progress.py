@@ -24,7 +24,7 @@ _PROTOCOLS = {
     "strict": "strict (the last epoch of each task counts; no image of a past task is read)",
     "paper": "paper (epochs are chosen on REAL held-out images of past tasks; only to compare with published numbers)",
 }
-_CPU = 'training on the CPU; a GPU is many times faster (python -m pip install "jax[cuda13]")'
+_CPU = 'training on the CPU; a GPU would be faster (python -m pip install "jax[cuda13]")'
 _UNITS = 1000  # Resolution of the bar; its total is the same for all phases.
 _WIDTH = 100
 

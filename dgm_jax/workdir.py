@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, OtherConfiguration
 
 FORMAT_VERSION = 1
+
+# Settings that a run may go on with changed (--resume-anyway): no array's shape and no past result depends on them.
+_CHANGEABLE = (
+    *("epochs", "generator_learning_rate", "discriminator_learning_rate", "clip_norm", "adversarial_weight"),
+    *("penalty_weight", "sparsity_weight", "scale_max", "mask_share", "gate_gradient", "replay", "replay_steps"),
+    *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "consolidation_real"),
+    *("consolidation_shift", "checkpoint_epochs"),
+)
 
 
 class Workdir:
@@ -37,31 +45,41 @@ class Workdir:
         Args:
           config: the settings.
           stream: what describes the data and the order of its classes.
-          resume_anyway: go on in spite of differences, with the settings given now.
+          resume_anyway: go on in spite of differences, with the settings given now. Only of settings that neither
+            arrays nor what was measured already depend on; config.json keeps the earlier ones, under "before".
 
         Raises:
           OtherConfiguration: if the folder's run differs; lists every difference.
           ConfigError: if the folder was written by a newer version, or its configuration cannot be read.
         """
-        wanted = {
+        wanted: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "protocol": config.protocol,
             "config": dataclasses.asdict(config),
             "stream": json.loads(json.dumps(stream)),
         }
-        if self.config.exists():
-            found = self.read_config()
-            differences = list(_differences(found, wanted))
-            if differences and not resume_anyway:
-                raise OtherConfiguration(
-                    f"{self.path} holds a run with other settings: {'; '.join(differences)}. "
-                    "Choose another --workdir, or pass --resume-anyway to go on with the settings given now."
-                )
-            if not differences:
-                return
-        elif self.checkpoints.exists() and any(self.checkpoints.iterdir()):
-            raise OtherConfiguration(f"{self.path} has checkpoints but no config.json; choose another --workdir")
-        files.write_json(self.config, wanted)
+        if not self.config.exists():
+            if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
+                raise OtherConfiguration(f"{self.path} has checkpoints but no config.json; choose another --workdir")
+            files.write_json(self.config, wanted)
+            return
+        found = self.read_config()
+        earlier = found.pop("before", [])
+        differences = dict(_differences(found, wanted))
+        if not differences:
+            return
+        told = f"{self.path} holds a run with other settings: {'; '.join(differences.values())}."
+        lasting = sorted(set(differences) - set(_CHANGEABLE))
+        if self.summary.exists():
+            raise OtherConfiguration(f"{told} It is finished; choose another --workdir.")
+        if not resume_anyway:
+            hint = "" if lasting else ", or pass --resume-anyway to go on with the settings given now"
+            raise OtherConfiguration(f"{told} Choose another --workdir{hint}.")
+        if lasting:
+            raise OtherConfiguration(
+                f"{told} A run cannot go on with another {', '.join(lasting)}; use another --workdir."
+            )
+        files.write_json(self.config, wanted | {"before": [*earlier, found["config"]]})
 
     def read_config(self) -> dict[str, Any]:
         """Reads config.json; see `claim` for what it raises."""
@@ -102,10 +120,10 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> Any:
-    """Names what differs between two nested settings: `batch_size is 64, now 32`."""
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names what differs between two nested settings: ("batch_size", "batch_size is 64, now 32")."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in dict.fromkeys([*found, *wanted]):
             yield from _differences(found.get(key), wanted.get(key), key)
     elif found != wanted:
-        yield f"{name} is {found!r}, now {wanted!r}"
+        yield name, f"{name} is {found!r}, now {wanted!r}"

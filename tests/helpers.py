@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from dgm_jax import Learner, checkpoint, data
-from dgm_jax.callbacks import Callback
+from dgm_jax import Learner, Memory, checkpoint, data, load_memory
+from dgm_jax.callbacks import Callback, TaskEnd
 from dgm_jax.config import Config
 from dgm_jax.data import Dataset, TaskStream
 
@@ -204,12 +204,34 @@ def fit(config: Config, workdir: Path, *callbacks: Callback, resume_anyway: bool
     return learner.fit(stream(config, **options), workdir, resume_anyway=resume_anyway)
 
 
+class Watch(Callback):
+    """Loads the memory at the end of every task, as a stranger would, and draws every class that it knows."""
+
+    N = 5
+
+    def __init__(self, workdir: Path) -> None:
+        self.workdir = workdir
+        self.drawn: list[dict[int, np.ndarray]] = []  # By task, then label.
+        self.memories: list[Memory] = []
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        memory = load_memory(self.workdir)
+        self.memories.append(memory)
+        self.drawn.append(draw_all(memory))
+
+
+def draw_all(memory: Memory) -> dict[int, np.ndarray]:
+    """A few images of every class the memory knows, for fixed keys."""
+    known = memory.labels[: memory.n_classes]
+    return {label: np.asarray(memory.sample(label, Watch.N, jax.random.key(label))) for label in known}
+
+
 @functools.cache
-def finished(config: Config) -> Path:
-    """The folder of a whole run, made once; not to be written into."""
-    folder = Path(tempfile.mkdtemp(dir=scratch()))
-    fit(config, folder)
-    return folder
+def finished(config: Config, labels: tuple[int, ...] = LABELS, classes_per_task: int = 1) -> Watch:
+    """A whole run, made once; its folder is not to be written into."""
+    watch = Watch(Path(tempfile.mkdtemp(dir=scratch())))
+    fit(config, watch.workdir, watch, labels=labels, classes_per_task=classes_per_task)
+    return watch
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -235,3 +257,13 @@ def assert_equal_trees(a: Any, b: Any) -> None:
         name = jax.tree_util.keystr(path)
         assert (x.shape, x.dtype) == (y.shape, y.dtype), name
         assert x.tobytes() == y.tobytes(), f"{name} differs in {np.sum(x != y)} of {x.size} entries"
+
+
+def flip_a_byte(workdir: Path) -> Path:
+    """Damages the newest checkpoint: one bit of its largest file. Returns its folder."""
+    folder = sorted((workdir / "checkpoints").glob("[0-9]*"))[-1]
+    file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    return folder

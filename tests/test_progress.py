@@ -86,7 +86,7 @@ def test_the_head_of_a_run() -> None:
     console.progress.on_run_start(run_start())
     assert console.out.getvalue().splitlines() == [
         "device      cpu:0",
-        '            training on the CPU; a GPU is many times faster (python -m pip install "jax[cuda13]")',
+        '            training on the CPU; a GPU would be faster (python -m pip install "jax[cuda13]")',
         "data        digits: 1,437 training images (147 to 1,290 a task), 360 for testing",
         "tasks       2, of the classes 0, 1 | 2",
         "variant     dgma",

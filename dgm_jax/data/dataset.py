@@ -29,6 +29,7 @@ class Dataset:
       x_test: uint8 [m, h, w, c].
       y_test: int64 [m], the same classes as `y_train`.
       class_names: a name for every label.
+      stored_shape: (h, w, c) of the images before they were resized; None: they were not.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset:
     x_test: Images
     y_test: Labels
     class_names: dict[int, str]
+    stored_shape: tuple[int, ...] | None = None
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -76,7 +78,12 @@ class Dataset:
             raise DataError(f"size={size}: expected at least 1 pixel.")
         if self.x_train.shape[1:3] == (size, size):
             return self
-        return dataclasses.replace(self, x_train=_resize(self.x_train, size), x_test=_resize(self.x_test, size))
+        return dataclasses.replace(
+            self,
+            x_train=_resize(self.x_train, size),
+            x_test=_resize(self.x_test, size),
+            stored_shape=self.stored_shape or self.x_train.shape[1:],
+        )
 
 
 def from_arrays(

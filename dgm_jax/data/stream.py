@@ -43,6 +43,7 @@ class TaskStream:
       classes: the data set's label of each class index.
       class_names: the name of each class index.
       image_shape: (h, w, c).
+      stored_shape: (h, w, c) of the images as the data set holds them, before they were resized.
       fingerprint: a checksum of all images and class indices: tells a run from one on other data.
       protocol: "strict" or "paper"; see `validation`.
     """
@@ -58,6 +59,7 @@ class TaskStream:
         validation: Sequence[Part],
         test: Sequence[Part],
         protocol: Protocol,
+        stored_shape: Sequence[int] | None = None,
     ) -> None:
         """Takes the parts of every task, sorted by class index; see `class_incremental`."""
         self.name = name
@@ -66,6 +68,7 @@ class TaskStream:
         self.class_names = tuple(class_names)
         self.n_tasks, self.n_classes = len(self.tasks), len(self.classes)
         self.image_shape: tuple[int, int, int] = train[0][0].shape[1:]
+        self.stored_shape = tuple(stored_shape or self.image_shape)
         self.protocol = protocol
         self._train: list[Part | None] = list(train)
         self._validation: list[Part | None] = list(validation)
@@ -250,6 +253,7 @@ def class_incremental(
         validation=[_take(dataset.x_train, held, task) for task in tasks],
         test=[_take(dataset.x_test, tested, task) for task in tasks],
         protocol=protocol,
+        stored_shape=dataset.stored_shape,
     )
 
 

@@ -73,6 +73,22 @@ def init_generator_statistics(widths: Sequence[int]) -> list[Params]:
     return [init_statistics(width) for width in widths]
 
 
+def conditioned_noise(key: jax.Array, classes: jax.Array, *, noise_dim: int, n_conditioned: int) -> jax.Array:
+    """Draws noise whose first `n_conditioned` entries are the one-hot class (ALGORITHM, section 2).
+
+    Args:
+      key: a PRNG key.
+      classes: [batch] class indices below `n_conditioned`.
+      noise_dim: entries in all.
+      n_conditioned: entries for the class.
+
+    Returns:
+      [batch, noise_dim]: one-hot, then N(0, 1).
+    """
+    free = jax.random.normal(key, (classes.shape[0], noise_dim - n_conditioned))
+    return jnp.concatenate([jax.nn.one_hot(classes, n_conditioned), free], axis=1)
+
+
 def generate(
     params: Params,
     statistics: Sequence[Params],
@@ -106,8 +122,11 @@ def generate(
     for i, (kernel, norm, running, mask) in enumerate(layers):
         unit_gate = None if mask is None or gates_weights(mask) else mask
         weight_gate = mask if unit_gate is None else None
+        if gate_before_norm and weight_gate is not None:
+            raise ValueError("gate_before_norm is for gated units (DGMa); weights are always gated before the norm")
         geometry = {"stride": 1, "padding": 0} if i == 0 else {"stride": 2, "padding": 1}
-        x = masked_conv_transpose({"kernel": kernel}, x, unit_gate if gate_before_norm else weight_gate, **geometry)
+        before = unit_gate if gate_before_norm else weight_gate
+        x = masked_conv_transpose({"kernel": kernel}, x, before, **geometry)
         x, running = batch_norm(norm, running, x, train=train, axis_name=axis_name)
         x = jax.nn.relu(x)
         if not gate_before_norm:

@@ -6,10 +6,13 @@ The surplus has closed gates and contributes exactly nothing to outputs and grad
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 
 
 def grown_unit_widths(widths: Sequence[int], newly_reserved: Sequence[int]) -> tuple[int, ...]:
@@ -62,7 +65,7 @@ def padded_width(width: int, bucket: int) -> int:
     return bucket
 
 
-def expand(old: jax.Array | np.ndarray, fresh: jax.Array | np.ndarray, keep: Sequence[int] | None = None) -> jax.Array:
+def expand(old: ArrayT, fresh: ArrayT, keep: Sequence[int] | None = None) -> ArrayT:
     """Moves an array into a wider one: `old` keeps its leading place, `fresh` fills what is new.
 
     Serves growth (`fresh` is a new initialisation of the grown shape) and padding (`fresh` is zeros, or -inf for
@@ -74,7 +77,7 @@ def expand(old: jax.Array | np.ndarray, fresh: jax.Array | np.ndarray, keep: Seq
       keep: how much of `old` to keep on each axis (its logical extents, if it is padded); all of it by default.
 
     Returns:
-      An array of the shape of `fresh`.
+      An array of the shape of `fresh`; NumPy's, and nothing compiled, if both are NumPy's.
 
     Raises:
       ValueError: if the ranks differ, an axis would shrink, or `keep` asks for more than there is.
@@ -85,4 +88,8 @@ def expand(old: jax.Array | np.ndarray, fresh: jax.Array | np.ndarray, keep: Seq
     if old.ndim != fresh.ndim or any(k > n for k, n in zip(kept, fresh.shape)):
         raise ValueError(f"an array of shape {kept} does not expand to {fresh.shape}: no axis may shrink")
     corner = tuple(slice(0, k) for k in kept)
+    if isinstance(old, np.ndarray) and isinstance(fresh, np.ndarray):  # On the host nothing need be compiled.
+        grown = fresh.copy()
+        grown[corner] = old[corner]
+        return grown
     return jnp.asarray(fresh).at[corner].set(jnp.asarray(old)[corner])

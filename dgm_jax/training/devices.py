@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -48,21 +47,18 @@ def data_parallel(function: Callable[..., Any], devices: Sequence[jax.Device]) -
     share of each batch (`share`) and averages gradients over the axis `AXIS`, so that all results are equal. They come
     back once, in natural shape. `state` is donated. One device is mapped like many.
     """
-    shards = jnp.arange(len(devices))
-    mapped: dict[int, Callable[..., Any]] = {}
+    mapped = jax.pmap(
+        lambda state, arguments, shard: function(state, *arguments, shard),
+        axis_name=AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,
+        devices=devices,
+        donate_argnums=0,
+    )
+    shards = np.arange(len(devices))
 
     def call(state: Any, *arguments: Any) -> Any:
-        n = len(arguments)
-        if n not in mapped:
-            mapped[n] = jax.pmap(
-                function,
-                axis_name=AXIS,
-                in_axes=(None,) * (n + 1) + (0,),
-                out_axes=None,
-                devices=devices,
-                donate_argnums=0,
-            )
-        return mapped[n](state, *arguments, shards)
+        return mapped(state, arguments, shards)
 
     return call
 

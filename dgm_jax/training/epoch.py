@@ -12,11 +12,10 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from dgm_jax.models.dcgan import conditioned_noise
 from dgm_jax.training.devices import share
-from dgm_jax.training.state import Capacity, Clock, TrainState
-from dgm_jax.training.step import Metrics, Step, conditioned_noise
-
-Array = Any  # NumPy's on its way to the devices, JAX's there.
+from dgm_jax.training.state import Array, Capacity, Clock, TrainState
+from dgm_jax.training.step import Metrics, Step
 
 
 @struct.dataclass

@@ -50,9 +50,19 @@ def estimated_seconds(
     *,
     train_counts: Sequence[int],
     channels: int,
-    from_task: int,
+    finished_tasks: int,
+    epochs_done: int,
 ) -> float:
-    """Guesses the seconds that the tasks from `from_task` on take; growth of the generator is not foreseen."""
+    """Guesses the seconds that the rest of a run takes; growth of the generator is not foreseen.
+
+    Args:
+      config: the settings.
+      devices: to train on.
+      train_counts: training images of each task.
+      channels: of the images.
+      finished_tasks: tasks that are over.
+      epochs_done: epochs of the next one that are.
+    """
     a = jax.device_put(jnp.ones((_SIDE, _SIDE)), devices[0])
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()
@@ -63,8 +73,9 @@ def estimated_seconds(
     widths = dcgan.generator_widths(config.generator_width, config.image_size)
     d = discriminator_flops(config.discriminator_width, config.image_size, channels)
     total = 0.0
-    for task in range(from_task, len(train_counts)):
-        steps = config.epochs * (train_counts[task] // config.batch_size)
+    for task in range(finished_tasks, len(train_counts)):
+        epochs = config.epochs - (epochs_done if task == finished_tasks else 0)
+        steps = epochs * (train_counts[task] // config.batch_size)
         classifier_steps = min(task + 1, config.replay_steps or task + 1)
         total += steps * iteration_flops(config, widths, channels, classifier_steps)
         total += config.consolidation_steps * config.batch_size * 3 * d

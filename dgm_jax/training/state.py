@@ -13,6 +13,7 @@ from dgm_jax import nn
 from dgm_jax.config import Config
 
 Params = Any
+Array = Any  # NumPy's on its way to the devices, JAX's there.
 
 
 @struct.dataclass
@@ -31,8 +32,8 @@ class TrainState:
 class Capacity:
     """What earlier tasks left to this one; constant while it is learnt."""
 
-    reserved: list[jax.Array]  # Cumulative mask of each layer, of the physical shape of its embedding, bool.
-    free: list[jax.Array]  # Gates within the logical widths that are not reserved, bool.
+    reserved: list[Array]  # Cumulative mask of each layer, of the physical shape of its embedding, bool.
+    free: list[Array]  # Gates within the logical widths that are not reserved, bool.
     sparsity_weight: jax.Array  # lambda_R size_t / size_0
     seen: jax.Array  # [classes], bool: the classes met so far, this task's included.
     first_class: jax.Array  # Class index of the task's first class: its output layer is number 0.
@@ -69,8 +70,8 @@ def make_optimisers(config: Config) -> Optimisers:
 
 
 def make_capacity(
-    reserved: Sequence[jax.Array],
-    live: Sequence[jax.Array],
+    reserved: Sequence[Array],
+    live: Sequence[Array],
     *,
     sparsity_weight: float,
     seen: jax.Array,
@@ -79,7 +80,7 @@ def make_capacity(
     """Builds a task's `Capacity` from the cumulative masks and from `live`, the gates within the logical widths."""
     return Capacity(
         reserved=list(reserved),
-        free=[jnp.logical_and(a, jnp.logical_not(r)) for a, r in zip(live, reserved, strict=True)],
+        free=[a & ~r for a, r in zip(live, reserved, strict=True)],
         sparsity_weight=jnp.asarray(sparsity_weight),
         seen=seen,
         first_class=jnp.asarray(first_class, jnp.int32),

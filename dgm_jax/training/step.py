@@ -5,7 +5,6 @@ the batch is split, or is None; how it is mapped is the business of `devices.py`
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from jax import lax
 from dgm_jax import nn
 from dgm_jax.config import Config
 from dgm_jax.models import dcgan
-from dgm_jax.training.losses import cross_entropy, gradient_penalty
+from dgm_jax.training.losses import cross_entropy, gradient_penalty, only_seen
 from dgm_jax.training.state import Capacity, Clock, Optimisers, TrainState, make_optimisers
 
 Metrics = dict[str, Any]  # Scalars, NumPy's or JAX's.
@@ -27,7 +26,7 @@ _METRICS = (
     *("classifier_loss", "classifier_accuracy"),
     *("critic_loss", "critic_real", "critic_fake", "gradient_penalty", "gradient_norm"),
     *("adversarial_term", "sparsity_term", "auxiliary_term", "generator_loss", "sparsity"),
-    *("generator_gradient_norm", "generator_update_norm", "scale"),
+    *("generator_gradient_norm", "generator_update_norm", "scale", "open_share"),
 )
 
 
@@ -93,7 +92,7 @@ class Step:
 
         def loss_of(params):
             output, statistics = self.discriminate(params, state.discriminator_statistics, images)
-            correct = jnp.argmax(jnp.where(seen[None], output.logits, -jnp.inf), axis=1) == labels
+            correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             return cross_entropy(output.logits, labels, seen), (statistics, jnp.mean(correct, dtype=images.dtype))
 
         (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.discriminator)
@@ -206,6 +205,7 @@ class Step:
             "generator_gradient_norm": optax.tree.norm(gradients),
             "generator_update_norm": optax.tree.norm(updates),
             "scale": scale,
+            "open_share": _open_share(state.generator["embeddings"], capacity),
         }
         state = replace(
             state,
@@ -229,18 +229,8 @@ class Step:
         )
 
 
-@partial(jax.jit, static_argnames=("noise_dim", "n_conditioned"))
-def conditioned_noise(key: jax.Array, classes: jax.Array, *, noise_dim: int, n_conditioned: int) -> jax.Array:
-    """Draws noise whose first `n_conditioned` entries are the one-hot class (ALGORITHM, section 2).
-
-    Args:
-      key: a PRNG key.
-      classes: [batch] class indices below `n_conditioned`.
-      noise_dim: entries in all.
-      n_conditioned: entries for the class.
-
-    Returns:
-      [batch, noise_dim]: one-hot, then N(0, 1).
-    """
-    free = jax.random.normal(key, (classes.shape[0], noise_dim - n_conditioned))
-    return jnp.concatenate([jax.nn.one_hot(classes, n_conditioned), free], axis=1)
+def _open_share(embeddings: list[jax.Array], capacity: Capacity) -> jax.Array:
+    """The share of the gates within the logical widths that would be open, were the masks binarised now."""
+    opened = jnp.stack([jnp.sum(nn.binarise(e)) for e in embeddings])
+    live = jnp.stack([jnp.sum(jnp.logical_or(f, r)) for f, r in zip(capacity.free, capacity.reserved)])
+    return jnp.sum(opened) / jnp.sum(live)

@@ -77,7 +77,12 @@ class Trainer:
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
-        return [np.asarray(k) for k in dcgan.init_kernels(key, widths, self.config.noise_dim)]
+        # Drawn at the physical widths, of which there are few: each new shape would be compiled anew.
+        drawn = jax.device_get(dcgan.init_kernels(key, self.physical_widths(widths), self.config.noise_dim))
+        return [
+            _corner(kernel, shape)
+            for kernel, shape in zip(drawn, dcgan.kernel_shapes(widths, self.config.noise_dim), strict=True)
+        ]
 
     def mask_shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
         """Shapes of the masks at these widths: units (DGMa) or weights (DGMw)."""
@@ -108,15 +113,15 @@ class Trainer:
         physical = self.physical_widths(widths)
         shapes = self.mask_shapes(physical)
         kernel_shapes = dcgan.kernel_shapes(physical, self.config.noise_dim)
-        live = [nn.expand(jnp.ones(r.shape, bool), jnp.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)]
-        own = dcgan.init_task(task_key, widths, self.channels, self.max_heads)
-        head_shape = (*own["heads"].shape[:3], physical[-1], self.channels)
+        live = [nn.expand(np.ones(r.shape, bool), np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)]
+        # Neutral where padded: a unit that is 0 stays 0 through its norm and ReLU, and no output layer reads it.
+        own = jax.device_get(dcgan.init_task(task_key, physical, self.channels, self.max_heads))
+        read = np.arange(physical[-1]) < widths[-1]
+        own["heads"] = np.where(read[:, None], own["heads"], np.zeros((), own["heads"].dtype))
         generator = {
-            "kernels": [nn.expand(k, jnp.zeros(s)) for k, s in zip(kernels, kernel_shapes, strict=True)],
-            # Neutral where padded: a unit that is 0 stays 0 through its norm and ReLU.
-            "norms": dcgan.init_task(task_key, physical, self.channels, 1)["norms"],
-            "heads": nn.expand(own["heads"], jnp.zeros(head_shape)),
-            "embeddings": [jnp.where(alive, jnp.float32(0), -jnp.inf) for alive in live],
+            "kernels": [nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, kernel_shapes, strict=True)],
+            **own,
+            "embeddings": [np.where(alive, np.float32(0), np.float32(-np.inf)) for alive in live],
         }
         if discriminator is None:
             discriminator = dcgan.init_discriminator(
@@ -135,7 +140,7 @@ class Trainer:
             discriminator_optimiser=self.step.optimisers.discriminator.init(discriminator[0]),
         )
         capacity = make_capacity(
-            [nn.expand(r, jnp.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
+            [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
             live,
             sparsity_weight=self.config.sparsity_weight * sum(widths) / sum(self.first_widths),
             seen=jnp.arange(self.n_classes) <= max(classes),
@@ -178,22 +183,20 @@ class Trainer:
         host = jax.device_get(state)
         kernel_shapes = dcgan.kernel_shapes(widths, self.config.noise_dim)
 
-        def corner(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-            return np.ascontiguousarray(array[tuple(slice(0, n) for n in shape)])
-
         def trimmed(norms: Params) -> Params:
-            return [{name: corner(v, (w,)) for name, v in norm.items()} for norm, w in zip(norms, widths, strict=True)]
+            return [{name: _corner(v, (w,)) for name, v in norm.items()} for norm, w in zip(norms, widths, strict=True)]
 
         embeddings = host.generator["embeddings"]
         heads = host.generator["heads"]
         return FrozenTask(
-            kernels=[corner(k, s) for k, s in zip(host.generator["kernels"], kernel_shapes, strict=True)],
+            kernels=[_corner(k, s) for k, s in zip(host.generator["kernels"], kernel_shapes, strict=True)],
             masks=[
-                corner(np.asarray(nn.binarise(e)), s) for e, s in zip(embeddings, self.mask_shapes(widths), strict=True)
+                _corner(np.asarray(nn.binarise(e)), s)
+                for e, s in zip(embeddings, self.mask_shapes(widths), strict=True)
             ],
             norms=trimmed(host.generator["norms"]),
             statistics=trimmed(host.generator_statistics),
-            heads=corner(heads, (n_heads, *heads.shape[1:3], widths[-1], self.channels)),
+            heads=_corner(heads, (n_heads, *heads.shape[1:3], widths[-1], self.channels)),
         )
 
     def grow(
@@ -213,15 +216,9 @@ class Trainer:
         fresh = self.new_kernels(key, grown)
         shapes = self.mask_shapes(grown)
         return (
-            [np.asarray(nn.expand(old, new)) for old, new in zip(kernels, fresh, strict=True)],
-            [np.asarray(nn.expand(r, np.zeros(s, bool))) for r, s in zip(reserved, shapes, strict=True)],
+            [nn.expand(old, new) for old, new in zip(kernels, fresh, strict=True)],
+            [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
         )
-
-    def open_share(self, state: TrainState, capacity: Capacity) -> float:
-        """The share of the gates within the logical widths that would be open, were the masks binarised now."""
-        live = [np.asarray(f) | np.asarray(r) for f, r in zip(capacity.free, capacity.reserved)]
-        opened = [np.asarray(nn.binarise(e)) for e in state.generator["embeddings"]]
-        return sum(int(o.sum()) for o in opened) / sum(int(a.sum()) for a in live)
 
     def consolidate(
         self, key: jax.Array, data: TaskImages, seen: np.ndarray, *, on_steps: Callable[[int], None]
@@ -251,3 +248,8 @@ class Trainer:
             per_step = (time.perf_counter() - begun) / (stop - start)
             self._pace[kind] = max(1, min(int(_SECONDS_PER_CALL / max(per_step, 1e-6)), 4 * self._pace[kind]))
             start = stop
+
+
+def _corner(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Cuts the leading corner of this shape out of an array."""
+    return np.ascontiguousarray(array[tuple(slice(0, n) for n in shape)])
