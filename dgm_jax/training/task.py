@@ -67,13 +67,11 @@ class Trainer:
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
 
     def physical_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
-        """The padded widths at which a generator of these logical widths is trained.
-
-        All layers double together, as soon as one has outgrown its arrays: few shapes, so few programs.
-        """
-        starts = [self.config.headroom * first for first in self.first_widths]
-        factor = max(nn.padded_width(w, start) // start for w, start in zip(widths, starts, strict=True))
-        return tuple(factor * start for start in starts)
+        """The padded widths at which a generator of these logical widths is trained."""
+        return tuple(
+            nn.padded_width(width, self.config.headroom * first)
+            for width, first in zip(widths, self.first_widths, strict=True)
+        )
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
