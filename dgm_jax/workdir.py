@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 # Settings that a run may go on with changed (--resume-anyway): no array's shape and no past result depends on them.
 _CHANGEABLE = (
     *("epochs", "generator_learning_rate", "discriminator_learning_rate", "clip_norm", "adversarial_weight"),
-    *("penalty_weight", "sparsity_weight", "scale_max", "mask_share", "gate_gradient", "replay", "replay_steps"),
+    *("penalty_weight", "sparsity_weight", "scale_max", "mask_share", "replay", "replay_steps"),
     *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "consolidation_real"),
     *("consolidation_shift", "checkpoint_epochs"),
 )

@@ -1,0 +1,94 @@
+"""Measures against cases worked out by hand."""
+
+import numpy as np
+import pytest
+
+from dgm_jax import metrics
+
+LABELS = np.array([0, 0, 0, 0, 2, 2, 1, 1])
+PREDICTIONS = np.array([0, 0, 0, 1, 2, 0, 1, 1])
+
+
+def test_per_class_accuracy():
+    np.testing.assert_array_equal(metrics.per_class_accuracy(PREDICTIONS, LABELS, 3), [0.75, 1.0, 0.5])
+
+
+def test_a_class_without_images_is_nan_and_not_counted():
+    accuracy = metrics.per_class_accuracy(PREDICTIONS, LABELS, 4)
+    np.testing.assert_array_equal(accuracy, [0.75, 1.0, 0.5, np.nan])
+    assert metrics.macro_accuracy(accuracy) == 0.75
+
+
+def test_macro_and_micro_accuracy_differ_where_classes_do():
+    accuracy = metrics.per_class_accuracy(PREDICTIONS, LABELS, 3)
+    assert metrics.macro_accuracy(accuracy) == 0.75
+    assert metrics.micro_accuracy(PREDICTIONS, LABELS) == 6 / 8
+    assert metrics.micro_accuracy(PREDICTIONS[:4], LABELS[:4]) == 0.75
+    uneven = metrics.per_class_accuracy(np.zeros(4, int), np.array([0, 0, 0, 1]), 2)
+    assert metrics.macro_accuracy(uneven) == 0.5
+    assert metrics.micro_accuracy(np.zeros(4, int), np.array([0, 0, 0, 1])) == 0.75
+
+
+def test_confusion_matrix():
+    expected = [[3, 1, 0], [0, 2, 0], [1, 0, 1]]
+    matrix = metrics.confusion_matrix(PREDICTIONS, LABELS, 3)
+    np.testing.assert_array_equal(matrix, expected)
+    np.testing.assert_array_equal(np.diag(matrix) / matrix.sum(axis=1), [0.75, 1.0, 0.5])
+
+
+NAN = np.nan
+MATRIX = np.array(
+    [
+        [1.0, NAN, NAN, NAN],
+        [0.7, 0.9, 0.8, NAN],
+        [0.6, 1.0, 0.5, 0.9],
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "n_tasks, expected",
+    [
+        (1, 0.0),
+        (2, 1.0 - 0.7),
+        # Best before: 1.0, 0.9, 0.8; now 0.6, 1.0 (better than ever: negative), 0.5.
+        (3, ((1.0 - 0.6) + (0.9 - 1.0) + (0.8 - 0.5)) / 3),
+    ],
+)
+def test_forgetting(n_tasks, expected):
+    tasks = [(0,), (1, 2), (3,)]
+    assert metrics.forgetting(MATRIX[:n_tasks], tasks) == pytest.approx(expected, abs=1e-12)
+
+
+def test_forgetting_counts_the_best_of_all_earlier_tasks():
+    matrix = np.array([[0.5, NAN, NAN], [0.9, 0.4, NAN], [0.2, 0.4, 1.0]])
+    assert metrics.forgetting(matrix, [(0,), (1,), (2,)]) == pytest.approx(((0.9 - 0.2) + 0.0) / 2)
+
+
+def test_capacity_of_units():
+    row, second = metrics.capacity(
+        binary=[np.array([True, True, False, False]), np.array([True, False])],
+        reserved_before=[np.array([True, False, True, False]), np.array([False, False])],
+        kernels=[np.zeros((4, 4, 7, 4)), np.zeros((4, 4, 4, 2))],
+    )
+    assert row == {
+        "layer": 1,
+        "width": 4,
+        "gates": 4,
+        "used": 2,
+        "newly_reserved": 1,
+        "reused": 1,
+        "free": 1,
+        "weights": 16 * 7 * 4,
+    }
+    assert (second["layer"], second["newly_reserved"], second["reused"], second["free"]) == (2, 1, 0, 1)
+
+
+def test_capacity_of_weights():
+    shape = (2, 2, 3, 5)
+    binary, before = np.zeros(shape, bool), np.zeros(shape, bool)
+    binary[0], before[:, 0] = True, True
+    (row,) = metrics.capacity([binary], [before], [np.zeros(shape)])
+    assert row["gates"] == row["weights"] == 60 and row["width"] == 5
+    assert (row["used"], row["newly_reserved"], row["reused"], row["free"]) == (30, 15, 15, 15)
+    assert all(type(value) is int for value in row.values())
