@@ -38,6 +38,7 @@ class TaskStart:
     images_per_step: int  # Real images in an iteration.
     widths: tuple[int, ...]
     physical_widths: tuple[int, ...]
+    compiles: bool = False  # The first step waits for its program: no task of this process had these physical widths.
 
 
 @dataclass(frozen=True)

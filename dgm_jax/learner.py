@@ -161,8 +161,7 @@ class _Run:
             for task in range(self.record.finished_tasks, self.stream.n_tasks):
                 self._learn(task)
         summary = self._summarise()
-        if not (already_finished and self.folder.summary.exists()):
-            files.write_json(self.folder.summary, summary)
+        files.write_json(self.folder.summary, summary)
         self._tell("on_run_end", RunEnd(summary, self.folder.path, already_finished, self._files()))
         return summary
 
@@ -199,6 +198,7 @@ class _Run:
                 images_per_step=config.batch_size,
                 widths=self.memory.widths,
                 physical_widths=self.trainer.physical_widths(self.memory.widths),
+                compiles=self.trainer.is_new_shape(self.memory.widths),
             ),
         )
         replayed = self._replay(task, first_epoch if config.replay == "fresh" else 0)
@@ -221,7 +221,7 @@ class _Run:
             if config.protocol == "paper":
                 best = self._keep_best(task, state, best, means)
             self.record.epochs_done = epoch + 1
-            self._log({"task": task, "epoch": epoch, "protocol": config.protocol, **means})
+            self._log({"kind": "epoch", "task": task, "epoch": epoch, "protocol": config.protocol, **means})
             self._tell("on_epoch_end", EpochEnd(task, epoch, means, time.perf_counter() - epoch_begun))
             if (epoch + 1) % config.checkpoint_epochs == 0 and epoch + 1 < config.epochs:
                 self._save_training(task, state, best)
@@ -263,8 +263,9 @@ class _Run:
         self.discriminator = jax.device_get(kept)
         averages = {reading: self._average(reading, task) for reading in READINGS}
         self._write_results(task)
+        files.write_json(self.folder.summary, self._summarise())
         # The checkpoint comes last: whatever a kill leaves behind before it is written again.
-        self._log({"task": task, "protocol": self.config.protocol, "average": averages, **means})
+        self._log({"kind": "task", "task": task, "protocol": self.config.protocol, "average": averages, **means})
         self._save_finished(task, classifier, state)
         self._tell(
             "on_task_end",
@@ -380,18 +381,23 @@ class _Run:
 
     def _summarise(self) -> dict[str, Any]:
         stream, config, record = self.stream, self.config, self.record
-        replaced = sum(sum(stream.train_counts(t)) for t in range(stream.n_tasks)) * math.prod(stream.stored_shape)
+        met = sum(sum(stream.train_counts(t)) for t in range(record.finished_tasks))
+        replaced = met * math.prod(stream.stored_shape)
         averages = {
             f"A_{self._n_seen(t)}": {reading: self._average(reading, t) for reading in READINGS}
-            for t in range(stream.n_tasks)
+            for t in range(record.finished_tasks)
         }
         return {
+            "dataset": stream.name,
+            "finished": record.finished_tasks == stream.n_tasks,
+            "finished_tasks": record.finished_tasks,
             "protocol": config.protocol,
             "variant": config.variant,
             "seed": config.seed,
             **averages,
+            "final": self._n_seen(record.finished_tasks - 1),  # The last of these: A_final.
             "forgetting": {reading: self._forgetting(reading) for reading in READINGS},
-            "confusion": record.confusion,
+            "confusion": record.confusion,  # Rows: true classes; columns: predicted ones.
             "widths": list(self.memory.widths),
             "parameters": self.memory.parameters(),
             "bytes": {"memory": self.memory.bytes(), "images_replaced": replaced},
@@ -552,16 +558,23 @@ class _Run:
                 tasks=tuple(self._names(task) for task in stream.tasks),
                 train_counts=tuple(sum(stream.train_counts(t)) for t in range(stream.n_tasks)),
                 test_count=stream.test_count,
-                estimated_seconds=estimated_seconds(
-                    self.config,
-                    self.trainer.devices,
-                    train_counts=[sum(stream.train_counts(t)) for t in range(stream.n_tasks)],
-                    channels=stream.image_shape[2],
-                    finished_tasks=self.record.finished_tasks,
-                    epochs_done=self.record.epochs_done,
-                ),
+                estimated_seconds=self._seconds_left(),
                 resumed_from=(self.record.finished_tasks, self.record.epochs_done) if begun else None,
             ),
+        )
+
+    def _seconds_left(self) -> float:
+        """From the tasks that are over, if any; else from the arithmetic to be done."""
+        stream, record = self.stream, self.record
+        if record.finished_tasks:
+            done = record.finished_tasks + record.epochs_done / self.config.epochs
+            return sum(record.seconds.values()) * (stream.n_tasks - done) / done
+        return estimated_seconds(
+            self.config,
+            self.trainer.devices,
+            train_counts=[sum(stream.train_counts(t)) for t in range(stream.n_tasks)],
+            channels=stream.image_shape[2],
+            epochs_done=record.epochs_done,
         )
 
     def _tell(self, event: str, record: Any) -> None:

@@ -67,7 +67,7 @@ class ConsoleProgress(Callback):
         each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
         tasks = " | ".join(", ".join(names) for names in event.tasks)
         seconds = event.estimated_seconds
-        estimate = "not known before the first epochs" if seconds is None else f"about {_rough(seconds)}"
+        estimate = "not known before the first epochs" if seconds is None else f"roughly {_rough(seconds)}"
         facts = {
             "device": ", ".join(event.devices),
             **({"": _CPU} if event.platform == "cpu" else {}),
@@ -89,7 +89,9 @@ class ConsoleProgress(Callback):
         self._follow(event.task, "train")
         left = f"epochs {event.first_epoch + 1} to {event.epochs}" if event.first_epoch else f"{event.epochs} epochs"
         widths = "-".join(map(str, event.widths))
-        self._show(f"classes {', '.join(event.classes)}; {left} of {event.steps} steps, widths {widths}", always=True)
+        compiling = "; compiling first" if event.compiles else ""
+        text = f"classes {', '.join(event.classes)}; {left} of {event.steps} steps, widths {widths}{compiling}"
+        self._show(text, always=True)
 
     def on_progress(self, event: Progress) -> None:
         """Moves the bar."""
@@ -129,7 +131,9 @@ class ConsoleProgress(Callback):
         if event.already_finished:
             first = ["this run is finished already: nothing was trained (another --workdir starts a new one)"]
         else:
-            first = [f"finished in {_time(self._clock() - self._begun)}"]
+            sitting, whole = self._clock() - self._begun, sum(event.summary.get("seconds", {}).values())
+            in_all = f" ({_time(whole)} with the sittings before)" if whole > sitting + 1 else ""
+            first = [f"finished in {_time(sitting)}{in_all}"]
         summary = event.summary
         readings = {int(m[1]): value for key, value in summary.items() if (m := re.fullmatch(r"A_(\d+)", key))}
         if readings:

@@ -68,9 +68,13 @@ class Workdir:
         differences = dict(_differences(found, wanted))
         if not differences:
             return
+        if found.get("stream") != wanted["stream"]:
+            raise OtherConfiguration(
+                f"{self.path} holds a run on {_other_stream(found, wanted)}; choose another --workdir."
+            )
         told = f"{self.path} holds a run with other settings: {'; '.join(differences.values())}."
         lasting = sorted(set(differences) - set(_CHANGEABLE))
-        if self.summary.exists():
+        if self._is_finished():
             raise OtherConfiguration(f"{told} It is finished; choose another --workdir.")
         if not resume_anyway:
             hint = "" if lasting else ", or pass --resume-anyway to go on with the settings given now"
@@ -80,6 +84,12 @@ class Workdir:
                 f"{told} A run cannot go on with another {', '.join(lasting)}; use another --workdir."
             )
         files.write_json(self.config, wanted | {"before": [*earlier, found["config"]]})
+
+    def _is_finished(self) -> bool:
+        try:
+            return bool(json.loads(self.summary.read_text())["finished"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def read_config(self) -> dict[str, Any]:
         """Reads config.json; see `claim` for what it raises."""
@@ -127,3 +137,13 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[tuple[str,
             yield from _differences(found.get(key), wanted.get(key), key)
     elif found != wanted:
         yield name, f"{name} is {found!r}, now {wanted!r}"
+
+
+def _other_stream(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What a person should hear of a run on other data or in another order: not every number that differs."""
+    before, now = dict(found.get("stream") or {}), wanted["stream"]
+    if before.get("dataset") != now.get("dataset"):
+        return f"the data set {before.get('dataset')!r}, now it is {now.get('dataset')!r}"
+    if before.get("tasks") != now.get("tasks"):
+        return f"the tasks {before.get('tasks')}, now they are {now.get('tasks')}"
+    return f"other images of {now.get('dataset')!r}"

@@ -14,19 +14,20 @@ from dgm_jax.errors import NoMemory
 from dgm_jax.memory import TaskMemory
 from dgm_jax.models import dcgan
 
-SIX = (0, 1, 2, 3, 4, 5)
 RUNS = {
-    "dgma-16": (helpers.small("dgma"),),
-    "dgmw-16": (helpers.small("dgmw"),),
-    # Arrays that outgrow their padding, and two classes a task.
-    "dgma-8-pairs": (helpers.small("dgma", image_size=8, headroom=1), SIX, 2),
-    "dgmw-8-pairs": (helpers.small("dgmw", image_size=8, headroom=1), SIX, 2),
+    "dgma-16": lambda: helpers.finished(helpers.small("dgma")),
+    "dgmw-16": lambda: helpers.finished(helpers.small("dgmw")),
+    # Arrays that outgrow their padding, and several classes a task.
+    "dgma-8-unequal": helpers.unequal,
+    "dgmw-8-pairs": lambda: helpers.finished(
+        helpers.small("dgmw", image_size=8, headroom=2), labels=helpers.SIX, classes_per_task=2
+    ),
 }
 
 
 @pytest.fixture(scope="module", params=RUNS)
 def run(request):
-    return helpers.finished(*RUNS[request.param])
+    return RUNS[request.param]()
 
 
 class TestExactRetention:
@@ -76,7 +77,8 @@ class TestSample:
 
     def test_another_key_draws_other_images(self, run):
         memory = run.memories[-1]
-        assert np.any(memory.sample(0, 3, jax.random.key(0)) != memory.sample(0, 3, jax.random.key(1)))
+        label = memory.labels[0]
+        assert np.any(memory.sample(label, 3, jax.random.key(0)) != memory.sample(label, 3, jax.random.key(1)))
 
     def test_unknown_class(self, run):
         memory = load_memory(run.workdir, after_task=0)
@@ -86,9 +88,10 @@ class TestSample:
                 memory.sample(label, 1, jax.random.key(0))
 
     def test_too_few(self, run):
+        memory = run.memories[-1]
         for n in (0, -1):
             with pytest.raises(ValueError, match=f"^n={n} images cannot be drawn; ask for at least 1$"):
-                run.memories[-1].sample(0, n, jax.random.key(0))
+                memory.sample(memory.labels[0], n, jax.random.key(0))
 
     def test_as_uint8(self, run):
         memory = run.memories[-1]
@@ -180,17 +183,17 @@ def test_as_a_tree_and_back(variant):
 def test_the_cut_draws_what_the_whole_generator_would(variant):
     """Against the full network: masks closed on what is new, norms padded by neutral entries."""
     memory = _memory(variant)
+    noise = np.random.default_rng(5).normal(size=(4, 7)).astype(np.float32)
+    head = np.zeros(4, np.int32)
+    run = helpers.quick_jit(
+        lambda params, statistics, masks: dcgan.generate(params, statistics, masks, noise, head, train=False)[0]
+    )
     for task in memory.tasks:
-        noise = np.random.default_rng(5).normal(size=(4, 7)).astype(np.float32)
-        head = np.zeros(4, np.int32)
         kernels, inputs = [], 7
         for kernel, width in zip(memory.kernels, task.widths):
             kernels.append(kernel[:, :, :inputs, :width])
             inputs = width
         whole = {"kernels": kernels, "norms": task.norms, "heads": task.heads[:1]}
-        run = helpers.quick_jit(
-            lambda params, statistics, masks: dcgan.generate(params, statistics, masks, noise, head, train=False)[0]
-        )
         expected = run(whole, task.statistics, task.masks)
         cut = memory._cut(task) | {"heads": memory._cut(task)["heads"][:1]}
         np.testing.assert_allclose(run(cut, cut["statistics"], [None, None]), expected, atol=1e-5)

@@ -57,14 +57,29 @@ def _refused(folder, config, stream=STREAM, *, resume_anyway=False):
 
 def test_another_configuration_is_refused_with_every_difference(tmp_path):
     folder = _claimed(tmp_path)
-    assert _refused(folder, STUBBORN, STREAM | {"tasks": [[1], [3, 4]]}) == (
-        "variant is 'dgma', now 'dgmw'; batch_size is 64, now 32; tasks is [[3], [1, 4]], now [[1], [3, 4]]. "
-        "Choose another --workdir."
+    assert (
+        _refused(folder, STUBBORN)
+        == "variant is 'dgma', now 'dgmw'; batch_size is 64, now 32. Choose another --workdir."
     )
     assert _refused(folder, CHANGEABLE) == (
         "epochs is 101, now 7; checkpoint_epochs is 10, now 2. "
         "Choose another --workdir, or pass --resume-anyway to go on with the settings given now."
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"dataset": "mnist"}, "the data set None, now it is 'mnist'"),
+        ({"tasks": [[1], [3, 4]]}, "the tasks [[3], [1, 4]], now they are [[1], [3, 4]]"),
+        ({"fingerprint": "0"}, "other images of None"),
+    ],
+)
+def test_other_data_are_refused_without_a_list_of_numbers(tmp_path, change, told):
+    folder = _claimed(tmp_path)
+    with pytest.raises(OtherConfiguration) as caught:
+        folder.claim(STUBBORN, STREAM | change, resume_anyway=True)
+    assert str(caught.value) == f"{tmp_path} holds a run on {told}; choose another --workdir."
 
 
 def test_resume_anyway_writes_the_settings_given_now_and_keeps_the_earlier_ones(tmp_path):
@@ -86,7 +101,7 @@ def test_resume_anyway_does_not_cover_what_the_run_is_made_of(tmp_path):
 @pytest.mark.parametrize("resume_anyway", [False, True])
 def test_a_finished_run_keeps_its_settings(tmp_path, resume_anyway):
     folder = _claimed(tmp_path)
-    folder.summary.write_text("{}")
+    folder.summary.write_text('{"finished": true}')
     folder.claim(CONFIG, STREAM, resume_anyway=resume_anyway)
     text = _refused(folder, CHANGEABLE, resume_anyway=resume_anyway)
     assert text.endswith(". It is finished; choose another --workdir.")

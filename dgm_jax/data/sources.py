@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import zipfile
@@ -223,6 +224,7 @@ def import_tfds() -> Any:
         raise DataError(
             f"reading TFDS folders needs {error.name}; run `python -m pip install tensorflow-datasets array_record`."
         ) from error
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Else it warns on every read that OpenCV would be faster.
     return tensorflow_datasets
 
 

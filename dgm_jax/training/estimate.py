@@ -10,9 +10,10 @@ from dgm_jax.config import Config
 from dgm_jax.models import dcgan
 
 _SIDE = 1024  # Of the matrices that are multiplied to measure the device.
-# Measured share of a matrix product's speed that training reaches, and seconds to compile; see docs/results.
-_EFFICIENCY = 0.35
-_COMPILE_SECONDS = 20.0
+# Measured on two CPU cores: the share of a matrix product's speed that a run reaches, growth of the generator, replay
+# and evaluation included; and the seconds to compile its few programs.
+_EFFICIENCY = 0.15
+_COMPILE_SECONDS = 60.0
 
 
 def generator_flops(widths: Sequence[int], noise_dim: int, channels: int) -> float:
@@ -50,18 +51,16 @@ def estimated_seconds(
     *,
     train_counts: Sequence[int],
     channels: int,
-    finished_tasks: int,
     epochs_done: int,
 ) -> float:
-    """Guesses the seconds that the rest of a run takes; growth of the generator is not foreseen.
+    """Guesses the seconds that the rest of a run takes; the guess is rough.
 
     Args:
       config: the settings.
       devices: to train on.
       train_counts: training images of each task.
       channels: of the images.
-      finished_tasks: tasks that are over.
-      epochs_done: epochs of the next one that are.
+      epochs_done: epochs of the first task that are over.
     """
     a = jax.device_put(jnp.ones((_SIDE, _SIDE)), devices[0])
     product = jax.jit(jnp.matmul)
@@ -73,8 +72,8 @@ def estimated_seconds(
     widths = dcgan.generator_widths(config.generator_width, config.image_size)
     d = discriminator_flops(config.discriminator_width, config.image_size, channels)
     total = 0.0
-    for task in range(finished_tasks, len(train_counts)):
-        epochs = config.epochs - (epochs_done if task == finished_tasks else 0)
+    for task in range(len(train_counts)):
+        epochs = config.epochs - (epochs_done if task == 0 else 0)
         steps = epochs * (train_counts[task] // config.batch_size)
         classifier_steps = min(task + 1, config.replay_steps or task + 1)
         total += steps * iteration_flops(config, widths, channels, classifier_steps)

@@ -65,6 +65,7 @@ class Trainer:
         )
         self._classify = data_parallel(partial(run_classifier_steps, config=config, n_devices=n_devices), devices)
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
+        self._compiled: set[tuple[int, ...]] = set()  # Physical widths that have been trained at.
 
     def physical_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
         """The padded widths at which a generator of these logical widths is trained."""
@@ -72,6 +73,10 @@ class Trainer:
             nn.padded_width(width, self.config.headroom * first)
             for width, first in zip(widths, self.first_widths, strict=True)
         )
+
+    def is_new_shape(self, widths: Sequence[int]) -> bool:
+        """Whether a step at these logical widths has still to be compiled by this process."""
+        return self.physical_widths(widths) not in self._compiled
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
@@ -169,6 +174,7 @@ class Trainer:
         """
         mask_epochs = max(1, round(self.config.mask_share * self.config.epochs))
         clock = Clock(*(np.int32(n) for n in (epoch, mask_epochs, steps)))
+        self._compiled.add(tuple(kernel.shape[-1] for kernel in state.generator["kernels"]))
         sums = self.step.no_metrics()
         for start, stop in self._calls("train", steps):
             state, sums = self._run(state, data, replay, capacity, clock, key, sums, np.int32(start), np.int32(stop))

@@ -247,7 +247,7 @@ def _random_generator(variant, size, widths, channels, heads, noise_dim=6):
     return jax.device_get(params), statistics, masks, noise, rng.integers(0, heads, 5), rng
 
 
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 @pytest.mark.parametrize("size, widths, channels, heads", SIZES)
 def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels, heads, train):

@@ -138,8 +138,9 @@ def test_freezing_cuts_the_padding_off(trained):
 def test_growth_keeps_old_weights_in_place(variant):
     trainer = _trainer(variant, 16)
     _, kernels, reserved, *_ = _begin(trainer)
-    grown, masks = trainer.grow(jax.random.key(2), kernels, reserved, [mask.sum() for mask in reserved])
-    assert all(new.shape[-1] > old.shape[-1] for old, new in zip(kernels[:1], grown))
+    newly = [2, 1] if variant == "dgma" else [16 * trainer.config.noise_dim + 1, 1]
+    grown, masks = trainer.grow(jax.random.key(2), kernels, reserved, newly)
+    assert grown[0].shape[-1] == kernels[0].shape[-1] + 2
     for old, new, was, mask in zip(kernels, grown, reserved, masks, strict=True):
         assert _corner(new, old).tobytes() == old.tobytes()
         assert np.any(_surplus(new, old)) or new.shape == old.shape
@@ -176,6 +177,8 @@ def test_padding_contributes_nothing(variant, size):
             lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), (state, capacity)
         )
         rng = np.random.default_rng(3)
+        heads = state.generator["heads"][..., : widths[-1], :]
+        heads[...] = rng.normal(0, 0.2, heads.shape)  # What they start with depends on the padding.
         for e, shape in zip(state.generator["embeddings"], trainer.mask_shapes(widths)):
             e[tuple(slice(0, n) for n in shape)] = rng.normal(0, 0.5, shape)
         noise = rng.normal(size=(8, trainer.config.noise_dim))
