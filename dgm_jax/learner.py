@@ -34,6 +34,7 @@ READINGS = ("consolidated", "auxiliary")  # Two classifiers, both reported; the 
 
 _STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
 _SAMPLES_SHOWN = 12
+_SHOWN_PIXELS = 48  # Side at which each is shown, at least its own.
 
 # What the seed's key is folded with first, so that no two uses share random numbers.
 _INIT, _BEGIN, _TRAIN, _REPLAY, _DRAW, _CONSOLIDATE, _EXPAND, _SHOW = range(8)
@@ -422,7 +423,8 @@ class _Run:
             name: self.memory.draw(index, _SAMPLES_SHOWN, self._key(_SHOW, index))
             for index, name in enumerate(self._names(range(self._n_seen(task))))
         }
-        images.write_png(self.folder.samples / f"after_task_{task:02d}.png", images.labelled_grid(shown))
+        picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
+        images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
 
     def _files(self) -> dict[str, str]:
         named = {
