@@ -111,7 +111,7 @@ def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
         (["--epochs", "many"], ["--epochs", "INT", "many"]),
         (["--epochs", "0"], ["epochs=0 must be greater than 0"]),
         (["--batch-size", "-1"], ["batch_size=-1 must be greater than 0"]),
-        (["--protocol", "paper"], ["held_out"]),
+        (["--protocol", "paper", "--held-out", "0"], ["held_out"]),
         (["--devices", "two"], ["--devices", "two"]),
         (["--epochs"], ["--epochs"]),
     ],
