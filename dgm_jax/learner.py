@@ -166,8 +166,6 @@ class _Run:
         self._tell("on_run_end", RunEnd(summary, self.folder.path, already_finished, self._files()))
         return summary
 
-    # --- one task ---------------------------------------------------------------------------------------------------
-
     def _learn(self, task: int) -> None:
         begun = time.perf_counter()
         stream, config = self.stream, self.config
@@ -316,8 +314,6 @@ class _Run:
         )
         self.memory = dataclasses.replace(self.memory, kernels=kernels, reserved=reserved)
 
-    # --- images -----------------------------------------------------------------------------------------------------
-
     def _task_images(self, pixels: np.ndarray, labels: np.ndarray) -> TaskImages:
         """Puts a task's images on the devices, padded to the largest task's number."""
         capacity = max(sum(self.stream.train_counts(t)) for t in range(self.stream.n_tasks))
@@ -348,8 +344,6 @@ class _Run:
                     counts[u] += per_class[task]
                     progress(1)
             return self.trainer.place(ReplayedImages(pixels, labels, counts, np.int32(task)))
-
-    # --- measures ---------------------------------------------------------------------------------------------------
 
     def _evaluate(self, task: int, reading: str, params: Any, statistics: Any) -> None:
         pixels, labels = self.stream.test(task)
@@ -409,8 +403,6 @@ class _Run:
             "device": f"{len(self.trainer.devices)} x {self.trainer.devices[0].device_kind}",
             "config": dataclasses.asdict(config),
         }
-
-    # --- the folder -------------------------------------------------------------------------------------------------
 
     def _write_results(self, task: int) -> None:
         names = [str(label) for label in self.stream.classes]
@@ -488,8 +480,6 @@ class _Run:
             files.truncate_jsonl(self.folder.metrics, lambda line: _belongs_before(line, position))
         except (ValueError, KeyError, TypeError) as error:
             raise files.WorkdirError(f"{error}; mend that line or move the file away, then run again") from error
-
-    # --- small things -----------------------------------------------------------------------------------------------
 
     def _new_memory(self) -> Memory:
         widths = self.trainer.first_widths

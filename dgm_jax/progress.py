@@ -158,8 +158,6 @@ class ConsoleProgress(Callback):
             self._bar = None
         self._number = self._phase = None
 
-    # ---- the bar, or the plain lines ----
-
     def _follow(self, task: int, phase: str) -> None:
         """Turns to a phase of a task, if it is another than the present one."""
         if (task, phase) == (self._number, self._phase):
@@ -238,9 +236,6 @@ class _Pace:
             return None
         (begun, before), (now, after) = self._points[0], self._points[-1]
         return (after - before) / (now - begun) if now > begun and after > before else None
-
-
-# ---- text ----
 
 
 def _facts(facts: Mapping[str, str]) -> list[str]:
