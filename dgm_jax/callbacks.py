@@ -19,6 +19,7 @@ class RunStart:
     devices: list[str]  # For example ["cpu:0"].
     platform: str  # "cpu", "gpu" or "tpu"
     dataset: str
+    seeds: tuple[int, ...]  # One, or several that are trained side by side.
     tasks: tuple[tuple[str, ...], ...]  # Names of the classes of each task.
     train_counts: tuple[int, ...]  # Training images of each task.
     test_count: int
@@ -70,6 +71,7 @@ class TaskEnd:
     """A task is learnt, consolidated and evaluated."""
 
     task: int
+    seed: int
     accuracy: dict[str, list[float]]  # "consolidated" and "auxiliary": accuracy of each class seen, in stream order.
     average: dict[str, dict[str, float]]  # reading -> {"macro", "micro"}
     forgetting: dict[str, float]

@@ -54,6 +54,7 @@ class ConsoleProgress(Callback):
         self._paces: dict[str, _Pace] = {}  # By phase.
         self._begun = self._last_line = clock()
         self._n_tasks: int | None = None
+        self._several = False  # Seeds.
         self._task: TaskStart | None = None
         self._number: int | None = None  # Of the task and the phase that the bar shows.
         self._phase: str | None = None
@@ -62,7 +63,7 @@ class ConsoleProgress(Callback):
 
     def on_run_start(self, event: RunStart) -> None:
         """Says what is about to be done, on what and with what."""
-        self._begun, self._n_tasks = self._clock(), len(event.tasks)
+        self._begun, self._n_tasks, self._several = self._clock(), len(event.tasks), len(event.seeds) > 1
         counts, train = event.train_counts, f"{sum(event.train_counts):,} training images"
         each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
         tasks = " | ".join(", ".join(names) for names in event.tasks)
@@ -74,6 +75,7 @@ class ConsoleProgress(Callback):
             "data": f"{event.dataset}: {train} ({each} a task), {event.test_count:,} for testing",
             "tasks": f"{len(event.tasks)}, of the classes {tasks}",
             "variant": event.config.variant,
+            **({"seeds": f"{', '.join(map(str, event.seeds))}, side by side"} if len(event.seeds) > 1 else {}),
             "protocol": _PROTOCOLS.get(event.config.protocol, event.config.protocol),
             "time": estimate,
             "run folder": str(event.workdir),
@@ -113,9 +115,10 @@ class ConsoleProgress(Callback):
         """Closes the bar and prints what the task did to accuracy and capacity."""
         self.close()
         n, first = len(event.class_names), event.task == 0
+        whose = f", seed {event.seed}," if self._several else ""
         self._print(
             "",
-            f"{self._name(event.task)} learnt in {_time(event.seconds)}",
+            f"{self._name(event.task)}{whose} learnt in {_time(event.seconds)}",
             *_indent(_accuracy_rows(event.class_names, event.accuracy)),
             "",
             *_indent(_averages(n, event.protocol, event.average, {} if first else event.forgetting)),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -37,6 +37,8 @@ class Options:
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)"),
     ] = None
     """Folder that holds the data sets of TensorFlow Datasets; digits and arrays need none."""
+    seeds: Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="(default: --seed alone)")] = None
+    """Train several seeds at once, side by side in one program, e.g. 0,1,2; each gets a folder in that of the run."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Use only the first N devices."""
     compilation_cache: bool = True
@@ -70,8 +72,10 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
     progress = ConsoleProgress()
     try:
         options = parse(name, description, npz=npz, argv=argv)
-        workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-seed{options.settings.seed}"
-        stream = make_stream(name, options)
+        seeds = parse_seeds(options.seeds, options.settings.seed)
+        several = f"seed{'s' if len(seeds) > 1 else ''}{'-'.join(map(str, seeds))}"
+        workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-{several}"
+        streams = make_streams(name, options, seeds)
         # Slow to import: not before everything above is found right.
         from dgm_jax.compilation import keep_programs
         from dgm_jax.learner import Learner
@@ -79,7 +83,11 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
         if options.compilation_cache:
             keep_programs()
         learner = Learner(options.settings, devices=options.devices, callbacks=[progress])
-        learner.fit(stream, workdir, resume_anyway=options.resume_anyway)
+        if options.seeds is None:
+            learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
+        else:
+            summary = learner.fit_seeds(seeds, streams, workdir, resume_anyway=options.resume_anyway)
+            print(*seeds_report(summary, workdir), sep="\n")
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
         progress.close()
         print(f"error: {error}", file=sys.stderr)
@@ -123,8 +131,37 @@ def parse(name: str, description: str | None, *, npz: bool = False, argv: Sequen
     return options
 
 
-def make_stream(name: str, options: Options) -> data.TaskStream:
-    """Loads the data and splits them into tasks.
+def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:
+    """Reads `--seeds`, e.g. "0,1,2"; without it, the one seed of the settings.
+
+    Raises:
+      UserError: if it is no list of different whole numbers of at least 0.
+    """
+    if text is None:
+        return (seed,)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
+        raise UserError(f"--seeds {text!r} is not a list of different whole numbers; e.g. 0,1,2")
+    return tuple(map(int, parts))
+
+
+def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
+    """What a person is told of several seeds: the last accuracy, mean and standard deviation."""
+    average = summary[f"A_{summary['final']}"]
+
+    def percent(of: dict[str, Any]) -> str:
+        return f"{100 * of['mean']:.1f} +- {100 * (of['sd'] or 0):.1f} %"
+
+    seeds = ", ".join(map(str, summary["seeds"]))
+    readings = ", ".join(f"{reading} {percent(of['macro'])}" for reading, of in average.items())
+    return [
+        f"seeds {seeds}: A_{summary['final']}, {summary['protocol']} protocol: {readings}",
+        f"summary of all seeds: {workdir / 'summary.json'}",
+    ]
+
+
+def make_streams(name: str, options: Options, seeds: Sequence[int]) -> list[data.TaskStream]:
+    """Loads the data and splits them into tasks, for each seed: what is held out depends on it.
 
     Raises:
       UserError: if the data cannot be used, or the order or the sizes of the tasks do not fit them.
@@ -141,14 +178,18 @@ def make_stream(name: str, options: Options) -> data.TaskStream:
         order = data.parse_class_order(options.class_order, dataset.labels)
         if settings.train_per_class is not None:
             dataset = dataset.first_per_class(settings.train_per_class)
-        return data.class_incremental(
-            dataset.resized(settings.image_size),
-            classes_per_task=sizes,
-            class_order=order,
-            held_out=settings.held_out,
-            protocol=settings.protocol,
-            seed=settings.seed,
-        )
+        resized = dataset.resized(settings.image_size)
+        return [
+            data.class_incremental(
+                resized,
+                classes_per_task=sizes,
+                class_order=order,
+                held_out=settings.held_out,
+                protocol=settings.protocol,
+                seed=seed,
+            )
+            for seed in seeds
+        ]
     except UserError:
         raise
     except ValueError as error:  # The stream's own words for arguments that do not fit.

@@ -45,6 +45,7 @@ def run_start(**changes) -> RunStart:
         "devices": ["cpu:0"],
         "platform": "cpu",
         "dataset": "digits",
+        "seeds": (3,),
         "tasks": (("0", "1"), ("2",)),
         "train_counts": (1290, 147),
         "test_count": 360,
@@ -70,6 +71,7 @@ def task_start(task: int = 1, first_epoch: int = 0) -> TaskStart:
 def task_end(task: int = 1, names: tuple[str, ...] = ("0", "1", "2")) -> TaskEnd:
     return TaskEnd(
         task=task,
+        seed=3,
         accuracy={"consolidated": [0.9861, 0.97, 1.0][: len(names)], "auxiliary": [0.5, 0.0, 1.0][: len(names)]},
         average={"consolidated": {"macro": 0.9854, "micro": 0.984}, "auxiliary": {"macro": 0.5, "micro": 0.48}},
         forgetting={"consolidated": 0.0123, "auxiliary": 0.4},
@@ -271,3 +273,11 @@ def test_times() -> None:
     assert [_rough(s) for s in (3, 44, 100, 5399, 9000)] == [
         *("10 seconds", "40 seconds", "2 minutes", "90 minutes", "2.5 hours")
     ]
+
+
+def test_several_seeds_are_told_apart(console):
+    console.progress.on_run_start(run_start(seeds=(0, 3)))
+    console.progress.on_task_end(task_end())
+    text = console.out.getvalue()
+    assert "0, 3, side by side" in text
+    assert "task 1 (2 of 2), seed 3, learnt in" in text

@@ -98,6 +98,10 @@ class TaskStream:
         """
         return self._train_counts[self._known(task)]
 
+    def n_seen(self, task: int) -> int:
+        """Number of classes met once a task is learnt; 0 before the first (task -1)."""
+        return sum(len(classes) for classes in self.tasks[: task + 1])
+
     def begin(self, task: int) -> None:
         """Moves on to `task` and drops the images of all earlier ones; skipping is allowed (a resumed run does).
 

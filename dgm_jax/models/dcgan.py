@@ -5,7 +5,7 @@ discriminator with a convolutional trunk and two linear heads, the critic and th
 convolutions. Kernels are [k, k, c_in, c_out].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,26 +47,10 @@ def kernel_shapes(widths: Sequence[int], noise_dim: int) -> list[tuple[int, int,
     return [(_KERNEL, _KERNEL, c_in, c_out) for c_in, c_out in zip(inputs, widths)]
 
 
-def init_kernels(key: jax.Array, widths: Sequence[int], noise_dim: int) -> list[jax.Array]:
-    """Fresh weights of the masked layers, N(0, 0.02): what tasks share, protect and grow.
-
-    The weight between two units does not depend on the widths: a wider kernel holds the narrower one's numbers.
-    """
-    shapes = kernel_shapes(widths, noise_dim)
-    keys = jax.random.split(key, len(shapes))
-    return [_DEVIATION * _for_each_pair(jax.random.normal, k, shape) for k, shape in zip(keys, shapes)]
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def _for_each_pair(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
-    """Draws a kernel, [k, k, c_in, c_out], with a key of its own for each pair of an input and an output."""
-    height, width, inputs, outputs = shape
-
-    def fold(key: jax.Array, count: int) -> jax.Array:
-        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
-
-    keys = jax.vmap(lambda k: fold(k, outputs))(fold(key, inputs))
-    return jax.vmap(jax.vmap(lambda k: draw(k, (height, width))))(keys).transpose(2, 3, 0, 1)
+def init_kernels(key: jax.Array, widths: Sequence[int], noise_dim: int) -> list[np.ndarray]:
+    """Fresh weights of the masked layers, N(0, 0.02): what tasks share, protect and grow."""
+    random = host_generator(key)
+    return [random.normal(0, _DEVIATION, shape).astype(np.float32) for shape in kernel_shapes(widths, noise_dim)]
 
 
 def init_task(key: jax.Array, widths: Sequence[int], channels: int, n_heads: int) -> Params:
@@ -77,13 +61,14 @@ def init_task(key: jax.Array, widths: Sequence[int], channels: int, n_heads: int
     """
     # Output layers start wide, U(+-1 / sqrt(k^2 channels)): with N(0, 0.02) a short training stays grey.
     bound = 1 / np.sqrt(_KERNEL**2 * channels)
-    shape = (_KERNEL, _KERNEL, widths[-1], channels)
-    heads = [_for_each_pair(_signed_uniform, k, shape) for k in jax.random.split(key, n_heads)]
-    return {"norms": [init_norm(width) for width in widths], "heads": bound * jnp.stack(heads)}
+    shape = (n_heads, _KERNEL, _KERNEL, widths[-1], channels)
+    heads = host_generator(key).uniform(-bound, bound, shape).astype(np.float32)
+    return {"norms": [init_norm(width) for width in widths], "heads": heads}
 
 
-def _signed_uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.uniform(key, shape, minval=-1.0)
+def host_generator(key: jax.Array) -> np.random.Generator:
+    """NumPy's generator for a key: what is drawn once in ever new shapes would be compiled anew on a device."""
+    return np.random.Generator(np.random.Philox(key=np.asarray(jax.random.key_data(key), np.uint64)))
 
 
 def init_generator_statistics(widths: Sequence[int]) -> list[Params]:
@@ -107,6 +92,7 @@ def conditioned_noise(key: jax.Array, classes: jax.Array, *, noise_dim: int, n_c
     return jnp.concatenate([jax.nn.one_hot(classes, n_conditioned), free], axis=1)
 
 
+@partial(jax.jit, static_argnames=("train", "gate_before_norm", "axis_name"))
 def generate(
     params: Params,
     statistics: Sequence[Params],
@@ -174,32 +160,32 @@ def init_discriminator(
        "critic": {"kernel": [features, 1], "bias": [1]}, "classifier": {"kernel": [features, n_classes], "bias": ...}},
       and the statistics of the trunk's norms, second layer to last.
     """
-    trunk_key, critic_key, classifier_key = jax.random.split(key, 3)
+    random = host_generator(key)
     depth = n_layers(image_size)
     widths = [width * 2**i for i in range(depth)]
     trunk: list[Params] = []
-    for i, k in enumerate(jax.random.split(trunk_key, depth)):
-        shape = (_TRUNK_KERNEL, _TRUNK_KERNEL, channels if i == 0 else widths[i - 1], widths[i])
-        layer: Params = {"kernel": _DEVIATION * jax.random.normal(k, shape)}
-        trunk.append(layer if i == 0 else layer | {"norm": init_norm(widths[i])})
+    for i, c_out in enumerate(widths):
+        shape = (_TRUNK_KERNEL, _TRUNK_KERNEL, channels if i == 0 else widths[i - 1], c_out)
+        layer: Params = {"kernel": random.normal(0, _DEVIATION, shape).astype(np.float32)}
+        trunk.append(layer if i == 0 else layer | {"norm": init_norm(c_out)})
     features = 4 * 4 * widths[-1]
     params = {
         "trunk": trunk,
-        "critic": _init_linear(critic_key, features, 1),
-        "classifier": _init_linear(classifier_key, features, n_classes),
+        "critic": _init_linear(random, features, 1),
+        "classifier": _init_linear(random, features, n_classes),
     }
     return params, [init_statistics(w) for w in widths[1:]]
 
 
-def _init_linear(key: jax.Array, inputs: int, outputs: int) -> Params:
+def _init_linear(random: np.random.Generator, inputs: int, outputs: int) -> Params:
     bound = 1 / np.sqrt(inputs)
-    kernel_key, bias_key = jax.random.split(key)
     return {
-        "kernel": jax.random.uniform(kernel_key, (inputs, outputs), minval=-bound, maxval=bound),
-        "bias": jax.random.uniform(bias_key, (outputs,), minval=-bound, maxval=bound),
+        "kernel": random.uniform(-bound, bound, (inputs, outputs)).astype(np.float32),
+        "bias": random.uniform(-bound, bound, outputs).astype(np.float32),
     }
 
 
+@partial(jax.jit, static_argnames=("train", "axis_name"))
 def discriminate(
     params: Params, statistics: Sequence[Params], images: jax.Array, *, train: bool, axis_name: str | None = None
 ) -> tuple[Output, list[Params]]:

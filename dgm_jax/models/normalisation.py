@@ -1,9 +1,10 @@
 """Batch normalisation with explicit parameters and running statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 EPSILON = 1e-5
@@ -12,14 +13,14 @@ MOMENTUM = 0.1  # Share of a new batch in the running statistics.
 Arrays = Mapping[str, jax.Array]
 
 
-def init_norm(width: int, dtype: jax.typing.DTypeLike = jnp.float32) -> dict[str, jax.Array]:
+def init_norm(width: int, dtype: np.typing.DTypeLike = np.float32) -> dict[str, np.ndarray]:
     """Parameters of a norm that starts as the identity: {"scale": [width] of 1, "shift": [width] of 0}."""
-    return {"scale": jnp.ones(width, dtype), "shift": jnp.zeros(width, dtype)}
+    return {"scale": np.ones(width, dtype), "shift": np.zeros(width, dtype)}
 
 
-def init_statistics(width: int, dtype: jax.typing.DTypeLike = jnp.float32) -> dict[str, jax.Array]:
+def init_statistics(width: int, dtype: np.typing.DTypeLike = np.float32) -> dict[str, np.ndarray]:
     """Running statistics before the first batch: {"mean": [width] of 0, "var": [width] of 1}."""
-    return {"mean": jnp.zeros(width, dtype), "var": jnp.ones(width, dtype)}
+    return {"mean": np.zeros(width, dtype), "var": np.ones(width, dtype)}
 
 
 def batch_norm(
@@ -59,3 +60,20 @@ def batch_norm(
         mean, var = statistics["mean"], statistics["var"]
     scale = lax.rsqrt(var + EPSILON) * params["scale"]
     return (x - channelwise(mean)) * channelwise(scale) + channelwise(params["shift"]), statistics
+
+
+def in_succession(before: Sequence[Arrays], after: Sequence[Arrays]) -> list[Arrays]:
+    """Running statistics after several batches in turn, from those after each batch alone.
+
+    Args:
+      before: statistics before the first batch, one entry a norm.
+      after: statistics after each batch had it been the only one, [batches, c].
+    """
+
+    def follow(old: jax.Array, each: jax.Array) -> jax.Array:
+        result = each[0]
+        for alone in each[1:]:
+            result = (1 - MOMENTUM) * (result - old) + alone
+        return result
+
+    return jax.tree.map(follow, list(before), list(after))

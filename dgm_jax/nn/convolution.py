@@ -99,6 +99,8 @@ def _conv_transpose_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padd
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def unfold(x: jax.Array, k: int, stride: int, padding: int) -> jax.Array:
     """Gathers the k x k window around each output position: [n, h, w, c] -> [n, h', w', k k c]."""
+    if padding == 0 and x.shape[1:3] == (k, k):
+        return x.reshape(x.shape[0], 1, 1, -1)  # One window, and it is the image.
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows, cols = ((n - k) // stride + 1 for n in x.shape[1:3])
     row_span, col_span = (rows - 1) * stride + 1, (cols - 1) * stride + 1
@@ -116,6 +118,8 @@ def fold(patches: jax.Array, k: int, stride: int, padding: int, size: tuple[int,
     faster on CPU than adding patches to a strided output.
     """
     n, rows, cols, _ = patches.shape
+    if rows == cols == 1 and padding == 0 and size == (k, k):
+        return patches.reshape(n, k, k, -1)
     taps = patches.reshape(n, rows, cols, k, k, -1)
     # A phase is this many rows (columns) high: enough for every patch, and for every pixel asked for.
     height, width = (max(p + -(-k // stride) - 1, -(-(s + padding) // stride)) for p, s in zip((rows, cols), size))

@@ -18,6 +18,7 @@ from dgm_jax.models import dcgan
 from dgm_jax.training.devices import AXIS, share
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
+from dgm_jax.training.state import init_optimiser
 from dgm_jax.training.step import Metrics
 
 Params = Any
@@ -39,7 +40,7 @@ def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes:
     params, statistics = dcgan.init_discriminator(
         key, width=config.discriminator_width, image_size=config.image_size, channels=channels, n_classes=n_classes
     )
-    return ClassifierState(params, statistics, optax.scale_by_adam().init(params))
+    return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params))
 
 
 def no_classifier_metrics() -> Metrics:

@@ -33,8 +33,7 @@ class ReplayedImages:
 
     images: Array
     labels: Array  # [tasks, capacity]
-    counts: Array  # [tasks]
-    n_tasks: Array  # Earlier tasks: the first so many rows are there.
+    counts: Array  # [tasks]; 0 where there is no earlier task of that number.
 
 
 def to_unit_range(images: jax.Array) -> jax.Array:
@@ -54,7 +53,7 @@ def run_steps(
     capacity: Capacity,
     clock: Clock,
     key: jax.Array,
-    sums: Metrics,
+    sums: jax.Array,
     start: jax.Array,
     stop: jax.Array,
     shard: jax.Array,
@@ -62,7 +61,7 @@ def run_steps(
     step: Step,
     n_conditioned: int,
     n_devices: int,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, jax.Array]:
     """Runs the iterations `start` to `stop` of an epoch; how an epoch is cut into calls changes nothing.
 
     Args:
@@ -70,9 +69,9 @@ def run_steps(
       data: the current task's images.
       replay: images of earlier tasks.
       capacity: what earlier tasks left.
-      clock: the epoch, and how long an epoch is.
+      clock: the task, the epoch, and how long an epoch is.
       key: the task's key; epoch and step are folded in.
-      sums: of the metrics over the iterations of the epoch before `start`.
+      sums: of the metrics (`Step.metric_names`) over the iterations of the epoch before `start`.
       start: first iteration.
       stop: one past the last.
       shard: the number of this device.
@@ -89,29 +88,33 @@ def run_steps(
     split = partial(share, shard=shard, n_devices=n_devices)
 
     def iteration(i: jax.Array, state: TrainState) -> tuple[TrainState, Metrics]:
-        keys = jax.random.split(jax.random.fold_in(epoch_key, i + 1), 4)
+        uniform_key, noise_key = jax.random.split(jax.random.fold_in(epoch_key, i + 1))
         rows = lax.dynamic_slice_in_dim(order, i * batch, batch)
-        state, metrics = _classify_pool(state, data, replay, rows, keys[0], step=step, seen=capacity.seen, split=split)
+        # All that is random in an iteration is drawn at once, and for the whole batch: that is quick to compile, and
+        # what a device sees of it does not depend on how many there are.
+        sources = replay.counts.shape[0] + 1
+        uniform = jax.random.uniform(uniform_key, (2 * sources, batch))
+        draw = partial(
+            conditioned_noise,
+            classes=data.labels[rows],
+            noise_dim=step.config.noise_dim,
+            n_conditioned=n_conditioned,
+        )
+        critic_noise, generator_noise = (split(noise) for noise in jax.vmap(draw)(jax.random.split(noise_key)))
+        state, metrics = _classify_pool(
+            state, data, replay, rows, clock.task, uniform[1:], step=step, seen=capacity.seen, split=split
+        )
         images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
         head = labels - capacity.first_class
         scales = step.scales(clock, i)
-
-        def noise(key: jax.Array) -> jax.Array:
-            # Drawn for the whole batch: what a device sees of it does not depend on how many there are.
-            whole = conditioned_noise(
-                key, data.labels[rows], noise_dim=step.config.noise_dim, n_conditioned=n_conditioned
-            )
-            return split(whole)
-
-        alpha = split(jax.random.uniform(keys[2], (batch,)))
-        state, critic_metrics = step.critic_step(state, images, head, noise(keys[1]), alpha, scales)
-        state, generator_metrics = step.generator_step(state, labels, head, noise(keys[3]), scales, capacity)
+        state, critic_metrics = step.critic_step(state, images, head, critic_noise, split(uniform[0]), scales)
+        state, generator_metrics = step.generator_step(state, labels, head, generator_noise, scales, capacity)
         return state, metrics | critic_metrics | generator_metrics
 
     def body(i: jax.Array, carry: Any) -> Any:
         state, sums = carry
         state, metrics = iteration(i, state)
-        return state, jax.tree.map(jnp.add, sums, metrics)
+        return state, sums + jnp.stack([metrics[name] for name in step.metric_names])
 
     return lax.fori_loop(start, stop, body, (state, sums))
 
@@ -121,20 +124,24 @@ def _classify_pool(
     data: TaskImages,
     replay: ReplayedImages,
     rows: jax.Array,
-    key: jax.Array,
+    n_tasks: jax.Array,
+    uniform: jax.Array,
     *,
     step: Step,
     seen: jax.Array,
     split: Any,
 ) -> tuple[TrainState, Metrics]:
-    """Classifier steps on mini-batches of the pool: the real batch, and as many images of every earlier task."""
+    """Classifier steps on mini-batches of the pool: the real batch, and as many images of every earlier task.
+
+    `uniform`, in [0, 1), [2 sources - 1, batch], decides which are picked and in what order.
+    """
     batch = rows.shape[0]
     sources = replay.counts.shape[0] + 1  # Number 0 is the real batch; u + 1 is earlier task u.
-    pick_key, shuffle_key = jax.random.split(key)
-    picks = jax.random.randint(pick_key, (sources - 1, batch), 0, jnp.maximum(replay.counts, 1)[:, None])
-    there = jnp.repeat(jnp.arange(sources) <= replay.n_tasks, batch)
-    shuffled = jnp.argsort(jnp.where(there, jax.random.uniform(shuffle_key, there.shape), jnp.inf))
-    n_batches = replay.n_tasks + 1
+    counts = replay.counts[:, None]
+    picks = jnp.minimum((uniform[sources:] * counts).astype(jnp.int32), jnp.maximum(counts - 1, 0))
+    there = jnp.repeat(jnp.arange(sources) <= n_tasks, batch)
+    shuffled = jnp.argsort(jnp.where(there, uniform[:sources].reshape(-1), jnp.inf))
+    n_batches = n_tasks + 1
     if step.config.replay_steps is not None:
         n_batches = jnp.minimum(n_batches, step.config.replay_steps)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -34,15 +34,16 @@ class Capacity:
 
     reserved: list[Array]  # Cumulative mask of each layer, of the physical shape of its embedding, bool.
     free: list[Array]  # Gates within the logical widths that are not reserved, bool.
-    sparsity_weight: jax.Array  # lambda_R size_t / size_0
-    seen: jax.Array  # [classes], bool: the classes met so far, this task's included.
-    first_class: jax.Array  # Class index of the task's first class: its output layer is number 0.
+    sparsity_weight: Array  # lambda_R size_t / size_0
+    seen: Array  # [classes], bool: the classes met so far, this task's included.
+    first_class: Array  # Class index of the task's first class: its output layer is number 0.
 
 
 @struct.dataclass
 class Clock:
-    """Where in a task's training we are; all integers, NumPy's or JAX's."""
+    """Where in the stream and in a task's training we are; all integers, NumPy's or JAX's."""
 
+    task: Any  # Number of tasks before this one.
     epoch: Any
     mask_epochs: Any  # Epochs in which masks are learnt; in the rest they are binary and stay as they are.
     steps: Any  # In an epoch.
@@ -74,14 +75,19 @@ def make_capacity(
     live: Sequence[Array],
     *,
     sparsity_weight: float,
-    seen: jax.Array,
+    seen: Array,
     first_class: int,
 ) -> Capacity:
     """Builds a task's `Capacity` from the cumulative masks and from `live`, the gates within the logical widths."""
     return Capacity(
         reserved=list(reserved),
         free=[a & ~r for a, r in zip(live, reserved, strict=True)],
-        sparsity_weight=jnp.asarray(sparsity_weight),
+        sparsity_weight=np.float32(sparsity_weight),
         seen=seen,
-        first_class=jnp.asarray(first_class, jnp.int32),
+        first_class=np.int32(first_class),
     )
+
+
+def init_optimiser(optimiser: optax.GradientTransformation, params: Params) -> optax.OptState:
+    """The state of a fresh optimiser, on the host. Adam's is all zeros; drawing it up there compiles nothing."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(optimiser.init, params))

@@ -5,17 +5,18 @@ the batch is split, or is None; how it is mapped is the business of `devices.py`
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
 from dgm_jax import nn
 from dgm_jax.config import Config
 from dgm_jax.models import dcgan
+from dgm_jax.models.normalisation import in_succession
 from dgm_jax.training.losses import cross_entropy, gradient_penalty, only_seen
 from dgm_jax.training.state import Capacity, Clock, Optimisers, TrainState, make_optimisers
 
@@ -58,9 +59,10 @@ class Step:
         """Averages over devices."""
         return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
 
-    def no_metrics(self) -> Metrics:
-        """Sums of the metrics of an iteration, before the first one."""
-        return {name: np.float32(0) for name in _METRICS if name != "auxiliary_term" or self.config.auxiliary_generator}
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics of an iteration, in the order in which a loop of iterations adds them up, as one vector."""
+        return sorted(name for name in _METRICS if name != "auxiliary_term" or self.config.auxiliary_generator)
 
     def masks(self, embeddings: list[jax.Array], scale: jax.Array, epoch_scale: jax.Array) -> list[jax.Array]:
         """Opens the current task's gates at slope `scale` (`s`), in an epoch of slope `epoch_scale` (`S_i`).
@@ -90,14 +92,23 @@ class Step:
           seen: [classes] bool.
         """
 
+        discriminator, metrics = self._learn_classes(_discriminator_of(state), images, labels, seen)
+        return replace(state, **discriminator), metrics
+
+    # A program of its own, as below: it does not depend on the generator's shapes, so it is traced once a run.
+    @partial(jax.jit, static_argnums=0)
+    def _learn_classes(
+        self, discriminator: dict[str, Any], images: jax.Array, labels: jax.Array, seen: jax.Array
+    ) -> tuple[dict[str, Any], Metrics]:
         def loss_of(params):
-            output, statistics = self.discriminate(params, state.discriminator_statistics, images)
+            output, statistics = self.discriminate(params, discriminator["discriminator_statistics"], images)
             correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             return cross_entropy(output.logits, labels, seen), (statistics, jnp.mean(correct, dtype=images.dtype))
 
-        (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.discriminator)
-        state = self._step_discriminator(state, self.mean(gradients), statistics)
-        return state, self.mean({"classifier_loss": loss, "classifier_accuracy": accuracy})
+        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (statistics, accuracy)), gradients = value_and_grad(discriminator["discriminator"])
+        updated = self._update_discriminator(discriminator, self.mean(gradients), statistics)
+        return updated, self.mean({"classifier_loss": loss, "classifier_accuracy": accuracy})
 
     def critic_step(
         self,
@@ -120,21 +131,28 @@ class Step:
         """
         masks = self.masks(state.generator["embeddings"], *scales)
         fake, generator_statistics = self.generate(state.generator, state.generator_statistics, masks, noise, head)
-        fake = lax.stop_gradient(fake)
+        discriminator, metrics = self._learn_values(_discriminator_of(state), images, fake, alpha)
+        return replace(state, **discriminator, generator_statistics=generator_statistics), metrics
+
+    @partial(jax.jit, static_argnums=0)
+    def _learn_values(
+        self, discriminator: dict[str, Any], images: jax.Array, fake: jax.Array, alpha: jax.Array
+    ) -> tuple[dict[str, Any], Metrics]:
         share = alpha[:, None, None, None]
         mixed = share * images + (1 - share) * fake
+        before = discriminator["discriminator_statistics"]
 
         def loss_of(params):
-            # Three passes, each with its own batch statistics, in this order.
-            real_output, statistics = self.discriminate(params, state.discriminator_statistics, images)
-            fake_output, statistics = self.discriminate(params, statistics, fake)
+            # Three passes, each with its own batch statistics; real and fake side by side, as one that is vectorised.
+            judge = jax.vmap(lambda x: self.discriminate(params, before, x))
+            output, statistics = judge(jnp.stack([images, fake]))
 
             def critic_sum(x):
-                output, updated = self.discriminate(params, statistics, x)
+                output, updated = self.discriminate(params, in_succession(before, statistics), x)
                 return jnp.sum(output.critic), updated
 
-            penalty, (norms, statistics) = gradient_penalty(critic_sum, mixed)
-            real, drawn = jnp.mean(real_output.critic), jnp.mean(fake_output.critic)
+            penalty, (norms, updated) = gradient_penalty(critic_sum, mixed)
+            real, drawn = jnp.mean(output.critic, axis=1)
             loss = drawn - real + self.config.penalty_weight * penalty
             metrics = {
                 "critic_loss": loss,
@@ -143,11 +161,10 @@ class Step:
                 "gradient_penalty": penalty,
                 "gradient_norm": jnp.mean(norms),
             }
-            return loss, (statistics, metrics)
+            return loss, (updated, metrics)
 
-        gradients, (statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.discriminator)
-        state = self._step_discriminator(state, self.mean(gradients), statistics)
-        return replace(state, generator_statistics=generator_statistics), self.mean(metrics)
+        gradients, (statistics, metrics) = jax.grad(loss_of, has_aux=True)(discriminator["discriminator"])
+        return self._update_discriminator(discriminator, self.mean(gradients), statistics), self.mean(metrics)
 
     def generator_step(
         self,
@@ -216,17 +233,23 @@ class Step:
         )
         return state, self.mean(metrics)
 
-    def _step_discriminator(self, state: TrainState, gradients: Params, statistics: Params) -> TrainState:
+    def _update_discriminator(self, discriminator: dict[str, Any], gradients: Params, statistics: Params) -> Any:
         # One optimiser for all of D: a head that a loss does not use moves on by its momentum.
+        params = discriminator["discriminator"]
         updates, optimiser = self.optimisers.discriminator.update(
-            gradients, state.discriminator_optimiser, state.discriminator
+            gradients, discriminator["discriminator_optimiser"], params
         )
-        return replace(
-            state,
-            discriminator=optax.apply_updates(state.discriminator, updates),
-            discriminator_statistics=statistics,
-            discriminator_optimiser=optimiser,
-        )
+        return {
+            "discriminator": optax.apply_updates(params, updates),
+            "discriminator_statistics": statistics,
+            "discriminator_optimiser": optimiser,
+        }
+
+
+def _discriminator_of(state: TrainState) -> dict[str, Any]:
+    """The part of the state that is the discriminator's."""
+    names = ("discriminator", "discriminator_statistics", "discriminator_optimiser")
+    return {name: getattr(state, name) for name in names}
 
 
 def _open_share(embeddings: list[jax.Array], capacity: Capacity) -> jax.Array:

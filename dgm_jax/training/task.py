@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from dgm_jax import nn
 from dgm_jax.config import Config
 from dgm_jax.models import dcgan
+from dgm_jax.models.normalisation import init_norm
 from dgm_jax.training.classifier import (
     ClassifierState,
     init_classifier,
@@ -20,8 +22,10 @@ from dgm_jax.training.classifier import (
 )
 from dgm_jax.training.devices import AXIS, data_parallel, replicate
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
-from dgm_jax.training.state import Capacity, Clock, Params, TrainState, make_capacity
-from dgm_jax.training.step import Step
+from dgm_jax.training.state import Capacity, Clock, Params, TrainState, init_optimiser, make_capacity
+from dgm_jax.training.step import Metrics, Step
+
+Tree = TypeVar("Tree")
 
 _SECONDS_PER_CALL = 1.0  # Host and device meet about this often: for progress, and for Ctrl-C.
 
@@ -60,26 +64,28 @@ class Trainer:
         self.step = Step.of(config, AXIS)
         self.first_widths = dcgan.generator_widths(config.generator_width, config.image_size)
         n_devices = len(devices)
-        self._run = data_parallel(
-            partial(run_steps, step=self.step, n_conditioned=n_classes, n_devices=n_devices), devices
-        )
-        self._classify = data_parallel(partial(run_classifier_steps, config=config, n_devices=n_devices), devices)
+        self._steps = partial(run_steps, step=self.step, n_conditioned=n_classes, n_devices=n_devices)
+        self._classifier_steps = partial(run_classifier_steps, config=config, n_devices=n_devices)
+        self._mapped: dict[tuple[str, int], Callable[..., Any]] = {}  # By the number of runs side by side.
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
-        self._compiled: set[tuple[int, ...]] = set()  # Physical widths that have been trained at.
+        self._compiled: set[tuple[int, tuple[int, ...]]] = set()  # Runs and physical widths that have been trained at.
 
-    def is_new_shape(self, physical: Sequence[int]) -> bool:
-        """Whether a step at these physical widths has still to be compiled by this process."""
-        return tuple(physical) not in self._compiled
+    def is_new_shape(self, physical: Sequence[int], n_runs: int) -> bool:
+        """Whether a step of so many runs at these physical widths has still to be compiled by this process."""
+        return (n_runs, tuple(physical)) not in self._compiled
+
+    def together(self, trees: Sequence[Tree]) -> Tree:
+        """Puts the arrays of each run on all devices: as they are for one run, stacked on a new first axis for more."""
+        tree = trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+        return replicate(tree, self.devices)
+
+    def apart(self, tree: Tree, n_runs: int) -> list[Tree]:
+        """Undoes `together`."""
+        return [tree] if n_runs == 1 else [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(n_runs)]
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
-        # Drawn wider and cut, which changes no number: each new shape would be compiled anew.
-        few = [nn.padded_width(width, self.config.headroom * first) for width, first in zip(widths, self.first_widths)]
-        drawn = jax.device_get(dcgan.init_kernels(key, few, self.config.noise_dim))
-        return [
-            _corner(kernel, shape)
-            for kernel, shape in zip(drawn, dcgan.kernel_shapes(widths, self.config.noise_dim), strict=True)
-        ]
+        return dcgan.init_kernels(key, widths, self.config.noise_dim)
 
     def mask_shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
         """Shapes of the masks at these widths: units (DGMa) or weights (DGMw)."""
@@ -97,7 +103,7 @@ class Trainer:
         classes: Sequence[int],
         discriminator: tuple[Params, Params] | None,
     ) -> tuple[TrainState, Capacity]:
-        """The state in which a task's training begins, and what earlier tasks left to it.
+        """The state in which a task's training begins, and what earlier tasks left to it; on the host.
 
         Args:
           key: a PRNG key.
@@ -113,12 +119,11 @@ class Trainer:
         kernel_shapes = dcgan.kernel_shapes(physical, self.config.noise_dim)
         live = [nn.expand(np.ones(r.shape, bool), np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)]
         # Neutral where padded: a unit that is 0 stays 0 through its norm and ReLU, and no output layer reads it.
-        own = jax.device_get(dcgan.init_task(task_key, physical, self.channels, self.max_heads))
-        read = np.arange(physical[-1]) < widths[-1]
-        own["heads"] = np.where(read[:, None], own["heads"], np.zeros((), own["heads"].dtype))
+        heads = dcgan.init_task(task_key, widths, self.channels, self.max_heads)["heads"]
         generator = {
             "kernels": [nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, kernel_shapes, strict=True)],
-            **own,
+            "norms": [init_norm(width) for width in physical],
+            "heads": nn.expand(heads, np.zeros((*heads.shape[:3], physical[-1], self.channels), heads.dtype)),
             "embeddings": [np.where(alive, np.float32(0), np.float32(-np.inf)) for alive in live],
         }
         if discriminator is None:
@@ -132,23 +137,19 @@ class Trainer:
         state = TrainState(
             generator=generator,
             generator_statistics=dcgan.init_generator_statistics(physical),
-            generator_optimiser=self.step.optimisers.generator.init(generator),
+            generator_optimiser=init_optimiser(self.step.optimisers.generator, generator),
             discriminator=discriminator[0],
             discriminator_statistics=discriminator[1],
-            discriminator_optimiser=self.step.optimisers.discriminator.init(discriminator[0]),
+            discriminator_optimiser=init_optimiser(self.step.optimisers.discriminator, discriminator[0]),
         )
         capacity = make_capacity(
             [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
             live,
             sparsity_weight=self.config.sparsity_weight * sum(widths) / sum(self.first_widths),
-            seen=jnp.arange(self.n_classes) <= max(classes),
+            seen=np.arange(self.n_classes) <= max(classes),
             first_class=min(classes),
         )
-        return self.place(state), self.place(capacity)
-
-    def place(self, tree):
-        """Puts arrays on all devices."""
-        return replicate(tree, self.devices)
+        return state, capacity
 
     def run_epoch(
         self,
@@ -156,26 +157,31 @@ class Trainer:
         data: TaskImages,
         replay: ReplayedImages,
         capacity: Capacity,
-        key: jax.Array,
+        keys: Sequence[jax.Array],
         *,
+        task: int,
         epoch: int,
         steps: int,
         on_steps: Callable[[int], None],
-    ) -> tuple[TrainState, dict[str, float]]:
-        """Trains for one epoch of `steps` iterations; calls `on_steps(n)` after every n of them.
+    ) -> tuple[TrainState, list[dict[str, float]]]:
+        """Trains for one epoch of `steps` iterations, each run with its own key; calls `on_steps(n)` after every n.
 
         Returns:
-          The new state, and the mean of each metric over the epoch.
+          The new state, and for each run the mean of each metric over the epoch.
         """
         mask_epochs = max(1, round(self.config.mask_share * self.config.epochs))
-        clock = Clock(*(np.int32(n) for n in (epoch, mask_epochs, steps)))
-        self._compiled.add(tuple(kernel.shape[-1] for kernel in state.generator["kernels"]))
-        sums = self.step.no_metrics()
+        clock = Clock(*(np.int32(n) for n in (task, epoch, mask_epochs, steps)))
+        self._compiled.add((len(keys), tuple(kernel.shape[-1] for kernel in state.generator["kernels"])))
+        # State, data, replay, capacity, key and sums are each run's own.
+        run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))
+        key, sums = _stacked(keys), np.zeros((len(keys), len(self.step.metric_names)), np.float32)
+        sums = sums[0] if len(keys) == 1 else sums
         for start, stop in self._calls("train", steps):
-            state, sums = self._run(state, data, replay, capacity, clock, key, sums, np.int32(start), np.int32(stop))
+            state, sums = run(state, data, replay, capacity, clock, key, sums, np.int32(start), np.int32(stop))
             sums = jax.device_get(sums)
             on_steps(stop - start)
-        return state, {name: float(total) / steps for name, total in sums.items()}
+        rows = np.reshape(sums, (len(keys), -1)) / steps
+        return state, [dict(zip(self.step.metric_names, row.tolist(), strict=True)) for row in rows]
 
     def freeze(self, state: TrainState, widths: Sequence[int], *, n_heads: int) -> FrozenTask:
         """Ends a task: binarises its masks and cuts the padding off all arrays."""
@@ -220,22 +226,39 @@ class Trainer:
         )
 
     def consolidate(
-        self, key: jax.Array, data: TaskImages, seen: np.ndarray, *, on_steps: Callable[[int], None]
-    ) -> tuple[ClassifierState, dict[str, float]]:
-        """Learns a classifier afresh from images of all classes seen.
+        self,
+        keys: Sequence[jax.Array],
+        data: Sequence[TaskImages],
+        seen: np.ndarray,
+        *,
+        on_steps: Callable[[int], None],
+    ) -> list[tuple[ClassifierState, dict[str, float]]]:
+        """Learns for each run a classifier afresh from images of all classes seen.
 
         Returns:
-          The classifier, and the mean of its metrics over all steps.
+          For each run the classifier, and the mean of its metrics over all steps.
         """
-        init_key, step_key = jax.random.split(key)
-        state = self.place(init_classifier(init_key, self.config, channels=self.channels, n_classes=self.n_classes))
-        data = self.place(data)
-        steps, sums = self.config.consolidation_steps, no_classifier_metrics()
+        init_keys, step_keys = zip(*map(jax.random.split, keys), strict=True)
+        fresh = [
+            init_classifier(key, self.config, channels=self.channels, n_classes=self.n_classes) for key in init_keys
+        ]
+        state, images = self.together(jax.device_get(fresh)), self.together(data)
+        run = self._program("classify", self._classifier_steps, len(keys), (0, 0, None, 0, 0, None, None, None))
+        key, sums = _stacked(step_keys), _stacked([no_classifier_metrics()] * len(keys))
+        steps = self.config.consolidation_steps
         for start, stop in self._calls("classify", steps):
-            state, sums = self._classify(state, data, seen, step_key, sums, np.int32(start), np.int32(stop))
+            state, sums = run(state, images, seen, key, sums, np.int32(start), np.int32(stop))
             sums = jax.device_get(sums)
             on_steps(stop - start)
-        return state, {name: float(total) / steps for name, total in sums.items()}
+        return list(zip(self.apart(state, len(keys)), _means(sums, steps, len(keys)), strict=True))
+
+    def _program(self, name: str, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Any:
+        """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""
+        if (name, n_runs) not in self._mapped:
+            # A single run is not mapped: its program is the plain one.
+            vectorised = steps if n_runs == 1 else jax.vmap(steps, in_axes=axes)
+            self._mapped[name, n_runs] = data_parallel(vectorised, self.devices)
+        return self._mapped[name, n_runs]
 
     def _calls(self, kind: str, steps: int) -> Iterator[tuple[int, int]]:
         """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
@@ -247,6 +270,15 @@ class Trainer:
             per_step = (time.perf_counter() - begun) / (stop - start)
             self._pace[kind] = max(1, min(int(_SECONDS_PER_CALL / max(per_step, 1e-6)), 4 * self._pace[kind]))
             start = stop
+
+
+def _stacked(trees: Sequence[Tree]) -> Tree:
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _means(sums: Metrics, steps: int, n_runs: int) -> list[dict[str, float]]:
+    rows = {name: np.reshape(total, n_runs) for name, total in sums.items()}
+    return [{name: float(row[i]) / steps for name, row in rows.items()} for i in range(n_runs)]
 
 
 def _corner(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:

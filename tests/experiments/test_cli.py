@@ -184,7 +184,7 @@ def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
         *("--train-per-class", "4", "--image-size", "8", "--held-out", "0.25", "--protocol", "paper"),
         npz=True,
     )
-    stream = cli.make_stream("arrays", options)
+    (stream,) = cli.make_streams("arrays", options, [0])
     assert stream.classes == (9, 3, 5)
     assert stream.tasks == ((0,), (1, 2))
     assert stream.image_shape == (8, 8, 1)
@@ -195,7 +195,7 @@ def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
 
 
 def test_digits_need_no_files(capsys) -> None:
-    stream = cli.make_stream("digits", parse("--classes-per-task", "5"))
+    (stream,) = cli.make_streams("digits", parse("--classes-per-task", "5"), [0])
     assert stream.n_tasks == 2 and stream.image_shape == (32, 32, 1)
     assert capsys.readouterr().out.startswith("found digits: 1,437 training and 360 test images, 8x8x1, 10 classes")
 
@@ -217,10 +217,18 @@ class _Learner:
             raise self.failure
         type(self).fitted |= {"workdir": workdir, "resume_anyway": resume_anyway}
 
+    def fit_seeds(self, seeds, streams, workdir, *, resume_anyway):
+        type(self).fitted |= {"seeds": seeds, "streams": len(streams), "workdir": workdir}
+        spread = {"macro": {"mean": 0.9512, "sd": 0.004, "values": [0.95, 0.96]}}
+        return {"final": 10, "protocol": "strict", "seeds": list(seeds), "A_10": {"consolidated": spread}}
+
 
 @pytest.fixture
 def learner(monkeypatch):
+    import dgm_jax.compilation
     import dgm_jax.learner
+
+    monkeypatch.setattr(dgm_jax.compilation, "keep_programs", lambda: None)  # Later tests are to compile their own.
 
     monkeypatch.setattr(dgm_jax.learner, "Learner", _Learner)
     monkeypatch.setattr(_Learner, "failure", None)
@@ -235,6 +243,22 @@ def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None
         "workdir": Path("runs/digits-dgmw-seed4"),
         "resume_anyway": False,
     }
+
+
+def test_several_seeds(learner, capsys) -> None:
+    assert run("--seeds", "4,0", "--no-compilation-cache") == 0
+    assert learner.fitted["seeds"] == (4, 0) and learner.fitted["streams"] == 2
+    assert learner.fitted["workdir"] == Path("runs/digits-dgma-seeds4-0")
+    out = capsys.readouterr().out
+    assert "seeds 4, 0: A_10, strict protocol: consolidated 95.1 +- 0.4 %\n" in out
+    assert "runs/digits-dgma-seeds4-0/summary.json" in out
+
+
+@pytest.mark.parametrize("text", ["0,0", "1;2", "", "0,-1", "0,01,1"])
+def test_seeds_that_are_no_list(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        cli.parse_seeds(text, 0)
+    assert str(error.value) == f"--seeds {text!r} is not a list of different whole numbers; e.g. 0,1,2"
 
 
 @pytest.mark.parametrize(

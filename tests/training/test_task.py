@@ -36,7 +36,7 @@ def _begin(trainer, seed=0):
     state, capacity = trainer.begin(
         jax.random.key(seed), kernels, reserved, physical=_physical(trainer, widths), classes=(1,), discriminator=None
     )
-    return widths, kernels, reserved, state, capacity
+    return widths, kernels, reserved, trainer.together([state]), trainer.together([capacity])
 
 
 def _physical(trainer, widths):
@@ -50,11 +50,9 @@ def _images(trainer, seed=0):
     pixels, labels = stream.train(1)
     replayed = np.random.default_rng(seed).integers(0, 256, (2, *pixels.shape), np.uint8)
     return (
-        trainer.place(TaskImages(pixels, labels, np.int32(len(pixels)))),
-        trainer.place(
-            ReplayedImages(
-                replayed, np.zeros((2, len(pixels)), np.int32), np.array([len(pixels), 0], np.int32), np.int32(1)
-            )
+        trainer.together([TaskImages(pixels, labels, np.int32(len(pixels)))]),
+        trainer.together(
+            [ReplayedImages(replayed, np.zeros((2, len(pixels)), np.int32), np.array([len(pixels), 0], np.int32))]
         ),
     )
 
@@ -81,8 +79,8 @@ def trained(request):
     before = jax.device_get(state)
     copy = jax.tree.map(np.copy, before)
     for epoch in range(EPOCHS):
-        state, means = trainer.run_epoch(
-            state, data, replay, capacity, jax.random.key(1), epoch=epoch, steps=3, on_steps=lambda n: None
+        state, (means,) = trainer.run_epoch(
+            state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=epoch, steps=3, on_steps=lambda n: None
         )
         assert all(np.isfinite(value) for value in means.values()), means
     return trainer, (widths, kernels, reserved), before, copy, jax.device_get(state)
@@ -209,7 +207,7 @@ def test_a_mask_that_is_settled_stays(variant):
     embeddings = []
     for epoch in range(2):
         state, _ = trainer.run_epoch(
-            state, data, replay, capacity, jax.random.key(1), epoch=epoch, steps=3, on_steps=lambda n: None
+            state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=epoch, steps=3, on_steps=lambda n: None
         )
         embeddings.append(jax.tree.map(np.copy, jax.device_get(state.generator["embeddings"])))
     assert np.any(embeddings[0][0] != 0)
@@ -224,8 +222,8 @@ def test_how_an_epoch_is_cut_into_calls_changes_nothing():
         *_, state, capacity = _begin(trainer)
         trainer._calls = lambda kind, steps, calls=calls: iter(calls)
         done = []
-        state, means = trainer.run_epoch(
-            state, data, replay, capacity, jax.random.key(1), epoch=1, steps=3, on_steps=done.append
+        state, (means,) = trainer.run_epoch(
+            state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=1, steps=3, on_steps=done.append
         )
         assert done == [stop - start for start, stop in calls]
         results.append((jax.device_get(state), {name: np.float64(value) for name, value in means.items()}))

@@ -1,0 +1,367 @@
+"""One seed's run: its memory, its record and its folder. What runs of several seeds share is the learner's business."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization
+
+from dgm_jax import checkpoint, consolidation, files, images, metrics
+from dgm_jax.callbacks import TaskEnd
+from dgm_jax.config import Config
+from dgm_jax.data import TaskStream
+from dgm_jax.errors import NotFinite
+from dgm_jax.memory import Memory, TaskMemory
+from dgm_jax.record import READINGS, Record, summarise
+from dgm_jax.training.classifier import ClassifierState, predict_logits
+from dgm_jax.training.epoch import ReplayedImages, TaskImages
+from dgm_jax.training.shapes import physical_widths
+from dgm_jax.training.state import Capacity, TrainState
+from dgm_jax.training.task import Trainer
+from dgm_jax.workdir import Workdir
+
+_STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
+_SAMPLES_SHOWN = 12
+_SHOWN_PIXELS = 48  # Side at which each is shown, at least its own.
+
+# What the seed's key is folded with first, so that no two uses share random numbers.
+_INIT, _BEGIN, _TRAIN, _REPLAY, _DRAW, _CONSOLIDATE, _EXPAND, _SHOW = range(8)
+
+
+class Run:
+    """The position in the stream, the memory, and what was measured; each step of a task as a method."""
+
+    def __init__(
+        self, config: Config, stream: TaskStream, folder: Workdir, trainer: Trainer, note: Callable[[str], None]
+    ) -> None:
+        """Starts where the folder's newest whole checkpoint stands, or at the beginning.
+
+        Args:
+          config: the settings.
+          stream: the tasks.
+          folder: claimed for these settings.
+          trainer: the programs.
+          note: is told what a person should know.
+        """
+        self.config, self.stream, self.folder, self.trainer, self.note = config, stream, folder, trainer, note
+        self.key = jax.random.key(config.seed)
+        self.record = Record()
+        self.memory = self._new_memory()
+        self.discriminator: Any = None  # Of the last task, where the next goes on with it.
+        self.resumed: dict[str, Any] = {}  # The training state of a task in progress.
+        self.best: Any = {}  # The best state of that task, in the paper protocol.
+        self._restore()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all tasks are learnt."""
+        return self.record.finished_tasks == self.stream.n_tasks
+
+    def physical_widths(self) -> tuple[int, ...]:
+        """The padded widths that this run would train the coming task at."""
+        return physical_widths(
+            [*(earlier.widths for earlier in self.memory.tasks), self.memory.widths],
+            headroom=self.config.headroom,
+            n_tasks=self.stream.n_tasks,
+        )
+
+    def begin_task(self, task: int, physical: Sequence[int]) -> tuple[TrainState, Capacity, TaskImages]:
+        """Begins a task or goes on with it: the training state, what is reserved, and the images, on the host."""
+        self.stream.begin(task)
+        state, capacity = self.trainer.begin(
+            self._key(_BEGIN, task),
+            self.memory.kernels,
+            self.memory.reserved,
+            physical=physical,
+            classes=self.stream.tasks[task],
+            discriminator=self.discriminator,
+        )
+        if self.resumed:
+            state = serialization.from_state_dict(state, self.resumed["state"])
+        self.best, self.resumed = self.resumed.get("best", {}), {}
+        if list(physical) not in self.record.programs:
+            self.record.programs.append(list(physical))
+        return state, capacity, self._task_images(*self.stream.train(task))
+
+    def train_key(self, task: int) -> jax.Array:
+        """The key of a task's training."""
+        return self._key(_TRAIN, task)
+
+    def consolidation_key(self, task: int) -> jax.Array:
+        """The key of the classifier that is consolidated after a task."""
+        return self._key(_CONSOLIDATE, task)
+
+    def replay(self, task: int, epoch: int, moved: Callable[[int], None]) -> ReplayedImages:
+        """Draws, for each earlier class, as many images as the current task has per class (section 6)."""
+        stream = self.stream
+        per_class = [round(sum(stream.train_counts(t)) / len(stream.tasks[t])) for t in range(stream.n_tasks)]
+        capacity = max(per_class) * max(map(len, stream.tasks))
+        rows = max(stream.n_tasks - 1, 1)
+        pixels = np.zeros((rows, capacity, *stream.image_shape), np.uint8)
+        labels = np.zeros((rows, capacity), np.int32)
+        counts = np.zeros(rows, np.int32)
+        for u in range(task):
+            for index in stream.tasks[u]:
+                place = slice(counts[u], counts[u] + per_class[task])
+                pixels[u, place] = self.memory.images(index, per_class[task], self._key(_REPLAY, task, epoch, index))
+                labels[u, place] = index
+                counts[u] += per_class[task]
+                moved(1)
+        return ReplayedImages(pixels, labels, counts)
+
+    def end_epoch(self, task: int, epoch: int, state: TrainState, means: dict[str, float]) -> None:
+        """Writes down an epoch; in the paper protocol, keeps the state if it is the best so far."""
+        self._require_finite(task, epoch, means)
+        if self.config.protocol == "paper":
+            self._keep_best(task, state, means)
+        self.record.epochs_done = epoch + 1
+        self._log({"kind": "epoch", "task": task, "epoch": epoch, "protocol": self.config.protocol, **means})
+
+    def pause(self, state: TrainState) -> None:
+        """Keeps the state of a task in progress, to go on with it later."""
+        self.resumed = self._in_progress(state)
+
+    def save_training(self, task: int, state: TrainState) -> None:
+        """Saves a task in progress. Of the checkpoints of its earlier epochs the newest stays, should this one fail."""
+        step = task * _STEPS_PER_TASK + self.record.epochs_done
+        older = [s for s in checkpoint.steps(self.folder.checkpoints) if task * _STEPS_PER_TASK < s < step]
+        self._save(step, self._in_progress(state) | self._kept_discriminator())
+        for old in older[:-1]:
+            checkpoint.delete(self.folder.checkpoints, old)
+
+    def end_training(self, task: int, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
+        """Binarises the masks, reserves what they use, and freezes what belongs to the task.
+
+        Returns:
+          The state that counts, on the host, and what the task used of each layer.
+        """
+        state = jax.device_get(state)
+        if self.best:
+            state = serialization.from_state_dict(state, self.best)
+        own = self.trainer.freeze(state, self.memory.widths, n_heads=len(self.stream.tasks[task]))
+        finished = TaskMemory(
+            classes=self.stream.tasks[task],
+            widths=self.memory.widths,
+            masks=own.masks,
+            norms=own.norms,
+            statistics=own.statistics,
+            heads=own.heads,
+            n_conditioned=self.stream.n_classes,
+        )
+        rows = metrics.capacity(own.masks, self.memory.reserved, own.kernels)
+        for row in rows:
+            if row["used"] == 0:
+                self.note(
+                    f"task {task} closed every gate of layer {row['layer']}: its images carry nothing; "
+                    f"try a smaller sparsity_weight than {self.config.sparsity_weight}"
+                )
+        self.memory = dataclasses.replace(
+            self.memory,
+            kernels=own.kernels,
+            reserved=[before | mask for before, mask in zip(self.memory.reserved, own.masks)],
+            tasks=(*self.memory.tasks, finished),
+        )
+        return state, rows
+
+    def draw(self, task: int) -> TaskImages:
+        """Draws the images that the consolidated classifier learns from."""
+        return consolidation.draw(
+            self.memory,
+            self.config,
+            self._key(_DRAW, task),
+            n_classes=self.stream.n_classes,
+            real=self.stream.train(task),
+            newest=self.stream.tasks[task],
+        )
+
+    def seen(self, task: int) -> np.ndarray:
+        """The classes met so far, bool [classes]."""
+        return np.arange(self.stream.n_classes) < self.stream.n_seen(task)
+
+    def evaluate(self, task: int, classifier: ClassifierState, state: TrainState) -> None:
+        """Measures both classifiers on the test images of the classes seen."""
+        pixels, labels = self.stream.test(task)
+        for reading, params, statistics in (
+            ("consolidated", classifier.params, classifier.statistics),
+            ("auxiliary", state.discriminator, state.discriminator_statistics),
+        ):
+            logits = predict_logits(params, statistics, pixels, self.seen(task))
+            self.record.evaluate(reading, logits.argmax(axis=1), labels, self.stream.n_seen(task))
+
+    def grow(self, task: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Expands the generator, so that as much is free as at first; after the last task nothing is gained by it."""
+        if task + 1 == self.stream.n_tasks:
+            return
+        kernels, reserved = self.trainer.grow(
+            self._key(_EXPAND, task),
+            self.memory.kernels,
+            self.memory.reserved,
+            [row["newly_reserved"] for row in rows],
+        )
+        self.memory = dataclasses.replace(self.memory, kernels=kernels, reserved=reserved)
+
+    def end_task(
+        self, task: int, rows: list[dict[str, Any]], classifier: ClassifierState, state: TrainState, means: Any
+    ) -> None:
+        """Writes what is known after a task; `means` are of the classifier's metrics while it was consolidated."""
+        self._require_finite(task, self.config.epochs, means)
+        self.record.end_task(rows)
+        kept = None if self.config.reinitialise_discriminator else (state.discriminator, state.discriminator_statistics)
+        self.discriminator = jax.device_get(kept)
+        self._write_results(task)
+        files.write_json(self.folder.summary, self.summary())
+        # The checkpoint comes last: whatever a kill leaves behind before it is written again.
+        averages = {reading: self.record.average(reading, task) for reading in READINGS}
+        self._log({"kind": "task", "task": task, "protocol": self.config.protocol, "average": averages, **means})
+        self._save_finished(task, classifier, state)
+
+    def task_end(self, task: int, rows: list[dict[str, Any]], seconds: float) -> TaskEnd:
+        """What a person is told after a task."""
+        return TaskEnd(
+            task=task,
+            seed=self.config.seed,
+            accuracy={reading: self.record.accuracy[reading][task] for reading in READINGS},
+            average={reading: self.record.average(reading, task) for reading in READINGS},
+            forgetting={reading: self.record.forgetting(reading, self.stream) for reading in READINGS},
+            class_names=self.names(range(self.stream.n_seen(task))),
+            capacity=rows,
+            widths=self.memory.widths,
+            seconds=seconds,
+            protocol=self.config.protocol,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What goes into summary.json."""
+        return summarise(self.record, self.memory, self.stream, self.config, self.trainer.devices)
+
+    def names(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """The names of classes."""
+        return tuple(self.stream.class_names[i] for i in indices)
+
+    def files(self) -> dict[str, str]:
+        """What there is to open: name to path."""
+        named = {
+            "summary": self.folder.summary,
+            "accuracy": self.folder.accuracy,
+            "capacity": self.folder.capacity,
+            "samples": self.folder.samples,
+            "metrics": self.folder.metrics,
+            "checkpoints": self.folder.checkpoints,
+        }
+        return {name: str(path) for name, path in named.items()}
+
+    def _task_images(self, pixels: np.ndarray, labels: np.ndarray) -> TaskImages:
+        """A task's images, padded to the largest task's number."""
+        capacity = max(sum(self.stream.train_counts(t)) for t in range(self.stream.n_tasks))
+        padded = np.zeros((capacity, *pixels.shape[1:]), np.uint8)
+        padded[: len(pixels)] = pixels
+        indices = np.zeros(capacity, np.int32)
+        indices[: len(labels)] = labels
+        return TaskImages(padded, indices, np.int32(len(pixels)))
+
+    def _keep_best(self, task: int, state: TrainState, means: dict[str, float]) -> None:
+        """The paper protocol: keeps the epoch with the best accuracy on REAL held-out images of all classes so far."""
+        pixels, labels = self.stream.validation(task)
+        logits = predict_logits(state.discriminator, state.discriminator_statistics, pixels, self.seen(task))
+        per_class = metrics.per_class_accuracy(logits.argmax(axis=1), labels, self.stream.n_seen(task))
+        means["validation_accuracy"] = accuracy = metrics.macro_accuracy(per_class)
+        if self.record.best_validation is None or accuracy > self.record.best_validation:
+            self.record.best_validation = accuracy
+            self.best = serialization.to_state_dict(jax.device_get(state))
+
+    def _write_results(self, task: int) -> None:
+        names = [str(label) for label in self.stream.classes]
+        matrices = {reading: self.record.matrix(reading, self.stream.n_classes) for reading in READINGS}
+        self.folder.write_accuracy(matrices, names, self.config.protocol)
+        self.folder.write_capacity(self.record.capacity, self.config.protocol)
+        self.folder.samples.mkdir(exist_ok=True)
+        shown = {
+            # The key does not depend on the task: exact retention shows as equal rows in all pictures.
+            name: self.memory.draw(index, _SAMPLES_SHOWN, self._key(_SHOW, index))
+            for index, name in enumerate(self.names(range(self.stream.n_seen(task))))
+        }
+        picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
+        images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
+
+    def _save(self, step: int, tree: dict[str, Any]) -> None:
+        memory_tree, memory_plain = self.memory.to_tree()
+        plain = {"protocol": self.config.protocol, "record": dataclasses.asdict(self.record), "memory": memory_plain}
+        if self.folder.metrics.exists():
+            files.sync(self.folder.metrics)  # No checkpoint may outlive a power cut that its lines did not.
+        checkpoint.save(self.folder.checkpoints, step, {"memory": memory_tree, **tree}, plain)
+
+    def _in_progress(self, state: TrainState) -> dict[str, Any]:
+        tree: dict[str, Any] = {"state": serialization.to_state_dict(jax.device_get(state))}
+        return tree | ({"best": self.best} if self.best else {})
+
+    def _save_finished(self, task: int, classifier: ClassifierState, state: TrainState) -> None:
+        tree = {
+            "classifier": {"params": classifier.params, "statistics": classifier.statistics},
+            "auxiliary": {"params": state.discriminator, "statistics": state.discriminator_statistics},
+        }
+        step = (task + 1) * _STEPS_PER_TASK - 1
+        older = [s for s in checkpoint.steps(self.folder.checkpoints) if s > task * _STEPS_PER_TASK - 1]
+        self._save(step, jax.device_get(tree) | self._kept_discriminator())
+        for old in older:
+            if old < step:
+                checkpoint.delete(self.folder.checkpoints, old)
+
+    def _kept_discriminator(self) -> dict[str, Any]:
+        if self.discriminator is None:
+            return {}
+        return {"discriminator": {"params": self.discriminator[0], "statistics": self.discriminator[1]}}
+
+    def _restore(self) -> None:
+        self.folder.checkpoints.mkdir(exist_ok=True)
+        restored = checkpoint.restore(self.folder.checkpoints, on_damage=self.note)
+        if restored is not None:
+            self.record = Record(**restored.metadata["record"])
+            self.memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
+            self.resumed = {name: restored.tree[name] for name in ("state", "best") if name in restored.tree}
+            if "discriminator" in restored.tree:
+                kept = restored.tree["discriminator"]
+                self.discriminator = (kept["params"], kept["statistics"])
+        try:
+            files.truncate_jsonl(self.folder.metrics, lambda line: _belongs_before(line, self.record.position))
+        except (ValueError, KeyError, TypeError) as error:
+            raise files.WorkdirError(f"{error}; mend that line or move the file away, then run again") from error
+
+    def _new_memory(self) -> Memory:
+        widths = self.trainer.first_widths
+        return Memory(
+            kernels=self.trainer.new_kernels(self._key(_INIT), widths),
+            reserved=[np.zeros(shape, bool) for shape in self.trainer.mask_shapes(widths)],
+            tasks=(),
+            noise_dim=self.config.noise_dim,
+            labels=tuple(self.stream.classes),
+            names=tuple(self.stream.class_names),
+            gate_before_norm=self.config.gate_position == "before_norm",
+        )
+
+    def _key(self, purpose: int, *numbers: int) -> jax.Array:
+        key = jax.random.fold_in(self.key, purpose)
+        for number in numbers:
+            key = jax.random.fold_in(key, number)
+        return key
+
+    def _require_finite(self, task: int, epoch: int, means: dict[str, float]) -> None:
+        for name, value in means.items():
+            if not math.isfinite(value):
+                kept = checkpoint.steps(self.folder.checkpoints)
+                raise NotFinite(
+                    f"{name} became {value} in task {task}, epoch {epoch}; the last good checkpoint is "
+                    f"{self.folder.checkpoints / f'{kept[-1]:010d}' if kept else 'none'}. Try a smaller step size."
+                )
+
+    def _log(self, line: dict[str, Any]) -> None:
+        files.append_line(self.folder.metrics, json.dumps(line))
+
+
+def _belongs_before(line: dict[str, Any], position: tuple[int, int]) -> bool:
+    """Whether a line of metrics.jsonl tells of something before (finished tasks, epochs done of the next)."""
+    finished, epochs_done = position
+    return line["task"] < finished or (line["task"] == finished and line.get("epoch", math.inf) < epochs_done)

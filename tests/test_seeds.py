@@ -1,0 +1,103 @@
+"""Several seeds side by side: each as if it had run alone, whatever the others do."""
+
+import dataclasses
+import json
+import shutil
+
+import helpers
+import numpy as np
+import pytest
+from helpers import compiled_once  # noqa: F401
+
+from dgm_jax import Learner, load_memory
+from dgm_jax.callbacks import Callback
+from dgm_jax.errors import ConfigError
+
+# No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
+CONFIG = helpers.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)
+LABELS = (0, 1)
+SEEDS = (0, 5)
+
+
+class Log(Callback):
+    def __init__(self):
+        self.tasks, self.ends = [], []
+
+    def on_task_start(self, event):
+        self.tasks.append(event)
+
+    def on_task_end(self, event):
+        self.ends.append((event.task, event.seed))
+
+
+def _fit(workdir, log=None, seeds=SEEDS):
+    learner = Learner(CONFIG, devices=1, callbacks=[log] if log else [])
+    return learner.fit_seeds(seeds, [helpers.stream(CONFIG, LABELS) for _ in seeds], workdir)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """(folder, summary, what was said)."""
+    folder, log = tmp_path_factory.mktemp("seeds") / "run", Log()
+    return folder, _fit(folder, log), log
+
+
+def _assert_alike(a, b):
+    """Two memories, equal to rounding."""
+    assert a.widths == b.widths and a.labels == b.labels
+    for mine, other in zip(a.tasks, b.tasks, strict=True):
+        for mask, expected in zip(mine.masks, other.masks, strict=True):
+            np.testing.assert_array_equal(mask, expected)
+    for kernel, expected in zip(a.kernels, b.kernels, strict=True):
+        np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-4)
+    for label in a.labels:
+        drawn, expected = (helpers.draw_all(memory)[label] for memory in (a, b))
+        np.testing.assert_allclose(drawn, expected, atol=1e-3)
+
+
+def test_each_seed_is_as_if_it_had_run_alone(together):
+    folder, _, log = together
+    for seed in SEEDS:
+        alone = helpers.finished(dataclasses.replace(CONFIG, seed=seed), labels=LABELS)
+        _assert_alike(load_memory(folder / f"seed{seed}"), load_memory(alone.workdir))
+        mine, other = (json.loads((f / "summary.json").read_text()) for f in (folder / f"seed{seed}", alone.workdir))
+        for name in ("A_1", "A_2", "forgetting", "widths", "parameters", "bytes", "seed", "config"):
+            assert mine[name] == other[name], name
+    widths = [load_memory(folder / f"seed{seed}").widths for seed in SEEDS]
+    assert widths[0] != widths[1]  # Else nothing was shown.
+    assert log.tasks[1].physical_widths >= tuple(map(max, zip(*widths)))
+    assert log.ends == [(0, 0), (0, 5), (1, 0), (1, 5)]
+
+
+def test_the_summary_has_mean_and_deviation(together):
+    folder, summary, _ = together
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    each = [json.loads((folder / f"seed{seed}" / "summary.json").read_text()) for seed in SEEDS]
+    values = [s["A_2"]["consolidated"]["macro"] for s in each]
+    assert summary["seeds"] == list(SEEDS) and summary["protocol"] == "strict"
+    assert summary["A_2"]["consolidated"]["macro"] == {
+        "mean": pytest.approx(np.mean(values)),
+        "sd": pytest.approx(np.std(values, ddof=1)),
+        "values": values,
+    }
+    assert summary["forgetting"]["auxiliary"]["values"] == [s["forgetting"]["auxiliary"] for s in each]
+
+
+def test_a_seed_that_is_behind_catches_up(together, tmp_path):
+    """As after a kill between the saves of two seeds, or a damaged checkpoint."""
+    folder, summary, _ = together
+    shutil.copytree(folder, tmp_path / "run")
+    checkpoints = sorted((tmp_path / "run" / "seed5" / "checkpoints").iterdir())
+    for newest in checkpoints[1:]:  # The first is the end of task 0.
+        shutil.rmtree(newest)
+    log = Log()
+    again = _fit(tmp_path / "run", log)
+    assert log.ends == [(1, 5)]
+    _assert_alike(load_memory(tmp_path / "run" / "seed5"), load_memory(folder / "seed5"))
+    assert again["A_2"]["auxiliary"]["macro"]["values"][0] == summary["A_2"]["auxiliary"]["macro"]["values"][0]
+
+
+def test_a_seed_given_twice():
+    with pytest.raises(ConfigError) as error:
+        _fit("nowhere", seeds=(1, 2, 1))
+    assert str(error.value) == "seeds=1,2,1 names a seed twice; give each once"
