@@ -72,6 +72,8 @@ class Config:
     headroom: int = 2
     """The first arrays are so many times as wide as the first task needs: room to grow before recompiling."""
 
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Precision of the factors of training's products: tf32 on GPUs, bf16 anywhere (on CPUs no faster)."""
     replay: Literal["fixed", "fresh"] = "fixed"
     """Draw the replayed images once per task, or anew for every epoch."""
     replay_steps: int | None = None
@@ -90,6 +92,11 @@ class Config:
 
     checkpoint_epochs: int = 10
     """Save a checkpoint every so many epochs, besides the one after each task."""
+
+    @property
+    def matmul_precision(self) -> str:
+        """What JAX calls the precision."""
+        return {"float32": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}[self.precision]
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work, before anything is computed."""
@@ -135,6 +142,7 @@ _CHOICES = {
     "protocol": ("strict", "paper"),
     "gate_position": ("last", "before_norm"),
     "gate_gradient": ("closed", "product"),
+    "precision": ("float32", "tf32", "bf16"),
     "replay": ("fixed", "fresh"),
 }
 

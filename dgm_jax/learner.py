@@ -34,10 +34,12 @@ class Learner:
           callbacks: who is told what happens.
 
         Raises:
-          ConfigError: if there are fewer devices, or the batch does not split over them.
+          ConfigError: if there are fewer devices, the batch does not split over them, or they lack the precision.
         """
         self.config = config
         self.devices = choose_devices(devices, config.batch_size)
+        if config.precision == "tf32" and self.devices[0].platform == "cpu":
+            raise ConfigError("precision='tf32', but a CPU has no such numbers; use float32 or bf16")
         self.callbacks = tuple(callbacks)
 
     def fit(self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False) -> dict[str, Any]:

@@ -276,4 +276,5 @@ def _draw_chunk(
     noise = jax.vmap(lambda k: draw(k, jnp.asarray(index)[None])[0])(keys)
     masks = [None] * len(cut["kernels"])  # The cut has them applied already.
     head = jnp.zeros(_CHUNK, jnp.int32)
-    return dcgan.generate(cut, cut["statistics"], masks, noise, head, train=False)[0]
+    with jax.default_matmul_precision("highest"):  # Whatever it was trained in.
+        return dcgan.generate(cut, cut["statistics"], masks, noise, head, train=False)[0]

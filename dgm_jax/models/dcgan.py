@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
-from dgm_jax.nn import conv, conv_transpose, gate_units, gates_weights, masked_conv_transpose
+from dgm_jax.nn import conv, conv_transpose, gate_units, gates_weights, masked_conv_transpose, product
 
 Params = Any
 
@@ -215,4 +215,4 @@ def discriminate(
 
 
 def _linear(params: Params, x: jax.Array) -> jax.Array:
-    return x @ params["kernel"] + params["bias"][None]
+    return product(x, params["kernel"]) + params["bias"][None]

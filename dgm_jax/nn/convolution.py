@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dgm_jax.nn.product import product, rounds
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -76,24 +78,36 @@ def _check(x: jax.Array, kernel: jax.Array) -> None:
 
 def _conv_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     k, _, _, c_out = kernel.shape
-    return unfold(x, k, stride, padding) @ kernel.reshape(-1, c_out)
+    return product(unfold(x, k, stride, padding), kernel.reshape(-1, c_out))
 
 
 def _conv_transpose_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     k, _, c_in, c_out = kernel.shape
     size = tuple((n - 1) * stride - 2 * padding + k for n in x.shape[1:3])
-    return fold(x @ kernel.transpose(2, 0, 1, 3).reshape(c_in, -1), k, stride, padding, size)
+    return fold(product(x, kernel.transpose(2, 0, 1, 3).reshape(c_in, -1)), k, stride, padding, size)
 
 
 def _conv_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_LAYOUT)
+    return _xla(x, kernel, (stride, stride), [(padding, padding)] * 2)
 
 
 def _conv_transpose_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     border = kernel.shape[0] - 1 - padding
-    return lax.conv_general_dilated(
-        x, kernel[::-1, ::-1], (1, 1), [(border, border)] * 2, lhs_dilation=(stride, stride), dimension_numbers=_LAYOUT
+    return _xla(x, kernel[::-1, ::-1], (1, 1), [(border, border)] * 2, lhs_dilation=(stride, stride))
+
+
+def _xla(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int],
+    padding: list[tuple[int, int]],
+    lhs_dilation: tuple[int, int] | None = None,
+) -> jax.Array:
+    dtype = jnp.bfloat16 if rounds(x) else x.dtype
+    convolved = lax.conv_general_dilated(
+        x.astype(dtype), kernel.astype(dtype), strides, padding, lhs_dilation, dimension_numbers=_LAYOUT
     )
+    return convolved.astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dgm_jax.nn import convolution
+from dgm_jax.nn.product import product
 
 
 def masked_dense(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
@@ -29,7 +30,7 @@ def masked_dense(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array 
       ValueError: if the gate has neither shape.
     """
     kernel, units = _split(params["kernel"], gate)
-    return gate_units(x @ kernel, units)
+    return gate_units(product(x, kernel), units)
 
 
 def masked_conv(

@@ -101,7 +101,8 @@ def run_classifier_steps(
         metrics = lax.pmean({"consolidation_loss": loss, "consolidation_accuracy": accuracy}, AXIS)
         return ClassifierState(params, statistics, optimiser), jax.tree.map(jnp.add, sums, metrics)
 
-    return lax.fori_loop(start, stop, body, (state, sums))
+    with jax.default_matmul_precision(config.matmul_precision):
+        return lax.fori_loop(start, stop, body, (state, sums))
 
 
 def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
@@ -128,5 +129,6 @@ def predict_logits(params: Params, statistics: Params, images: np.ndarray, seen:
 
 @jax.jit
 def _predict(params: Params, statistics: Params, images: jax.Array, seen: jax.Array) -> jax.Array:
-    output, _ = dcgan.discriminate(params, statistics, to_unit_range(images), train=False)
+    with jax.default_matmul_precision("highest"):
+        output, _ = dcgan.discriminate(params, statistics, to_unit_range(images), train=False)
     return only_seen(output.logits, seen)

@@ -116,7 +116,8 @@ def run_steps(
         state, metrics = iteration(i, state)
         return state, sums + jnp.stack([metrics[name] for name in step.metric_names])
 
-    return lax.fori_loop(start, stop, body, (state, sums))
+    with jax.default_matmul_precision(step.config.matmul_precision):
+        return lax.fori_loop(start, stop, body, (state, sums))
 
 
 def _classify_pool(

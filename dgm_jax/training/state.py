@@ -82,7 +82,7 @@ def make_capacity(
     return Capacity(
         reserved=list(reserved),
         free=[a & ~r for a, r in zip(live, reserved, strict=True)],
-        sparsity_weight=np.float32(sparsity_weight),
+        sparsity_weight=np.asarray(sparsity_weight),
         seen=seen,
         first_class=np.int32(first_class),
     )

@@ -1,0 +1,70 @@
+"""Products in bfloat16: their factors are rounded, forwards and backwards, and nothing else is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dgm_jax import nn
+
+
+def _rounded(a):
+    return np.asarray(jnp.asarray(a).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+
+@pytest.fixture
+def factors():
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape).astype(np.float32) for shape in ((3, 5, 7), (7, 4), (3, 5, 4))]
+
+
+def test_factors_are_rounded_and_sums_are_not(factors):
+    x, matrix, gradient = factors
+    with jax.default_matmul_precision("bfloat16"):
+        y, pull = jax.vjp(nn.product, x, matrix)
+        dx, dmatrix = pull(gradient)
+    assert y.dtype == dx.dtype == dmatrix.dtype == jnp.float32
+    np.testing.assert_allclose(y, _rounded(x) @ _rounded(matrix), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dx, _rounded(gradient) @ _rounded(matrix).T, rtol=1e-5, atol=1e-5)
+    expected = np.einsum("abi,abo->io", _rounded(x), _rounded(gradient))
+    np.testing.assert_allclose(dmatrix, expected, rtol=1e-5, atol=1e-5)
+    assert np.max(np.abs(y - x @ matrix)) > 1e-3  # Else nothing was rounded.
+
+
+def test_other_precisions_are_jax_s_own(factors):
+    x, matrix, _ = factors
+    x, matrix = jnp.asarray(x), jnp.asarray(matrix)
+    np.testing.assert_array_equal(nn.product(x, matrix), x @ matrix)
+    with jax.enable_x64(True), jax.default_matmul_precision("bfloat16"):
+        y = nn.product(jnp.asarray(x, jnp.float64), jnp.asarray(matrix, jnp.float64))
+        np.testing.assert_allclose(y, np.asarray(x, np.float64) @ np.asarray(matrix, np.float64), rtol=1e-14)
+
+
+def test_a_second_derivative(factors):
+    """As the gradient penalty takes it: of the norm of a gradient, in the same precision."""
+    x, matrix, _ = factors
+
+    def penalty(matrix):
+        gradient = jax.grad(lambda x: jnp.sum(nn.product(x, matrix) ** 2))(x)
+        return jnp.sum(gradient**2)
+
+    exact = jax.grad(penalty)(matrix)
+    with jax.default_matmul_precision("bfloat16"):
+        rounded = jax.grad(penalty)(matrix)
+    np.testing.assert_allclose(rounded, exact, rtol=0.05, atol=0.05 * np.max(np.abs(exact)))
+    assert np.any(rounded != exact)
+
+
+@pytest.mark.parametrize("form", ["cpu", "default"])
+def test_convolutions_round_too(form, monkeypatch):
+    rng = np.random.default_rng(1)
+    x, kernel = (jnp.asarray(rng.normal(size=s).astype(np.float32)) for s in ((2, 8, 8, 3), (4, 4, 3, 5)))
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, **forms: forms[form](*args))
+    for convolve in (nn.conv, nn.conv_transpose):
+        exact = convolve(x, kernel, stride=2, padding=1)
+        with jax.default_matmul_precision("bfloat16"):
+            rounded = convolve(x, kernel, stride=2, padding=1)
+            closed = nn.masked_conv({"kernel": kernel}, x, jnp.zeros(5), stride=2, padding=1)
+        assert rounded.dtype == jnp.float32
+        assert 1e-4 < float(jnp.max(jnp.abs(rounded - exact))) < 0.2
+        assert not np.any(closed)  # A closed gate emits exactly 0 in any precision.
