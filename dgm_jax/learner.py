@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from dgm_jax import checkpoint, consolidation, files, images, metrics
+from dgm_jax import checkpoint, consolidation, files, images, metrics, processes
 from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
@@ -65,23 +65,34 @@ class Record:
 class Learner:
     """Learns a stream of tasks with a generative memory."""
 
-    def __init__(self, config: Config, *, devices: int | None = None, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        devices: int | None = None,
+        backend: str = "pmap",
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
         """Checks that the settings fit the machine; computes nothing.
 
         Args:
           config: the settings.
-          devices: how many devices to train on; None: all of this process.
-          callbacks: who is told what happens.
+          devices: how many devices to train on, of all processes together; None: all there are.
+          backend: what maps over devices, "pmap" or "shard_map"; results do not depend on it.
+          callbacks: who is told what happens; of several processes, the first one's are.
 
         Raises:
           ConfigError: if there are fewer devices, or the batch does not split over them.
         """
         self.config = config
         self.devices = choose_devices(devices, config.batch_size)
-        self.callbacks = tuple(callbacks)
+        self.backend = backend
+        self.callbacks = tuple(callbacks) if processes.is_first() else ()
 
     def fit(self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False) -> dict[str, Any]:
         """Learns all tasks of the stream, or goes on where an interrupted run of the same settings stopped.
+
+        Of several processes (`processes.join`), all call this alike, with a folder that they share; the first writes.
 
         Args:
           stream: the tasks.
@@ -92,14 +103,23 @@ class Learner:
           The summary, as in summary.json.
 
         Raises:
-          ConfigError: if settings and stream do not fit each other.
+          ConfigError: if settings and stream do not fit each other, or are not the same in all processes.
           OtherConfiguration, WorkdirInUse, WorkdirError, DamagedCheckpoint, NewerFormat: about the folder.
           NotFinite: if training breaks down.
+          OtherProcessFailed: if another process met one of these.
         """
+        folder, described = Workdir(workdir), _describe(stream)
+        processes.check_equal("settings", [dataclasses.asdict(self.config), len(self.devices), self.backend])
+        processes.check_equal("data", described)
         _check_fit(self.config, stream)
-        folder = Workdir(workdir)
-        with files.RunLock(folder.path):
-            folder.claim(self.config, _describe(stream), resume_anyway=resume_anyway)
+        with ExitStack() as held:
+
+            def claim() -> None:
+                held.enter_context(files.RunLock(folder.path))
+                folder.claim(self.config, described, resume_anyway=resume_anyway)
+                folder.checkpoints.mkdir(exist_ok=True)
+
+            processes.on_first(claim)
             return _Run(self, stream, folder).finish()
 
 
@@ -147,6 +167,7 @@ class _Run:
             channels=stream.image_shape[2],
             n_classes=stream.n_classes,
             max_heads=max(map(len, stream.tasks)),
+            backend=learner.backend,
         )
         self.key = jax.random.key(learner.config.seed)
         self.record = Record()
@@ -162,7 +183,7 @@ class _Run:
             for task in range(self.record.finished_tasks, self.stream.n_tasks):
                 self._learn(task)
         summary = self._summarise()
-        files.write_json(self.folder.summary, summary)
+        processes.on_first(files.write_json, self.folder.summary, summary)
         self._tell("on_run_end", RunEnd(summary, self.folder.path, already_finished, self._files()))
         return summary
 
@@ -261,8 +282,7 @@ class _Run:
         kept = None if self.config.reinitialise_discriminator else (state.discriminator, state.discriminator_statistics)
         self.discriminator = jax.device_get(kept)
         averages = {reading: self._average(reading, task) for reading in READINGS}
-        self._write_results(task)
-        files.write_json(self.folder.summary, self._summarise())
+        processes.on_first(self._write_results, task)
         # The checkpoint comes last: whatever a kill leaves behind before it is written again.
         self._log({"kind": "task", "task": task, "protocol": self.config.protocol, "average": averages, **means})
         self._save_finished(task, classifier, state)
@@ -417,6 +437,7 @@ class _Run:
         }
         picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
         images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
+        files.write_json(self.folder.summary, self._summarise())
 
     def _files(self) -> dict[str, str]:
         named = {
@@ -432,8 +453,8 @@ class _Run:
     def _save(self, step: int, tree: dict[str, Any]) -> None:
         memory_tree, memory_plain = self.memory.to_tree()
         plain = {"protocol": self.config.protocol, "record": dataclasses.asdict(self.record), "memory": memory_plain}
-        if self.folder.metrics.exists():
-            files.sync(self.folder.metrics)  # No checkpoint may outlive a power cut that its lines did not.
+        # No checkpoint may outlive a power cut that its lines did not.
+        processes.on_first(files.sync, self.folder.metrics)
         with self._timed("checkpoint"):
             checkpoint.save(self.folder.checkpoints, step, {"memory": memory_tree, **tree}, plain)
 
@@ -445,8 +466,7 @@ class _Run:
         step = task * _STEPS_PER_TASK + self.record.epochs_done
         older = [s for s in checkpoint.steps(self.folder.checkpoints) if task * _STEPS_PER_TASK < s < step]
         self._save(step, tree | self._kept_discriminator())
-        for old in older[:-1]:
-            checkpoint.delete(self.folder.checkpoints, old)
+        processes.on_first(self._delete, older[:-1])
 
     def _save_finished(self, task: int, classifier: Any, state: TrainState) -> None:
         tree = {
@@ -456,9 +476,11 @@ class _Run:
         step = (task + 1) * _STEPS_PER_TASK - 1
         older = [s for s in checkpoint.steps(self.folder.checkpoints) if s > task * _STEPS_PER_TASK - 1]
         self._save(step, jax.device_get(tree) | self._kept_discriminator())
-        for old in older:
-            if old < step:
-                checkpoint.delete(self.folder.checkpoints, old)
+        processes.on_first(self._delete, [old for old in older if old < step])
+
+    def _delete(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            checkpoint.delete(self.folder.checkpoints, step)
 
     def _kept_discriminator(self) -> dict[str, Any]:
         if self.discriminator is None:
@@ -466,7 +488,6 @@ class _Run:
         return {"discriminator": {"params": self.discriminator[0], "statistics": self.discriminator[1]}}
 
     def _restore(self) -> None:
-        self.folder.checkpoints.mkdir(exist_ok=True)
         restored = checkpoint.restore(self.folder.checkpoints, on_damage=lambda text: self._tell("on_note", text))
         if restored is not None:
             self.record = Record(**restored.metadata["record"])
@@ -476,6 +497,10 @@ class _Run:
                 kept = restored.tree["discriminator"]
                 self.discriminator = (kept["params"], kept["statistics"])
         position = (self.record.finished_tasks, self.record.epochs_done)
+        processes.check_equal("checkpoints", position)
+        processes.on_first(self._truncate_metrics, position)
+
+    def _truncate_metrics(self, position: tuple[int, int]) -> None:
         try:
             files.truncate_jsonl(self.folder.metrics, lambda line: _belongs_before(line, position))
         except (ValueError, KeyError, TypeError) as error:
@@ -518,7 +543,7 @@ class _Run:
                 )
 
     def _log(self, line: dict[str, Any]) -> None:
-        files.append_line(self.folder.metrics, json.dumps(line))
+        processes.on_first(files.append_line, self.folder.metrics, json.dumps(line))
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -38,7 +38,17 @@ class Options:
     ] = None
     """Folder that holds the data sets of TensorFlow Datasets; digits and arrays need none."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """Use only the first N devices."""
+    """Use only N devices, the first ones; of several processes, equally many of each."""
+    backend: Literal["pmap", "shard_map"] = "pmap"
+    """What maps training over devices; results do not depend on it."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Be one of several processes of a run (docs/devices.md); Slurm, Kubernetes and TPU pods say which."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="(default: found)")] = None
+    """With --distributed: where the first process listens."""
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: found)")] = None
+    """With --distributed: how many processes there are."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="(default: found)")] = None
+    """With --distributed: the number of this process, from 0."""
     resume_anyway: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on in a workdir although its settings differ from those given now."""
     settings: tyro.conf.OmitArgPrefixes[Config]
@@ -69,10 +79,13 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
     try:
         options = parse(name, description, npz=npz, argv=argv)
         workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-seed{options.settings.seed}"
-        stream = make_stream(name, options)
-        from dgm_jax.learner import Learner  # Slow to import: not before everything above is found right.
+        from dgm_jax import processes  # It imports JAX, which is slow: not before the command line is found right.
 
-        learner = Learner(options.settings, devices=options.devices, callbacks=[progress])
+        _join(options)
+        stream = processes.together(lambda: make_stream(name, options, quiet=not processes.is_first()))
+        from dgm_jax.learner import Learner  # Slower still: not before the data are found right.
+
+        learner = Learner(options.settings, devices=options.devices, backend=options.backend, callbacks=[progress])
         learner.fit(stream, workdir, resume_anyway=options.resume_anyway)
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
         progress.close()
@@ -117,8 +130,19 @@ def parse(name: str, description: str | None, *, npz: bool = False, argv: Sequen
     return options
 
 
-def make_stream(name: str, options: Options) -> data.TaskStream:
-    """Loads the data and splits them into tasks.
+def _join(options: Options) -> None:
+    """Makes this process one of several, if it is to be."""
+    given = (options.coordinator, options.num_processes, options.process_id)
+    if options.distributed:
+        from dgm_jax import processes
+
+        processes.join(*given)
+    elif any(value is not None for value in given):
+        raise UserError("--coordinator, --num-processes and --process-id need --distributed")
+
+
+def make_stream(name: str, options: Options, *, quiet: bool = False) -> data.TaskStream:
+    """Loads the data, says (unless `quiet`) what they are, and splits them into tasks.
 
     Raises:
       UserError: if the data cannot be used, or the order or the sizes of the tasks do not fit them.
@@ -131,7 +155,8 @@ def make_stream(name: str, options: Options) -> data.TaskStream:
         else:
             where = options.data_dir or Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
             dataset = data.load(name, where)
-        print(_found(dataset, where), flush=True)
+        if not quiet:
+            print(_found(dataset, where), flush=True)
         order = data.parse_class_order(options.class_order, dataset.labels)
         if settings.train_per_class is not None:
             dataset = dataset.first_per_class(settings.train_per_class)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dgm_jax import nn
+from dgm_jax import nn, processes
 from dgm_jax.config import Config
 from dgm_jax.models import dcgan
 from dgm_jax.training.classifier import (
@@ -41,7 +41,14 @@ class Trainer:
     """The compiled programs of a run, and the states they work on. Sees arrays, never a stream."""
 
     def __init__(
-        self, config: Config, devices: Sequence[jax.Device], *, channels: int, n_classes: int, max_heads: int
+        self,
+        config: Config,
+        devices: Sequence[jax.Device],
+        *,
+        channels: int,
+        n_classes: int,
+        max_heads: int,
+        backend: str = "pmap",
     ) -> None:
         """Binds settings to devices; compiles nothing yet.
 
@@ -51,6 +58,7 @@ class Trainer:
           channels: of the images, 1 or 3.
           n_classes: of the whole stream: the width of the classifiers, and of the one-hot class in the noise.
           max_heads: classes of the largest task.
+          backend: what maps over devices, see `data_parallel`.
         """
         self.config = config
         self.devices = devices
@@ -61,9 +69,11 @@ class Trainer:
         self.first_widths = dcgan.generator_widths(config.generator_width, config.image_size)
         n_devices = len(devices)
         self._run = data_parallel(
-            partial(run_steps, step=self.step, n_conditioned=n_classes, n_devices=n_devices), devices
+            partial(run_steps, step=self.step, n_conditioned=n_classes, n_devices=n_devices), devices, backend
         )
-        self._classify = data_parallel(partial(run_classifier_steps, config=config, n_devices=n_devices), devices)
+        self._classify = data_parallel(
+            partial(run_classifier_steps, config=config, n_devices=n_devices), devices, backend
+        )
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
         self._compiled: set[tuple[int, ...]] = set()  # Physical widths that have been trained at.
 
@@ -152,7 +162,7 @@ class Trainer:
         return self.place(state), self.place(capacity)
 
     def place(self, tree):
-        """Puts arrays on all devices."""
+        """Puts arrays on all devices of this process."""
         return replicate(tree, self.devices)
 
     def run_epoch(
@@ -246,7 +256,7 @@ class Trainer:
         """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
         start = 0
         while start < steps:
-            stop = min(steps, start + self._pace[kind])
+            stop = min(steps, start + processes.of_first(self._pace[kind]))  # The same on all, whatever their clocks.
             begun = time.perf_counter()
             yield start, stop
             per_step = (time.perf_counter() - begun) / (stop - start)
