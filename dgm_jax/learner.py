@@ -109,7 +109,8 @@ class Learner:
           OtherProcessFailed: if another process met one of these.
         """
         folder, described = Workdir(workdir), _describe(stream)
-        processes.check_equal("settings", [dataclasses.asdict(self.config), len(self.devices), self.backend])
+        settings = [dataclasses.asdict(self.config), len(self.devices), self.backend, str(folder.path.absolute())]
+        processes.check_equal("settings", settings)
         processes.check_equal("data", described)
         _check_fit(self.config, stream)
         with ExitStack() as held:
@@ -120,6 +121,7 @@ class Learner:
                 folder.checkpoints.mkdir(exist_ok=True)
 
             processes.on_first(claim)
+            processes.check_equal("folder", folder.config.read_text() if folder.config.exists() else None)
             return _Run(self, stream, folder).finish()
 
 
@@ -488,7 +490,9 @@ class _Run:
         return {"discriminator": {"params": self.discriminator[0], "statistics": self.discriminator[1]}}
 
     def _restore(self) -> None:
-        restored = checkpoint.restore(self.folder.checkpoints, on_damage=lambda text: self._tell("on_note", text))
+        restored = processes.together(
+            lambda: checkpoint.restore(self.folder.checkpoints, on_damage=lambda text: self._tell("on_note", text))
+        )
         if restored is not None:
             self.record = Record(**restored.metadata["record"])
             self.memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])

@@ -15,9 +15,8 @@ from jax.experimental import multihost_utils
 
 from dgm_jax.errors import ConfigError, UserError
 
-_SECONDS_TO_WAIT_AT_THE_END = (
-    30  # JAX's 300 would keep a process that fails alone, and those that wait for it, so long.
-)
+# At its end a process waits for the others. By JAX's default, 300 seconds: so long one that fails alone would keep all.
+_SHUTDOWN_SECONDS = 60
 
 
 class OtherProcessFailed(UserError, RuntimeError):
@@ -45,9 +44,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
         raise ConfigError(f"--process-id {process_id} is not one of 0 to {num_processes - 1}")
     try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, shutdown_timeout_seconds=_SECONDS_TO_WAIT_AT_THE_END
-        )
+        jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     except ValueError as error:
         raise ConfigError(
             f"--distributed: JAX cannot tell the processes of this run by itself ({error}); "
@@ -102,13 +99,13 @@ def check_equal(what: str, value: Any) -> None:
     """Makes sure that all processes have the same `value`, which JSON can hold.
 
     Raises:
-      ConfigError: on all processes, if they do not; names `what` differs.
+      ConfigError: on all processes, if they do not; says which process, and `what`.
     """
     digest = np.frombuffer(hashlib.sha256(json.dumps(value).encode()).digest(), np.uint8)
     found = multihost_utils.process_allgather(digest)
     different = np.flatnonzero((found != found[0]).any(axis=-1))
     if different.size:
         raise ConfigError(
-            f"process {different[0]} has other {what} than process 0; "
+            f"process {different[0]} does not have the same {what} as process 0; "
             "all need the same command line, the same data, and one folder that they share"
         )

@@ -166,7 +166,7 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
 
     assert len(spoken[0]) > 10 and len(spoken[1]) == 1  # The second says nothing but what the test asks.
     assert first["written"] and second["written"] == []
-    same = "process 1 has other settings than process 0; all need the same command line"
+    same = "process 1 does not have the same settings as process 0; all need the same command line"
     assert first["errors"][0].startswith(same) and second["errors"][0].startswith(same)
     assert "two holds a run on the tasks [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], now they are" in first["errors"][1]
     assert second["errors"][1] == "process 0 failed; what it printed says why"
