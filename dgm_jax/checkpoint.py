@@ -5,7 +5,7 @@ Orbax may restore a flipped byte silently and takes an empty folder for a checkp
 of every file, the caller's metadata, and a SHA-256 of itself. The folder is an ordinary Orbax checkpoint too:
 `orbax.checkpoint.v1.load(folder)` gives a flat `{"generator/0/kernel": array}`.
 
-One process at a time writes a directory (`files.RunLock`); any number may read it.
+One run at a time writes a directory (`files.RunLock`), the first of its processes; anyone may read it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from dgm_jax import files
+from dgm_jax import files, processes
 from dgm_jax.errors import UserError
 
 FORMAT_VERSION = 1
@@ -68,6 +68,8 @@ class Checkpoint:
 def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, Any]) -> Path:
     """Writes `directory/<step>`, whole or not at all, in place of an older one of that number.
 
+    In a run of several processes all call it with the same tree, for Orbax waits for all; only the first writes.
+
     Args:
       directory: the folder of all steps, made if missing.
       step: at least 0.
@@ -96,20 +98,14 @@ def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, A
     _seal(content)  # refuses metadata that is not JSON before anything is written
 
     folder = _folder(directory, step)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
     partial = folder.with_name(f".{folder.name}.partial")
+    processes.on_first(_make_room, folder.parent)
     try:
         _save_arrays(partial, arrays)
-        content["files"] = _describe_files(partial)
-        files.write_json(partial / _DESCRIPTION, _seal(content))
-        _sync_tree(partial)
-        if folder.exists():  # no folder can be renamed onto a full one; killed between the two, the step before serves
-            folder.rename(folder.with_name(f".{folder.name}.deleted"))
-        partial.rename(folder)
-        files.sync(folder.parent)
+        processes.on_first(_complete, partial, folder, content)
     finally:
-        _sweep(folder.parent)
+        if processes.is_first():
+            _sweep(folder.parent)
     return folder
 
 
@@ -211,12 +207,29 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(content["step"], _rebuild(content["structure"], arrays), content["metadata"])
 
 
+def _make_room(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    _sweep(directory)
+
+
+def _complete(partial: Path, folder: Path, content: dict[str, Any]) -> None:
+    """Describes the arrays that were saved, and gives their folder its name."""
+    described = _seal({**content, "files": _describe_files(partial)})
+    files.write_json(partial / _DESCRIPTION, described)
+    _sync_tree(partial)
+    if folder.exists():  # no folder can be renamed onto a full one; killed between the two, the step before serves
+        folder.rename(folder.with_name(f".{folder.name}.deleted"))
+    partial.rename(folder)
+    files.sync(folder.parent)
+
+
 def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     # Orbax refuses arrays of size zero, and trees without arrays; their shape and dtype say all there is to say.
     stored = {name: array for name, array in arrays.items() if array.size}
     if not stored:
-        folder.mkdir()
+        processes.on_first(folder.mkdir)
         return
+    # Its check of the folder's name speaks to every process, whichever are said to be active: all must be here.
     with _quiet():
         ocp.save(folder.absolute(), stored, checkpointable_name=_ARRAYS)
 
@@ -227,7 +240,7 @@ def _load_arrays(folder: Path, leaves: dict[str, dict[str, Any]]) -> dict[str, n
     if not stored:
         return arrays
     try:
-        with _quiet():  # np.ndarray: what it restores stays on the host, in the dtype that is in the file
+        with _quiet(), _alone():  # np.ndarray: what it restores stays on the host, in the dtype that is in the file
             return arrays | ocp.load(folder.absolute(), dict.fromkeys(stored, np.ndarray), checkpointable_name=_ARRAYS)
     except Exception as error:  # the files are whole: another version of Orbax, or an array that someone took out
         raise _Damage(f"{_ARRAYS}: Orbax cannot read what it wrote ({type(error).__name__}: {error})") from error
@@ -343,6 +356,16 @@ def _sweep(directory: Path) -> None:
     for pattern in (".*.partial*", ".*.deleted"):
         for path in directory.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _alone() -> ocp.Context:
+    """Lets a process read without waiting for the others of its run, which may not read at all."""
+    context = ocp.Context()
+    own = jax.process_index()
+    context.multiprocessing.primary_host = own
+    context.multiprocessing.active_processes = {own}
+    context.multiprocessing.barrier_sync_key_prefix = f"process_{own}"
+    return context
 
 
 @contextlib.contextmanager

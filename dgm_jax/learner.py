@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dgm_jax import files
+from dgm_jax import files, processes
 from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskStart
 from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
@@ -25,13 +25,21 @@ from dgm_jax.workdir import Workdir
 class Learner:
     """Learns a stream of tasks with a generative memory."""
 
-    def __init__(self, config: Config, *, devices: int | None = None, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        devices: int | None = None,
+        backend: str = "pmap",
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
         """Checks that the settings fit the machine; computes nothing.
 
         Args:
           config: the settings.
-          devices: how many devices to train on; None: all of this process.
-          callbacks: who is told what happens.
+          devices: how many devices to train on, of all processes together; None: all there are.
+          backend: what maps over devices, "pmap" or "shard_map"; results do not depend on it.
+          callbacks: who is told what happens; of several processes, the first one's are.
 
         Raises:
           ConfigError: if there are fewer devices, the batch does not split over them, or they lack the precision.
@@ -40,10 +48,13 @@ class Learner:
         self.devices = choose_devices(devices, config.batch_size)
         if config.precision == "tf32" and self.devices[0].platform == "cpu":
             raise ConfigError("precision='tf32', but a CPU has no such numbers; use float32 or bf16")
-        self.callbacks = tuple(callbacks)
+        self.backend = backend
+        self.callbacks = tuple(callbacks) if processes.is_first() else ()
 
     def fit(self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False) -> dict[str, Any]:
         """Learns all tasks of the stream, or goes on where an interrupted run of the same settings stopped.
+
+        Of several processes (`processes.join`), all call this alike, with a folder that they share; the first writes.
 
         Args:
           stream: the tasks.
@@ -54,9 +65,10 @@ class Learner:
           The summary, as in summary.json.
 
         Raises:
-          ConfigError: if settings and stream do not fit each other.
+          ConfigError: if settings and stream do not fit each other, or are not the same in all processes.
           OtherConfiguration, WorkdirInUse, WorkdirError, DamagedCheckpoint, NewerFormat: about the folder.
           NotFinite: if training breaks down.
+          OtherProcessFailed: if another process met one of these.
         """
         return self._fit([self.config.seed], [stream], [Path(workdir)], resume_anyway)[0]
 
@@ -86,7 +98,7 @@ class Learner:
         top = Path(workdir)
         folders = [top / f"seed{seed}" for seed in seeds]
         summary = summarise_seeds(self._fit(seeds, streams, folders, resume_anyway), [f.name for f in folders])
-        files.write_json(top / "summary.json", summary)
+        processes.on_first(files.write_json, top / "summary.json", summary)
         return summary
 
     def _fit(
@@ -94,11 +106,24 @@ class Learner:
     ) -> list[dict[str, Any]]:
         configs = [dataclasses.replace(self.config, seed=seed) for seed in seeds]
         folders = [Workdir(workdir) for workdir in workdirs]
-        with ExitStack() as locks:
-            for config, stream, folder in zip(configs, streams, folders, strict=True):
-                _check_fit(config, stream)
-                locks.enter_context(files.RunLock(folder.path))
-                folder.claim(config, _describe(stream), resume_anyway=resume_anyway)
+        described = [_describe(stream) for stream in streams]
+        paths = [str(folder.path.absolute()) for folder in folders]
+        settings = [[dataclasses.asdict(config) for config in configs], len(self.devices), self.backend, paths]
+        processes.check_equal("settings", settings)
+        processes.check_equal("data", described)
+        for config, stream in zip(configs, streams, strict=True):
+            _check_fit(config, stream)
+        with ExitStack() as held:
+
+            def claim() -> None:
+                for config, stream, folder in zip(configs, described, folders, strict=True):
+                    held.enter_context(files.RunLock(folder.path))
+                    folder.claim(config, stream, resume_anyway=resume_anyway)
+                    folder.checkpoints.mkdir(exist_ok=True)
+
+            processes.on_first(claim)
+            texts = [folder.config.read_text() if folder.config.exists() else None for folder in folders]
+            processes.check_equal("folder", texts)
             return _Session(self, configs, streams, folders).finish()
 
 
@@ -152,6 +177,7 @@ class _Session:
             channels=self.stream.image_shape[2],
             n_classes=self.stream.n_classes,
             max_heads=max(map(len, self.stream.tasks)),
+            backend=learner.backend,
         )
         self.runs = [
             Run(config, stream, folder, self.trainer, self._note)
@@ -168,7 +194,7 @@ class _Session:
         summaries = []
         for run in self.runs:
             summaries.append(run.summary())
-            files.write_json(run.folder.summary, summaries[-1])
+            processes.on_first(files.write_json, run.folder.summary, summaries[-1])
             self._tell("on_run_end", RunEnd(summaries[-1], run.folder.path, already_finished, run.files()))
         return summaries
 

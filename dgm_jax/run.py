@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from dgm_jax import checkpoint, consolidation, files, images, metrics
+from dgm_jax import checkpoint, consolidation, files, images, metrics, processes
 from dgm_jax.callbacks import TaskEnd
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
@@ -130,8 +130,7 @@ class Run:
         step = task * _STEPS_PER_TASK + self.record.epochs_done
         older = [s for s in checkpoint.steps(self.folder.checkpoints) if task * _STEPS_PER_TASK < s < step]
         self._save(step, self._in_progress(state) | self._kept_discriminator())
-        for old in older[:-1]:
-            checkpoint.delete(self.folder.checkpoints, old)
+        processes.on_first(self._delete, older[:-1])
 
     def end_training(self, task: int, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
         """Binarises the masks, reserves what they use, and freezes what belongs to the task.
@@ -212,8 +211,7 @@ class Run:
         self.record.end_task(rows)
         kept = None if self.config.reinitialise_discriminator else (state.discriminator, state.discriminator_statistics)
         self.discriminator = jax.device_get(kept)
-        self._write_results(task)
-        files.write_json(self.folder.summary, self.summary())
+        processes.on_first(self._write_results, task)
         # The checkpoint comes last: whatever a kill leaves behind before it is written again.
         averages = {reading: self.record.average(reading, task) for reading in READINGS}
         self._log({"kind": "task", "task": task, "protocol": self.config.protocol, "average": averages, **means})
@@ -286,12 +284,12 @@ class Run:
         }
         picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
         images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
+        files.write_json(self.folder.summary, self.summary())
 
     def _save(self, step: int, tree: dict[str, Any]) -> None:
         memory_tree, memory_plain = self.memory.to_tree()
         plain = {"protocol": self.config.protocol, "record": dataclasses.asdict(self.record), "memory": memory_plain}
-        if self.folder.metrics.exists():
-            files.sync(self.folder.metrics)  # No checkpoint may outlive a power cut that its lines did not.
+        processes.on_first(files.sync, self.folder.metrics)  # No checkpoint may outlive lines lost in a power cut.
         checkpoint.save(self.folder.checkpoints, step, {"memory": memory_tree, **tree}, plain)
 
     def _in_progress(self, state: TrainState) -> dict[str, Any]:
@@ -306,9 +304,11 @@ class Run:
         step = (task + 1) * _STEPS_PER_TASK - 1
         older = [s for s in checkpoint.steps(self.folder.checkpoints) if s > task * _STEPS_PER_TASK - 1]
         self._save(step, jax.device_get(tree) | self._kept_discriminator())
-        for old in older:
-            if old < step:
-                checkpoint.delete(self.folder.checkpoints, old)
+        processes.on_first(self._delete, [old for old in older if old < step])
+
+    def _delete(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            checkpoint.delete(self.folder.checkpoints, step)
 
     def _kept_discriminator(self) -> dict[str, Any]:
         if self.discriminator is None:
@@ -316,8 +316,7 @@ class Run:
         return {"discriminator": {"params": self.discriminator[0], "statistics": self.discriminator[1]}}
 
     def _restore(self) -> None:
-        self.folder.checkpoints.mkdir(exist_ok=True)
-        restored = checkpoint.restore(self.folder.checkpoints, on_damage=self.note)
+        restored = processes.together(lambda: checkpoint.restore(self.folder.checkpoints, on_damage=self.note))
         if restored is not None:
             self.record = Record(**restored.metadata["record"])
             self.memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
@@ -325,6 +324,10 @@ class Run:
             if "discriminator" in restored.tree:
                 kept = restored.tree["discriminator"]
                 self.discriminator = (kept["params"], kept["statistics"])
+        processes.check_equal("checkpoints", self.record.position)
+        processes.on_first(self._truncate_metrics)
+
+    def _truncate_metrics(self) -> None:
         try:
             files.truncate_jsonl(self.folder.metrics, lambda line: _belongs_before(line, self.record.position))
         except (ValueError, KeyError, TypeError) as error:
@@ -358,7 +361,7 @@ class Run:
                 )
 
     def _log(self, line: dict[str, Any]) -> None:
-        files.append_line(self.folder.metrics, json.dumps(line))
+        processes.on_first(files.append_line, self.folder.metrics, json.dumps(line))
 
 
 def _belongs_before(line: dict[str, Any], position: tuple[int, int]) -> bool:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -40,7 +40,17 @@ class Options:
     seeds: Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="(default: --seed alone)")] = None
     """Train several seeds at once, side by side in one program, e.g. 0,1,2; each gets a folder in that of the run."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """Use only the first N devices."""
+    """Use only N devices, the first ones; of several processes, equally many of each."""
+    backend: Literal["pmap", "shard_map"] = "pmap"
+    """What maps training over devices; results do not depend on it."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Be one of several processes of a run (docs/devices.md); Slurm, Kubernetes and TPU pods say which."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="(default: found)")] = None
+    """With --distributed: where the first process listens."""
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: found)")] = None
+    """With --distributed: how many processes there are."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="(default: found)")] = None
+    """With --distributed: the number of this process, from 0."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder (or $JAX_COMPILATION_CACHE_DIR), and use those kept there."""
     resume_anyway: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -75,19 +85,22 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
         seeds = parse_seeds(options.seeds, options.settings.seed)
         several = f"seed{'s' if len(seeds) > 1 else ''}{'-'.join(map(str, seeds))}"
         workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-{several}"
-        streams = make_streams(name, options, seeds)
-        # Slow to import: not before everything above is found right.
+        from dgm_jax import processes  # It imports JAX, which is slow: not before the command line is found right.
+
+        _join(options)
+        streams = processes.together(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
         from dgm_jax.compilation import keep_programs
-        from dgm_jax.learner import Learner
+        from dgm_jax.learner import Learner  # Slower still: not before the data are found right.
 
         if options.compilation_cache:
             keep_programs()
-        learner = Learner(options.settings, devices=options.devices, callbacks=[progress])
+        learner = Learner(options.settings, devices=options.devices, backend=options.backend, callbacks=[progress])
         if options.seeds is None:
             learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
         else:
             summary = learner.fit_seeds(seeds, streams, workdir, resume_anyway=options.resume_anyway)
-            print(*seeds_report(summary, workdir), sep="\n")
+            if processes.is_first():
+                print(*seeds_report(summary, workdir), sep="\n")
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
         progress.close()
         print(f"error: {error}", file=sys.stderr)
@@ -160,8 +173,21 @@ def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
     ]
 
 
-def make_streams(name: str, options: Options, seeds: Sequence[int]) -> list[data.TaskStream]:
-    """Loads the data and splits them into tasks, for each seed: what is held out depends on it.
+def _join(options: Options) -> None:
+    """Makes this process one of several, if it is to be."""
+    given = (options.coordinator, options.num_processes, options.process_id)
+    if options.distributed:
+        from dgm_jax import processes
+
+        processes.join(*given)
+    elif any(value is not None for value in given):
+        raise UserError("--coordinator, --num-processes and --process-id need --distributed")
+
+
+def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bool = False) -> list[data.TaskStream]:
+    """Loads the data, says (unless `quiet`) what they are, and splits them into tasks, for each seed.
+
+    The streams differ in the images that are held out, if any.
 
     Raises:
       UserError: if the data cannot be used, or the order or the sizes of the tasks do not fit them.
@@ -174,7 +200,8 @@ def make_streams(name: str, options: Options, seeds: Sequence[int]) -> list[data
         else:
             where = options.data_dir or Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
             dataset = data.load(name, where)
-        print(_found(dataset, where), flush=True)
+        if not quiet:
+            print(_found(dataset, where), flush=True)
         order = data.parse_class_order(options.class_order, dataset.labels)
         if settings.train_per_class is not None:
             dataset = dataset.first_per_class(settings.train_per_class)

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import chex
@@ -151,8 +149,8 @@ class TestResume:
 
     def test_killed(self, tmp_path):
         code = "training._SECONDS_PER_CALL = 0.0\nhelpers.fit(config, workdir, Stop('train', 1, 1, signal.SIGKILL))"
-        killed = _child(code, tmp_path)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        status, error = _child(code, tmp_path)
+        assert status == -signal.SIGKILL, error
         helpers.fit(TINY, tmp_path)
         assert_same_results(tmp_path, helpers.finished(TINY).workdir)
 
@@ -374,55 +372,13 @@ def test_a_short_run_learns(variant, tmp_path):
     assert summary["widths"][0] > 24  # It has grown.
 
 
-def test_two_devices_train_as_one(tmp_path):
-    result = _child(
-        TWO_DEVICES,
-        tmp_path,
-        XLA_FLAGS="--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-        " --xla_cpu_use_fusion_emitters=false",
-        JAX_CPU_ENABLE_ASYNC_DISPATCH="false",
-    )
-    assert result.returncode == 0, result.stderr
-    one, two = json.loads(result.stdout.splitlines()[-1])
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
-
-
-TWO_DEVICES = """
-found = []
-for devices in (1, 2):
-    folder = workdir / str(devices)
-    config = helpers.small("dgma", epochs=1)  # 16x16: both networks have norms over the split batch.
-    Learner(config, devices=devices).fit(helpers.stream(config), folder)
-    record = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    found.append({f"{i}.{name}": value for i, line in enumerate(record) for name, value in line.items()
-                  if isinstance(value, float)})
-print(json.dumps(found))
-"""
-
-
-def _child(code, workdir, **environment):
-    """Runs `code` in a Python of its own, with `config` = TINY and `workdir`."""
-    tests = Path(__file__).parent
-    program = (
+def _child(code, workdir):
+    """Runs `code` in a Python of its own, with `config` = TINY and `workdir`; gives its status, and what it said."""
+    child = helpers.start(
         "import dataclasses, json, signal, helpers\n"
         "from pathlib import Path\n"
         "from test_learner import TINY as config, Learner, Stop, training\n"
         f"workdir = Path({str(workdir)!r})\n{code}\n"
     )
-    path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
-    settings = {
-        "PYTHONPATH": path,
-        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-        "JAX_COMPILATION_CACHE_DIR": str(helpers.program_cache()),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    _, error = child.communicate(timeout=300)
+    return child.returncode, error

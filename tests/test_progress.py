@@ -275,7 +275,8 @@ def test_times() -> None:
     ]
 
 
-def test_several_seeds_are_told_apart(console):
+def test_several_seeds_are_told_apart() -> None:
+    console = Console()
     console.progress.on_run_start(run_start(seeds=(0, 3)))
     console.progress.on_task_end(task_end())
     text = console.out.getvalue()

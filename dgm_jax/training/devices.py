@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dgm_jax.errors import ConfigError
@@ -14,39 +15,59 @@ AXIS = "devices"
 
 
 def choose_devices(count: int | None, batch_size: int) -> list[jax.Device]:
-    """Returns the devices to train on: the first `count` of this process's, or all of them if None.
+    """Returns the devices to train on, equally many of each process: `count` in all, or every one if None.
 
     Raises:
-      ConfigError: if there are fewer, or the batch does not split over them.
+      ConfigError: if there are fewer, or they do not split over processes, or the batch not over them.
     """
-    present = jax.local_devices()
-    if count is not None and not 1 <= count <= len(present):
+    present, n_processes = jax.devices(), jax.process_count()
+    n = len(present) if count is None else count
+    devices = [d for process in range(n_processes) for d in jax.local_devices(process)[: n // n_processes]]
+    if n < 1 or len(devices) != n:
         here = f"{len(present)} ({present[0].platform})"
-        raise ConfigError(f"devices={count}, but here are {here}; use 1 to {len(present)}")
-    devices = present[:count]
-    n = len(devices)
+        if n_processes == 1:
+            raise ConfigError(f"devices={n}, but here are {here}; use 1 to {len(present)}")
+        raise ConfigError(f"devices={n}, but {n_processes} processes have {here}; use equally many of each process")
     if batch_size % n:
-        fitting = next(d for d in range(n, 0, -1) if batch_size % d == 0)
+        fitting = [d for d in range(n_processes, n, n_processes) if batch_size % d == 0]
         raise ConfigError(
             f"batch_size={batch_size} does not split over {n} devices; "
-            f"use a multiple of {n}, e.g. {-(-batch_size // n) * n} (or --devices {fitting})"
+            f"use a multiple of {n}, e.g. {-(-batch_size // n) * n}"
+            + (f" (or --devices {fitting[-1]})" if fitting else "")
         )
     return devices
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Puts a copy of each array on each device, in its natural shape."""
-    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
-    return jax.device_put(tree, sharding)
+    """Puts a copy of each array on each of this process's devices, in its natural shape."""
+    own = [device for device in devices if device.process_index == jax.process_index()]
+    return jax.device_put(tree, NamedSharding(Mesh(np.asarray(own), (AXIS,)), PartitionSpec()))
 
 
-def data_parallel(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    """Maps `function(state, *arguments, shard)` over devices by pmap.
+def data_parallel(
+    function: Callable[..., Any], devices: Sequence[jax.Device], backend: str = "pmap"
+) -> Callable[..., Any]:
+    """Maps `function(state, *arguments, shard)` over devices.
 
     Every device gets the whole of `state` and `arguments` and its own number `shard`; by it, the function takes its
     share of each batch (`share`) and averages gradients over the axis `AXIS`, so that all results are equal. They come
-    back once, in natural shape. `state` is donated. One device is mapped like many.
+    back once, in natural shape, on this process's devices. `state` is donated. One device is mapped like many. All
+    processes make the same calls, each with its own copy of the arguments.
+
+    Args:
+      function: pure.
+      devices: of all processes, those of each side by side.
+      backend: "pmap", or "shard_map" for `jit` of it.
+
+    Raises:
+      ConfigError: if there is no such backend.
     """
+    if backend not in _BACKENDS:
+        raise ConfigError(f"backend {backend!r} is unknown; choose one of {', '.join(_BACKENDS)}")
+    return _BACKENDS[backend](function, devices)
+
+
+def _pmap(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
     mapped = jax.pmap(
         lambda state, arguments, shard: function(state, *arguments, shard),
         axis_name=AXIS,
@@ -55,12 +76,35 @@ def data_parallel(function: Callable[..., Any], devices: Sequence[jax.Device]) -
         devices=devices,
         donate_argnums=0,
     )
-    shards = np.arange(len(devices))
+    # A process passes what its own devices are to get.
+    shards = np.flatnonzero([device.process_index == jax.process_index() for device in devices])
 
     def call(state: Any, *arguments: Any) -> Any:
         return mapped(state, arguments, shards)
 
     return call
+
+
+def _shard_map(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
+    mesh, whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
+    body = jax.shard_map(
+        lambda state, arguments: function(state, *arguments, lax.axis_index(AXIS)),
+        mesh=mesh,
+        in_specs=whole,
+        out_specs=whole,
+        check_vma=False,  # With it, gradients would be summed over devices before the function averages them.
+    )
+    mapped = jax.jit(body, donate_argnums=0)
+
+    def call(state: Any, *arguments: Any) -> Any:
+        # Here a program over several processes takes and gives arrays that span them; the buffers stay where they are.
+        inputs = multihost_utils.host_local_array_to_global_array((state, arguments), mesh, whole)
+        return multihost_utils.global_array_to_host_local_array(mapped(*inputs), mesh, whole)
+
+    return call
+
+
+_BACKENDS = {"pmap": _pmap, "shard_map": _shard_map}
 
 
 def share(batch: jax.Array, shard: jax.Array, n_devices: int) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dgm_jax import nn
+from dgm_jax import nn, processes
 from dgm_jax.config import Config
 from dgm_jax.models import dcgan
 from dgm_jax.models.normalisation import init_norm
@@ -45,7 +45,14 @@ class Trainer:
     """The compiled programs of a run, and the states they work on. Sees arrays, never a stream."""
 
     def __init__(
-        self, config: Config, devices: Sequence[jax.Device], *, channels: int, n_classes: int, max_heads: int
+        self,
+        config: Config,
+        devices: Sequence[jax.Device],
+        *,
+        channels: int,
+        n_classes: int,
+        max_heads: int,
+        backend: str = "pmap",
     ) -> None:
         """Binds settings to devices; compiles nothing yet.
 
@@ -55,9 +62,11 @@ class Trainer:
           channels: of the images, 1 or 3.
           n_classes: of the whole stream: the width of the classifiers, and of the one-hot class in the noise.
           max_heads: classes of the largest task.
+          backend: what maps over devices, see `data_parallel`.
         """
         self.config = config
         self.devices = devices
+        self.backend = backend
         self.channels = channels
         self.n_classes = n_classes
         self.max_heads = max_heads
@@ -257,14 +266,14 @@ class Trainer:
         if (name, n_runs) not in self._mapped:
             # A single run is not mapped: its program is the plain one.
             vectorised = steps if n_runs == 1 else jax.vmap(steps, in_axes=axes)
-            self._mapped[name, n_runs] = data_parallel(vectorised, self.devices)
+            self._mapped[name, n_runs] = data_parallel(vectorised, self.devices, self.backend)
         return self._mapped[name, n_runs]
 
     def _calls(self, kind: str, steps: int) -> Iterator[tuple[int, int]]:
         """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
         start = 0
         while start < steps:
-            stop = min(steps, start + self._pace[kind])
+            stop = min(steps, start + processes.of_first(self._pace[kind]))  # The same on all, whatever their clocks.
             begun = time.perf_counter()
             yield start, stop
             per_step = (time.perf_counter() - begun) / (stop - start)

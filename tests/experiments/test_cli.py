@@ -45,7 +45,8 @@ def test_help_lists_every_setting_with_the_default_of_the_preset(variant: str, c
         default = getattr(PRESETS["paper-mnist"][variant], field.name)
         assert option in text
         assert f"(default: {default})" in text.split(option, 1)[1]
-    for option in ["preset", "class-order", "classes-per-task", "workdir", "data-dir", "devices", "resume-anyway"]:
+    run_options = ["preset", "class-order", "classes-per-task", "workdir", "data-dir", "devices", "resume-anyway"]
+    for option in [*run_options, "backend", "distributed", "coordinator", "num-processes", "process-id"]:
         assert f"--{option}" in text
     assert "What it shows." in text
     assert "Step size of the generator's Adam. (default: 0.002)" in text
@@ -209,8 +210,8 @@ class _Learner:
     failure: BaseException | None = None
     fitted: dict = {}
 
-    def __init__(self, config, *, devices, callbacks):
-        type(self).fitted = {"config": config, "devices": devices}
+    def __init__(self, config, *, devices, backend, callbacks):
+        type(self).fitted = {"config": config, "devices": devices, "backend": backend}
 
     def fit(self, stream, workdir, *, resume_anyway):
         if self.failure is not None:
@@ -236,10 +237,11 @@ def learner(monkeypatch):
 
 
 def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None:
-    assert run("--variant", "dgmw", "--seed", "4", "--devices", "1") == 0
+    assert run("--variant", "dgmw", "--seed", "4", "--devices", "1", "--backend", "shard_map") == 0
     assert learner.fitted == {
         "config": dataclasses.replace(preset("paper-mnist", "dgmw"), seed=4),
         "devices": 1,
+        "backend": "shard_map",
         "workdir": Path("runs/digits-dgmw-seed4"),
         "resume_anyway": False,
     }
@@ -259,6 +261,29 @@ def test_seeds_that_are_no_list(text: str) -> None:
     with pytest.raises(UserError) as error:
         cli.parse_seeds(text, 0)
     assert str(error.value) == f"--seeds {text!r} is not a list of different whole numbers; e.g. 0,1,2"
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--num-processes", "2"], "--coordinator, --num-processes and --process-id need --distributed"),
+        (
+            ["--distributed", "--coordinator", "host:1234"],
+            "--coordinator, --num-processes and --process-id belong together; give all three, or none",
+        ),
+        (
+            ["--distributed", "--coordinator", "host", "--num-processes", "2", "--process-id", "0"],
+            "--coordinator host is not HOST:PORT, e.g. host:9876",
+        ),
+        (
+            ["--distributed", "--coordinator", "host:1234", "--num-processes", "2", "--process-id", "2"],
+            "--process-id 2 is not one of 0 to 1",
+        ),
+    ],
+)
+def test_options_of_several_processes_that_do_not_fit(argv: list[str], expected: str, learner, capsys) -> None:
+    assert run(*argv) == 2
+    assert capsys.readouterr().err == f"error: {expected}\n"
 
 
 @pytest.mark.parametrize(
