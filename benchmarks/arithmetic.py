@@ -48,7 +48,12 @@ def products(function: Callable[..., Any], *arguments: Any) -> Counter[Product]:
 
 def gflop(counted: Mapping[Product, int]) -> float:
     """Floating-point operations of these products, in 10^9."""
-    return 1e-9 * sum(product.flop * times for product, times in counted.items())
+    return 1e-9 * sum(product.flop * number for product, number in counted.items())
+
+
+def times(counted: Mapping[Product, int], number: int) -> Counter[Product]:
+    """The same products, so many times."""
+    return Counter({product: number * own for product, own in counted.items()})
 
 
 def plainly(counted: Counter[Product]) -> Callable[[], Any]:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +47,14 @@ def peak_bytes(*, children: bool = False) -> dict[str, int | None]:
         "peak_host_bytes": peak if sys.platform == "darwin" else 1024 * peak,  # Linux counts in KiB.
         "peak_device_bytes": stats.get("peak_bytes_in_use") if stats else None,
     }
+
+
+def in_words(peak: Mapping[str, Any]) -> str:
+    """Of what `peak_bytes` returned, in GB."""
+    device = peak["peak_device_bytes"]
+    return f"host {peak['peak_host_bytes'] / 1e9:.2f} GB, device " + (
+        "not counted" if device is None else f"{device / 1e9:.2f} GB"
+    )
 
 
 def alternately(calls: Sequence[Callable[[], Any]], *, seconds: float) -> np.ndarray:

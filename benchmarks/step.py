@@ -26,9 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import arithmetic, machine
-from benchmarks.replay import memory_at, replay_products
+from benchmarks.points import POINTS, Point, settings
+from benchmarks.replay import CHUNK, REPLAYED, memory_at, replay_products
 from dgm_jax import data
-from dgm_jax.config import Config, Variant, preset
+from dgm_jax.config import Config
 from dgm_jax.data import DataError, Dataset
 from dgm_jax.files import write_json
 from dgm_jax.models import dcgan
@@ -38,40 +39,8 @@ from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
 from dgm_jax.training.task import Trainer
 
-_REPLAYED = 1000  # Images whose drawing is timed.
+SECONDS = 3.0  # For each part.
 _EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.
-
-
-@dataclass(frozen=True)
-class Point:
-    """A moment of a run: before a task, at the widths that the generator had grown to."""
-
-    variant: Variant
-    task: int
-    widths: tuple[int, ...]
-    pytorch_seconds: float | None = None  # An iteration in PyTorch on two quiet CPU cores (ALGORITHM, section 11).
-
-    @property
-    def name(self) -> str:
-        """How the command line and the JSON call it."""
-        return f"{self.variant}-{self.task}"
-
-
-POINTS = (
-    Point("dgma", 0, (80, 40, 20), 0.160),
-    Point("dgma", 2, (190, 101, 47), 0.315),
-    Point("dgma", 5, (373, 190, 81), 0.495),
-    Point("dgma", 9, (594, 293, 134), 0.855),
-    Point("dgmw", 0, (24, 12, 6), 0.163),
-    Point("dgmw", 2, (45, 14, 12), 0.223),
-    Point("dgmw", 5, (75, 17, 21), 0.346),
-    Point("dgmw", 9, (114, 21, 33), 0.456),
-)
-
-
-def settings(variant: Variant) -> Config:
-    """The authors' settings for MNIST, with the gate last."""
-    return dataclasses.replace(preset("paper-mnist", variant), gate_position="last")
 
 
 class ExactTrainer(Trainer):
@@ -233,22 +202,23 @@ def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -
 
     def whole(replay_steps: int | None) -> dict[str, Any]:
         repeats = {"classifier": min(point.task + 1, replay_steps or point.task + 1), "critic": 1, "generator": 1}
-        total: Counter[arithmetic.Product] = Counter()
-        for name, times in repeats.items():
-            for product, number in counted[name].items():
-                total[product] += number * times
+        total = sum((arithmetic.times(counted[name], n) for name, n in repeats.items()), Counter())
         call = iteration_call(scene, replay_steps)
         call(1)
         iterations = max(1, min(scene.steps, round(seconds / 4 / machine.timed(partial(call, 1)))))
-        once = [plain[name] for name, times in repeats.items() for _ in range(times)]
+        once = [plain[name] for name, n in repeats.items() for _ in range(n)]
         return compare(partial(call, iterations), lambda: [run() for run in once], total, times=iterations)
 
     measured["iteration"] = whole(config.replay_steps)
-    measured["iteration, replay_steps=1"] = whole(1)
+    if point.task:  # Before the first task there is nothing to replay less of.
+        measured["iteration, replay_steps=1"] = whole(1)
     memory = memory_at([point.widths], point.variant, config, scene.trainer.n_classes)
-    measured[f"replay of {_REPLAYED}"] = compare(
-        partial(memory.images, 0, _REPLAYED, scene.key),
-        *(arithmetic.plainly(replay := replay_products(memory, 0, _REPLAYED)), replay),
+    chunk = replay_products(memory, 0, CHUNK)
+    draw_plainly, chunks = arithmetic.plainly(chunk), REPLAYED // CHUNK
+    measured[f"replay of {REPLAYED}"] = compare(
+        partial(memory.images, 0, REPLAYED, scene.key),
+        lambda: [draw_plainly() for _ in range(chunks)],
+        arithmetic.times(chunk, chunks),
     )
     iteration = measured["iteration"]
     if point.pytorch_seconds is not None:
@@ -333,7 +303,7 @@ def table(points: Mapping[str, Any]) -> str:
 
 def comparison(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, float]:
     """new / old of every figure in seconds, and of every ratio, that two results share; named by its path."""
-    ours, theirs = _flat(new), _flat(old)
+    ours, theirs = flattened(new), flattened(old)
     return {
         path: value / theirs[path]
         for path, value in ours.items()
@@ -341,9 +311,10 @@ def comparison(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, floa
     }
 
 
-def _flat(tree: Any, path: str = "") -> dict[str, float]:
+def flattened(tree: Any, path: str = "") -> dict[str, float]:
+    """All numbers of nested dicts, named by their paths."""
     if isinstance(tree, Mapping):
-        flat = [_flat(value, f"{path}/{key}" if path else key) for key, value in tree.items()]
+        flat = [flattened(value, f"{path}/{key}" if path else key) for key, value in tree.items()]
         return {name: value for part in flat for name, value in part.items()}
     return {path: tree} if isinstance(tree, int | float) else {}
 
@@ -368,11 +339,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     with machine.compiled_once():
         for point in (point for point in POINTS if point.name in options.points):
-            own = measure(point, settings(point.variant), dataset, seconds=4.0)
+            own = measure(point, settings(point.variant), dataset, seconds=SECONDS)
             result["points"][point.name] = own
             print(table({point.name: own}), flush=True)
     result |= machine.peak_bytes()
-    print(f"peak memory: host {result['peak_host_bytes']:,} bytes, device {result['peak_device_bytes']} bytes")
+    print(f"peak memory: {machine.in_words(result)}")
     if options.json:
         write_json(options.json, result)
     if old:
