@@ -70,7 +70,7 @@ class Config:
     sparsity_weight: float = 0.01
     """Weight of the share of free capacity that a task opens [lambda_R]."""
     headroom: int = 2
-    """Arrays are so many times as wide as the first task needs, and double when outgrown: few programs to compile."""
+    """The first arrays are so many times as wide as the first task needs: room to grow before recompiling."""
 
     replay: Literal["fixed", "fresh"] = "fixed"
     """Draw the replayed images once per task, or anew for every epoch."""

@@ -18,6 +18,7 @@ from flax import serialization
 
 from dgm_jax import checkpoint, consolidation, files, images, metrics
 from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
+from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import ConfigError, NotFinite
@@ -26,6 +27,7 @@ from dgm_jax.training.classifier import predict_logits
 from dgm_jax.training.devices import choose_devices
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
 from dgm_jax.training.estimate import estimated_seconds
+from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import TrainState
 from dgm_jax.training.task import Trainer
 from dgm_jax.workdir import Workdir
@@ -50,7 +52,8 @@ class Record:
     micro: dict[str, list[float]] = field(default_factory=lambda: {r: [] for r in READINGS})
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
     capacity: list[dict[str, Any]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # By phase.
+    programs: list[list[int]] = field(default_factory=list)  # The physical widths that were trained at, each once.
     best_validation: float | None = None  # Of the task in progress, in the paper protocol.
 
     def matrix(self, reading: str, n_classes: int) -> np.ndarray:
@@ -148,6 +151,7 @@ class _Run:
             n_classes=stream.n_classes,
             max_heads=max(map(len, stream.tasks)),
         )
+        self.building = BuildClock()
         self.key = jax.random.key(learner.config.seed)
         self.record = Record()
         self.memory = self._new_memory()
@@ -159,8 +163,9 @@ class _Run:
         already_finished = self.record.finished_tasks == self.stream.n_tasks
         if not already_finished:
             self._announce()
-            for task in range(self.record.finished_tasks, self.stream.n_tasks):
-                self._learn(task)
+            with self.building:
+                for task in range(self.record.finished_tasks, self.stream.n_tasks):
+                    self._learn(task)
         summary = self._summarise()
         files.write_json(self.folder.summary, summary)
         self._tell("on_run_end", RunEnd(summary, self.folder.path, already_finished, self._files()))
@@ -173,18 +178,27 @@ class _Run:
         stream.begin(task)
         pixels, labels = stream.train(task)
         steps = len(pixels) // config.batch_size
-        data = self._task_images(pixels, labels)
-        state, capacity = self.trainer.begin(
-            self._key(_BEGIN, task),
-            self.memory.kernels,
-            self.memory.reserved,
-            classes=classes,
-            discriminator=self.discriminator,
+        physical = physical_widths(
+            [*(earlier.widths for earlier in self.memory.tasks), self.memory.widths],
+            headroom=config.headroom,
+            n_tasks=stream.n_tasks,
         )
+        data = self._task_images(pixels, labels)
+        with self._timed("begin"):
+            state, capacity = self.trainer.begin(
+                self._key(_BEGIN, task),
+                self.memory.kernels,
+                self.memory.reserved,
+                physical=physical,
+                classes=classes,
+                discriminator=self.discriminator,
+            )
         best = self.resumed.get("best", {})
         if self.resumed:
             state = self.trainer.place(serialization.from_state_dict(state, self.resumed["state"]))
             self.resumed = {}
+        if list(physical) not in self.record.programs:
+            self.record.programs.append(list(physical))
         first_epoch = self.record.epochs_done
         self._tell(
             "on_task_start",
@@ -196,8 +210,8 @@ class _Run:
                 steps=steps,
                 images_per_step=config.batch_size,
                 widths=self.memory.widths,
-                physical_widths=self.trainer.physical_widths(self.memory.widths),
-                compiles=self.trainer.is_new_shape(self.memory.widths),
+                physical_widths=physical,
+                compiles=self.trainer.is_new_shape(physical),
             ),
         )
         replayed = self._replay(task, first_epoch if config.replay == "fresh" else 0)
@@ -261,8 +275,9 @@ class _Run:
         kept = None if self.config.reinitialise_discriminator else (state.discriminator, state.discriminator_statistics)
         self.discriminator = jax.device_get(kept)
         averages = {reading: self._average(reading, task) for reading in READINGS}
-        self._write_results(task)
-        files.write_json(self.folder.summary, self._summarise())
+        with self._timed("report"):
+            self._write_results(task)
+            files.write_json(self.folder.summary, self._summarise())
         # The checkpoint comes last: whatever a kill leaves behind before it is written again.
         self._log({"kind": "task", "task": task, "protocol": self.config.protocol, "average": averages, **means})
         self._save_finished(task, classifier, state)
@@ -306,12 +321,13 @@ class _Run:
         """Expands the generator, so that as much is free as at first; after the last task nothing is gained by it."""
         if task + 1 == self.stream.n_tasks:
             return
-        kernels, reserved = self.trainer.grow(
-            self._key(_EXPAND, task),
-            self.memory.kernels,
-            self.memory.reserved,
-            [row["newly_reserved"] for row in rows],
-        )
+        with self._timed("expand"):
+            kernels, reserved = self.trainer.grow(
+                self._key(_EXPAND, task),
+                self.memory.kernels,
+                self.memory.reserved,
+                [row["newly_reserved"] for row in rows],
+            )
         self.memory = dataclasses.replace(self.memory, kernels=kernels, reserved=reserved)
 
     def _task_images(self, pixels: np.ndarray, labels: np.ndarray) -> TaskImages:
@@ -394,6 +410,7 @@ class _Run:
             "forgetting": {reading: self._forgetting(reading) for reading in READINGS},
             "confusion": record.confusion,  # Rows: true classes; columns: predicted ones.
             "widths": list(self.memory.widths),
+            "programs": record.programs,  # One compiled training iteration for each of these physical widths.
             "parameters": self.memory.parameters(),
             "bytes": {"memory": self.memory.bytes(), "images_replaced": replaced},
             "seconds": {name: round(value, 3) for name, value in record.seconds.items()},
@@ -522,9 +539,12 @@ class _Run:
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        """Adds the time to a phase; what of it went into building programs counts as "compile"."""
+        begun, built = time.perf_counter(), self.building.seconds
         yield
-        self.record.seconds[phase] = self.record.seconds.get(phase, 0.0) + time.perf_counter() - begun
+        built = self.building.seconds - built
+        for name, spent in ((phase, time.perf_counter() - begun - built), ("compile", built)):
+            self.record.seconds[name] = self.record.seconds.get(name, 0.0) + spent
 
     def _progress(self, task: int, phase: str, total: float, epoch: int | None = None) -> Any:
         done = 0

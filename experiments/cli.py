@@ -39,6 +39,8 @@ class Options:
     """Folder that holds the data sets of TensorFlow Datasets; digits and arrays need none."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Use only the first N devices."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder (or $JAX_COMPILATION_CACHE_DIR), and use those kept there."""
     resume_anyway: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on in a workdir although its settings differ from those given now."""
     settings: tyro.conf.OmitArgPrefixes[Config]
@@ -70,8 +72,12 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
         options = parse(name, description, npz=npz, argv=argv)
         workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-seed{options.settings.seed}"
         stream = make_stream(name, options)
-        from dgm_jax.learner import Learner  # Slow to import: not before everything above is found right.
+        # Slow to import: not before everything above is found right.
+        from dgm_jax.compilation import keep_programs
+        from dgm_jax.learner import Learner
 
+        if options.compilation_cache:
+            keep_programs()
         learner = Learner(options.settings, devices=options.devices, callbacks=[progress])
         learner.fit(stream, workdir, resume_anyway=options.resume_anyway)
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.

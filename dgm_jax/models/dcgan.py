@@ -5,7 +5,8 @@ discriminator with a convolutional trunk and two linear heads, the critic and th
 convolutions. Kernels are [k, k, c_in, c_out].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -47,10 +48,25 @@ def kernel_shapes(widths: Sequence[int], noise_dim: int) -> list[tuple[int, int,
 
 
 def init_kernels(key: jax.Array, widths: Sequence[int], noise_dim: int) -> list[jax.Array]:
-    """Fresh weights of the masked layers, N(0, 0.02): what tasks share, protect and grow."""
+    """Fresh weights of the masked layers, N(0, 0.02): what tasks share, protect and grow.
+
+    The weight between two units does not depend on the widths: a wider kernel holds the narrower one's numbers.
+    """
     shapes = kernel_shapes(widths, noise_dim)
     keys = jax.random.split(key, len(shapes))
-    return [_DEVIATION * jax.random.normal(k, shape) for k, shape in zip(keys, shapes)]
+    return [_DEVIATION * _for_each_pair(jax.random.normal, k, shape) for k, shape in zip(keys, shapes)]
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _for_each_pair(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
+    """Draws a kernel, [k, k, c_in, c_out], with a key of its own for each pair of an input and an output."""
+    height, width, inputs, outputs = shape
+
+    def fold(key: jax.Array, count: int) -> jax.Array:
+        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+
+    keys = jax.vmap(lambda k: fold(k, outputs))(fold(key, inputs))
+    return jax.vmap(jax.vmap(lambda k: draw(k, (height, width))))(keys).transpose(2, 3, 0, 1)
 
 
 def init_task(key: jax.Array, widths: Sequence[int], channels: int, n_heads: int) -> Params:
@@ -61,11 +77,13 @@ def init_task(key: jax.Array, widths: Sequence[int], channels: int, n_heads: int
     """
     # Output layers start wide, U(+-1 / sqrt(k^2 channels)): with N(0, 0.02) a short training stays grey.
     bound = 1 / np.sqrt(_KERNEL**2 * channels)
-    shape = (n_heads, _KERNEL, _KERNEL, widths[-1], channels)
-    return {
-        "norms": [init_norm(width) for width in widths],
-        "heads": jax.random.uniform(key, shape, minval=-bound, maxval=bound),
-    }
+    shape = (_KERNEL, _KERNEL, widths[-1], channels)
+    heads = [_for_each_pair(_signed_uniform, k, shape) for k in jax.random.split(key, n_heads)]
+    return {"norms": [init_norm(width) for width in widths], "heads": bound * jnp.stack(heads)}
+
+
+def _signed_uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=-1.0)
 
 
 def init_generator_statistics(widths: Sequence[int]) -> list[Params]:

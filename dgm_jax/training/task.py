@@ -67,21 +67,15 @@ class Trainer:
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
         self._compiled: set[tuple[int, ...]] = set()  # Physical widths that have been trained at.
 
-    def physical_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
-        """The padded widths at which a generator of these logical widths is trained."""
-        return tuple(
-            nn.padded_width(width, self.config.headroom * first)
-            for width, first in zip(widths, self.first_widths, strict=True)
-        )
-
-    def is_new_shape(self, widths: Sequence[int]) -> bool:
-        """Whether a step at these logical widths has still to be compiled by this process."""
-        return self.physical_widths(widths) not in self._compiled
+    def is_new_shape(self, physical: Sequence[int]) -> bool:
+        """Whether a step at these physical widths has still to be compiled by this process."""
+        return tuple(physical) not in self._compiled
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
-        # Drawn at the physical widths, of which there are few: each new shape would be compiled anew.
-        drawn = jax.device_get(dcgan.init_kernels(key, self.physical_widths(widths), self.config.noise_dim))
+        # Drawn wider and cut, which changes no number: each new shape would be compiled anew.
+        few = [nn.padded_width(width, self.config.headroom * first) for width, first in zip(widths, self.first_widths)]
+        drawn = jax.device_get(dcgan.init_kernels(key, few, self.config.noise_dim))
         return [
             _corner(kernel, shape)
             for kernel, shape in zip(drawn, dcgan.kernel_shapes(widths, self.config.noise_dim), strict=True)
@@ -99,6 +93,7 @@ class Trainer:
         kernels: Sequence[np.ndarray],
         reserved: Sequence[np.ndarray],
         *,
+        physical: Sequence[int],
         classes: Sequence[int],
         discriminator: tuple[Params, Params] | None,
     ) -> tuple[TrainState, Capacity]:
@@ -108,12 +103,12 @@ class Trainer:
           key: a PRNG key.
           kernels: shared weights, of logical widths.
           reserved: cumulative masks, of logical widths.
+          physical: the padded widths to train at (`shapes.physical_widths`); they change no result beyond rounding.
           classes: class indices of the task.
           discriminator: parameters and statistics to go on with; None: fresh ones.
         """
         task_key, discriminator_key = jax.random.split(key)
         widths = [kernel.shape[-1] for kernel in kernels]
-        physical = self.physical_widths(widths)
         shapes = self.mask_shapes(physical)
         kernel_shapes = dcgan.kernel_shapes(physical, self.config.noise_dim)
         live = [nn.expand(np.ones(r.shape, bool), np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)]

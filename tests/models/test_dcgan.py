@@ -329,3 +329,23 @@ def test_initial_networks(size, widths, channels, heads):
     output, after = jax.eval_shape(lambda x: dcgan.discriminate(params, statistics, x, train=True), images)
     assert output.critic.shape == (3,) and output.logits.shape == (3, 5)
     assert jax.tree.structure(after) == jax.tree.structure(statistics)
+
+
+@pytest.mark.parametrize("grown", [(12, 6), (9, 7), (8, 4)])
+def test_fresh_weights_do_not_depend_on_the_width(grown):
+    """What a network starts from is the same at any padding."""
+    key = jax.random.key(3)
+    narrow, wide = (dcgan.init_kernels(key, widths, 16) for widths in ((8, 4), grown))
+    for a, b in zip(narrow, wide, strict=True):
+        np.testing.assert_array_equal(a, b[tuple(slice(0, n) for n in a.shape)])
+    narrow, wide = (dcgan.init_task(key, widths, 3, 2)["heads"] for widths in ((8, 4), grown))
+    np.testing.assert_array_equal(narrow, wide[..., :4, :])
+
+
+def test_fresh_weights_have_the_authors_distributions():
+    key = jax.random.key(0)
+    for kernel in dcgan.init_kernels(key, (64, 32), 32):
+        assert abs(float(jnp.mean(kernel))) < 1e-3 and abs(float(jnp.std(kernel)) - 0.02) < 1e-3
+        assert len(np.unique(kernel)) > 0.99 * kernel.size  # No two pairs of units share a draw.
+    heads = dcgan.init_task(key, (64, 64), 1, 1)["heads"]
+    assert 0.24 < float(jnp.max(jnp.abs(heads))) <= 0.25 and abs(float(jnp.mean(heads))) < 0.02

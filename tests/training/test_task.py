@@ -13,6 +13,7 @@ from helpers import compiled_once  # noqa: F401
 from dgm_jax import nn
 from dgm_jax.models import dcgan
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
+from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.step import Step
 from dgm_jax.training.task import Trainer
 
@@ -32,8 +33,14 @@ def _begin(trainer, seed=0):
     shapes = dcgan.kernel_shapes(widths, trainer.config.noise_dim)
     kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
     reserved = [rng.random(shape) < 0.5 for shape in trainer.mask_shapes(widths)]
-    state, capacity = trainer.begin(jax.random.key(seed), kernels, reserved, classes=(1,), discriminator=None)
+    state, capacity = trainer.begin(
+        jax.random.key(seed), kernels, reserved, physical=_physical(trainer, widths), classes=(1,), discriminator=None
+    )
     return widths, kernels, reserved, state, capacity
+
+
+def _physical(trainer, widths):
+    return physical_widths([trainer.first_widths, widths], headroom=trainer.config.headroom, n_tasks=3)
 
 
 def _images(trainer, seed=0):
@@ -99,7 +106,7 @@ def test_padding_stays_exactly_as_it_was_in_100_steps(trained):
     trainer, (widths, kernels, reserved), _, _, after = trained
     g = after.generator
     moments = [optax.tree_utils.tree_get(after.generator_optimiser, part) for part in ("mu", "nu")]
-    assert list(trainer.physical_widths(widths)) > widths
+    assert list(_physical(trainer, widths)) > widths
     for i, (kernel, mask, width) in enumerate(zip(kernels, reserved, widths)):
         unit = np.zeros(width)
         assert not np.any(_surplus(g["kernels"][i], kernel))
@@ -177,8 +184,6 @@ def test_padding_contributes_nothing(variant, size):
             lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), (state, capacity)
         )
         rng = np.random.default_rng(3)
-        heads = state.generator["heads"][..., : widths[-1], :]
-        heads[...] = rng.normal(0, 0.2, heads.shape)  # What they start with depends on the padding.
         for e, shape in zip(state.generator["embeddings"], trainer.mask_shapes(widths)):
             e[tuple(slice(0, n) for n in shape)] = rng.normal(0, 0.5, shape)
         noise = rng.normal(size=(8, trainer.config.noise_dim))

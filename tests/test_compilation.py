@@ -1,0 +1,70 @@
+"""The clock of building programs, and the folder they are kept in."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from dgm_jax import compilation
+
+PROGRAM = """
+import sys, jax, jax.numpy as jnp
+from dgm_jax.compilation import BuildClock, keep_programs
+print(keep_programs())
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event.endswith("cache_hits")))
+with BuildClock() as clock:
+    print(float(jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x).T)(jnp.ones((8, 8)))[0, 0]))
+print(sum(hits))
+assert clock.seconds > 0
+"""
+
+
+def _run(**environment):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=clean | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_the_second_process_finds_the_programs_of_the_first(tmp_path):
+    first, second = _run(XDG_CACHE_HOME=str(tmp_path)), _run(XDG_CACHE_HOME=str(tmp_path))
+    folder = compilation.Path(first[0])
+    assert folder.is_relative_to(tmp_path / "dgm_jax") and any(folder.iterdir())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700  # Whoever can write there can run code as the user.
+    assert first[:2] == second[:2]
+    assert first[2] == "0" and int(second[2]) > 0
+
+
+def test_the_variable_of_jax_names_another_folder(tmp_path):
+    assert _run(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), XDG_CACHE_HOME=str(tmp_path))[0] == str(
+        tmp_path / "mine"
+    )
+
+
+def test_a_folder_that_cannot_be_made_costs_only_time(tmp_path):
+    (tmp_path / "dgm_jax").write_text("a file")
+    assert _run(XDG_CACHE_HOME=str(tmp_path))[0] == "None"
+
+
+def test_spans_within_others_count_once(monkeypatch):
+    clock = compilation.BuildClock()
+    now = iter([1.0, 2.0, 5.0, 7.0])
+    monkeypatch.setattr(compilation.time, "perf_counter", lambda: next(now))
+    for seconds in (0.5, 0.5, 4.5, 1.0):  # The third holds the first two.
+        clock._listen("/jax/core/compile/jaxpr_trace_duration", seconds)
+    assert clock.seconds == 4.5 + 1.0
+    clock._listen("/jax/another/event", 3.0)
+    assert clock.seconds == 5.5
+
+
+def test_the_clock_stands_outside_its_block():
+    with compilation.BuildClock() as clock:
+        jax.jit(lambda x: jnp.tanh(x) + 3)(jnp.ones(3))
+    built = clock.seconds
+    jax.jit(lambda x: jnp.tanh(x) + 4)(jnp.ones(3))
+    assert clock.seconds == built > 0
