@@ -36,17 +36,18 @@ def describe() -> dict[str, Any]:
     }
 
 
-def peak_bytes(*, children: bool = False) -> dict[str, int | None]:
-    """The most memory held at once, so far: by this process (or the largest of its children), and on its first device.
-
-    Device bytes are None where the device does not count them, as on CPU, or where only children used it.
-    """
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
-    stats = None if children else jax.devices()[0].memory_stats()
+def peak_bytes() -> dict[str, int | None]:
+    """The most memory held at once, so far, by this process, and on its first device (None if not counted there)."""
+    stats = jax.devices()[0].memory_stats()
     return {
-        "peak_host_bytes": peak if sys.platform == "darwin" else 1024 * peak,  # Linux counts in KiB.
+        "peak_host_bytes": in_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
         "peak_device_bytes": stats.get("peak_bytes_in_use") if stats else None,
     }
+
+
+def in_bytes(maxrss: int) -> int:
+    """The peak memory of a process as the system tells it: Linux in KiB, macOS in bytes."""
+    return maxrss if sys.platform == "darwin" else 1024 * maxrss
 
 
 def in_words(peak: Mapping[str, Any]) -> str:

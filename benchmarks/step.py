@@ -43,14 +43,6 @@ SECONDS = 3.0  # For each part.
 _EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.
 
 
-class ExactTrainer(Trainer):
-    """Trains at the logical widths themselves, without padding."""
-
-    def physical_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
-        """The widths as they are."""
-        return tuple(widths)
-
-
 @dataclass(frozen=True)
 class Scene:
     """All that an iteration at a point works on."""
@@ -79,13 +71,13 @@ def load_images(data_dir: Path | None, size: int) -> Dataset:
 
 
 def make_scene(point: Point, config: Config, dataset: Dataset) -> Scene:
-    """Builds the state before a task whose generator has these widths.
+    """Builds the state before a task whose generator has these widths; arrays are not padded.
 
     Reserved is, at random, all that is more than the first task began with. Real images of the earlier classes stand in
     for generated ones.
     """
     labels = dataset.labels
-    trainer = ExactTrainer(
+    trainer = Trainer(
         config,
         choose_devices(1, config.batch_size),
         channels=dataset.x_train.shape[3],
@@ -102,6 +94,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset) -> Scene:
         key,
         trainer.new_kernels(key, point.widths),
         reserved,
+        physical=point.widths,
         classes=[point.task],
         discriminator=None,
     )
