@@ -20,7 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _LEAST_ROUNDS = 3
-_LARGE = 2048  # Side of the matrices whose product says what the device can do.
+LARGE = 2048  # Side of the matrices whose product says what the device can do.
 
 
 def describe() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def alternately(calls: Sequence[Callable[[], Any]], *, seconds: float) -> np.nda
 @contextmanager
 def compiled_once() -> Iterator[None]:
     """Keeps compiled programs in a folder meanwhile: what is mapped anew, as every `Trainer` does, is compiled once."""
-    before = jax.config.values["jax_compilation_cache_dir"]
+    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         if before is None:
             jax.config.update("jax_compilation_cache_dir", folder)
@@ -98,9 +98,9 @@ def timed(call: Callable[[], Any]) -> float:
 
 def large_product() -> tuple[Callable[[], Any], float]:
     """A large square float32 product, and the GFLOP that it does: what the device can do at best."""
-    a = jax.device_put(np.random.default_rng(0).standard_normal((_LARGE, _LARGE), np.float32))
+    a = jax.device_put(np.random.default_rng(0).standard_normal((LARGE, LARGE), np.float32))
     product = jax.jit(jnp.matmul)
-    return lambda: product(a, a), 2e-9 * _LARGE**3
+    return lambda: product(a, a), 2e-9 * LARGE**3
 
 
 def gflops(*, seconds: float = 2.0) -> float:

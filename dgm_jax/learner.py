@@ -432,8 +432,11 @@ class _Run:
             name: self.memory.draw(index, _SAMPLES_SHOWN, self._key(_SHOW, index))
             for index, name in enumerate(self._names(range(self._n_seen(task))))
         }
-        picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
-        images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
+        try:
+            picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
+            images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
+        except ModuleNotFoundError as error:  # A picture is not worth a run.
+            self._tell("on_note", f"no picture of what the memory draws, for {error.name} is not installed")
 
     def _files(self) -> dict[str, str]:
         named = {

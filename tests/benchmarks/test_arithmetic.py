@@ -81,8 +81,8 @@ def test_plain_products_have_the_shapes_counted():
     assert times(counted, 3)[Product(1, 3, 4, 5)] == 6
 
 
-@pytest.mark.parametrize("width", [4, 32])
-def test_agrees_with_the_analytic_count_of_a_discriminator(width):
+def test_agrees_with_the_analytic_count_of_a_discriminator():
+    width = 4
     config = small(image_size=16, discriminator_width=width)
     params, statistics = dcgan.init_discriminator(
         jax.random.key(0), width=width, image_size=config.image_size, channels=1, n_classes=10

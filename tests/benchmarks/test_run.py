@@ -22,7 +22,8 @@ TINY = {
 }
 
 
-def test_a_run_cold_and_warm(tmp_path):
+def test_a_run_cold_and_warm(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     file = run.write_npz(run.dealt_out(helpers.digits(8, (0, 1)), 3), tmp_path / "three.npz")
     options = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     runs = run.measure(["experiments.arrays", "--npz", str(file), *options])
