@@ -1,4 +1,7 @@
-"""Pictures of images: grids, with or without a name beside each row, and PNG files."""
+"""Pictures of images: grids, with or without a name beside each row, and PNG files.
+
+Names and files need Pillow, which is imported when they are made: to learn and to draw images needs none.
+"""
 
 import io
 import os
@@ -6,7 +9,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from dgm_jax import files
 
@@ -55,6 +57,8 @@ def labelled_grid(
     Raises:
       ValueError: if there are no rows, or their images are none of these or differ in shape.
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     if not rows:
         raise ValueError("there are no images to lay out")
     named = {name: _as_uint8(images, rank=4, axes="[n, h, w, c]") for name, images in rows.items()}
@@ -98,6 +102,8 @@ def write_png(path: str | os.PathLike[str], array: ArrayLike) -> None:
       ValueError: if the array is none of these.
       OSError: if the file cannot be written.
     """
+    from PIL import Image
+
     pixels = np.asarray(array)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]

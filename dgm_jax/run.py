@@ -282,8 +282,11 @@ class Run:
             name: self.memory.draw(index, _SAMPLES_SHOWN, self._key(_SHOW, index))
             for index, name in enumerate(self.names(range(self.stream.n_seen(task))))
         }
-        picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
-        images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
+        try:
+            picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
+            images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
+        except ModuleNotFoundError as error:  # A picture is not worth a run.
+            self.note(f"no picture of what the memory draws, for {error.name} is not installed")
         files.write_json(self.folder.summary, self.summary())
 
     def _save(self, step: int, tree: dict[str, Any]) -> None:

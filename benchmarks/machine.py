@@ -1,0 +1,118 @@
+"""What a figure was measured on: the machine, its speed at plain matrix products, and the memory that was taken."""
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_LEAST_ROUNDS = 3
+LARGE = 2048  # Side of the matrices whose product says what the device can do.
+
+
+def describe() -> dict[str, Any]:
+    """The device, the processor, how busy it was, and the versions of what ran."""
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def peak_bytes() -> dict[str, int | None]:
+    """The most memory held at once, so far, by this process, and on its first device (None if not counted there)."""
+    stats = jax.devices()[0].memory_stats()
+    return {
+        "peak_host_bytes": in_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
+        "peak_device_bytes": stats.get("peak_bytes_in_use") if stats else None,
+    }
+
+
+def in_bytes(maxrss: int) -> int:
+    """The peak memory of a process as the system tells it: Linux in KiB, macOS in bytes."""
+    return maxrss if sys.platform == "darwin" else 1024 * maxrss
+
+
+def in_words(peak: Mapping[str, Any]) -> str:
+    """Of what `peak_bytes` returned, in GB."""
+    device = peak["peak_device_bytes"]
+    return f"host {peak['peak_host_bytes'] / 1e9:.2f} GB, device " + (
+        "not counted" if device is None else f"{device / 1e9:.2f} GB"
+    )
+
+
+def alternately(calls: Sequence[Callable[[], Any]], *, seconds: float) -> np.ndarray:
+    """Times calls in turns, A B A B ..., so that whatever else the machine does falls on all alike.
+
+    Args:
+      calls: each is run once before, which compiles it; arrays that it returns are waited for.
+      seconds: go on for about so long, and for three rounds at least.
+
+    Returns:
+      Seconds, [rounds, calls].
+    """
+    for call in calls:
+        jax.block_until_ready(call())
+    rounds: list[list[float]] = []
+    begun = time.perf_counter()
+    while len(rounds) < _LEAST_ROUNDS or time.perf_counter() - begun < seconds:
+        rounds.append([timed(call) for call in calls])
+    return np.asarray(rounds)
+
+
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Keeps compiled programs in a folder meanwhile: what is mapped anew, as every `Trainer` does, is compiled once."""
+    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as folder:
+        if before is None:
+            jax.config.update("jax_compilation_cache_dir", folder)
+        yield
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call, until the arrays that it returns are there."""
+    begun = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begun
+
+
+def large_product() -> tuple[Callable[[], Any], float]:
+    """A large square float32 product, and the GFLOP that it does: what the device can do at best."""
+    a = jax.device_put(np.random.default_rng(0).standard_normal((LARGE, LARGE), np.float32))
+    product = jax.jit(jnp.matmul)
+    return lambda: product(a, a), 2e-9 * LARGE**3
+
+
+def gflops(*, seconds: float = 2.0) -> float:
+    """GFLOP/s of a large float32 product, right now."""
+    product, gflop = large_product()
+    return gflop / statistics.median(alternately([product], seconds=seconds)[:, 0])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,351 @@
+"""Seconds of a training iteration and of its parts, beside plain matrix products of the same arithmetic.
+
+Each part is timed in turns with a program of exactly its matrix products, in the same process: their ratio says how far
+the part is from what this machine can do, however fast or busy the machine is. Widths are those that generators of the
+authors' settings had before tasks 0, 2, 5 and 9 of MNIST (batch 64, 32x32x1, ten tasks of one class, a classifier step
+for every task so far).
+
+    python -m benchmarks.step --data-dir DIR --json step.json
+    python -m benchmarks.step --points dgma-9 dgmw-9 --compare step.json
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import arithmetic, machine
+from benchmarks.points import POINTS, Point, settings
+from benchmarks.replay import CHUNK, REPLAYED, memory_at, replay_products
+from dgm_jax import data
+from dgm_jax.config import Config
+from dgm_jax.data import DataError, Dataset
+from dgm_jax.files import write_json
+from dgm_jax.models import dcgan
+from dgm_jax.training.devices import choose_devices, data_parallel
+from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps, to_unit_range
+from dgm_jax.training.state import Capacity, Clock, TrainState
+from dgm_jax.training.step import Step
+from dgm_jax.training.task import Trainer
+
+SECONDS = 3.0  # For each part.
+_EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that an iteration at a point works on."""
+
+    trainer: Trainer
+    state: TrainState
+    capacity: Capacity
+    images: TaskImages
+    replay: ReplayedImages
+    key: jax.Array
+    task: int
+
+    @property
+    def steps(self) -> int:
+        """Iterations in an epoch."""
+        return int(self.images.count) // self.trainer.config.batch_size
+
+
+def load_images(data_dir: Path | None, size: int) -> Dataset:
+    """MNIST if it is there, else scikit-learn's digits, at this size."""
+    try:
+        dataset = data.load("mnist", data_dir)
+    except DataError:
+        dataset = data.load("digits")
+    return dataset.resized(size)
+
+
+def make_scene(point: Point, config: Config, dataset: Dataset) -> Scene:
+    """Builds the state before a task whose generator has these widths; arrays are not padded.
+
+    Reserved is, at random, all that is more than the first task began with. Real images of the earlier classes stand in
+    for generated ones.
+    """
+    labels = dataset.labels
+    trainer = Trainer(
+        config,
+        choose_devices(1, config.batch_size),
+        channels=dataset.x_train.shape[3],
+        n_classes=len(labels),
+        max_heads=1,
+    )
+    key = jax.random.key(0)
+    draw = np.random.default_rng(0)
+    reserved = []
+    for shape, first in zip(trainer.mask_shapes(point.widths), trainer.mask_shapes(trainer.first_widths), strict=True):
+        gates = np.arange(math.prod(shape)) >= math.prod(first)
+        reserved.append(draw.permutation(gates).reshape(shape))
+    state, capacity = trainer.begin(
+        key,
+        trainer.new_kernels(key, point.widths),
+        reserved,
+        physical=point.widths,
+        classes=[point.task],
+        discriminator=None,
+    )
+    own = dataset.x_train[dataset.y_train == labels[point.task]]
+    images = TaskImages(own, np.full(len(own), point.task, np.int32), np.int32(len(own)))
+    tasks = len(labels) - 1
+    counts = np.where(np.arange(tasks) < point.task, len(own), 0)
+    old = np.zeros((tasks, *own.shape), np.uint8)
+    for u in range(point.task):
+        old[u] = np.resize(dataset.x_train[dataset.y_train == labels[u]], own.shape)
+    old_labels = np.repeat(np.arange(tasks, dtype=np.int32)[:, None], len(own), axis=1)
+    replay = ReplayedImages(old, old_labels, counts.astype(np.int32))
+    place = trainer.together
+    return Scene(trainer, place([state]), place([capacity]), place([images]), place([replay]), key, point.task)
+
+
+def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """The three steps of an iteration, as pure functions, and what they are called with after the state."""
+    config = scene.trainer.config
+    step = Step.of(config)
+    keys = jax.random.split(scene.key, 3)
+    batch = config.batch_size
+    labels = scene.images.labels[:batch]
+    images = to_unit_range(scene.images.images[:batch])
+    noise = partial(
+        dcgan.conditioned_noise, noise_dim=config.noise_dim, n_conditioned=scene.trainer.n_classes, classes=labels
+    )
+    head = labels - scene.capacity.first_class
+    scales = step.scales(clock(scene), jnp.int32(scene.steps // 2))
+    alpha = jax.random.uniform(keys[0], (batch,))
+    return {
+        "classifier": (step.classifier_step, (images, labels, scene.capacity.seen)),
+        "critic": (step.critic_step, (images, head, noise(keys[1]), alpha, scales)),
+        "generator": (step.generator_step, (labels, head, noise(keys[2]), scales, scene.capacity)),
+    }
+
+
+def clock(scene: Scene) -> Clock:
+    """The moment within a task's training that is timed."""
+    epochs = scene.trainer.config.epochs
+    return Clock(*(np.int32(n) for n in (scene.task, min(_EPOCH, epochs // 2), epochs, scene.steps)))
+
+
+def part_call(scene: Scene, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
+    """A step as a program of its own, whose state goes on from call to call."""
+    program = jax.jit(function, donate_argnums=0)
+    state = jax.tree.map(lambda a: a.copy(), scene.state)  # It is donated, and other parts need theirs.
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = program(state, *arguments)
+        return state, metrics
+
+    return call
+
+
+def iteration_call(scene: Scene, replay_steps: int | None) -> Callable[[int], Any]:
+    """The program of a run, and how it is called for some iterations."""
+    trainer = scene.trainer
+    step = Step.of(dataclasses.replace(trainer.config, replay_steps=replay_steps), trainer.step.axis_name)
+    program = data_parallel(
+        partial(run_steps, step=step, n_conditioned=trainer.n_classes, n_devices=1), trainer.devices
+    )
+    state = jax.tree.map(lambda a: a.copy(), scene.state)
+
+    def call(iterations: int) -> Any:
+        nonlocal state
+        state, sums = program(
+            *(state, scene.images, scene.replay, scene.capacity, clock(scene), scene.key),
+            *(np.zeros(len(step.metric_names), np.float32), np.int32(0), np.int32(iterations)),
+        )
+        return state, sums
+
+    return call
+
+
+def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -> dict[str, Any]:
+    """Times all parts at a point.
+
+    Args:
+      point: where.
+      config: the settings; those of `settings`, or smaller ones in tests.
+      dataset: images.
+      seconds: to spend on each part, compiling apart.
+
+    Returns:
+      For each part "seconds", "gflop", "plain_seconds", "ratio" and "ratio_to_large_products"; and how long an epoch
+      takes beyond its iterations.
+    """
+    scene = make_scene(point, config, dataset)
+    steps = parts(scene)
+    counted = {name: arithmetic.products(f, scene.state, *arguments) for name, (f, arguments) in steps.items()}
+    plain = {name: arithmetic.plainly(own) for name, own in counted.items()}
+    compare = partial(_compare, seconds=seconds)
+    measured = {
+        name: compare(part_call(scene, f, arguments), plain[name], counted[name])
+        for name, (f, arguments) in steps.items()
+    }
+
+    def whole(replay_steps: int | None) -> dict[str, Any]:
+        repeats = {"classifier": min(point.task + 1, replay_steps or point.task + 1), "critic": 1, "generator": 1}
+        total = sum((arithmetic.times(counted[name], n) for name, n in repeats.items()), Counter())
+        call = iteration_call(scene, replay_steps)
+        call(1)
+        iterations = max(1, min(scene.steps, round(seconds / 4 / machine.timed(partial(call, 1)))))
+        once = [plain[name] for name, n in repeats.items() for _ in range(n)]
+        return compare(partial(call, iterations), lambda: [run() for run in once], total, times=iterations)
+
+    measured["iteration"] = whole(config.replay_steps)
+    if point.task:  # Before the first task there is nothing to replay less of.
+        measured["iteration, replay_steps=1"] = whole(1)
+    memory = memory_at([point.widths], point.variant, config, scene.trainer.n_classes)
+    chunk = replay_products(memory, 0, CHUNK)
+    draw_plainly, chunks = arithmetic.plainly(chunk), REPLAYED // CHUNK
+    measured[f"replay of {REPLAYED}"] = compare(
+        partial(memory.images, 0, REPLAYED, scene.key),
+        lambda: [draw_plainly() for _ in range(chunks)],
+        arithmetic.times(chunk, chunks),
+    )
+    iteration = measured["iteration"]
+    if point.pytorch_seconds is not None:
+        iteration["pytorch_seconds"] = point.pytorch_seconds
+        iteration["ratio_to_pytorch"] = iteration["seconds"] / point.pytorch_seconds
+    return {
+        "widths": list(point.widths),
+        "parts": measured,
+        "epoch": _epoch(scene, iteration["seconds"], seconds=seconds),
+        **machine.peak_bytes(),
+    }
+
+
+def _compare(
+    call: Callable[[], Any],
+    plain: Callable[[], Any],
+    counted: Mapping[arithmetic.Product, int],
+    *,
+    seconds: float,
+    times: int = 1,
+) -> dict[str, float]:
+    """Times a call that does its work so many times, its products once, and a large product, in turns."""
+    large, large_gflop = machine.large_product()
+    taken = machine.alternately([call, plain, large], seconds=seconds) / np.array([times, 1, 1])
+    gflop = arithmetic.gflop(counted)
+    own, same, best = np.median(taken, axis=0)
+    return {
+        "seconds": float(own),
+        "gflop": gflop,
+        "gflops": gflop / float(own),
+        "plain_seconds": float(same),
+        # Of each round: what slows the machine for a moment slows both.
+        "ratio": statistics.median(taken[:, 0] / taken[:, 1]),
+        "ratio_to_large_products": statistics.median(taken[:, 0] / taken[:, 2]) * large_gflop / gflop,
+        "large_product_gflops": large_gflop / float(best),
+    }
+
+
+def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[str, float]:
+    """What a run's own loop, with its calls, metrics and progress, takes beyond the iterations themselves."""
+    trainer = scene.trainer
+    steps = max(1, min(scene.steps, round(seconds / iteration_seconds)))
+    state = jax.tree.map(lambda a: a.copy(), scene.state)
+
+    def epoch() -> Any:
+        nonlocal state
+        state, means = trainer.run_epoch(
+            *(state, scene.images, scene.replay, scene.capacity, [scene.key]),
+            task=scene.task,
+            epoch=int(clock(scene).epoch),
+            steps=steps,
+            on_steps=lambda n: None,
+        )
+        return state
+
+    epoch()  # Compiles, and finds how many iterations to ask for at once.
+    taken = statistics.median(machine.alternately([epoch], seconds=0)[:, 0])
+    return {"seconds": taken, "steps": steps, "ratio_to_iterations": taken / (steps * iteration_seconds)}
+
+
+def table(points: Mapping[str, Any]) -> str:
+    """Lays the figures out for people."""
+    head = (
+        f"{'point':8} {'part':26} {'seconds':>9} {'GFLOP':>8} {'GFLOP/s':>8} {'plain s':>9} {'ratio':>6} {'large':>6}"
+    )
+    lines = [head + f" {'PyTorch s':>10} {'ratio':>6}"]
+    for name, point in points.items():
+        for part, own in point["parts"].items():
+            line = (
+                f"{name:8} {part:26} {own['seconds']:9.4f} {own['gflop']:8.3f} {own['gflops']:8.1f}"
+                f" {own['plain_seconds']:9.4f} {own['ratio']:6.2f} {own['ratio_to_large_products']:6.2f}"
+            )
+            if "pytorch_seconds" in own:
+                line += f" {own['pytorch_seconds']:10.3f} {own['ratio_to_pytorch']:6.2f}"
+            lines.append(line)
+        epoch = point["epoch"]
+        lines.append(
+            f"{name:8} {'epoch of ' + str(epoch['steps']) + ' iterations':26} {epoch['seconds']:9.4f}"
+            f" {'':35} {epoch['ratio_to_iterations']:6.2f} x its iterations"
+        )
+    return "\n".join(lines)
+
+
+def comparison(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, float]:
+    """new / old of every figure in seconds, and of every ratio, that two results share; named by its path."""
+    ours, theirs = flattened(new), flattened(old)
+    return {
+        path: value / theirs[path]
+        for path, value in ours.items()
+        if theirs.get(path) and any(word in path.rpartition("/")[2] for word in ("seconds", "ratio"))
+    }
+
+
+def flattened(tree: Any, path: str = "") -> dict[str, float]:
+    """All numbers of nested dicts, named by their paths."""
+    if isinstance(tree, Mapping):
+        flat = [flattened(value, f"{path}/{key}" if path else key) for key, value in tree.items()]
+        return {name: value for part in flat for name, value in part.items()}
+    return {path: tree} if isinstance(tree, int | float) else {}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures the chosen points, prints a table, and writes or compares JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [point.name for point in POINTS]
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"), help="folder that holds MNIST")
+    parser.add_argument("--points", nargs="+", choices=names, default=names, help="variant and task")
+    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--compare", type=Path, help="file of an earlier measurement")
+    options = parser.parse_args(argv)
+    old = json.loads(options.compare.read_text()) if options.compare else {}
+    dataset = load_images(options.data_dir, settings("dgma").image_size)
+    result: dict[str, Any] = {"machine": machine.describe(), "images": dataset.name, "points": {}}
+    result["large_product_gflops"] = machine.gflops()
+    print(
+        f"{result['machine']['device']}, {result['machine']['processor']}, {result['machine']['cores']} cores; "
+        f"images of {dataset.name}; a large product: {result['large_product_gflops']:.0f} GFLOP/s",
+        flush=True,
+    )
+    with machine.compiled_once():
+        for point in (point for point in POINTS if point.name in options.points):
+            own = measure(point, settings(point.variant), dataset, seconds=SECONDS)
+            result["points"][point.name] = own
+            print(table({point.name: own}), flush=True)
+    result |= machine.peak_bytes()
+    print(f"peak memory: {machine.in_words(result)}")
+    if options.json:
+        write_json(options.json, result)
+    if old:
+        print(f"new / old, of {options.compare}:")
+        for path, quotient in comparison(result, old).items():
+            print(f"{quotient:8.3f}  {path}")
+
+
+if __name__ == "__main__":
+    main()

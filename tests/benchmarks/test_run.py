@@ -1,0 +1,60 @@
+"""The benchmark of whole runs, on runs of seconds."""
+
+import dataclasses
+import subprocess
+
+import helpers
+import numpy as np
+import pytest
+
+from benchmarks import run
+
+TINY = {
+    "image_size": 8,
+    "noise_dim": 8,
+    "generator_width": 2,
+    "discriminator_width": 2,
+    "epochs": 1,
+    "batch_size": 8,
+    "train_per_class": 16,
+    "consolidation_steps": 2,
+    "consolidation_samples": 8,
+}
+
+
+def test_a_run_cold_and_warm(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+    file = run.write_npz(run.dealt_out(helpers.digits(8, (0, 1)), 3), tmp_path / "three.npz")
+    options = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    runs = run.measure(["experiments.arrays", "--npz", str(file), *options])
+    assert set(runs) == {"cold", "warm"}
+    for own in runs.values():
+        assert len(own["task_seconds"]) == len(own["task_widths"]) == 3
+        assert all(seconds > 0 for seconds in own["task_seconds"])
+        assert sum(own["task_seconds"]) < own["seconds"]
+        assert own["programs"] and own["task_widths"][0] == [2]
+        assert own["ratio_seconds_to_width"] > 0
+        assert 50e6 < own["peak_host_bytes"] < 3e9
+    assert runs["cold"]["task_widths"] == runs["warm"]["task_widths"]
+    assert "dgma, warm" in run.table("dgma", runs)
+
+
+def test_a_failing_run_is_not_hidden():
+    with pytest.raises(subprocess.CalledProcessError):
+        run.measure(["experiments.digits", "--no-such-option"])
+
+
+def test_growth_compares_ends():
+    seconds, widths = [9.0, 1.0, 1.0, 2.0, 3.0, 3.0], [[1, 1]] * 3 + [[2, 2]] * 3
+    assert run.growth(seconds, widths) == {"ratio_seconds": 3.0, "ratio_width": 2.0, "ratio_seconds_to_width": 1.5}
+    assert run.growth([1.0], [[1]])["ratio_seconds"] == 1
+
+
+@pytest.mark.parametrize("n_classes", [2, 10, 13])
+def test_classes_are_dealt_out(n_classes):
+    whole = helpers.digits(8, tuple(range(10)))
+    made = run.dealt_out(whole, n_classes)
+    assert made.labels == tuple(range(n_classes))
+    assert len(made.x_train) == sum(np.isin(whole.y_train, range(n_classes)))
+    assert np.array_equal(np.unique(made.y_test), np.arange(n_classes))
+    assert dataclasses.asdict(made)["name"] == "digits"

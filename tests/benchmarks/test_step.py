@@ -1,0 +1,88 @@
+"""The benchmark of a step at a tiny point, through its command line."""
+
+import dataclasses
+import json
+
+import helpers
+import jax
+import pytest
+from helpers import compiled_once  # noqa: F401
+
+from benchmarks import arithmetic, machine, replay, step
+from benchmarks.points import Point, widths_of_tasks
+from dgm_jax.training import estimate
+
+TINY = helpers.small(image_size=8, noise_dim=12, discriminator_width=2, generator_width=2, replay_steps=None)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(step, "POINTS", (Point("dgma", 0, (3,), 0.1),))
+    monkeypatch.setattr(step, "settings", lambda variant: dataclasses.replace(TINY, variant=variant))
+    monkeypatch.setattr(step, "load_images", lambda data_dir, size: helpers.digits(size, tuple(range(10))))
+    monkeypatch.setattr(step, "SECONDS", 0.01)
+    monkeypatch.setattr(machine, "LARGE", 64)
+    jax.config.update("jax_disable_most_optimizations", True)  # Compiles faster.
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def positive_ratios(tree):
+    """All numbers under a key that says ratio."""
+    flat = step.flattened(tree)
+    ratios = {path: value for path, value in flat.items() if "ratio" in path.rpartition("/")[2]}
+    assert ratios and all(value > 0 for value in ratios.values())
+    return ratios
+
+
+def test_writes_and_compares(tiny, tmp_path, capsys):
+    file = tmp_path / "step.json"
+    step.main(["--json", str(file)])
+    result = json.loads(file.read_text())
+    point = result["points"]["dgma-0"]
+    assert set(point["parts"]) == {"classifier", "critic", "generator", "iteration", "replay of 1000"}
+    ratios = positive_ratios(result)
+    assert "points/dgma-0/parts/critic/ratio" in ratios and "points/dgma-0/epoch/ratio_to_iterations" in ratios
+    assert result["peak_host_bytes"] > 0
+    assert "images of digits" in capsys.readouterr().out
+
+    changed = json.loads(file.read_text())
+    changed["points"]["dgma-0"]["parts"]["critic"]["seconds"] *= 2
+    compared = step.comparison(changed, result)
+    assert compared.pop("points/dgma-0/parts/critic/seconds") == 2
+    assert set(ratios) < set(compared) and set(compared.values()) == {1}
+
+
+def test_counted_arithmetic_of_an_iteration_is_the_analytic_one():
+    """The analytic count also has gradients with respect to first layers' inputs, and has no linear heads."""
+    config = dataclasses.replace(step.settings("dgma"), image_size=16, batch_size=16)
+    point = Point("dgma", 2, (40, 24))
+    scene = step.make_scene(point, config, helpers.digits(16, tuple(range(10))))
+    counted = {
+        name: arithmetic.gflop(arithmetic.products(function, scene.state, *arguments))
+        for name, (function, arguments) in step.parts(scene).items()
+    }
+    whole = 3 * counted["classifier"] + counted["critic"] + counted["generator"]
+    assert whole == pytest.approx(1e-9 * estimate.iteration_flops(config, point.widths, 1, 3), rel=0.05)
+
+
+def test_an_unknown_point_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        step.main(["--points", "dgma-1"])
+    assert "dgma-9" in capsys.readouterr().err
+
+
+def test_replay_of_each_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(replay, "REPLAYED", 3)
+    config = dataclasses.replace(TINY, variant="dgmw")
+    measured = replay.measure([(3,), (5,)], "dgmw", config, seconds=0)
+    assert len(measured["seconds"]) == len(measured["ratios"]) == 2
+    assert all(ratio > 0 for ratio in (*measured["ratios"], measured["ratio_to_first_day"]))
+    assert "task 1" in replay.table({"dgmw": measured})
+    first = replay.memory_at([(3,)], "dgmw", config, 10).images(0, 3, jax.random.key(0))
+    assert first.shape == (3, 8, 8, 1)
+
+
+def test_widths_between_the_points_grow():
+    widths = widths_of_tasks("dgma")
+    assert len(widths) == 10 and widths[2] == (190, 101, 47) and widths == sorted(widths)
