@@ -45,12 +45,11 @@ class Child:
     peak_host_bytes: int
 
 
-def measure(command: Sequence[str], *, warm: bool = True) -> dict[str, Any]:
+def measure(command: Sequence[str]) -> dict[str, Any]:
     """Runs an experiment cold, and again warm, each in a new folder.
 
     Args:
       command: what comes after `python -m`; --workdir is added.
-      warm: run again, with the programs that the first run compiled.
 
     Returns:
       What `read` finds, under "cold" and "warm".
@@ -58,7 +57,7 @@ def measure(command: Sequence[str], *, warm: bool = True) -> dict[str, Any]:
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(scratch) / "programs")}
-        for kind in ("cold", "warm") if warm else ("cold",):
+        for kind in ("cold", "warm"):
             workdir = Path(scratch) / kind
             child = run_child([sys.executable, "-m", *command, "--workdir", str(workdir)], environment)
             results[kind] = read(workdir, child)

@@ -1,6 +1,7 @@
 """The benchmark of whole runs, on runs of seconds."""
 
 import dataclasses
+import json
 import subprocess
 
 import helpers
@@ -58,3 +59,34 @@ def test_classes_are_dealt_out(n_classes):
     assert len(made.x_train) == sum(np.isin(whole.y_train, range(n_classes)))
     assert np.array_equal(np.unique(made.y_test), np.arange(n_classes))
     assert dataclasses.asdict(made)["name"] == "digits"
+
+
+def test_the_command_line(tmp_path, monkeypatch, capsys):
+    commands = []
+    one = {
+        "seconds": 3.0,
+        "phase_seconds": {"train": 2.0},
+        "other_seconds": 1.0,
+        "programs": [[2]],
+        "task_seconds": [1.0],
+        "task_widths": [[2, 3]],
+        "peak_host_bytes": 10**9,
+        **run.growth([1.0], [[5]]),
+    }
+
+    def measured(command):
+        commands.append(command)
+        if "--npz" in command:
+            with np.load(command[command.index("--npz") + 1]) as file:
+                assert set(file["y_train"]) == set(range(12))
+        return {"cold": one}
+
+    monkeypatch.setattr(run, "measure", measured)
+    monkeypatch.setattr(run, "load_images", lambda data_dir, size: helpers.digits(8, tuple(range(10))))
+    run.main(["--classes", "12", "--json", str(tmp_path / "run.json")])
+    run.main([])
+    assert commands[0][0] == commands[1][0] == "experiments.arrays" and commands[1][-1] == "dgmw"
+    assert commands[2:] == [["experiments.digits", "--variant", variant] for variant in ("dgma", "dgmw")]
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["variants"]["dgmw"]["cold"]["ratio_seconds_to_width"] == 1
+    assert "dgmw, cold: 3.0 s (train 2.0, other 1.0); 1 shapes of programs; peak 1.00 GB" in capsys.readouterr().out
