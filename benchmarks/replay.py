@@ -57,7 +57,7 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
 
     labels = tuple(range(n_classes))
     return Memory(
-        kernels=jax.device_get(dcgan.init_kernels(jax.random.key(0), widths[-1], config.noise_dim)),
+        kernels=dcgan.init_kernels(jax.random.key(0), widths[-1], config.noise_dim),
         reserved=masks(0, widths[-1]),
         tasks=tuple(task(index, own) for index, own in enumerate(widths)),
         noise_dim=config.noise_dim,
@@ -72,16 +72,18 @@ def replay_products(memory: Memory, task: int, n: int) -> Counter[arithmetic.Pro
     widths = [int(mask.sum()) for mask in own.masks] if own.masks[0].ndim == 1 else own.widths
     channels = own.heads.shape[-1]
 
-    def generate(key: jax.Array) -> jax.Array:
-        params = {
-            "kernels": dcgan.init_kernels(key, widths, memory.noise_dim),
-            **dcgan.init_task(key, widths, channels, 1),
-        }
+    key = jax.random.key(0)
+    params = {
+        "kernels": dcgan.init_kernels(key, widths, memory.noise_dim),
+        **dcgan.init_task(key, widths, channels, 1),
+    }
+
+    def generate(params: dict[str, Any]) -> jax.Array:
         noise, head = jnp.zeros((n, memory.noise_dim)), jnp.zeros(n, jnp.int32)
         statistics = dcgan.init_generator_statistics(widths)
         return dcgan.generate(params, statistics, [None] * len(widths), noise, head, train=False)[0]
 
-    return arithmetic.products(generate, jax.random.key(0))
+    return arithmetic.products(generate, params)
 
 
 def measure(widths: Sequence[tuple[int, ...]], variant: Variant, config: Config, *, seconds: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
@@ -82,7 +83,7 @@ def make_capacity(
     return Capacity(
         reserved=list(reserved),
         free=[a & ~r for a, r in zip(live, reserved, strict=True)],
-        sparsity_weight=np.asarray(sparsity_weight),
+        sparsity_weight=jnp.asarray(sparsity_weight),
         seen=seen,
         first_class=np.int32(first_class),
     )

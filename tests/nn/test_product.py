@@ -40,6 +40,22 @@ def test_other_precisions_are_jax_s_own(factors):
         np.testing.assert_allclose(y, np.asarray(x, np.float64) @ np.asarray(matrix, np.float64), rtol=1e-14)
 
 
+@pytest.mark.parametrize("outputs", [4, 9])  # Narrower and wider than x: two ways to multiply.
+@pytest.mark.parametrize("lead", [(6,), (3, 2), (2, 3, 2)])
+def test_derivatives(outputs, lead, float64):
+    rng = np.random.default_rng(0)
+    x, matrix, gradient = (jnp.asarray(rng.normal(size=s)) for s in ((*lead, 7), (7, outputs), (*lead, outputs)))
+    y, pull = jax.vjp(nn.product, x, matrix)
+    expected, pull_expected = jax.vjp(jnp.matmul, x, matrix)
+    for a, b in zip((y, *pull(gradient)), (expected, *pull_expected(gradient)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+    def twice(multiply):
+        return jax.grad(lambda m: jnp.sum(jax.grad(lambda x: jnp.sum(multiply(x, m) ** 3))(x) ** 2))(matrix)
+
+    np.testing.assert_allclose(twice(nn.product), twice(jnp.matmul), rtol=1e-12)
+
+
 def test_a_second_derivative(factors):
     """As the gradient penalty takes it: of the norm of a gradient, in the same precision."""
     x, matrix, _ = factors
