@@ -115,12 +115,21 @@ def unfold(x: jax.Array, k: int, stride: int, padding: int) -> jax.Array:
     """Gathers the k x k window around each output position: [n, h, w, c] -> [n, h', w', k k c]."""
     if padding == 0 and x.shape[1:3] == (k, k):
         return x.reshape(x.shape[0], 1, 1, -1)  # One window, and it is the image.
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = _pad(x, (padding, padding), (padding, padding))
     rows, cols = ((n - k) // stride + 1 for n in x.shape[1:3])
-    row_span, col_span = (rows - 1) * stride + 1, (cols - 1) * stride + 1
+
+    def windows(x: jax.Array, axis: int, count: int) -> jax.Array:
+        span = (count - 1) * stride + 1
+        slices = [lax.slice_in_dim(x, a, a + span, stride, axis) for a in range(k)]
+        return lax.concatenate(slices, 3)
+
     # In two stages: half the time to compile of one concatenation of k k windows, and as fast to run.
-    windows = jnp.concatenate([x[:, :, b : b + col_span : stride] for b in range(k)], axis=-1)
-    return jnp.concatenate([windows[:, a : a + row_span : stride] for a in range(k)], axis=-1)
+    return windows(windows(x, 2, cols), 1, rows)
+
+
+def _pad(x: jax.Array, rows: tuple[int, int], cols: tuple[int, int]) -> jax.Array:
+    """Adds zeros around images; `jnp.pad` takes several times as long to trace, and here are many."""
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*cols, 0), (0, 0, 0)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
@@ -140,7 +149,8 @@ def fold(patches: jax.Array, k: int, stride: int, padding: int, size: tuple[int,
 
     def place(a: int, b: int) -> jax.Array:
         i, j = a // stride, b // stride
-        return jnp.pad(taps[:, :, :, a, b], ((0, 0), (i, height - rows - i), (j, width - cols - j), (0, 0)))
+        tap = lax.index_in_dim(lax.index_in_dim(taps, a, 3, keepdims=False), b, 3, keepdims=False)
+        return _pad(tap, (i, height - rows - i), (j, width - cols - j))
 
     def phase(r: int, q: int) -> jax.Array:
         maps = [place(a, b) for a in range(r, k, stride) for b in range(q, k, stride)]
@@ -148,7 +158,8 @@ def fold(patches: jax.Array, k: int, stride: int, padding: int, size: tuple[int,
 
     phases = jnp.stack([jnp.stack([phase(r, q) for q in range(stride)], 3) for r in range(stride)], 2)
     image = phases.reshape(n, height * stride, width * stride, -1)
-    return image[:, padding : padding + size[0], padding : padding + size[1]]
+    image = lax.slice_in_dim(image, padding, padding + size[0], axis=1)
+    return lax.slice_in_dim(image, padding, padding + size[1], axis=2)
 
 
 def _unfold_forward(x, k, stride, padding):
