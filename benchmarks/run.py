@@ -3,6 +3,7 @@
 Each run is done twice: with no compiled programs kept from before (cold), and with those of the first (warm).
 
     python -m benchmarks.run --json run.json                       # ten tasks of scikit-learn's digits, both variants
+    python -m benchmarks.run --seeds 0,1,2                         # and several seeds side by side
     python -m benchmarks.run --classes 47 --data-dir DIR           # 47 short tasks, from MNIST's images
 
 With --classes, the images of each class are dealt out to several made-up classes: accuracy then means nothing, but the
@@ -62,6 +63,25 @@ def measure(command: Sequence[str]) -> dict[str, Any]:
             child = run_child([sys.executable, "-m", *command, "--workdir", str(workdir)], environment)
             results[kind] = read(workdir, child)
     return results
+
+
+def measure_seeds(command: Sequence[str], seeds: str, one: float) -> dict[str, Any]:
+    """Runs an experiment with several seeds side by side, cold.
+
+    Args:
+      command: as for `measure`.
+      seeds: e.g. "0,1,2".
+      one: seconds of the same with one seed, cold.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        words = ["--seeds", seeds, "--no-compilation-cache", "--workdir", str(Path(scratch) / "runs")]
+        child = run_child([sys.executable, "-m", *command, *words], os.environ)
+    return {
+        "seeds": seeds,
+        "seconds": child.seconds,
+        "ratio_to_one_seed": child.seconds / one,
+        "peak_host_bytes": child.peak_host_bytes,
+    }
 
 
 def run_child(command: Sequence[str], environment: Mapping[str, str]) -> Child:
@@ -168,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs both variants, prints tables, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, help="so many made-up classes, a task each, in place of the digits run")
+    parser.add_argument("--seeds", help="besides, so many seeds side by side, e.g. 0,1,2")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"), help="folder that holds MNIST")
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args(argv)
@@ -178,8 +199,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             made = dealt_out(load_images(options.data_dir, 32), options.classes)
             command = ["experiments.arrays", "--npz", str(write_npz(made, Path(scratch) / "made_up.npz")), *_SHORT]
         for variant in get_args(Variant):
-            result["variants"][variant] = measure([*command, "--variant", variant])
-            print(table(variant, result["variants"][variant]), flush=True)
+            own = [*command, "--variant", variant]
+            result["variants"][variant] = runs = measure(own)
+            print(table(variant, runs), flush=True)
+            if options.seeds:
+                side_by_side = measure_seeds(own, options.seeds, runs["cold"]["seconds"])
+                result.setdefault("side_by_side", {})[variant] = side_by_side
+                print(
+                    f"  seeds {options.seeds} side by side: {side_by_side['seconds']:.1f} s, "
+                    f"{side_by_side['ratio_to_one_seed']:.2f} x one seed; "
+                    f"peak {side_by_side['peak_host_bytes'] / 1e9:.2f} GB",
+                    flush=True,
+                )
     if options.json:
         write_json(options.json, result)
 

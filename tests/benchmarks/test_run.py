@@ -38,6 +38,8 @@ def test_a_run_cold_and_warm(tmp_path, monkeypatch):
         assert 50e6 < own["peak_host_bytes"] < 3e9
     assert runs["cold"]["task_widths"] == runs["warm"]["task_widths"]
     assert "dgma, warm" in run.table("dgma", runs)
+    together = run.measure_seeds(["experiments.arrays", "--npz", str(file), *options], "0,1", runs["cold"]["seconds"])
+    assert together["ratio_to_one_seed"] == together["seconds"] / runs["cold"]["seconds"] > 0
 
 
 def test_a_failing_run_is_not_hidden():
