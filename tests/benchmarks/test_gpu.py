@@ -87,7 +87,7 @@ def test_a_run_stops_when_its_time_is_up(monkeypatch, late, epochs, finishes):
             self.watch.on_task_start(TaskStart(0, ("0",), 3, 0, 4, 8, (3,), (6,)))
             for epoch in range(3):
                 self.watch.on_epoch_end(EpochEnd(0, epoch, {}, 0.4))
-            self.watch.on_task_end(TaskEnd(0, {}, {}, {}, ("0",), [], (3,), 1.5, "strict"))
+            self.watch.on_task_end(TaskEnd(0, 0, {}, {}, {}, ("0",), [], (3,), 1.5, "strict"))
 
     monkeypatch.setattr(gpu, "Learner", Scripted)
     run = gpu.learn(helpers.small(image_size=8), helpers.digits(8), deadline=time.perf_counter() - late)
