@@ -29,9 +29,10 @@ class Row:
     arguments: tuple[str, ...] = ()
 
     def command(self, seed: int, data_dir: Path) -> list[str]:
-        """The command of one run; its folder is named by the row and the seed."""
+        """The command of one run, as a first run would be: it compiles its programs itself."""
         data = () if self.experiment == "digits" else ("--data-dir", str(data_dir))
-        return ["-m", f"experiments.{self.experiment}", *self.arguments, *data, "--seed", str(seed)]
+        own = (*self.arguments, *data, "--seed", str(seed), "--no-compilation-cache")
+        return ["-m", f"experiments.{self.experiment}", *own]
 
 
 _MNIST_500 = ("--train-per-class", "500")

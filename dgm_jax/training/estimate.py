@@ -12,8 +12,8 @@ from dgm_jax.models import dcgan
 _SIDE = 1024  # Of the matrices that are multiplied to measure the device.
 # Measured on two CPU cores: the share of a matrix product's speed that a run reaches, growth of the generator, replay
 # and evaluation included; and the seconds to compile its few programs.
-_EFFICIENCY = 0.15
-_COMPILE_SECONDS = 60.0
+_EFFICIENCY = 0.25
+_COMPILE_SECONDS = 25.0
 
 
 def generator_flops(widths: Sequence[int], noise_dim: int, channels: int) -> float:
