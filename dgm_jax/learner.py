@@ -237,11 +237,15 @@ class _Session:
                     steps=steps,
                     on_steps=self._progress(task, "train", steps, epoch),
                 )
-            states = trainer.apart(state, len(runs))
-            for run, own, mean in zip(runs, states, means):
-                run.end_epoch(task, epoch, own, mean)
+            saves = (epoch + 1) % config.checkpoint_epochs == 0 and epoch + 1 < config.epochs
+            states = trainer.apart(state, len(runs)) if saves or config.protocol == "paper" else []
+            if config.protocol == "paper":
+                for run, own, mean in zip(runs, states, means):
+                    run.keep_best(task, own, mean)
+            for run, mean in zip(runs, means):
+                run.end_epoch(task, epoch, mean)
             self._tell("on_epoch_end", EpochEnd(task, epoch, _mean(means), time.perf_counter() - epoch_begun))
-            if (epoch + 1) % config.checkpoint_epochs == 0 and epoch + 1 < config.epochs:
+            if saves:
                 with self._timed("checkpoint", runs):
                     for run, own in zip(runs, states):
                         run.save_training(task, own)

@@ -113,11 +113,19 @@ class Run:
                 moved(1)
         return ReplayedImages(pixels, labels, counts)
 
-    def end_epoch(self, task: int, epoch: int, state: TrainState, means: dict[str, float]) -> None:
-        """Writes down an epoch; in the paper protocol, keeps the state if it is the best so far."""
+    def keep_best(self, task: int, state: TrainState, means: dict[str, float]) -> None:
+        """The paper protocol: keeps the epoch with the best accuracy on REAL held-out images of all classes so far."""
+        pixels, labels = self.stream.validation(task)
+        logits = predict_logits(state.discriminator, state.discriminator_statistics, pixels, self.seen(task))
+        per_class = metrics.per_class_accuracy(logits.argmax(axis=1), labels, self.stream.n_seen(task))
+        means["validation_accuracy"] = accuracy = metrics.macro_accuracy(per_class)
+        if self.record.best_validation is None or accuracy > self.record.best_validation:
+            self.record.best_validation = accuracy
+            self.best = serialization.to_state_dict(jax.device_get(state))
+
+    def end_epoch(self, task: int, epoch: int, means: dict[str, float]) -> None:
+        """Writes down an epoch."""
         self._require_finite(task, epoch, means)
-        if self.config.protocol == "paper":
-            self._keep_best(task, state, means)
         self.record.epochs_done = epoch + 1
         self._log({"kind": "epoch", "task": task, "epoch": epoch, "protocol": self.config.protocol, **means})
 
@@ -260,16 +268,6 @@ class Run:
         indices = np.zeros(capacity, np.int32)
         indices[: len(labels)] = labels
         return TaskImages(padded, indices, np.int32(len(pixels)))
-
-    def _keep_best(self, task: int, state: TrainState, means: dict[str, float]) -> None:
-        """The paper protocol: keeps the epoch with the best accuracy on REAL held-out images of all classes so far."""
-        pixels, labels = self.stream.validation(task)
-        logits = predict_logits(state.discriminator, state.discriminator_statistics, pixels, self.seen(task))
-        per_class = metrics.per_class_accuracy(logits.argmax(axis=1), labels, self.stream.n_seen(task))
-        means["validation_accuracy"] = accuracy = metrics.macro_accuracy(per_class)
-        if self.record.best_validation is None or accuracy > self.record.best_validation:
-            self.record.best_validation = accuracy
-            self.best = serialization.to_state_dict(jax.device_get(state))
 
     def _write_results(self, task: int) -> None:
         names = [str(label) for label in self.stream.classes]

@@ -89,8 +89,11 @@ class Trainer:
         return replicate(tree, self.devices)
 
     def apart(self, tree: Tree, n_runs: int) -> list[Tree]:
-        """Undoes `together`."""
-        return [tree] if n_runs == 1 else [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(n_runs)]
+        """Undoes `together`; the arrays of more than one run are taken to the host."""
+        if n_runs == 1:
+            return [tree]
+        host = jax.device_get(tree)
+        return [jax.tree.map(lambda a, i=i: a[i], host) for i in range(n_runs)]
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
