@@ -13,7 +13,7 @@ from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, Ta
 from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
-from dgm_jax.errors import ConfigError
+from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.record import summarise_seeds, timed
 from dgm_jax.run import Run
 from dgm_jax.training.devices import choose_devices
@@ -91,11 +91,14 @@ class Learner:
 
         Raises:
           ConfigError: as in `fit`, and if a seed is there twice.
+          OtherConfiguration: as in `fit`, and if the workdir is the folder of a single run.
           Others: as in `fit`.
         """
         if len(set(seeds)) < len(seeds):
             raise ConfigError(f"seeds={','.join(map(str, seeds))} names a seed twice; give each once")
         top = Path(workdir)
+        if Workdir(top).config.exists():
+            raise OtherConfiguration(f"{top} is the folder of a run of one seed; choose another workdir")
         folders = [top / f"seed{seed}" for seed in seeds]
         summary = summarise_seeds(self._fit(seeds, streams, folders, resume_anyway), [f.name for f in folders])
         processes.on_first(files.write_json, top / "summary.json", summary)

@@ -83,8 +83,8 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
     try:
         options = parse(name, description, npz=npz, argv=argv)
         seeds = parse_seeds(options.seeds, options.settings.seed)
-        several = f"seed{'s' if len(seeds) > 1 else ''}{'-'.join(map(str, seeds))}"
-        workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-{several}"
+        which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
+        workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-{which}"
         from dgm_jax import processes  # It imports JAX, which is slow: not before the command line is found right.
 
         _join(options)

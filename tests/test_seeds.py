@@ -11,7 +11,7 @@ from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner, load_memory
 from dgm_jax.callbacks import Callback
-from dgm_jax.errors import ConfigError
+from dgm_jax.errors import ConfigError, OtherConfiguration
 
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
 CONFIG = helpers.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)
@@ -95,6 +95,16 @@ def test_a_seed_that_is_behind_catches_up(together, tmp_path):
     assert log.ends == [(1, 5)]
     _assert_alike(load_memory(tmp_path / "run" / "seed5"), load_memory(folder / "seed5"))
     assert again["A_2"]["auxiliary"]["macro"]["values"][0] == summary["A_2"]["auxiliary"]["macro"]["values"][0]
+
+
+def test_the_folder_of_a_single_run_is_left_alone(together):
+    folder, _, _ = together
+    single = folder / "seed0"
+    before = (single / "summary.json").read_bytes()
+    with pytest.raises(OtherConfiguration) as error:
+        _fit(single)
+    assert str(error.value) == f"{single} is the folder of a run of one seed; choose another workdir"
+    assert (single / "summary.json").read_bytes() == before
 
 
 def test_a_seed_given_twice():

@@ -254,6 +254,8 @@ def test_several_seeds(learner, capsys) -> None:
     out = capsys.readouterr().out
     assert "seeds 4, 0: A_10, strict protocol: consolidated 95.1 +- 0.4 %\n" in out
     assert "runs/digits-dgma-seeds4-0/summary.json" in out
+    assert run("--seeds", "4", "--no-compilation-cache") == 0
+    assert learner.fitted["workdir"] == Path("runs/digits-dgma-seeds4")
 
 
 @pytest.mark.parametrize("text", ["0,0", "1;2", "", "0,-1", "0,01,1"])
