@@ -21,6 +21,8 @@ from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.training.task import Trainer
 from dgm_jax.workdir import Workdir
 
+_ALIKE = ("dataset", "tasks", "image_shape", "train_counts")  # What the streams of several seeds share.
+
 
 class Learner:
     """Learns a stream of tasks with a generative memory."""
@@ -90,12 +92,21 @@ class Learner:
           The summary of all seeds.
 
         Raises:
-          ConfigError: as in `fit`, and if a seed is there twice.
+          ConfigError: as in `fit`, and if a seed is there twice or the streams are not alike.
           OtherConfiguration: as in `fit`, and if the workdir is the folder of a single run.
           Others: as in `fit`.
         """
         if len(set(seeds)) < len(seeds):
             raise ConfigError(f"seeds={','.join(map(str, seeds))} names a seed twice; give each once")
+        if len(streams) != len(seeds):
+            raise ConfigError(f"{len(streams)} streams for {len(seeds)} seeds; give one for each")
+        for seed, stream in zip(seeds, streams):
+            different = [name for name in _ALIKE if _describe(stream)[name] != _describe(streams[0])[name]]
+            if different:
+                raise ConfigError(
+                    f"the streams of seeds {seeds[0]} and {seed} differ in {', '.join(different)}; "
+                    "seeds are trained side by side on the same tasks"
+                )
         top = Path(workdir)
         if Workdir(top).config.exists():
             raise OtherConfiguration(f"{top} is the folder of a run of one seed; choose another workdir")

@@ -107,6 +107,18 @@ def test_the_folder_of_a_single_run_is_left_alone(together):
     assert (single / "summary.json").read_bytes() == before
 
 
+def test_streams_must_be_alike():
+    learner = Learner(CONFIG, devices=1)
+    streams = [helpers.stream(CONFIG, LABELS, class_order=order) for order in ((0, 1), (1, 0))]
+    with pytest.raises(ConfigError) as error:
+        learner.fit_seeds(SEEDS, streams, "nowhere")
+    assert str(error.value) == (
+        "the streams of seeds 0 and 5 differ in tasks; seeds are trained side by side on the same tasks"
+    )
+    with pytest.raises(ConfigError, match="^1 streams for 2 seeds; give one for each$"):
+        learner.fit_seeds(SEEDS, streams[:1], "nowhere")
+
+
 def test_a_seed_given_twice():
     with pytest.raises(ConfigError) as error:
         _fit("nowhere", seeds=(1, 2, 1))

@@ -92,6 +92,7 @@ def conditioned_noise(key: jax.Array, classes: jax.Array, *, noise_dim: int, n_c
     return jnp.concatenate([jax.nn.one_hot(classes, n_conditioned), free], axis=1)
 
 
+# Both networks are jitted, so that a program which calls them several times traces them once.
 @partial(jax.jit, static_argnames=("train", "gate_before_norm", "axis_name"))
 def generate(
     params: Params,

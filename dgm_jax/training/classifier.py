@@ -19,9 +19,10 @@ from dgm_jax.training.devices import AXIS, share
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
 from dgm_jax.training.state import init_optimiser
-from dgm_jax.training.step import Metrics
 
 Params = Any
+
+CLASSIFIER_METRICS = ("consolidation_loss", "consolidation_accuracy")  # In the order in which a loop adds them up.
 
 _PREDICTED_AT_ONCE = 256
 
@@ -43,24 +44,19 @@ def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes:
     return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params))
 
 
-def no_classifier_metrics() -> Metrics:
-    """Sums of the metrics of `run_classifier_steps`, before the first step."""
-    return {"consolidation_loss": np.float32(0), "consolidation_accuracy": np.float32(0)}
-
-
 def run_classifier_steps(
     state: ClassifierState,
     data: TaskImages,
     seen: jax.Array,
     key: jax.Array,
-    sums: Metrics,
+    sums: jax.Array,
     start: jax.Array,
     stop: jax.Array,
     shard: jax.Array,
     *,
     config: Config,
     n_devices: int,
-) -> tuple[ClassifierState, Metrics]:
+) -> tuple[ClassifierState, jax.Array]:
     """Takes Adam steps on the cross-entropy of random mini-batches; the step size decays to 0 along a cosine.
 
     Args:
@@ -68,7 +64,7 @@ def run_classifier_steps(
       data: images of all classes seen.
       seen: [classes] bool.
       key: a PRNG key, into which the step is folded.
-      sums: of the metrics over the steps before `start`.
+      sums: of the metrics (`CLASSIFIER_METRICS`) over the steps before `start`.
       start: first step.
       stop: one past the last.
       shard: the number of this device.
@@ -98,8 +94,8 @@ def run_classifier_steps(
         decay = 0.5 * (1 + jnp.cos(jnp.pi * i / config.consolidation_steps))
         step_size = config.consolidation_learning_rate * decay
         params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
-        metrics = lax.pmean({"consolidation_loss": loss, "consolidation_accuracy": accuracy}, AXIS)
-        return ClassifierState(params, statistics, optimiser), jax.tree.map(jnp.add, sums, metrics)
+        metrics = lax.pmean(jnp.stack([loss, accuracy]), AXIS)
+        return ClassifierState(params, statistics, optimiser), sums + metrics
 
     with jax.default_matmul_precision(config.matmul_precision):
         return lax.fori_loop(start, stop, body, (state, sums))

@@ -15,15 +15,15 @@ from dgm_jax.config import Config
 from dgm_jax.models import dcgan
 from dgm_jax.models.normalisation import init_norm
 from dgm_jax.training.classifier import (
+    CLASSIFIER_METRICS,
     ClassifierState,
     init_classifier,
-    no_classifier_metrics,
     run_classifier_steps,
 )
 from dgm_jax.training.devices import AXIS, data_parallel, replicate
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Capacity, Clock, Params, TrainState, init_optimiser, make_capacity
-from dgm_jax.training.step import Metrics, Step
+from dgm_jax.training.step import Step
 
 Tree = TypeVar("Tree")
 
@@ -186,14 +186,12 @@ class Trainer:
         self._compiled.add((len(keys), tuple(kernel.shape[-1] for kernel in state.generator["kernels"])))
         # State, data, replay, capacity, key and sums are each run's own.
         run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))
-        key, sums = _stacked(keys), np.zeros((len(keys), len(self.step.metric_names)), np.float32)
-        sums = sums[0] if len(keys) == 1 else sums
+        key, sums = _stacked(keys), _no_metrics(self.step.metric_names, len(keys))
         for start, stop in self._calls("train", steps):
             state, sums = run(state, data, replay, capacity, clock, key, sums, np.int32(start), np.int32(stop))
             sums = jax.device_get(sums)
             on_steps(stop - start)
-        rows = np.reshape(sums, (len(keys), -1)) / steps
-        return state, [dict(zip(self.step.metric_names, row.tolist(), strict=True)) for row in rows]
+        return state, _means(self.step.metric_names, sums, steps)
 
     def freeze(self, state: TrainState, widths: Sequence[int], *, n_heads: int) -> FrozenTask:
         """Ends a task: binarises its masks and cuts the padding off all arrays."""
@@ -256,13 +254,13 @@ class Trainer:
         ]
         state, images = self.together(jax.device_get(fresh)), self.together(data)
         run = self._program("classify", self._classifier_steps, len(keys), (0, 0, None, 0, 0, None, None, None))
-        key, sums = _stacked(step_keys), _stacked([no_classifier_metrics()] * len(keys))
+        key, sums = _stacked(step_keys), _no_metrics(CLASSIFIER_METRICS, len(keys))
         steps = self.config.consolidation_steps
         for start, stop in self._calls("classify", steps):
             state, sums = run(state, images, seen, key, sums, np.int32(start), np.int32(stop))
             sums = jax.device_get(sums)
             on_steps(stop - start)
-        return list(zip(self.apart(state, len(keys)), _means(sums, steps, len(keys)), strict=True))
+        return list(zip(self.apart(state, len(keys)), _means(CLASSIFIER_METRICS, sums, steps), strict=True))
 
     def _program(self, name: str, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Any:
         """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""
@@ -284,13 +282,19 @@ class Trainer:
             start = stop
 
 
-def _stacked(trees: Sequence[Tree]) -> Tree:
-    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def _stacked(keys: Sequence[jax.Array]) -> jax.Array:
+    """The keys of all runs, as a program takes them: see `Trainer.together`."""
+    return keys[0] if len(keys) == 1 else jnp.stack(keys)
 
 
-def _means(sums: Metrics, steps: int, n_runs: int) -> list[dict[str, float]]:
-    rows = {name: np.reshape(total, n_runs) for name, total in sums.items()}
-    return [{name: float(row[i]) / steps for name, row in rows.items()} for i in range(n_runs)]
+def _no_metrics(names: Sequence[str], n_runs: int) -> np.ndarray:
+    """Sums of metrics before the first step: a vector, or a row for each of several runs."""
+    return np.zeros(len(names) if n_runs == 1 else (n_runs, len(names)), np.float32)
+
+
+def _means(names: Sequence[str], sums: np.ndarray, steps: int) -> list[dict[str, float]]:
+    """For each run, the mean of each metric."""
+    return [dict(zip(names, row.tolist(), strict=True)) for row in np.atleast_2d(sums).astype(float) / steps]
 
 
 def _corner(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -14,6 +14,7 @@ from dgm_jax import nn
 from dgm_jax.models import dcgan
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
 from dgm_jax.training.shapes import physical_widths
+from dgm_jax.training.state import init_optimiser
 from dgm_jax.training.step import Step
 from dgm_jax.training.task import Trainer
 
@@ -229,3 +230,13 @@ def test_how_an_epoch_is_cut_into_calls_changes_nothing():
         results.append((jax.device_get(state), {name: np.float64(value) for name, value in means.items()}))
     for other in results[1:]:
         helpers.assert_equal_trees(results[0], other)
+
+
+@pytest.mark.parametrize("gate_gradient", ["closed", "product"])
+def test_a_fresh_optimiser_is_optax_s_own(gate_gradient):
+    """It is made on the host, from shapes alone: right for as long as optimisers start at zero."""
+    trainer = _trainer("dgma", 8, gate_gradient=gate_gradient)
+    *_, state, _ = _begin(trainer)
+    optimisers = trainer.step.optimisers
+    for optimiser, params in ((optimisers.generator, state.generator), (optimisers.discriminator, state.discriminator)):
+        helpers.assert_equal_trees(init_optimiser(optimiser, params), jax.device_get(optimiser.init(params)))
