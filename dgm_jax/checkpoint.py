@@ -68,7 +68,8 @@ class Checkpoint:
 def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, Any]) -> Path:
     """Writes `directory/<step>`, whole or not at all, in place of an older one of that number.
 
-    In a run of several processes all call it with the same tree, for Orbax waits for all; only the first writes.
+    In a run of several processes all call it with the same tree, for Orbax waits for all; only the first writes. Ctrl-C
+    is held back until it is written.
 
     Args:
       directory: the folder of all steps, made if missing.
@@ -99,13 +100,15 @@ def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, A
 
     folder = _folder(directory, step)
     partial = folder.with_name(f".{folder.name}.partial")
-    processes.on_first(_make_room, folder.parent)
-    try:
-        _save_arrays(partial, arrays)
-        processes.on_first(_complete, partial, folder, content)
-    finally:
-        if processes.is_first():
-            _sweep(folder.parent)
+    # Orbax writes in threads of its own: cut off, they would go on into a folder that is gone, and complain at length.
+    with files.uninterrupted():
+        processes.on_first(_make_room, folder.parent)
+        try:
+            _save_arrays(partial, arrays)
+            processes.on_first(_complete, partial, folder, content)
+        finally:
+            if processes.is_first():
+                _sweep(folder.parent)
     return folder
 
 

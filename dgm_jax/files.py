@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import secrets
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -222,3 +225,30 @@ def _jsonl(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
             raise ValueError(f"{path}, line {number} is not a JSON object ({error}): {line[:80]!r}") from error
         records.append((line, record))
     return records
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds the first Ctrl-C back until the block is over; outside the main thread, which alone hears it, does nothing.
+
+    Raises:
+      KeyboardInterrupt: afterwards, if it came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = False
+
+    def hold(*_: object) -> None:
+        nonlocal heard
+        if heard:  # Whoever asks twice does not want to wait.
+            raise KeyboardInterrupt
+        heard = True
+
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt

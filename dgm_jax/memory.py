@@ -201,6 +201,8 @@ def load_memory(workdir: str | Path, *, after_task: int | None = None) -> Memory
     if not folder.path.is_dir():
         raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run")
     restored = checkpoint.restore(folder.checkpoints, on_damage=_warn) if folder.checkpoints.is_dir() else None
+    if restored is None and folder.seeds():
+        raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
     if restored is None:
         raise NoMemory(f"{folder.path} holds no checkpoint yet; expected the workdir of a run with a finished task")
     memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])

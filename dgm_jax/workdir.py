@@ -61,6 +61,10 @@ class Workdir:
         if not self.config.exists():
             if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
                 raise OtherConfiguration(f"{self.path} has checkpoints but no config.json; choose another --workdir")
+            if self.seeds():
+                raise OtherConfiguration(
+                    f"{self.path} holds the runs of several seeds ({', '.join(self.seeds())}); choose another --workdir"
+                )
             files.write_json(self.config, wanted)
             return
         found = self.read_config()
@@ -84,6 +88,10 @@ class Workdir:
                 f"{told} A run cannot go on with another {', '.join(lasting)}; use another --workdir."
             )
         files.write_json(self.config, wanted | {"before": [*earlier, found["config"]]})
+
+    def seeds(self) -> list[str]:
+        """Names of the folders of runs that lie in this one: those of several seeds, trained side by side."""
+        return sorted(path.parent.name for path in self.path.glob("seed*/config.json"))
 
     def _is_finished(self) -> bool:
         try:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,20 @@ def test_a_save_that_dies_leaves_the_old_steps_alone(tmp_path: Path, monkeypatch
             checkpoint.save(tmp_path, 1, small_tree(5), {})
     assert os.listdir(tmp_path) == ["0000000001"]
     assert_same(tree, read(tmp_path).tree)
+
+
+def test_ctrl_c_lets_a_save_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(*arguments, **options)
+
+    save = ocp.save
+    monkeypatch.setattr(checkpoint.ocp, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, 1, small_tree(), METADATA)
+    restored = checkpoint.restore(tmp_path, on_damage=pytest.fail)
+    assert restored is not None and restored.step == 1
+    assert_same(small_tree(), restored.tree)
 
 
 def test_delete_renames_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -146,3 +147,27 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(files.os, "access", lambda *_: False)
     with pytest.raises(files.WorkdirError, match="is not writable by this user"), files.RunLock(tmp_path):
         pass
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
+    before, done = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), files.uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("all of it")
+    assert done and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    before, done = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), files.uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("not reached")
+    assert not done and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_block_that_is_not_interrupted_says_nothing() -> None:
+    with files.uninterrupted():
+        pass
+    with pytest.raises(ValueError, match="own"), files.uninterrupted():
+        raise ValueError("own")

@@ -12,6 +12,7 @@ from helpers import compiled_once  # noqa: F401
 from dgm_jax import Learner, load_memory
 from dgm_jax.callbacks import Callback
 from dgm_jax.errors import ConfigError, OtherConfiguration
+from dgm_jax.memory import NoMemory
 
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
 CONFIG = helpers.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)
@@ -105,6 +106,21 @@ def test_the_folder_of_a_single_run_is_left_alone(together):
         _fit(single)
     assert str(error.value) == f"{single} is the folder of a run of one seed; choose another workdir"
     assert (single / "summary.json").read_bytes() == before
+
+
+def test_the_folder_of_several_seeds_is_left_alone(together):
+    folder, summary, _ = together
+    with pytest.raises(OtherConfiguration) as error:
+        helpers.fit(CONFIG, folder, labels=LABELS)
+    assert str(error.value) == f"{folder} holds the runs of several seeds (seed0, seed5); choose another --workdir"
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+
+def test_a_memory_is_that_of_one_seed(together):
+    folder, _, _ = together
+    with pytest.raises(NoMemory) as error:
+        load_memory(folder)
+    assert str(error.value) == f"{folder} holds the runs of several seeds; choose one: seed0, seed5"
 
 
 def test_streams_must_be_alike():
