@@ -30,7 +30,7 @@ from benchmarks.points import POINTS, Point, settings
 from benchmarks.replay import memory_at
 from dgm_jax import Learner, data
 from dgm_jax.callbacks import Callback, EpochEnd, TaskEnd, TaskStart
-from dgm_jax.config import Config, Variant, preset
+from dgm_jax.config import Config, Precision, Variant, preset
 from dgm_jax.data import Dataset
 from dgm_jax.files import write_json
 
@@ -174,12 +174,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--points", nargs="*", choices=names, default=["dgma-9", "dgmw-9"], help="steps to time")
     variants = get_args(Variant)
     parser.add_argument("--variants", nargs="*", choices=variants, default=variants, help="runs to do, in this order")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of steps and runs")
+    parser.add_argument("--compare", type=Path, help="JSON of benchmarks.step elsewhere, e.g. on a CPU")
     options = parser.parse_args(argv)
+    old = json.loads(options.compare.read_text()) if options.compare else {}
     dataset = data.from_npz(options.npz) if options.npz else data.load("mnist", options.data_dir)
-    result: dict[str, Any] = {"machine": machine.describe(), "images": dataset.name}
+    result: dict[str, Any] = {"machine": machine.describe(), "images": dataset.name, "precision": options.precision}
 
     def keep() -> None:
         write_json(options.out, result | machine.peak_bytes())
+
+    def at(config: Config) -> Config:
+        return dataclasses.replace(config, precision=options.precision)
 
     seen = dataset.resized(settings("dgma").image_size)
     small = dataclasses.replace(settings("dgma"), batch_size=16, discriminator_width=8, generator_width=4)
@@ -189,16 +195,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     with machine.compiled_once():
         for point in (point for point in POINTS if point.name in options.points):
             if time.perf_counter() - begun < 60 * _STEP_SHARE * options.minutes:
-                result["points"][point.name] = step.measure(point, settings(point.variant), seen, seconds=1.0)
+                result["points"][point.name] = step.measure(point, at(settings(point.variant)), seen, seconds=1.0)
                 keep()
     result["runs"] = {}
     deadline = begun + 60 * options.minutes
     for variant in options.variants:
         if time.perf_counter() < deadline:
-            result["runs"][variant] = learn(preset("paper-mnist", variant), dataset, deadline)
+            result["runs"][variant] = learn(at(preset("paper-mnist", variant)), dataset, deadline)
             keep()
     result |= machine.peak_bytes()
     print(table(result))
+    if old:
+        print(step.comparison_table(result, old, options.compare))
     return 0 if result["agreement"]["agrees"] else 1
 
 

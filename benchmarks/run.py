@@ -1,6 +1,6 @@
 """A whole run, as a person would start it: its seconds, phase by phase and task by task, its programs, its memory.
 
-Each run is done twice: with no compiled programs kept from before (cold), and with those of the first (warm).
+The digits run is done twice: with no compiled programs kept from before (cold), and with those of the first (warm).
 
     python -m benchmarks.run --json run.json                       # ten tasks of scikit-learn's digits, both variants
     python -m benchmarks.run --seeds 0,1,2                         # and several seeds side by side
@@ -46,19 +46,20 @@ class Child:
     peak_host_bytes: int
 
 
-def measure(command: Sequence[str]) -> dict[str, Any]:
+def measure(command: Sequence[str], kinds: Sequence[str] = ("cold", "warm")) -> dict[str, Any]:
     """Runs an experiment cold, and again warm, each in a new folder.
 
     Args:
       command: what comes after `python -m`; --workdir is added.
+      kinds: names of the runs; the first finds no programs, each later one those of the runs before it.
 
     Returns:
-      What `read` finds, under "cold" and "warm".
+      What `read` finds, under the name of each run.
     """
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(scratch) / "programs")}
-        for kind in ("cold", "warm"):
+        for kind in kinds:
             workdir = Path(scratch) / kind
             child = run_child([sys.executable, "-m", *command, "--workdir", str(workdir)], environment)
             results[kind] = read(workdir, child)
@@ -133,7 +134,7 @@ def growth(seconds: Sequence[float], widths: Sequence[Sequence[int]]) -> dict[st
     The very first task, which includes the start of the process, is left out where there are others.
     """
     total = [sum(own) for own in widths]
-    few = min(_ENDS, max(1, len(total) // 2))
+    few = min(_ENDS, max(1, (len(total) - 1) // 2))
     first = slice(1, 1 + few) if len(total) > 1 else slice(0, 1)
     grown = [statistics.median(own[-few:]) / statistics.median(own[first]) for own in (seconds, total)]
     return {"ratio_seconds": grown[0], "ratio_width": grown[1], "ratio_seconds_to_width": grown[0] / grown[1]}
@@ -190,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, help="so many made-up classes, a task each, in place of the digits run")
     parser.add_argument("--seeds", help="besides, so many seeds side by side, e.g. 0,1,2")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"), help="folder that holds MNIST")
+    parser.add_argument("--variants", nargs="+", default=get_args(Variant), choices=get_args(Variant))
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args(argv)
     result: dict[str, Any] = {"machine": machine.describe(), "variants": {}}
@@ -198,9 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.classes:
             made = dealt_out(load_images(options.data_dir, 32), options.classes)
             command = ["experiments.arrays", "--npz", str(write_npz(made, Path(scratch) / "made_up.npz")), *_SHORT]
-        for variant in get_args(Variant):
+        for variant in options.variants:
             own = [*command, "--variant", variant]
-            result["variants"][variant] = runs = measure(own)
+            result["variants"][variant] = runs = measure(own, ("cold",) if options.classes else ("cold", "warm"))
             print(table(variant, runs), flush=True)
             if options.seeds:
                 side_by_side = measure_seeds(own, options.seeds, runs["cold"]["seconds"])

@@ -19,24 +19,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import arithmetic, machine
-from benchmarks.points import POINTS, Point, settings
+from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
 from benchmarks.replay import CHUNK, REPLAYED, memory_at, replay_products
 from dgm_jax import data
-from dgm_jax.config import Config
+from dgm_jax.config import Config, Precision
 from dgm_jax.data import DataError, Dataset
 from dgm_jax.files import write_json
 from dgm_jax.models import dcgan
 from dgm_jax.training.devices import choose_devices, data_parallel
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps, to_unit_range
+from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
+from dgm_jax.training.subnetwork import find_open_units
 from dgm_jax.training.task import Trainer
 
 SECONDS = 3.0  # For each part.
@@ -54,6 +56,7 @@ class Scene:
     replay: ReplayedImages
     key: jax.Array
     task: int
+    mask_epochs: int
 
     @property
     def steps(self) -> int:
@@ -70,8 +73,8 @@ def load_images(data_dir: Path | None, size: int) -> Dataset:
     return dataset.resized(size)
 
 
-def make_scene(point: Point, config: Config, dataset: Dataset) -> Scene:
-    """Builds the state before a task whose generator has these widths; arrays are not padded.
+def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequence[int] | None = None) -> Scene:
+    """Builds the state before a task whose generator has these widths, in arrays of just these or the physical ones.
 
     Reserved is, at random, all that is more than the first task began with. Real images of the earlier classes stand in
     for generated ones.
@@ -94,7 +97,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset) -> Scene:
         key,
         trainer.new_kernels(key, point.widths),
         reserved,
-        physical=point.widths,
+        physical=physical or point.widths,
         classes=[point.task],
         discriminator=None,
     )
@@ -108,7 +111,9 @@ def make_scene(point: Point, config: Config, dataset: Dataset) -> Scene:
     old_labels = np.repeat(np.arange(tasks, dtype=np.int32)[:, None], len(own), axis=1)
     replay = ReplayedImages(old, old_labels, counts.astype(np.int32))
     place = trainer.together
-    return Scene(trainer, place([state]), place([capacity]), place([images]), place([replay]), key, point.task)
+    return Scene(
+        trainer, place([state]), place([capacity]), place([images]), place([replay]), key, point.task, config.epochs
+    )
 
 
 def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
@@ -132,10 +137,25 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
     }
 
 
+def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
+    """The scene when masks are settled, every other gate open, and open units alone are trained if a shape has room."""
+    trainer = scene.trainer
+    state, capacity = jax.tree.map(np.array, jax.device_get((scene.state, scene.capacity)))
+    for embedding in state.generator["embeddings"]:
+        live = np.isfinite(embedding)
+        embedding[live] = np.resize([1, -1], live.sum())
+    units = find_open_units([state], shapes) if trainer.config.variant == "dgma" else None
+    if units is not None:
+        state, capacity = units[0].cut(state, capacity)
+    return dataclasses.replace(
+        scene, mask_epochs=0, state=trainer.together([state]), capacity=trainer.together([capacity])
+    )
+
+
 def clock(scene: Scene) -> Clock:
     """The moment within a task's training that is timed."""
     epochs = scene.trainer.config.epochs
-    return Clock(*(np.int32(n) for n in (scene.task, min(_EPOCH, epochs // 2), epochs, scene.steps)))
+    return Clock(*(np.int32(n) for n in (scene.task, min(_EPOCH, epochs // 2), scene.mask_epochs, scene.steps)))
 
 
 def part_call(scene: Scene, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
@@ -172,7 +192,7 @@ def iteration_call(scene: Scene, replay_steps: int | None) -> Callable[[int], An
 
 
 def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -> dict[str, Any]:
-    """Times all parts at a point.
+    """Times all parts at a point, in the settings' precision.
 
     Args:
       point: where.
@@ -184,6 +204,11 @@ def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -
       For each part "seconds", "gflop", "plain_seconds", "ratio" and "ratio_to_large_products"; and how long an epoch
       takes beyond its iterations.
     """
+    with jax.default_matmul_precision(config.matmul_precision):
+        return _measure(point, config, dataset, seconds)
+
+
+def _measure(point: Point, config: Config, dataset: Dataset, seconds: float) -> dict[str, Any]:
     scene = make_scene(point, config, dataset)
     steps = parts(scene)
     counted = {name: arithmetic.products(f, scene.state, *arguments) for name, (f, arguments) in steps.items()}
@@ -194,7 +219,7 @@ def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -
         for name, (f, arguments) in steps.items()
     }
 
-    def whole(replay_steps: int | None) -> dict[str, Any]:
+    def whole(replay_steps: int | None, scene: Scene = scene) -> dict[str, Any]:
         repeats = {"classifier": min(point.task + 1, replay_steps or point.task + 1), "critic": 1, "generator": 1}
         total = sum((arithmetic.times(counted[name], n) for name, n in repeats.items()), Counter())
         call = iteration_call(scene, replay_steps)
@@ -206,6 +231,13 @@ def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -
     measured["iteration"] = whole(config.replay_steps)
     if point.task:  # Before the first task there is nothing to replay less of.
         measured["iteration, replay_steps=1"] = whole(1)
+    history = [*widths_of_tasks(point.variant)[: point.task], point.widths]
+    shapes = [
+        physical_widths(history[: task + 1], headroom=config.headroom, n_tasks=TASKS) for task in range(len(history))
+    ]
+    padded = make_scene(point, config, dataset, physical=shapes[-1])
+    measured["same, padded as in a run"] = whole(1, padded)
+    measured["same, masks settled"] = whole(1, settled(padded, shapes))
     memory = memory_at([point.widths], point.variant, config, scene.trainer.n_classes)
     chunk = replay_products(memory, 0, CHUNK)
     draw_plainly, chunks = arithmetic.plainly(chunk), REPLAYED // CHUNK
@@ -252,7 +284,7 @@ def _compare(
 
 
 def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[str, float]:
-    """What a run's own loop, with its calls, metrics and progress, takes beyond the iterations themselves."""
+    """What a run's own loop, with its calls, metrics and progress, takes beyond the iterations alone, in turns."""
     trainer = scene.trainer
     steps = max(1, min(scene.steps, round(seconds / iteration_seconds)))
     state = jax.tree.map(lambda a: a.copy(), scene.state)
@@ -269,8 +301,13 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
         return state
 
     epoch()  # Compiles, and finds how many iterations to ask for at once.
-    taken = statistics.median(machine.alternately([epoch], seconds=0)[:, 0])
-    return {"seconds": taken, "steps": steps, "ratio_to_iterations": taken / (steps * iteration_seconds)}
+    alone = partial(iteration_call(scene, trainer.config.replay_steps), steps)
+    taken = machine.alternately([epoch, alone], seconds=0)
+    return {
+        "seconds": statistics.median(taken[:, 0]),
+        "steps": steps,
+        "ratio_to_iterations": statistics.median(taken[:, 0] / taken[:, 1]),
+    }
 
 
 def table(points: Mapping[str, Any]) -> str:
@@ -306,6 +343,12 @@ def comparison(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, floa
     }
 
 
+def comparison_table(new: Mapping[str, Any], old: Mapping[str, Any], file: Path) -> str:
+    """Lays the comparison out for people."""
+    lines = [f"{quotient:8.3f}  {path}" for path, quotient in comparison(new, old).items()]
+    return "\n".join([f"new / old, of {file}:", *lines])
+
+
 def flattened(tree: Any, path: str = "") -> dict[str, float]:
     """All numbers of nested dicts, named by their paths."""
     if isinstance(tree, Mapping):
@@ -320,12 +363,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [point.name for point in POINTS]
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"), help="folder that holds MNIST")
     parser.add_argument("--points", nargs="+", choices=names, default=names, help="variant and task")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of matrix products")
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--compare", type=Path, help="file of an earlier measurement")
     options = parser.parse_args(argv)
     old = json.loads(options.compare.read_text()) if options.compare else {}
     dataset = load_images(options.data_dir, settings("dgma").image_size)
-    result: dict[str, Any] = {"machine": machine.describe(), "images": dataset.name, "points": {}}
+    result: dict[str, Any] = {"machine": machine.describe(), "images": dataset.name}
+    result |= {"precision": options.precision, "points": {}}
     result["large_product_gflops"] = machine.gflops()
     print(
         f"{result['machine']['device']}, {result['machine']['processor']}, {result['machine']['cores']} cores; "
@@ -334,7 +379,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     with machine.compiled_once():
         for point in (point for point in POINTS if point.name in options.points):
-            own = measure(point, settings(point.variant), dataset, seconds=SECONDS)
+            config = dataclasses.replace(settings(point.variant), precision=options.precision)
+            own = measure(point, config, dataset, seconds=SECONDS)
             result["points"][point.name] = own
             print(table({point.name: own}), flush=True)
     result |= machine.peak_bytes()
@@ -342,9 +388,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.json:
         write_json(options.json, result)
     if old:
-        print(f"new / old, of {options.compare}:")
-        for path, quotient in comparison(result, old).items():
-            print(f"{quotient:8.3f}  {path}")
+        print(comparison_table(result, old, options.compare))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ def keep_programs() -> Path | None:
     return folder
 
 
+def keep_no_programs() -> None:
+    """Compiles every program anew and keeps none, $JAX_COMPILATION_CACHE_DIR or not."""
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 class BuildClock:
     """Adds up the time that goes into building programs (tracing, lowering, compiling) while it is entered."""
 

@@ -7,6 +7,7 @@ from typing import Literal
 from dgm_jax.errors import ConfigError
 
 Variant = Literal["dgma", "dgmw"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Config:
     headroom: int = 2
     """The first arrays are so many times as wide as the first task needs: room to grow before recompiling."""
 
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    precision: Precision = "float32"
     """Precision of the factors of training's products: tf32 on GPUs, bf16 anywhere (on CPUs no faster)."""
     replay: Literal["fixed", "fresh"] = "fixed"
     """Draw the replayed images once per task, or anew for every epoch."""

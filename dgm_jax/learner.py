@@ -18,7 +18,8 @@ from dgm_jax.record import summarise_seeds, timed
 from dgm_jax.run import Run
 from dgm_jax.training.devices import choose_devices
 from dgm_jax.training.estimate import estimated_seconds
-from dgm_jax.training.task import Trainer
+from dgm_jax.training.shapes import physical_widths
+from dgm_jax.training.task import TaskTraining, Trainer
 from dgm_jax.workdir import Workdir
 
 _ALIKE = ("dataset", "tasks", "image_shape", "train_counts")  # What the streams of several seeds share.
@@ -48,8 +49,9 @@ class Learner:
         """
         self.config = config
         self.devices = choose_devices(devices, config.batch_size)
-        if config.precision == "tf32" and self.devices[0].platform == "cpu":
-            raise ConfigError("precision='tf32', but a CPU has no such numbers; use float32 or bf16")
+        platform = self.devices[0].platform
+        if config.precision == "tf32" and platform != "gpu":
+            raise ConfigError(f"precision='tf32', but a {platform.upper()} has no such numbers; use float32 or bf16")
         self.backend = backend
         self.callbacks = tuple(callbacks) if processes.is_first() else ()
 
@@ -227,32 +229,26 @@ class _Session:
         begun = time.perf_counter()
         config, trainer = self.config, self.trainer
         first_epoch = runs[0].record.epochs_done
-        physical = tuple(max(widths) for widths in zip(*(run.physical_widths() for run in runs)))
+        # Planned for the widest: seeds that outgrow their arrays at different tasks still share few shapes.
+        histories = zip(*(run.width_history() for run in runs), strict=True)
+        widest = [tuple(max(layer) for layer in zip(*widths)) for widths in histories]
+        physical = physical_widths(widest, headroom=config.headroom, n_tasks=self.stream.n_tasks)
         steps = sum(self.stream.train_counts(task)) // config.batch_size
         compiles = trainer.is_new_shape(physical, len(runs))
         self._tell("on_task_start", self._task_start(task, runs, first_epoch, steps, physical, compiles))
         with self._timed("begin", runs):
-            started = [run.begin_task(task, physical) for run in runs]
-            state, capacity, data = (trainer.together(trees) for trees in zip(*started, strict=True))
-        keys = [run.train_key(task) for run in runs]
+            begun_tasks = [run.begin_task(task, physical) for run in runs]
+            keys = [run.train_key(task) for run in runs]
+            training = TaskTraining(trainer, begun_tasks, keys, task=task, steps=steps)
         for epoch in range(first_epoch, until):
             if epoch == first_epoch or config.replay == "fresh":
                 replayed = self._replay(task, runs, epoch)
             epoch_begun = time.perf_counter()
             with self._timed("train", runs):
-                state, means = trainer.run_epoch(
-                    state,
-                    data,
-                    replayed,
-                    capacity,
-                    keys,
-                    task=task,
-                    epoch=epoch,
-                    steps=steps,
-                    on_steps=self._progress(task, "train", steps, epoch),
-                )
+                moved = self._progress(task, "train", steps, epoch)
+                means = training.run_epoch(replayed, epoch, runs[0].record.programs, moved)
             saves = (epoch + 1) % config.checkpoint_epochs == 0 and epoch + 1 < config.epochs
-            states = trainer.apart(state, len(runs)) if saves or config.protocol == "paper" else []
+            states = training.states() if saves or config.protocol == "paper" else []
             if config.protocol == "paper":
                 for run, own, mean in zip(runs, states, means):
                     run.keep_best(task, own, mean)
@@ -263,7 +259,7 @@ class _Session:
                 with self._timed("checkpoint", runs):
                     for run, own in zip(runs, states):
                         run.save_training(task, own)
-        states = trainer.apart(state, len(runs))
+        states = training.states()
         if until < config.epochs:
             for run, own in zip(runs, states):
                 run.pause(own)

@@ -99,7 +99,8 @@ class Memory:
             noise_dim=self.noise_dim,
             n_conditioned=task.n_conditioned,
         )
-        return np.concatenate([np.asarray(draw(start=start)) for start in range(0, n, _CHUNK)])[:n]
+        chunks = [draw(start=start) for start in range(0, n, _CHUNK)]  # All are under way before the host waits.
+        return np.concatenate(jax.device_get(chunks))[:n]
 
     def _cut(self, task: TaskMemory) -> Params:
         """Cuts a task's own sub-network out of the shared weights, padded to one of few shapes."""

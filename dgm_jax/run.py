@@ -19,7 +19,6 @@ from dgm_jax.memory import Memory, TaskMemory
 from dgm_jax.record import READINGS, Record, summarise
 from dgm_jax.training.classifier import ClassifierState, predict_logits
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
-from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, TrainState
 from dgm_jax.training.task import Trainer
 from dgm_jax.workdir import Workdir
@@ -61,13 +60,9 @@ class Run:
         """Whether all tasks are learnt."""
         return self.record.finished_tasks == self.stream.n_tasks
 
-    def physical_widths(self) -> tuple[int, ...]:
-        """The padded widths that this run would train the coming task at."""
-        return physical_widths(
-            [*(earlier.widths for earlier in self.memory.tasks), self.memory.widths],
-            headroom=self.config.headroom,
-            n_tasks=self.stream.n_tasks,
-        )
+    def width_history(self) -> list[tuple[int, ...]]:
+        """The generator's widths at each task so far, and at the coming one."""
+        return [*(earlier.widths for earlier in self.memory.tasks), self.memory.widths]
 
     def begin_task(self, task: int, physical: Sequence[int]) -> tuple[TrainState, Capacity, TaskImages]:
         """Begins a task or goes on with it: the training state, what is reserved, and the images, on the host."""
@@ -356,9 +351,10 @@ class Run:
         for name, value in means.items():
             if not math.isfinite(value):
                 kept = checkpoint.steps(self.folder.checkpoints)
+                newest = self.folder.checkpoints / f"{kept[-1]:010d}" if kept else "none"
                 raise NotFinite(
-                    f"{name} became {value} in task {task}, epoch {epoch}; the last good checkpoint is "
-                    f"{self.folder.checkpoints / f'{kept[-1]:010d}' if kept else 'none'}. Try a smaller step size."
+                    f"{name} became {value} in task {task}, epoch {epoch}, seed {self.config.seed}; the last good "
+                    f"checkpoint is {newest}. Try a smaller step size."
                 )
 
     def _log(self, line: dict[str, Any]) -> None:

@@ -89,12 +89,16 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
 
         _join(options)
         streams = processes.together(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
-        from dgm_jax.compilation import keep_programs
+        from dgm_jax.compilation import keep_no_programs, keep_programs
         from dgm_jax.learner import Learner  # Slower still: not before the data are found right.
 
         if options.compilation_cache:
             keep_programs()
-        learner = Learner(options.settings, devices=options.devices, backend=options.backend, callbacks=[progress])
+        else:
+            keep_no_programs()
+        learner = processes.together(
+            lambda: Learner(options.settings, devices=options.devices, backend=options.backend, callbacks=[progress])
+        )
         if options.seeds is None:
             learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
         else:

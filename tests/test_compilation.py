@@ -23,10 +23,10 @@ assert clock.seconds > 0
 """
 
 
-def _run(**environment):
+def _run(*, program=PROGRAM, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XDG_"))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=clean | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], env=clean | environment, capture_output=True, text=True, check=True
     )
     return done.stdout.split()
 
@@ -49,6 +49,13 @@ def test_the_variable_of_jax_names_another_folder(tmp_path):
 def test_a_folder_that_cannot_be_made_costs_only_time(tmp_path):
     (tmp_path / "dgm_jax").write_text("a file")
     assert _run(XDG_CACHE_HOME=str(tmp_path))[0] == "None"
+
+
+def test_no_programs_are_kept_whatever_the_variable_says(tmp_path):
+    program = PROGRAM.replace("keep_programs", "keep_no_programs")
+    for _ in range(2):
+        assert _run(program=program, JAX_COMPILATION_CACHE_DIR=str(tmp_path))[::2] == ["None", "0"]
+    assert not any(tmp_path.iterdir())
 
 
 def test_spans_within_others_count_once(monkeypatch):

@@ -249,6 +249,10 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=f"^devices={devices}, but "):
             Learner(TINY, devices=devices)
 
+    def test_a_precision_that_the_platform_lacks(self):
+        with pytest.raises(ConfigError, match="^precision='tf32', but a CPU has no such numbers; use float32 or bf16$"):
+            Learner(dataclasses.replace(TINY, precision="tf32"), devices=1)
+
     def test_a_loss_that_is_not_finite(self, tmp_path):
         _interrupt(TINY, tmp_path, "epoch end", 1, 1)
         kept = helpers.newest(tmp_path)
@@ -257,7 +261,8 @@ class TestRefusals:
             helpers.fit(broken, tmp_path, resume_anyway=True)
         folder = tmp_path / "checkpoints" / f"{kept.step:010d}"
         assert re.match(
-            rf"^\w+ became (nan|inf|-inf) in task 1, epoch 1; the last good checkpoint is {re.escape(str(folder))}\. ",
+            r"^\w+ became (nan|inf|-inf) in task 1, epoch 1, seed 0; the last good checkpoint is "
+            rf"{re.escape(str(folder))}\. ",
             str(caught.value),
         )
         assert folder.is_dir()

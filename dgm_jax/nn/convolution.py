@@ -7,18 +7,21 @@ gradient penalty needs, is again made of the same three operations. Other platfo
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dgm_jax.nn.product import product, rounds
+from dgm_jax.nn.product import product, rounded, rounds
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     """Cross-correlates `x` with `kernel`, zero outside the image (symmetric padding, not "SAME").
+
+    Differentiable in reverse mode, any number of times.
 
     Args:
       x: images or features, [batch, height, width, c_in].
@@ -30,9 +33,10 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
       [batch, (height + 2 padding - k) // stride + 1, likewise for width, c_out].
 
     Raises:
-      ValueError: if the channels of `x` and `kernel` differ or the window does not fit.
+      ValueError: if the channels of `x` and `kernel` differ, stride or padding is out of range, or the window does not
+        fit.
     """
-    _check(x, kernel)
+    _check(x, kernel, stride, padding)
     k = kernel.shape[0]
     if min(x.shape[1:3]) + 2 * padding < k:
         raise ValueError(f"a {k}x{k} kernel does not fit an image of {x.shape[1:3]} with padding {padding}")
@@ -47,19 +51,23 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
 def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     """Spreads each pixel of `x` over a window of the output: `out[i s - p + a] += x[i] kernel[a]`.
 
+    Differentiable in reverse mode, any number of times.
+
     Args:
       x: images or features, [batch, height, width, c_in].
       kernel: [k, k, c_in, c_out]; neither flipped nor transposed.
-      stride: step of the window in the output, 1 <= stride <= k.
+      stride: step of the window in the output, >= 1.
       padding: pixels dropped on each side of the output, >= 0.
 
     Returns:
       [batch, (height - 1) stride - 2 padding + k, likewise for width, c_out].
 
     Raises:
-      ValueError: if the channels of `x` and `kernel` differ.
+      ValueError: if the channels of `x` and `kernel` differ, stride or padding is out of range, or nothing is left.
     """
-    _check(x, kernel)
+    _check(x, kernel, stride, padding)
+    if (min(x.shape[1:3]) - 1) * stride - 2 * padding + kernel.shape[0] < 1:
+        raise ValueError(f"padding {padding} drops all that an image of {x.shape[1:3]} is spread to; take less")
     return lax.platform_dependent(
         x,
         kernel,
@@ -68,12 +76,14 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
     )
 
 
-def _check(x: jax.Array, kernel: jax.Array) -> None:
+def _check(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> None:
     if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or x.shape[3] != kernel.shape[2]:
         raise ValueError(
             f"x has shape {x.shape} and kernel {kernel.shape}; "
             "expected [batch, height, width, c_in] and [k, k, c_in, c_out]"
         )
+    if stride < 1 or padding < 0:
+        raise ValueError(f"stride={stride} and padding={padding}; expected a stride >= 1 and a padding >= 0")
 
 
 def _conv_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -88,26 +98,20 @@ def _conv_transpose_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, 
 
 
 def _conv_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
-    return _xla(x, kernel, (stride, stride), [(padding, padding)] * 2)
+    return _xla(x, kernel, window_strides=(stride, stride), padding=[(padding, padding)] * 2)
 
 
 def _conv_transpose_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     border = kernel.shape[0] - 1 - padding
-    return _xla(x, kernel[::-1, ::-1], (1, 1), [(border, border)] * 2, lhs_dilation=(stride, stride))
+    borders = [(border, border)] * 2
+    return _xla(x, kernel[::-1, ::-1], window_strides=(1, 1), padding=borders, lhs_dilation=(stride, stride))
 
 
-def _xla(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, int],
-    padding: list[tuple[int, int]],
-    lhs_dilation: tuple[int, int] | None = None,
-) -> jax.Array:
-    dtype = jnp.bfloat16 if rounds(x) else x.dtype
-    convolved = lax.conv_general_dilated(
-        x.astype(dtype), kernel.astype(dtype), strides, padding, lhs_dilation, dimension_numbers=_LAYOUT
-    )
-    return convolved.astype(x.dtype)
+def _xla(x: jax.Array, kernel: jax.Array, **geometry: Any) -> jax.Array:
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, dimension_numbers=_LAYOUT, **geometry)
+
+    return rounded(convolve)(x, kernel) if rounds(x) else convolve(x, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

@@ -71,7 +71,7 @@ def reserve(reserved: jax.Array, binary: jax.Array) -> jax.Array:
     return jnp.logical_or(reserved, binary)
 
 
-def sparsity(masks: Sequence[jax.Array], reserved: Sequence[jax.Array]) -> jax.Array:
+def sparsity(masks: Sequence[jax.Array], reserved: Sequence[jax.Array], n_free: ArrayLike | None = None) -> jax.Array:
     """The share of the free capacity that the masks open, over all layers together (DGM equation 5).
 
     Re-using what is reserved costs nothing. Gates that cannot be used at all (padding) are to be passed as reserved.
@@ -79,11 +79,12 @@ def sparsity(masks: Sequence[jax.Array], reserved: Sequence[jax.Array]) -> jax.A
     Args:
       masks: one array a layer, in [0, 1].
       reserved: the cumulative mask of each layer, bool or in [0, 1], of the same shapes.
+      n_free: `sum (1 - r)`, where closed gates have been left out of both.
 
     Returns:
       `sum m (1 - r) / sum (1 - r)`, a scalar; 0 where nothing is free.
     """
     free = [1 - r.astype(m.dtype) for m, r in zip(masks, reserved, strict=True)]
     opened = sum(jnp.sum(m * f) for m, f in zip(masks, free))
-    capacity = sum(jnp.sum(f) for f in free)
+    capacity = sum(jnp.sum(f) for f in free) if n_free is None else jnp.asarray(n_free)
     return jnp.where(capacity > 0, opened / jnp.where(capacity > 0, capacity, 1), 0.0)

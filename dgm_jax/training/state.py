@@ -35,6 +35,8 @@ class Capacity:
 
     reserved: list[Array]  # Cumulative mask of each layer, of the physical shape of its embedding, bool.
     free: list[Array]  # Gates within the logical widths that are not reserved, bool.
+    n_free: Array  # How many those are, in the whole generator,
+    n_gates: Array  # and with those that are reserved.
     sparsity_weight: Array  # lambda_R size_t / size_0
     seen: Array  # [classes], bool: the classes met so far, this task's included.
     first_class: Array  # Class index of the task's first class: its output layer is number 0.
@@ -80,9 +82,12 @@ def make_capacity(
     first_class: int,
 ) -> Capacity:
     """Builds a task's `Capacity` from the cumulative masks and from `live`, the gates within the logical widths."""
+    free = [a & ~r for a, r in zip(live, reserved, strict=True)]
     return Capacity(
         reserved=list(reserved),
-        free=[a & ~r for a, r in zip(live, reserved, strict=True)],
+        free=free,
+        n_free=np.int32(sum(np.sum(f) for f in free)),
+        n_gates=np.int32(sum(np.sum(a) for a in live)),
         sparsity_weight=jnp.asarray(sparsity_weight),
         seen=seen,
         first_class=np.int32(first_class),

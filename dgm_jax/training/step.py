@@ -193,7 +193,7 @@ class Step:
             fake, generator_statistics = self.generate(params, state.generator_statistics, masks, noise, head)
             output, statistics = self.discriminate(state.discriminator, state.discriminator_statistics, fake)
             unavailable = [jnp.logical_not(free) for free in capacity.free]
-            sparsity = nn.sparsity(masks, unavailable)
+            sparsity = nn.sparsity(masks, unavailable, capacity.n_free)
             terms = {
                 "adversarial_term": -config.adversarial_weight * jnp.mean(output.critic),
                 "sparsity_term": capacity.sparsity_weight * sparsity,
@@ -254,6 +254,4 @@ def _discriminator_of(state: TrainState) -> dict[str, Any]:
 
 def _open_share(embeddings: list[jax.Array], capacity: Capacity) -> jax.Array:
     """The share of the gates within the logical widths that would be open, were the masks binarised now."""
-    opened = jnp.stack([jnp.sum(nn.binarise(e)) for e in embeddings])
-    live = jnp.stack([jnp.sum(jnp.logical_or(f, r)) for f, r in zip(capacity.free, capacity.reserved)])
-    return jnp.sum(opened) / jnp.sum(live)
+    return jnp.sum(jnp.stack([jnp.sum(nn.binarise(e)) for e in embeddings])) / capacity.n_gates

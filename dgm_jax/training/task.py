@@ -24,6 +24,7 @@ from dgm_jax.training.devices import AXIS, data_parallel, replicate
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Capacity, Clock, Params, TrainState, init_optimiser, make_capacity
 from dgm_jax.training.step import Step
+from dgm_jax.training.subnetwork import OpenUnits, find_open_units
 
 Tree = TypeVar("Tree")
 
@@ -78,6 +79,11 @@ class Trainer:
         self._mapped: dict[tuple[str, int], Callable[..., Any]] = {}  # By the number of runs side by side.
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
         self._compiled: set[tuple[int, tuple[int, ...]]] = set()  # Runs and physical widths that have been trained at.
+
+    @property
+    def mask_epochs(self) -> int:
+        """Epochs of a task in which masks are learnt; in the rest they are settled."""
+        return max(1, round(self.config.mask_share * self.config.epochs))
 
     def is_new_shape(self, physical: Sequence[int], n_runs: int) -> bool:
         """Whether a step of so many runs at these physical widths has still to be compiled by this process."""
@@ -181,8 +187,7 @@ class Trainer:
         Returns:
           The new state, and for each run the mean of each metric over the epoch.
         """
-        mask_epochs = max(1, round(self.config.mask_share * self.config.epochs))
-        clock = Clock(*(np.int32(n) for n in (task, epoch, mask_epochs, steps)))
+        clock = Clock(*(np.int32(n) for n in (task, epoch, self.mask_epochs, steps)))
         self._compiled.add((len(keys), tuple(kernel.shape[-1] for kernel in state.generator["kernels"])))
         # State, data, replay, capacity, key and sums are each run's own.
         run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))
@@ -280,6 +285,85 @@ class Trainer:
             per_step = (time.perf_counter() - begun) / (stop - start)
             self._pace[kind] = max(1, min(int(_SECONDS_PER_CALL / max(per_step, 1e-6)), 4 * self._pace[kind]))
             start = stop
+
+
+class TaskTraining:
+    """A task being trained, by one run or by several side by side; once masks are settled, its open units alone."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        begun: Sequence[tuple[TrainState, Capacity, TaskImages]],
+        keys: Sequence[jax.Array],
+        *,
+        task: int,
+        steps: int,
+    ) -> None:
+        """Moves everything to the devices.
+
+        Args:
+          trainer: the programs.
+          begun: of each run the training state, what is reserved (see `Trainer.begin`) and the task's images.
+          keys: of each run.
+          task: number of tasks before this one.
+          steps: iterations in an epoch.
+        """
+        self.trainer, self.keys, self.task, self.steps = trainer, keys, task, steps
+        states, capacities, data = zip(*begun, strict=True)
+        self._capacities: Sequence[Capacity] = capacities  # On the host.
+        self._state, self._capacity, self._data = (trainer.together(trees) for trees in (states, capacities, data))
+        self._settled = False
+        self._open: list[OpenUnits] | None = None  # Of each run, once they are trained alone,
+        self._whole: list[TrainState] = []  # and the states they were cut out of.
+
+    def run_epoch(
+        self,
+        replay: ReplayedImages,
+        epoch: int,
+        shapes: Sequence[Sequence[int]],
+        on_steps: Callable[[int], None],
+    ) -> list[dict[str, float]]:
+        """Trains for one epoch.
+
+        Args:
+          replay: images of earlier tasks, on the devices.
+          epoch: its number.
+          shapes: physical widths that programs are compiled for; settled masks choose among them.
+          on_steps: called with n after every n iterations.
+
+        Returns:
+          For each run the mean of each metric.
+        """
+        if epoch >= self.trainer.mask_epochs and not self._settled:
+            self._settled = True
+            self._cut(shapes)
+        self._state, means = self.trainer.run_epoch(
+            *(self._state, self._data, replay, self._capacity, self.keys),
+            task=self.task,
+            epoch=epoch,
+            steps=self.steps,
+            on_steps=on_steps,
+        )
+        return means
+
+    def states(self) -> list[TrainState]:
+        """The whole state of each run."""
+        states = self.trainer.apart(self._state, len(self.keys))
+        if self._open is None:
+            return states
+        cuts = zip(self._open, jax.device_get(states), self._whole, strict=True)
+        return [units.put_back(state, whole) for units, state, whole in cuts]
+
+    def _cut(self, shapes: Sequence[Sequence[int]]) -> None:
+        config = self.trainer.config
+        if config.variant != "dgma" or config.gate_position != "last":  # Only there does a closed unit emit exactly 0.
+            return
+        states = jax.device_get(self.states())
+        self._open = find_open_units(states, shapes)
+        if self._open is not None:
+            self._whole = states
+            cuts = [units.cut(*own) for units, *own in zip(self._open, states, self._capacities, strict=True)]
+            self._state, self._capacity = (self.trainer.together(trees) for trees in zip(*cuts, strict=True))
 
 
 def _stacked(keys: Sequence[jax.Array]) -> jax.Array:

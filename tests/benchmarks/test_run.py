@@ -76,7 +76,8 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         **run.growth([1.0], [[5]]),
     }
 
-    def measured(command):
+    def measured(command, kinds):
+        assert kinds == (("cold",) if "--npz" in command else ("cold", "warm"))
         commands.append(command)
         if "--npz" in command:
             with np.load(command[command.index("--npz") + 1]) as file:

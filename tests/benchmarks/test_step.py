@@ -15,6 +15,9 @@ from dgm_jax.training import estimate
 TINY = helpers.small(image_size=8, noise_dim=12, discriminator_width=2, generator_width=2, replay_steps=None)
 
 
+RUN = {"same, padded as in a run", "same, masks settled"}
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(step, "POINTS", (Point("dgma", 0, (3,), 0.1),))
@@ -40,7 +43,7 @@ def test_writes_and_compares(tiny, tmp_path, capsys):
     step.main(["--json", str(file)])
     result = json.loads(file.read_text())
     point = result["points"]["dgma-0"]
-    assert set(point["parts"]) == {"classifier", "critic", "generator", "iteration", "replay of 1000"}
+    assert set(point["parts"]) == {"classifier", "critic", "generator", "iteration", *RUN, "replay of 1000"}
     ratios = positive_ratios(result)
     assert "points/dgma-0/parts/critic/ratio" in ratios and "points/dgma-0/epoch/ratio_to_iterations" in ratios
     assert result["peak_host_bytes"] > 0

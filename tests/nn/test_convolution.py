@@ -251,3 +251,15 @@ def test_a_window_larger_than_the_image_is_refused():
     text = "a 5x5 kernel does not fit an image of (8, 2) with padding 1"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         nn.conv(jnp.ones((1, 8, 2, 3)), jnp.ones((5, 5, 3, 1)), stride=1, padding=1)
+
+
+@pytest.mark.parametrize("convolve", [nn.conv, nn.conv_transpose])
+@pytest.mark.parametrize("stride, padding", [(0, 0), (1, -1), (-2, 1)])
+def test_a_stride_or_padding_out_of_range_is_refused(convolve, stride, padding):
+    with pytest.raises(ValueError, match=f"stride={stride} and padding={padding}; expected"):
+        convolve(jnp.ones((1, 8, 8, 1)), jnp.ones((3, 3, 1, 1)), stride=stride, padding=padding)
+
+
+def test_a_padding_that_drops_everything_is_refused():
+    with pytest.raises(ValueError, match="padding 2 drops all"):
+        nn.conv_transpose(jnp.ones((1, 1, 1, 1)), jnp.ones((3, 3, 1, 1)), stride=1, padding=2)

@@ -84,3 +84,28 @@ def test_convolutions_round_too(form, monkeypatch):
         assert rounded.dtype == jnp.float32
         assert 1e-4 < float(jnp.max(jnp.abs(rounded - exact))) < 0.2
         assert not np.any(closed)  # A closed gate emits exactly 0 in any precision.
+
+
+@pytest.mark.parametrize("convolve", [nn.conv, nn.conv_transpose])
+def test_all_platforms_round_the_same_factors(convolve, monkeypatch):
+    """The result, its gradients and a gradient of a gradient: alike but for the order of float32 additions."""
+    rng = np.random.default_rng(1)
+    x, kernel = (jnp.asarray(rng.normal(size=s).astype(np.float32)) for s in ((2, 8, 8, 3), (4, 4, 3, 5)))
+
+    def penalty(x, kernel):
+        by_x = jax.grad(lambda x: jnp.sum(convolve(x, kernel, stride=2, padding=1) ** 2))(x)
+        return jnp.sum(by_x**2)
+
+    results = []
+    for form in ("cpu", "default"):
+        with monkeypatch.context() as patch, jax.default_matmul_precision("bfloat16"):
+            patch.setattr(jax.lax, "platform_dependent", lambda *args, form=form, **forms: forms[form](*args))
+            first = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel, stride=2, padding=1))), (0, 1))
+            results.append((convolve(x, kernel, stride=2, padding=1), *first(x, kernel)))
+            results[-1] += jax.grad(penalty, (0, 1))(x, kernel)
+    assert len(results[0]) == 5
+    for patches, own in zip(*results, strict=True):
+        # A factor that lies between two numbers of bfloat16 may be rounded to either: a few entries differ a little.
+        close = np.isclose(own, patches, rtol=1e-5, atol=1e-5 * np.max(np.abs(patches)))
+        assert np.mean(close) > 0.9
+        np.testing.assert_allclose(own, patches, atol=4e-3 * np.max(np.abs(patches)))

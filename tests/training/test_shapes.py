@@ -53,7 +53,7 @@ def test_shapes_are_few_at_any_rate_of_growth(rates, power):
 
 def test_shapes_grow_with_the_logarithm_of_the_number_of_tasks():
     counts = [len(set(_plan(_steady((40, 20), (0.5, 0.4), n)))) for n in (10, 50, 250)]
-    assert counts[0] <= 3 and np.all(np.diff(counts) <= 3)
+    assert counts[0] <= 3 and np.all(np.diff(counts) <= 4)  # log_1.5(5)
 
 
 def test_growth_up_to_the_headroom_changes_no_shape():

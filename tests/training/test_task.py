@@ -22,8 +22,8 @@ variants = pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 EPOCHS = 34  # Of three steps.
 
 
-def _trainer(variant, size, **changes):
-    config = helpers.small(variant, image_size=size, epochs=EPOCHS, **changes)
+def _trainer(variant, size, precision="float32", **changes):
+    config = helpers.small(variant, image_size=size, epochs=EPOCHS, precision=precision, **changes)
     return Trainer(config, jax.local_devices()[:1], channels=1, n_classes=len(helpers.LABELS), max_heads=1)
 
 
@@ -70,7 +70,9 @@ def _surplus(array, like):
 
 
 @pytest.fixture(
-    scope="module", params=[(v, s) for v in ("dgma", "dgmw") for s in (8, 16)], ids=lambda p: f"{p[0]}-{p[1]}"
+    scope="module",
+    params=[*((v, s) for v in ("dgma", "dgmw") for s in (8, 16)), ("dgma", 16, "bf16"), ("dgmw", 16, "bf16")],
+    ids=lambda p: "-".join(map(str, p)),
 )
 def trained(request):
     """(what it began with, the state on the host before, a copy of that, and after a hundred real steps)."""

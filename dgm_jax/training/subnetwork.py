@@ -1,0 +1,133 @@
+"""The open sub-network of a task whose masks are settled: all that is left to train.
+
+A closed unit of DGMa emits exactly 0, so no gradient reaches the weights that feed it or that it feeds. Its weights,
+norm and moments stay what they were when the masks settled. Training the open units alone therefore changes
+no result but by the order in which numbers are added up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+
+from dgm_jax import nn
+from dgm_jax.training.state import Capacity, Params, TrainState
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Which entries of an array belong to the open units, and the padded array that they are moved to."""
+
+    entries: tuple[np.ndarray, ...]  # Along each axis.
+    shape: tuple[int, ...]
+
+    def take(self, whole: np.ndarray, *, padding: float) -> np.ndarray:
+        part = np.full(self.shape, padding, whole.dtype)
+        part[self._corner] = whole[np.ix_(*self.entries)]
+        return part
+
+    def put(self, whole: np.ndarray, part: np.ndarray) -> np.ndarray:
+        whole = whole.copy()
+        whole[np.ix_(*self.entries)] = part[self._corner]
+        return whole
+
+    @property
+    def _corner(self) -> tuple[slice, ...]:
+        return tuple(slice(0, len(entries)) for entries in self.entries)
+
+
+@dataclass(frozen=True)
+class OpenUnits:
+    """The units that a task's settled masks open, and the padded widths to train them at; on the host."""
+
+    units: tuple[np.ndarray, ...]  # Of each layer, their numbers.
+    physical: tuple[int, ...]  # At least as many as there are units.
+
+    def cut(self, whole: TrainState, capacity: Capacity) -> tuple[TrainState, Capacity]:
+        """Cuts the open units out of a training state, and out of what earlier tasks left to the task.
+
+        Padding has closed gates, and contributes nothing. The counts of gates stay those of the whole generator.
+        """
+        parts = self._parts(whole.generator)
+        take = partial(jax.tree.map, lambda part, array: part.take(array, padding=0))
+        closed = [part.take(e, padding=-np.inf) for part, e in zip(parts["embeddings"], whole.generator["embeddings"])]
+        state = replace(
+            whole,
+            generator=take(parts, whole.generator) | {"embeddings": closed},
+            generator_statistics=take(_of_statistics(parts), whole.generator_statistics),
+            generator_optimiser=_with_moments(
+                whole.generator_optimiser, {name: take(parts, own) for name, own in _moments(whole).items()}
+            ),
+        )
+        own = {name: take(parts["embeddings"], getattr(capacity, name)) for name in ("reserved", "free")}
+        return state, replace(capacity, **own)
+
+    def put_back(self, cut: TrainState, whole: TrainState) -> TrainState:
+        """The whole state, with the open units as they are in `cut`, and the discriminator from there."""
+        parts = self._parts(whole.generator)
+        put = partial(jax.tree.map, lambda part, array, own: part.put(array, own))
+        moments = {name: put(parts, own, _moments(cut)[name]) for name, own in _moments(whole).items()}
+        return replace(
+            cut,
+            generator=put(parts, whole.generator, cut.generator),
+            generator_statistics=put(_of_statistics(parts), whole.generator_statistics, cut.generator_statistics),
+            generator_optimiser=_with_moments(cut.generator_optimiser, moments),
+        )
+
+    def _parts(self, generator: Params) -> Params:
+        """A `_Part` for each parameter."""
+        fixed = [np.arange(n) for n in generator["kernels"][0].shape[:3]]  # Rows, columns and the noise.
+        n_heads, *_, channels = generator["heads"].shape
+        inputs, n_inputs = fixed[2], len(fixed[2])
+        parts: Params = {"kernels": [], "norms": [], "embeddings": []}
+        for units, width, norm in zip(self.units, self.physical, generator["norms"], strict=True):
+            parts["kernels"].append(_Part((*fixed[:2], inputs, units), (*map(len, fixed[:2]), n_inputs, width)))
+            vector = _Part((units,), (width,))
+            parts["norms"].append({name: vector for name in norm})
+            parts["embeddings"].append(vector)
+            inputs, n_inputs = units, width
+        window = generator["heads"].shape[1:3]
+        parts["heads"] = _Part(
+            (np.arange(n_heads), *map(np.arange, window), inputs, np.arange(channels)),
+            (n_heads, *window, n_inputs, channels),
+        )
+        return parts
+
+
+def _of_statistics(parts: Params) -> list[Params]:
+    return [{"mean": part, "var": part} for part in parts["embeddings"]]
+
+
+def _moments(state: TrainState) -> dict[str, Params]:
+    """Adam's moments, each a tree like the generator's parameters."""
+    return {name: optax.tree_utils.tree_get(state.generator_optimiser, name) for name in ("mu", "nu")}
+
+
+def _with_moments(optimiser: optax.OptState, moments: dict[str, Params]) -> optax.OptState:
+    return optax.tree_utils.tree_set(optimiser, **moments)
+
+
+def find_open_units(states: Sequence[TrainState], shapes: Sequence[Sequence[int]]) -> list[OpenUnits] | None:
+    """Finds, for each of several runs side by side, the open units, if training them alone is cheaper.
+
+    Args:
+      states: of DGMa, masks settled, all of the same physical widths; on the host.
+      shapes: the physical widths to choose from: for those, programs are compiled already.
+
+    Returns:
+      For each run its open units, all at the smallest of the shapes that has room for them; None where no shape smaller
+      than the present one has.
+    """
+    embeddings = [state.generator["embeddings"] for state in states]
+    units = [tuple(np.flatnonzero(np.asarray(nn.binarise(e))) for e in own) for own in embeddings]
+    needed = [max(map(len, layer)) for layer in zip(*units, strict=True)]
+    present = tuple(len(e) for e in embeddings[0])
+
+    def fits(shape: Sequence[int]) -> bool:
+        return all(n <= room <= now for n, room, now in zip(needed, shape, present, strict=True))
+
+    physical = min((tuple(shape) for shape in [*shapes, present] if fits(shape)), key=np.prod)
+    return None if physical == present else [OpenUnits(own, physical) for own in units]
