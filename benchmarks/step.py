@@ -383,10 +383,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             own = measure(point, config, dataset, seconds=SECONDS)
             result["points"][point.name] = own
             print(table({point.name: own}), flush=True)
+            if options.json:  # After each: a benchmark that is cut off leaves what it found.
+                write_json(options.json, result | machine.peak_bytes())
+            jax.clear_caches()  # On a CPU every program holds many memory maps, of which a process has only so many.
     result |= machine.peak_bytes()
     print(f"peak memory: {machine.in_words(result)}")
-    if options.json:
-        write_json(options.json, result)
     if old:
         print(comparison_table(result, old, options.compare))
 
