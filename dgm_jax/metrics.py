@@ -73,3 +73,69 @@ def capacity(
             }
         )
     return rows
+
+
+def backward_transfer(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> float:
+    """What later tasks did to earlier ones: mean over classes of earlier tasks of (now - right after it was learnt).
+
+    Args:
+      matrix: accuracy after each task so far (rows) on each class (columns); NaN where not seen.
+      tasks: class indices of each task, at least as many as rows.
+
+    Returns:
+      The mean change (Lopez-Paz and Ranzato 2017, per class), 0 after the first task; negative where old classes fell.
+    """
+    changes = [matrix[-1, c] - matrix[t, c] for t, task in enumerate(tasks[: len(matrix) - 1]) for c in task]
+    return float(np.mean(changes)) if changes else 0.0
+
+
+def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
+    """The Frechet distance of two sets of features, taken for normally distributed (Heusel et al. 2017).
+
+    It is not "FID", which is this in the features of one Inception network.
+
+    Args:
+      features: [n, d].
+      others: [m, d].
+
+    Returns:
+      `|mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2))`, at least 0.
+    """
+    means = [x.mean(axis=0) for x in (features, others)]
+    covariances = [np.atleast_2d(np.cov(x, rowvar=False, bias=True)) for x in (features, others)]
+    root = _symmetric_root(covariances[0])
+    # tr (C C')^(1/2) = tr (C^(1/2) C' C^(1/2))^(1/2), of a symmetric matrix.
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariances[1] @ root), 0)).sum()
+    distance = np.sum((means[0] - means[1]) ** 2) + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross
+    return float(max(distance, 0.0))
+
+
+def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def precision_and_recall(real: np.ndarray, generated: np.ndarray, *, neighbours: int = 3) -> tuple[float, float]:
+    """How many generated images look real, and how many real ones could have been generated (Kynkaanniemi et al. 2019).
+
+    Each set's manifold is the union of balls around its members, as wide as the distance to the k-th nearest other one.
+
+    Args:
+      real: features [n, d], n > neighbours.
+      generated: features [m, d], m > neighbours.
+      neighbours: k.
+
+    Returns:
+      (precision: share of generated ones within the manifold of real ones, recall: the other way round).
+    """
+
+    def covered(points: np.ndarray, members: np.ndarray) -> float:
+        radii = np.sort(_distances(members, members), axis=1)[:, neighbours]  # Number 0 is itself.
+        return float(np.mean(np.any(_distances(points, members) <= radii[None], axis=1)))
+
+    return covered(generated, real), covered(real, generated)
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None] - 2 * a @ b.T
+    return np.sqrt(np.maximum(squares, 0))

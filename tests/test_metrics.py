@@ -92,3 +92,42 @@ def test_capacity_of_weights():
     assert row["gates"] == row["weights"] == 60 and row["width"] == 5
     assert (row["used"], row["newly_reserved"], row["reused"], row["free"]) == (30, 15, 15, 15)
     assert all(type(value) is int for value in row.values())
+
+
+def test_backward_transfer_by_hand():
+    nan = np.nan
+    matrix = np.array([[0.9, nan, nan, nan], [0.7, 0.8, 0.6, nan], [0.8, 0.5, 0.7, 1.0]])
+    tasks = [(0,), (1, 2), (3,)]
+    assert metrics.backward_transfer(matrix, tasks) == pytest.approx(((0.8 - 0.9) + (0.5 - 0.8) + (0.7 - 0.6)) / 3)
+    assert metrics.backward_transfer(matrix[:1], tasks) == 0
+
+
+def test_frechet_distance_by_hand():
+    # Of one feature: (mean - mean')^2 + (sd - sd')^2.
+    a, b = np.array([[0.0], [2.0]]), np.array([[5.0], [11.0]])
+    assert metrics.frechet_distance(a, b) == pytest.approx((1 - 8) ** 2 + (1 - 3) ** 2)
+    # Of two that do not move together: a sum over both.
+    a = np.array([[-1.0, -2], [-1, 2], [1, -2], [1, 2]])
+    b = np.array([[-3.0, -2], [-3, 2], [3, -2], [3, 2]]) + np.array([0, 1])
+    assert metrics.frechet_distance(a, b) == pytest.approx((1 - 3) ** 2 + 1)
+
+
+def test_frechet_distance_of_any_two_clouds():
+    """Against the formula with a general matrix square root."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(40, 5)) @ rng.normal(size=(5, 5)), rng.normal(size=(30, 5)) + 0.3
+    c, d = np.cov(a, rowvar=False, bias=True), np.cov(b, rowvar=False, bias=True)
+    root = np.sqrt(np.linalg.eigvals(c @ d).astype(complex)).sum().real
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(c) + np.trace(d) - 2 * root
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a))
+
+
+def test_precision_and_recall_by_hand():
+    real = np.array([[0.0], [1], [2], [3]])  # Distances to the nearest other one: 1 each.
+    generated = np.array([[0.5], [1.5], [10], [10.25]])  # 1, 1, 0.25, 0.25.
+    precision, recall = metrics.precision_and_recall(real, generated, neighbours=1)
+    assert precision == 0.5  # The last two are far from all real ones.
+    assert recall == 0.75  # 0, 1 and 2 lie within 1 of 0.5 or 1.5; 3 does not.
+    assert metrics.precision_and_recall(real, real, neighbours=1) == (1, 1)

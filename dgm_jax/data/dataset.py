@@ -62,6 +62,37 @@ class Dataset:
         rows = np.sort(np.concatenate([np.flatnonzero(self.y_train == label)[:n] for label in self.labels]))
         return dataclasses.replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows])
 
+    def for_choosing(self, share: float = 0.25) -> Dataset:
+        """The data set to choose settings by: a share of the *training* images in place of the test images.
+
+        Args:
+          share: of each class's training images, in (0, 1); the last ones, as they are stored.
+
+        Raises:
+          DataError: if `share` is out of range, or leaves a class without images on either side.
+        """
+        if not 0 < share < 1:
+            raise DataError(f"share={share}: expected a share in (0, 1), e.g. 0.25.")
+        kept, held = [], []
+        for label in self.labels:
+            rows = np.flatnonzero(self.y_train == label)
+            n_held = round(share * len(rows))
+            if not 0 < n_held < len(rows):
+                raise DataError(
+                    f"share={share} of the {len(rows)} training images of class {label} leaves one side empty."
+                )
+            kept.append(rows[:-n_held])
+            held.append(rows[-n_held:])
+        train, test = np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}, judged on training images held out",
+            x_train=self.x_train[train],
+            y_train=self.y_train[train],
+            x_test=self.x_train[test],
+            y_test=self.y_train[test],
+        )
+
     def resized(self, size: int) -> Dataset:
         """Scales all images to `size` x `size` (bilinear; averages when it shrinks, so no aliasing).
 

@@ -29,6 +29,7 @@ class Output(NamedTuple):
 
     critic: jax.Array  # [batch]
     logits: jax.Array  # [batch, classes]
+    features: jax.Array  # [batch, n]: what both heads see.
 
 
 def n_layers(image_size: int) -> int:
@@ -200,7 +201,7 @@ def discriminate(
       axis_name: the mapped axis over which the batch is split, if any.
 
     Returns:
-      (critic [batch], logits [batch, classes]) and the new running statistics.
+      (critic [batch], logits [batch, classes], features [batch, n]) and the new running statistics.
     """
     x = images
     updated = []
@@ -212,7 +213,7 @@ def discriminate(
         x = jax.nn.leaky_relu(x, _LEAK)
     features = x.reshape(x.shape[0], -1)
     critic = _linear(params["critic"], features)[:, 0]
-    return Output(critic, _linear(params["classifier"], features)), updated
+    return Output(critic, _linear(params["classifier"], features), features), updated
 
 
 def _linear(params: Params, x: jax.Array) -> jax.Array:

@@ -114,17 +114,31 @@ def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
 
 def predict_logits(params: Params, statistics: Params, images: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Judges uint8 images in evaluation mode: the class head's logits over the classes seen, [n, classes]."""
+    logits = _predict_all(params, statistics, images)[0]
+    return np.where(seen[None], logits, np.finfo(logits.dtype).min)
+
+
+def predict_features(params: Params, statistics: Params, images: np.ndarray) -> np.ndarray:
+    """What the class head sees of uint8 images in evaluation mode, [n, features]."""
+    return _predict_all(params, statistics, images)[1]
+
+
+def _predict_all(params: Params, statistics: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and features, from programs of one batch size."""
     n = len(images)
-    padded = np.concatenate([images, np.zeros((-n % _PREDICTED_AT_ONCE, *images.shape[1:]), images.dtype)])
+    if n == 0:  # One image more, whose scores are cut off again.
+        images = np.zeros((1, *images.shape[1:]), np.uint8)
+    padded = np.concatenate([images, np.zeros((-len(images) % _PREDICTED_AT_ONCE, *images.shape[1:]), np.uint8)])
     parts = [
-        np.asarray(_predict(params, statistics, padded[i : i + _PREDICTED_AT_ONCE], seen))
+        jax.device_get(_predict(params, statistics, padded[i : i + _PREDICTED_AT_ONCE]))
         for i in range(0, len(padded), _PREDICTED_AT_ONCE)
     ]
-    return np.concatenate(parts)[:n] if parts else np.zeros((0, len(seen)), np.float32)
+    logits, features = (np.concatenate(arrays)[:n] for arrays in zip(*parts, strict=True))
+    return logits, features
 
 
 @jax.jit
-def _predict(params: Params, statistics: Params, images: jax.Array, seen: jax.Array) -> jax.Array:
+def _predict(params: Params, statistics: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     with jax.default_matmul_precision("highest"):
         output, _ = dcgan.discriminate(params, statistics, to_unit_range(images), train=False)
-    return only_seen(output.logits, seen)
+    return output.logits, output.features

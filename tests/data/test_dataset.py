@@ -95,3 +95,24 @@ def test_resized_does_nothing_for_the_same_size(digits):
     assert digits.resized(16).x_test.shape == (360, 16, 16, 1)
     with pytest.raises(ValueError, match="size=0: expected at least 1 pixel"):
         digits.resized(0)
+
+
+def test_settings_are_chosen_on_training_images(digits):
+    chosen = digits.for_choosing(0.25)
+    assert "judged on training images held out" in chosen.name
+    for label in digits.labels:
+        own = digits.x_train[digits.y_train == label]
+        train, test = chosen.x_train[chosen.y_train == label], chosen.x_test[chosen.y_test == label]
+        assert len(test) == round(0.25 * len(own))
+        np.testing.assert_array_equal(np.concatenate([train, test]), own)  # Not one of the test images.
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1])
+def test_a_share_out_of_range_is_refused(digits, share):
+    with pytest.raises(DataError, match=f"share={share}: expected a share in"):
+        digits.for_choosing(share)
+
+
+def test_a_share_that_leaves_nothing_is_refused():
+    with pytest.raises(DataError, match="of the 2 training images of class -2 leaves one side empty"):
+        from_arrays(**_arrays()).for_choosing(0.1)

@@ -31,8 +31,9 @@ def _judge(params, statistics, batch):
     (output, after), pull = jax.vjp(run, params, batch["x"])
     still = jax.tree.map(jnp.zeros_like, after)
     loss, pull_loss = jax.vjp(lambda logits: cross_entropy(logits, labels), output.logits)
-    grad_loss, _ = pull((dcgan.Output(jnp.zeros_like(output.critic), *pull_loss(jnp.ones_like(loss))), still))
-    grad_outputs, grad_x = pull((dcgan.Output(batch["r_critic"], batch["r_logits"]), still))
+    nothing = jax.tree.map(jnp.zeros_like, output)
+    grad_loss, _ = pull((nothing._replace(logits=pull_loss(jnp.ones_like(loss))[0]), still))
+    grad_outputs, grad_x = pull((nothing._replace(critic=batch["r_critic"], logits=batch["r_logits"]), still))
 
     def critic_sum(params, images):
         output, updated = run(params, images)
