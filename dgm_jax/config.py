@@ -2,20 +2,23 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from dgm_jax.errors import ConfigError
 
 Variant = Literal["dgma", "dgmw"]
 Precision = Literal["float32", "tf32", "bf16"]
+Method = Literal["dgm", "joint", "finetune", "er", "icarl", "ewc", "dgr", "mergan", "mergan-jtr"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of a run. Symbols in brackets are the paper's."""
 
+    method: Method = "dgm"
+    """dgm, or a baseline on the same stream and networks (docs/baselines.md says what each is)."""
     variant: Variant = "dgma"
-    """What the masks gate: output units (dgma) or weights (dgmw)."""
+    """What the masks gate: output units (dgma) or weights (dgmw); of dgm alone."""
     seed: int = 0
     """Seed of everything random."""
     protocol: Literal["strict", "paper"] = "strict"
@@ -91,6 +94,12 @@ class Config:
     consolidation_shift: int = 0
     """Images are moved by up to so many pixels, at random, when the classifier is consolidated."""
 
+    memory_size: int = 200
+    """Real images that er and icarl keep, of all classes together."""
+    ewc_weight: float = 1e5
+    """Weight of ewc's quadratic penalty."""
+    alignment_weight: float = 300.0
+    """Weight of mergan's replay alignment."""
     checkpoint_epochs: int = 10
     """Save a checkpoint every so many epochs, besides the one after each task."""
 
@@ -136,9 +145,14 @@ _POSITIVE = (
     *("image_size", "train_per_class", "noise_dim", "generator_width", "discriminator_width", "epochs", "batch_size"),
     *("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "scale_max", "headroom", "replay_steps"),
     *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "checkpoint_epochs"),
+    "memory_size",
 )
-_NOT_NEGATIVE = ("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "consolidation_shift")
+_NOT_NEGATIVE = (
+    *("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "consolidation_shift"),
+    *("ewc_weight", "alignment_weight"),
+)
 _CHOICES = {
+    "method": get_args(Method),
     "variant": ("dgma", "dgmw"),
     "protocol": ("strict", "paper"),
     "gate_position": ("last", "before_norm"),

@@ -103,7 +103,7 @@ class Learner:
         if len(streams) != len(seeds):
             raise ConfigError(f"{len(streams)} streams for {len(seeds)} seeds; give one for each")
         for seed, stream in zip(seeds, streams):
-            different = [name for name in _ALIKE if _describe(stream)[name] != _describe(streams[0])[name]]
+            different = [name for name in _ALIKE if describe(stream)[name] != describe(streams[0])[name]]
             if different:
                 raise ConfigError(
                     f"the streams of seeds {seeds[0]} and {seed} differ in {', '.join(different)}; "
@@ -122,13 +122,13 @@ class Learner:
     ) -> list[dict[str, Any]]:
         configs = [dataclasses.replace(self.config, seed=seed) for seed in seeds]
         folders = [Workdir(workdir) for workdir in workdirs]
-        described = [_describe(stream) for stream in streams]
+        described = [describe(stream) for stream in streams]
         paths = [str(folder.path.absolute()) for folder in folders]
         settings = [[dataclasses.asdict(config) for config in configs], len(self.devices), self.backend, paths]
         processes.check_equal("settings", settings)
         processes.check_equal("data", described)
         for config, stream in zip(configs, streams, strict=True):
-            _check_fit(config, stream)
+            check_fit(config, stream)
         with ExitStack() as held:
 
             def claim() -> None:
@@ -143,7 +143,8 @@ class Learner:
             return _Session(self, configs, streams, folders).finish()
 
 
-def _check_fit(config: Config, stream: TaskStream) -> None:
+def check_fit(config: Config, stream: TaskStream) -> None:
+    """Makes sure that settings and stream fit each other; raises ConfigError if they do not."""
     if stream.protocol != config.protocol:
         raise ConfigError(f"protocol={config.protocol!r}, but the stream was made for {stream.protocol!r}")
     if stream.image_shape[:2] != (config.image_size, config.image_size):
@@ -163,7 +164,8 @@ def _check_fit(config: Config, stream: TaskStream) -> None:
         )
 
 
-def _describe(stream: TaskStream) -> dict[str, Any]:
+def describe(stream: TaskStream) -> dict[str, Any]:
+    """What tells a stream from another: data, order, tasks, counts."""
     return {
         "dataset": stream.name,
         "fingerprint": stream.fingerprint,

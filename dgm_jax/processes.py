@@ -52,6 +52,11 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         ) from error
 
 
+def count() -> int:
+    """How many processes this run has."""
+    return jax.process_count()
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes and reports."""
     return jax.process_index() == 0

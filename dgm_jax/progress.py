@@ -67,14 +67,14 @@ class ConsoleProgress(Callback):
         counts, train = event.train_counts, f"{sum(event.train_counts):,} training images"
         each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
         tasks = " | ".join(", ".join(names) for names in event.tasks)
-        seconds = event.estimated_seconds
+        seconds, config = event.estimated_seconds, event.config
         estimate = "not known before the first epochs" if seconds is None else f"roughly {_rough(seconds)}"
         facts = {
             "device": ", ".join(event.devices),
             **({"": _CPU} if event.platform == "cpu" else {}),
             "data": f"{event.dataset}: {train} ({each} a task), {event.test_count:,} for testing",
             "tasks": f"{len(event.tasks)}, of the classes {tasks}",
-            "variant": event.config.variant,
+            **({"variant": config.variant} if config.method == "dgm" else {"method": f"{config.method} (a baseline)"}),
             **({"seeds": f"{', '.join(map(str, event.seeds))}, side by side"} if len(event.seeds) > 1 else {}),
             "protocol": _PROTOCOLS.get(event.config.protocol, event.config.protocol),
             "time": estimate,
@@ -92,8 +92,8 @@ class ConsoleProgress(Callback):
         left = f"epochs {event.first_epoch + 1} to {event.epochs}" if event.first_epoch else f"{event.epochs} epochs"
         widths = "-".join(map(str, event.widths))
         compiling = "; compiling first" if event.compiles else ""
-        text = f"classes {', '.join(event.classes)}; {left} of {event.steps} steps, widths {widths}{compiling}"
-        self._show(text, always=True)
+        training = f"; {left} of {event.steps} steps, widths {widths}{compiling}" if widths else ""
+        self._show(f"classes {', '.join(event.classes)}{training}", always=True)
 
     def on_progress(self, event: Progress) -> None:
         """Moves the bar."""
@@ -124,8 +124,7 @@ class ConsoleProgress(Callback):
             *_indent(_averages(n, event.protocol, event.average, {} if first else event.forgetting)),
             "",
             *_indent(_capacity(event.capacity)),
-            f"  widths from now on: {'-'.join(map(str, event.widths))}",
-            "",
+            *([f"  widths from now on: {'-'.join(map(str, event.widths))}", ""] if event.widths else []),
         )
 
     def on_run_end(self, event: RunEnd) -> None:

@@ -5,7 +5,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,7 +18,6 @@ from dgm_jax import metrics
 from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
-from dgm_jax.memory import Memory
 
 READINGS = ("consolidated", "auxiliary")  # Two classifiers, both reported; the first is the default reading of A_t.
 
@@ -86,13 +85,27 @@ def timed(phase: str, building: BuildClock, records: Sequence[Record]) -> Iterat
 
 
 def summarise(
-    record: Record, memory: Memory, stream: TaskStream, config: Config, devices: Sequence[jax.Device]
+    record: Record,
+    stream: TaskStream,
+    config: Config,
+    devices: Sequence[jax.Device],
+    memory_bytes: Mapping[str, int],
+    further: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What goes into summary.json; accuracies are fractions."""
+    """What goes into summary.json; accuracies are fractions.
+
+    Args:
+      record: what was measured.
+      stream: the tasks.
+      config: the settings.
+      devices: that were trained on.
+      memory_bytes: what the method keeps of old classes, by part, and in "total".
+      further: what the method tells besides.
+    """
     met = sum(sum(stream.train_counts(t)) for t in range(record.finished_tasks))
     replaced = met * math.prod(stream.stored_shape)
     averages = {
-        f"A_{stream.n_seen(t)}": {reading: record.average(reading, t) for reading in READINGS}
+        f"A_{stream.n_seen(t)}": {reading: record.average(reading, t) for reading in record.accuracy}
         for t in range(record.finished_tasks)
     }
     return {
@@ -100,16 +113,15 @@ def summarise(
         "finished": record.finished_tasks == stream.n_tasks,
         "finished_tasks": record.finished_tasks,
         "protocol": config.protocol,
+        "method": config.method,
         "variant": config.variant,
         "seed": config.seed,
         **averages,
         "final": stream.n_seen(record.finished_tasks - 1),  # The last of these: A_final.
-        "forgetting": {reading: record.forgetting(reading, stream) for reading in READINGS},
+        "forgetting": {reading: record.forgetting(reading, stream) for reading in record.accuracy},
         "confusion": record.confusion,  # Rows: true classes; columns: predicted ones.
-        "widths": list(memory.widths),
-        "programs": record.programs,  # One compiled training iteration for each of these physical widths.
-        "parameters": memory.parameters(),
-        "bytes": {"memory": memory.bytes(), "images_replaced": replaced},
+        "bytes": {"memory": memory_bytes, "images_replaced": replaced, "image_count": met},
+        **further,
         "seconds": {name: round(value, 3) for name, value in record.seconds.items()},
         "tasks": [[stream.classes[c] for c in task] for task in stream.tasks],
         "class_names": list(stream.class_names),

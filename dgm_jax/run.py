@@ -237,7 +237,14 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What goes into summary.json."""
-        return summarise(self.record, self.memory, self.stream, self.config, self.trainer.devices)
+        further = {
+            "widths": list(self.memory.widths),
+            "programs": self.record.programs,  # One compiled training iteration for each of these physical widths.
+            "parameters": self.memory.parameters(),
+            "capacity": self.record.capacity,
+        }
+        devices = self.trainer.devices
+        return summarise(self.record, self.stream, self.config, devices, self.memory.bytes(), further)
 
     def names(self, indices: Sequence[int]) -> tuple[str, ...]:
         """The names of classes."""

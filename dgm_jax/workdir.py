@@ -69,6 +69,8 @@ class Workdir:
             return
         found = self.read_config()
         earlier = found.pop("before", [])
+        # A setting that came later was at its default, before there was a choice.
+        found["config"] = dataclasses.asdict(Config()) | found.get("config", {})
         differences = dict(_differences(found, wanted))
         if not differences:
             return

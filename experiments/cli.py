@@ -37,6 +37,8 @@ class Options:
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)"),
     ] = None
     """Folder that holds the data sets of TensorFlow Datasets; digits and arrays need none."""
+    evaluate_on: Literal["test", "training"] = "test"
+    """training: a quarter of each class's training images takes the place of the test images, to choose settings by."""
     seeds: Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="(default: --seed alone)")] = None
     """Train several seeds at once, side by side in one program, e.g. 0,1,2; each gets a folder in that of the run."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
@@ -83,21 +85,27 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
     try:
         options = parse(name, description, npz=npz, argv=argv)
         seeds = parse_seeds(options.seeds, options.settings.seed)
+        settings = options.settings
         which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
-        workdir = options.workdir or Path("runs") / f"{name}-{options.settings.variant}-{which}"
+        learnt_by = settings.variant if settings.method == "dgm" else settings.method
+        workdir = options.workdir or Path("runs") / f"{name}-{learnt_by}-{which}"
+        if settings.method != "dgm" and options.seeds is not None:
+            raise UserError("--seeds is for --method dgm; run a baseline once for each --seed")
         from dgm_jax import processes  # It imports JAX, which is slow: not before the command line is found right.
 
         _join(options)
         streams = processes.together(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
+        from dgm_jax.baselines.learner import BaselineLearner  # Slower still: not before the data are found right.
         from dgm_jax.compilation import keep_no_programs, keep_programs
-        from dgm_jax.learner import Learner  # Slower still: not before the data are found right.
+        from dgm_jax.learner import Learner
 
         if options.compilation_cache:
             keep_programs()
         else:
             keep_no_programs()
+        kind = Learner if settings.method == "dgm" else BaselineLearner
         learner = processes.together(
-            lambda: Learner(options.settings, devices=options.devices, backend=options.backend, callbacks=[progress])
+            lambda: kind(settings, devices=options.devices, backend=options.backend, callbacks=[progress])
         )
         if options.seeds is None:
             learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
@@ -206,6 +214,8 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
             dataset = data.load(name, where)
         if not quiet:
             print(_found(dataset, where), flush=True)
+        if options.evaluate_on == "training":
+            dataset = dataset.for_choosing()
         order = data.parse_class_order(options.class_order, dataset.labels)
         if settings.train_per_class is not None:
             dataset = dataset.first_per_class(settings.train_per_class)

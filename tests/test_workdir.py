@@ -107,13 +107,14 @@ def test_a_finished_run_keeps_its_settings(tmp_path, resume_anyway):
     assert text.endswith(". It is finished; choose another --workdir.")
 
 
-def test_a_setting_that_the_folder_does_not_know_is_a_difference(tmp_path):
+def test_a_setting_that_came_after_the_folder_was_at_its_default(tmp_path):
     folder = _claimed(tmp_path)
     found = folder.read_config()
     del found["config"]["seed"]
     folder.config.write_text(json.dumps(found))
-    with pytest.raises(OtherConfiguration, match="seed is None, now 0"):
-        folder.claim(CONFIG, STREAM, resume_anyway=False)
+    folder.claim(CONFIG, STREAM, resume_anyway=False)
+    with pytest.raises(OtherConfiguration, match="seed is 0, now 1"):
+        folder.claim(dataclasses.replace(CONFIG, seed=1), STREAM, resume_anyway=False)
 
 
 def test_checkpoints_without_a_configuration(tmp_path):

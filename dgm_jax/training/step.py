@@ -200,6 +200,7 @@ class Step:
             }
             if config.auxiliary_generator:
                 terms["auxiliary_term"] = cross_entropy(output.logits, labels, capacity.seen)
+            terms |= self.extra_terms(params, generator_statistics, masks, noise, capacity)
             loss = sum(terms.values())
             metrics = terms | {"generator_loss": loss, "sparsity": sparsity}
             return loss, (generator_statistics, statistics, metrics)
@@ -232,6 +233,13 @@ class Step:
             discriminator_statistics=statistics,
         )
         return state, self.mean(metrics)
+
+    def extra_terms(
+        self, params: Params, statistics: Params, masks: list[jax.Array], noise: jax.Array, capacity: Capacity
+    ) -> Metrics:
+        """Further terms of the generator's loss, by name; for methods that build on this step."""
+        del params, statistics, masks, noise, capacity
+        return {}
 
     def _update_discriminator(self, discriminator: dict[str, Any], gradients: Params, statistics: Params) -> Any:
         # One optimiser for all of D: a head that a loss does not use moves on by its momentum.

@@ -54,6 +54,8 @@ class Trainer:
         n_classes: int,
         max_heads: int,
         backend: str = "pmap",
+        n_conditioned: int | None = None,
+        step: type[Step] = Step,
     ) -> None:
         """Binds settings to devices; compiles nothing yet.
 
@@ -64,6 +66,8 @@ class Trainer:
           n_classes: of the whole stream: the width of the classifiers, and of the one-hot class in the noise.
           max_heads: classes of the largest task.
           backend: what maps over devices, see `data_parallel`.
+          n_conditioned: entries of the noise that carry the class; None: one for each class, 0: no condition.
+          step: what an iteration is made of.
         """
         self.config = config
         self.devices = devices
@@ -71,10 +75,11 @@ class Trainer:
         self.channels = channels
         self.n_classes = n_classes
         self.max_heads = max_heads
-        self.step = Step.of(config, AXIS)
+        self.step = step.of(config, AXIS)
         self.first_widths = dcgan.generator_widths(config.generator_width, config.image_size)
         n_devices = len(devices)
-        self._steps = partial(run_steps, step=self.step, n_conditioned=n_classes, n_devices=n_devices)
+        conditioned = n_classes if n_conditioned is None else n_conditioned
+        self._steps = partial(run_steps, step=self.step, n_conditioned=conditioned, n_devices=n_devices)
         self._classifier_steps = partial(run_classifier_steps, config=config, n_devices=n_devices)
         self._mapped: dict[tuple[str, int], Callable[..., Any]] = {}  # By the number of runs side by side.
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.

@@ -224,14 +224,20 @@ class _Learner:
         return {"final": 10, "protocol": "strict", "seeds": list(seeds), "A_10": {"consolidated": spread}}
 
 
+class _Baseline(_Learner):
+    """The same, for baselines."""
+
+
 @pytest.fixture
 def learner(monkeypatch):
+    import dgm_jax.baselines.learner
     import dgm_jax.compilation
     import dgm_jax.learner
 
-    monkeypatch.setattr(dgm_jax.compilation, "keep_programs", lambda: None)  # Later tests are to compile their own.
-
+    for name in ("keep_programs", "keep_no_programs"):  # Later tests have a cache of their own.
+        monkeypatch.setattr(dgm_jax.compilation, name, lambda: None)
     monkeypatch.setattr(dgm_jax.learner, "Learner", _Learner)
+    monkeypatch.setattr(dgm_jax.baselines.learner, "BaselineLearner", _Baseline)
     monkeypatch.setattr(_Learner, "failure", None)
     return _Learner
 
@@ -245,6 +251,30 @@ def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None
         "workdir": Path("runs/digits-dgmw-seed4"),
         "resume_anyway": False,
     }
+
+
+def test_a_baseline_is_run_by_its_own_learner(learner, capsys) -> None:
+    assert run("--method", "er", "--memory-size", "30", "--seed", "2") == 0
+    assert _Baseline.fitted["config"].memory_size == 30
+    assert _Baseline.fitted["workdir"] == Path("runs/digits-er-seed2")
+    assert run("--method", "er", "--seeds", "0,1") == 2
+    assert capsys.readouterr().err.endswith("--seeds is for --method dgm; run a baseline once for each --seed\n")
+
+
+def test_settings_can_be_chosen_without_a_test_image(learner, monkeypatch) -> None:
+    streams = []
+    monkeypatch.setattr(learner, "fit", lambda self, stream, workdir, resume_anyway: streams.append(stream))
+    assert run("--evaluate-on", "training") == run() == 0
+    chosen, plain = streams
+    assert chosen.name == "digits, judged on training images held out"
+    assert all(sum(chosen.train_counts(t)) < sum(plain.train_counts(t)) for t in range(10))
+
+
+@pytest.mark.parametrize("argv, called", [((), "keep_programs"), (("--no-compilation-cache",), "keep_no_programs")])
+def test_the_compilation_cache_is_kept_or_not(argv, called, learner, monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr(f"dgm_jax.compilation.{called}", lambda: calls.append(called))
+    assert run(*argv) == 0 and calls == [called]
 
 
 def test_several_seeds(learner, capsys) -> None:

@@ -1,0 +1,104 @@
+"""Trains a classifier on, with any loss: what the methods without a generator have in common.
+
+Steps, step size, batch and shifts are those of DGM's consolidated classifier, so that the budget after a task is the
+same; unlike that one, these classifiers go on from where the task before left them.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from dgm_jax.config import Config
+from dgm_jax.models import dcgan
+from dgm_jax.training.classifier import ClassifierState, shifted
+from dgm_jax.training.epoch import TaskImages, to_unit_range
+from dgm_jax.training.losses import cross_entropy
+from dgm_jax.training.state import init_optimiser
+
+Loss = Callable[[Any, dcgan.Output, jax.Array, jax.Array, jax.Array, Any], jax.Array]
+
+_STEPS_PER_CALL = 50
+
+
+def classification(params: Any, output: dcgan.Output, images: Any, labels: Any, seen: Any, anchor: Any) -> jax.Array:
+    """Cross-entropy over the classes seen."""
+    del params, images, anchor
+    return cross_entropy(output.logits, labels, seen)
+
+
+def train(
+    state: ClassifierState,
+    sources: tuple[TaskImages, ...],
+    seen: np.ndarray,
+    key: jax.Array,
+    config: Config,
+    moved: Callable[[str, float, float], None],
+    *,
+    loss: Loss = classification,
+    anchor: Any = None,
+) -> ClassifierState:
+    """Takes `consolidation_steps` Adam steps, with a fresh optimiser.
+
+    Args:
+      state: where to start.
+      sources: what mini-batches are drawn from, each source for an equal part.
+      seen: the classes met so far.
+      key: a PRNG key.
+      config: the budget.
+      moved: told of the steps.
+      loss: of the parameters, the output for a mini-batch, its images, its labels, the classes seen, and `anchor`.
+      anchor: arrays that the loss needs besides.
+    """
+    state = replace(state, optimiser=init_optimiser(optax.scale_by_adam(), state.params))
+    state, sources, anchor = jax.device_put((state, sources, anchor))
+    steps = config.consolidation_steps
+    for start in range(0, steps, _STEPS_PER_CALL):
+        stop = min(steps, start + _STEPS_PER_CALL)
+        state = _steps(state, sources, seen, key, anchor, start, stop, config=config, loss=loss)
+        jax.block_until_ready(state.params)
+        moved("train", stop, steps)
+    return jax.device_get(state)
+
+
+@partial(jax.jit, static_argnames=("config", "loss"), donate_argnums=0)
+def _steps(
+    state: ClassifierState,
+    sources: tuple[TaskImages, ...],
+    seen: jax.Array,
+    key: jax.Array,
+    anchor: Any,
+    start: jax.Array,
+    stop: jax.Array,
+    *,
+    config: Config,
+    loss: Loss,
+) -> ClassifierState:
+    part = config.batch_size // len(sources)
+
+    def body(i: jax.Array, state: ClassifierState) -> ClassifierState:
+        shift_key, *pick_keys = jax.random.split(jax.random.fold_in(key, i), 1 + len(sources))
+        picks = [jax.random.randint(k, (part,), 0, s.count) for k, s in zip(pick_keys, sources, strict=True)]
+        images = to_unit_range(jnp.concatenate([s.images[rows] for s, rows in zip(sources, picks)]))
+        labels = jnp.concatenate([s.labels[rows] for s, rows in zip(sources, picks)])
+        if config.consolidation_shift:
+            images = shifted(shift_key, images, config.consolidation_shift)
+
+        def loss_of(params: Any) -> Any:
+            output, statistics = dcgan.discriminate(params, state.statistics, images, train=True)
+            return loss(params, output, images, labels, seen, anchor), statistics
+
+        gradients, statistics = jax.grad(loss_of, has_aux=True)(state.params)
+        updates, optimiser = optax.scale_by_adam().update(gradients, state.optimiser)
+        step_size = config.consolidation_learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * i / config.consolidation_steps))
+        params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
+        return ClassifierState(params, statistics, optimiser)
+
+    with jax.default_matmul_precision(config.matmul_precision):
+        return lax.fori_loop(start, stop, body, state)

@@ -1,0 +1,195 @@
+"""One unmasked generator for all classes, retrained at every task: what dgr and mergan have in common.
+
+It is DGM's network with every gate open, trained by DGM's own step: nothing is protected, nothing grows, and one norm
+and one output layer serve all classes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from dgm_jax import consolidation
+from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree, padded
+from dgm_jax.memory import Memory, TaskMemory
+from dgm_jax.training.epoch import ReplayedImages, TaskImages
+from dgm_jax.training.state import Capacity, TrainState
+from dgm_jax.training.step import Step
+from dgm_jax.training.task import FrozenTask, Trainer
+
+
+class UnmaskedGenerator(ClassifierMethod):
+    """Holds a generator, its discriminator, and the classifier that was learnt last."""
+
+    step: type[Step] = Step
+    conditional = True  # Whether the noise carries the class.
+
+    def __init__(self, setting: Setting) -> None:
+        """Begins with fresh networks."""
+        super().__init__(setting)
+        # Masks are not learnt: every gate is open, costs nothing and has no gradient.
+        config = dataclasses.replace(
+            self.config,
+            variant="dgma",
+            gate_position="last",
+            gate_gradient="closed",
+            sparsity_weight=0.0,
+            auxiliary_generator=self.conditional,
+            replay_steps=1,
+        )
+        self.trainer = Trainer(
+            config,
+            setting.devices,
+            channels=setting.image_shape[2],
+            n_classes=setting.n_classes,
+            max_heads=1,
+            backend=setting.backend,
+            n_conditioned=None if self.conditional else 0,
+            step=self.step,
+        )
+        self.memory: Memory | None = None
+        self.discriminator: tuple[Any, Any] | None = None
+
+    def train_generator(
+        self, task: int, data: TaskImages, key: jax.Array, moved: Moved, adapt: Callable[[Capacity], Capacity]
+    ) -> None:
+        """Goes on training both networks, for as many iterations as DGM takes on this task.
+
+        Args:
+          task: its number.
+          data: real images, and replayed ones if the method mixes them in.
+          key: a PRNG key.
+          moved: told of the epochs.
+          adapt: adds to the capacity what the method's own step needs.
+        """
+        trainer, config = self.trainer, self.trainer.config
+        begin_key, train_key = jax.random.split(key)
+        state, capacity = trainer.begin(
+            begin_key,
+            self.memory.kernels if self.memory else trainer.new_kernels(begin_key, trainer.first_widths),
+            [np.zeros(width, bool) for width in trainer.first_widths],
+            physical=trainer.first_widths,
+            classes=range(int(self.setting.seen(task).sum())),
+            discriminator=self.discriminator,
+        )
+        state, capacity = trainer.together([self._go_on(state)]), trainer.together([adapt(capacity)])
+        data = trainer.together([data])
+        nothing = trainer.together([_nothing_replayed(self.setting.image_shape)])
+        steps = sum(self.setting.counts[task]) // config.batch_size
+        for epoch in range(config.epochs):
+            state, _ = trainer.run_epoch(
+                *(state, data, nothing, capacity, [train_key]),
+                task=0,  # The images are a mixture already.
+                epoch=epoch,
+                steps=steps,
+                on_steps=lambda n: None,
+            )
+            moved("train", epoch + 1, config.epochs)
+        state = jax.device_get(state)
+        self.discriminator = (state.discriminator, state.discriminator_statistics)
+        self.memory = self._remember(trainer.freeze(state, trainer.first_widths, n_heads=1), task)
+
+    def consolidate(self, task: int, data: TaskImages, key: jax.Array, moved: Moved) -> None:
+        """Learns the classifier afresh from `data`, as DGM's consolidated one is."""
+        done = 0
+
+        def on_steps(n: int) -> None:
+            nonlocal done
+            done += n
+            moved("consolidate", done, self.config.consolidation_steps)
+
+        data = self.trainer.together([data])
+        ((state, _),) = self.trainer.consolidate([key], [data], self.setting.seen(task), on_steps=on_steps)
+        self.classifier = jax.device_get(state)
+
+    def drawn_of_all(self, task: int, key: jax.Array, images: np.ndarray, labels: np.ndarray) -> TaskImages:
+        """Generated images of all classes seen, for the classifier."""
+        assert self.memory is not None
+        return consolidation.draw(
+            self.memory,
+            self.config,
+            key,
+            n_classes=self.setting.n_classes,
+            real=(images, labels),
+            newest=self.setting.tasks[task],
+        )
+
+    def replayed(self, task: int, key: jax.Array, moved: Moved) -> tuple[np.ndarray, np.ndarray]:
+        """For each earlier class as many images as the current task has per class, with the classes asked for."""
+        old = range(int(self.setting.seen(task - 1).sum()))
+        each = round(sum(self.setting.counts[task]) / len(self.setting.tasks[task]))
+        images = [np.zeros((0, *self.setting.image_shape), np.uint8)]
+        for index in old:
+            assert self.memory is not None
+            images.append(self.memory.images(index, each, jax.random.fold_in(key, index)))
+            moved("replay", index + 1, len(old))
+        return np.concatenate(images), np.repeat(np.asarray(old, np.int32), each)
+
+    def mixture(self, *parts: tuple[np.ndarray, np.ndarray]) -> TaskImages:
+        """Several sets of images as one, with room for the largest."""
+        room = self.setting.n_classes * max(max(counts) for counts in self.setting.counts)
+        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return padded(images, labels, max(room, len(images)))
+
+    def to_tree(self) -> Tree:
+        """All networks."""
+        assert self.memory is not None
+        own = self.memory.tasks[0]
+        generator = {
+            "kernels": list(self.memory.kernels),
+            "norms": own.norms,
+            "statistics": own.statistics,
+            "heads": own.heads[:1],
+        }
+        return super().to_tree() | {"generator": generator, "discriminator": list(self.discriminator or ())}
+
+    def restore(self, tree: Tree, finished_tasks: int) -> None:
+        """Takes them back."""
+        super().restore(tree, finished_tasks)
+        own = tree["generator"]
+        masks = [np.ones(width, bool) for width in self.trainer.first_widths]
+        frozen = FrozenTask(own["kernels"], masks, own["norms"], own["statistics"], own["heads"])
+        self.memory = self._remember(frozen, finished_tasks - 1)
+        self.discriminator = tuple(tree["discriminator"])
+
+    def memory_bytes(self) -> dict[str, int]:
+        """The generator's parameters."""
+        total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(self.to_tree()["generator"]))
+        return {"generator": total, "total": total}
+
+    def _go_on(self, state: TrainState) -> TrainState:
+        """Opens every gate, and takes norms and output layer from the task before."""
+        opened = [np.full(width, np.inf, np.float32) for width in self.trainer.first_widths]
+        generator = state.generator | {"embeddings": opened}
+        if self.memory is None:
+            return dataclasses.replace(state, generator=generator)
+        own = self.memory.tasks[0]
+        own_parts = {"norms": own.norms, "heads": own.heads[:1]}
+        return dataclasses.replace(state, generator=generator | own_parts, generator_statistics=own.statistics)
+
+    def _remember(self, frozen: FrozenTask, task: int) -> Memory:
+        setting = self.setting
+        classes = tuple(range(int(setting.seen(task).sum())))
+        own = TaskMemory(
+            classes=classes,
+            widths=tuple(self.trainer.first_widths),
+            masks=[np.ones(width, bool) for width in self.trainer.first_widths],
+            norms=frozen.norms,
+            statistics=frozen.statistics,
+            heads=np.broadcast_to(frozen.heads, (len(classes), *frozen.heads.shape[1:])),  # One for all classes.
+            n_conditioned=setting.n_classes if self.conditional else 0,
+        )
+        return Memory(
+            kernels=frozen.kernels,
+            reserved=[np.zeros(width, bool) for width in self.trainer.first_widths],
+            tasks=(own,),
+            noise_dim=self.config.noise_dim,
+            labels=tuple(range(setting.n_classes)),
+            names=tuple(map(str, range(setting.n_classes))),
+        )
+
+
+def _nothing_replayed(image_shape: tuple[int, int, int]) -> ReplayedImages:
+    return ReplayedImages(np.zeros((1, 1, *image_shape), np.uint8), np.zeros((1, 1), np.int32), np.zeros(1, np.int32))

@@ -1,0 +1,113 @@
+"""What a baseline is: something that learns tasks one after the other, classifies, and can be saved between tasks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from dgm_jax.config import Config
+from dgm_jax.training.classifier import init_classifier, predict_logits
+from dgm_jax.training.epoch import TaskImages
+
+Tree = Any
+Moved = Callable[[str, float, float], None]  # (phase, done, in all)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of a stream before its first task."""
+
+    config: Config
+    devices: Sequence[jax.Device]
+    backend: str
+    image_shape: tuple[int, int, int]
+    tasks: tuple[tuple[int, ...], ...]  # Class indices.
+    counts: tuple[tuple[int, ...], ...]  # Training images of each class of each task.
+
+    @property
+    def n_classes(self) -> int:
+        """Of the whole stream."""
+        return sum(map(len, self.tasks))
+
+    def seen(self, task: int) -> np.ndarray:
+        """The classes met once a task is learnt, bool [classes]."""
+        return np.arange(self.n_classes) < sum(map(len, self.tasks[: task + 1]))
+
+
+class Method(ABC):
+    """A method of class-incremental learning."""
+
+    paper: ClassVar[str]  # The paper that it is from, and what differs here.
+
+    def __init__(self, setting: Setting) -> None:
+        """Begins before the first task."""
+        self.setting, self.config = setting, setting.config
+
+    @abstractmethod
+    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
+        """Learns a task.
+
+        Args:
+          task: its number.
+          images: uint8 [n, h, w, c], of the task's classes.
+          labels: class indices [n].
+          key: a PRNG key.
+          moved: is told how far each phase is.
+        """
+
+    @abstractmethod
+    def logits(self, task: int, images: np.ndarray) -> np.ndarray:
+        """Scores uint8 images for every class, [n, classes]; the highest is the prediction."""
+
+    @abstractmethod
+    def to_tree(self) -> Tree:
+        """All that later tasks need, as arrays."""
+
+    @abstractmethod
+    def restore(self, tree: Tree, finished_tasks: int) -> None:
+        """Undoes `to_tree`."""
+
+    @abstractmethod
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes kept of old classes, by part, "total" among them; the classifier itself does not count."""
+
+
+class ClassifierMethod(Method):
+    """A method whose state is one classifier, of the discriminator's network."""
+
+    def __init__(self, setting: Setting) -> None:
+        """Begins with a fresh classifier."""
+        super().__init__(setting)
+        self.classifier = init_classifier(
+            jax.random.fold_in(jax.random.key(self.config.seed), 0),
+            self.config,
+            channels=setting.image_shape[2],
+            n_classes=setting.n_classes,
+        )
+
+    def logits(self, task: int, images: np.ndarray) -> np.ndarray:
+        """The class head's, over the classes seen."""
+        return predict_logits(self.classifier.params, self.classifier.statistics, images, self.setting.seen(task))
+
+    def to_tree(self) -> Tree:
+        """The classifier; what else there is, subclasses add."""
+        return {"params": self.classifier.params, "statistics": self.classifier.statistics}
+
+    def restore(self, tree: Tree, finished_tasks: int) -> None:
+        """Takes the classifier back."""
+        self.classifier = replace(self.classifier, params=tree["params"], statistics=tree["statistics"])
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Nothing."""
+        return {"total": 0}
+
+
+def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
+    """Images in an array with room for `capacity`, so that one program serves all tasks."""
+    pixels = np.zeros((capacity, *images.shape[1:]), np.uint8)
+    indices = np.zeros(capacity, np.int32)
+    pixels[: len(images)], indices[: len(labels)] = images, labels
+    return TaskImages(pixels, indices, np.int32(len(images)))
