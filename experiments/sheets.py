@@ -1,0 +1,243 @@
+"""What the table's figures are written as: Markdown, CSV, JSON, and pictures."""
+
+import csv
+import io
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dgm_jax.files import write_atomically, write_json
+
+# Test accuracy, %, as published (A5, A10), and what was measured. Ostapenko et al. 2019, table 1.
+_OWN = "A of one classifier over all classes"
+_GENERATED = "most likely: generated images, told by a classifier of all real data"
+PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
+    ("mnist", "joint"): (99.87, 99.24, _OWN),
+    ("mnist", "icarl"): (84.61, 55.8, _OWN + " (iCaRL-S)"),
+    ("mnist", "ewc"): (70.62, 77.03, _GENERATED),
+    ("mnist", "dgr"): (90.39, 85.40, _GENERATED),
+    ("mnist", "mergan"): (98.19, 97.00, _GENERATED),
+    ("mnist", "dgmw"): (98.75, 96.46, _OWN),
+    ("mnist", "dgma"): (99.17, 97.92, _OWN),
+    ("svhn", "joint"): (92.99, 88.72, _OWN),
+    ("svhn", "ewc"): (39.84, 33.02, _GENERATED),
+    ("svhn", "dgr"): (61.29, 47.28, _GENERATED),
+    ("svhn", "mergan"): (80.90, 66.78, _GENERATED),
+    ("svhn", "dgmw"): (83.93, 74.38, _OWN),
+    ("svhn", "dgma"): (81.07, 66.89, _OWN),
+    ("cifar10", "joint"): (83.40, 77.82, _OWN),
+    ("cifar10", "dgmw"): (72.45, 56.21, _OWN),
+    ("cifar10", "dgma"): (71.91, 51.80, _OWN),
+}
+_LEGEND = (
+    "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the last "
+    "task. *Generated*: the memory's images, told by a classifier that learnt all real images (what the published "
+    "numbers of EWC-M, DGR and MeRGAN most likely are). *Frechet*: Frechet distance in that classifier's features (not "
+    "FID). *Worth*: as many training images, stored as they come, take the same bytes. *Published*: A5 / A10 at full "
+    "length; ✓ reached, ✗ not."
+)
+_EXPECTED = {
+    "ewc": "knows little but the newest class, as is known of weight penalties where one head tells all classes apart "
+    "(van de Ven and Tolias 2019): no image ever compares old with new",
+    "finetune": "knows the newest class alone: nothing asks for the others again",
+}
+_COLUMNS = (
+    *("data", "method", "reading", "protocol", "seeds", "A_5", "A_5_sd", "A_final", "A_final_sd", "forgetting"),
+    *("generated_sample_accuracy", "frechet_distance", "precision", "recall", "memory_bytes", "worth_images"),
+    *("minutes", "device", "published_A_5", "published_A_10", "published_measure", "failures", "command"),
+)
+
+
+def write(results: Sequence[dict[str, Any]], out: Path, *, command: str) -> None:
+    """Writes table.md, table.csv, table.json and figures of all cells; see `cells.collect`."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = summarised(results)
+    write_json(out / "table.json", {"command": command, "rows": rows})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / "table.csv", text.getvalue())
+    pictures = figures(results, out)
+    write_atomically(out / "table.md", markdown(rows, pictures, command))
+
+
+def summarised(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each data set, method and reading: mean and standard deviation over seeds."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        groups[result["data"], result["method"]].append(result)
+    rows = []
+    for (data, method), group in groups.items():
+        done = [result for result in group if "summary" in result]
+        failures = "; ".join(f"seed {r['seed']}: {r['error']}" for r in group if "error" in r)
+        common = {"data": data, "method": method, "failures": failures, "command": group[0]["command"]}
+        for reading in done[0]["summary"]["forgetting"] if done else ["-"]:
+            rows.append(common | (_row(done, data, method, reading) if done else {}))
+    return rows
+
+
+def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -> dict[str, Any]:
+    summaries = [result["summary"] for result in done]
+    first = summaries[0]
+    published = PUBLISHED.get((data, method), (None, None, "")) if reading != "auxiliary" else (None, None, "")
+
+    def spread(name: str, values: Iterable[float]) -> dict[str, float | None]:
+        known = list(values)
+        return {
+            name: statistics.mean(known) if known else None,
+            f"{name}_sd": statistics.stdev(known) if len(known) > 1 else None,
+        }
+
+    def average(name: str) -> list[float]:
+        return [s[name][reading]["macro"] for s in summaries if name in s]
+
+    judged = [result["quality"] for result in done if result["quality"]] if reading != "auxiliary" else []
+    size = statistics.mean(s["bytes"]["memory"]["total"] for s in summaries)
+    replaced = first["bytes"]["images_replaced"]
+    images = first["bytes"]["image_count"]
+    return {
+        "reading": reading,
+        "protocol": first["protocol"],
+        "seeds": " ".join(str(s["seed"]) for s in summaries),
+        **spread("A_5", average("A_5")),
+        **spread("A_final", average(f"A_{first['final']}")),
+        **spread("forgetting", (s["forgetting"][reading] for s in summaries)),
+        **{
+            name: spread(name, (q[name] for q in judged))[name]
+            for name in ("generated_sample_accuracy", "frechet_distance", "precision", "recall")
+        },
+        "memory_bytes": round(size),
+        "worth_images": round(size / (replaced / images)) if images and replaced else None,
+        "minutes": statistics.mean(sum(s["seconds"].values()) / 60 for s in summaries),
+        "device": first["device"],
+        "published_A_5": published[0],
+        "published_A_10": published[1],
+        "published_measure": published[2],
+    }
+
+
+def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: str) -> str:
+    """The table for people."""
+    lines = [
+        "# Class-incremental accuracy",
+        "",
+        f"`{command}`",
+        "",
+        _LEGEND,
+        "",
+        "| data | method | reading | A_5 | A_final | forgetting | generated | Frechet | memory, kB | worth, images "
+        "| minutes | seeds | protocol | published |",
+        "|" + "---|" * 14,
+    ]
+    for row in rows:
+        if "reading" not in row:
+            lines.append(f"| {row['data']} | {row['method']} | failed: {row['failures']} |" + " |" * 11)
+            continue
+        cells = [
+            *(row["data"], row["method"], row["reading"]),
+            *(_percent(row, name) for name in ("A_5", "A_final", "forgetting", "generated_sample_accuracy")),
+            _plain(row["frechet_distance"], "{:.1f}"),
+            f"{row['memory_bytes'] / 1000:.0f}",
+            _plain(row["worth_images"], "{}"),
+            f"{row['minutes']:.1f}",
+            row["seeds"] + (f" (failed: {row['failures']})" if row["failures"] else ""),
+            row["protocol"],
+            _published(row),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    methods = dict.fromkeys(row["method"] for row in rows)
+    notes = [f"- *{method}*: {_EXPECTED[method]}." for method in methods if method in _EXPECTED]
+    devices = sorted({row["device"] for row in rows if "device" in row})
+    lines += ["", *notes, "", f"Device: {'; '.join(devices)}.", ""]
+    lines += [f"![{picture}]({picture})" for picture in pictures]
+    lines += ["", "Commands, one a row (`--seed` as in the column):", ""]
+    lines += [f"- `{row_command}`" for row_command in dict.fromkeys(row["command"] for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(row: dict[str, Any], name: str) -> str:
+    value, sd = row.get(name), row.get(f"{name}_sd")
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{100 * value:.1f}" + (f" ± {100 * sd:.1f}" if sd is not None else "")
+
+
+def _plain(value: Any, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _published(row: dict[str, Any]) -> str:
+    if row["published_A_10"] is None:
+        return "–"
+    numbers = f"{row['published_A_5']} / {row['published_A_10']}"
+    if row["published_measure"].startswith("most likely"):
+        return f"{numbers} (another measure)"
+    return f"{numbers} {'✓' if 100 * row['A_final'] >= row['published_A_10'] else '✗'}"
+
+
+def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
+    """Draws A_t over tasks, accuracy against bytes, the generator's size, and the re-use of gates; names the files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    done = [result for result in results if "summary" in result]
+    names = []
+    for data in dict.fromkeys(result["data"] for result in done):
+        own = [result for result in done if result["data"] == data]
+        figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
+        for index, method in enumerate(dict.fromkeys(result["method"] for result in own)):
+            runs = [result["summary"] for result in own if result["method"] == method]
+            style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
+            _curves(axes[0, 0], runs, style)
+            reading = next(iter(runs[0]["forgetting"]))
+            final = [100 * run[f"A_{run['final']}"][reading]["macro"] for run in runs]
+            sizes = [max(run["bytes"]["memory"]["total"], 1) / 1000 for run in runs]
+            axes[0, 1].scatter(sizes, final, color=style["color"], label=method)
+            if "capacity" in runs[0]:
+                _growth(axes[1, 0], axes[1, 1], runs, style)
+        for axis, title, x, y in (
+            (axes[0, 0], "accuracy over all classes seen", "task", "A_t, %"),
+            (axes[0, 1], "accuracy against memory", "memory, kB", "A_final, %"),
+            (axes[1, 0], "size of the generator", "task", "shared weights, thousands"),
+            (axes[1, 1], "gates re-used from earlier tasks", "task", "share of the open gates, %"),
+        ):
+            axis.set(title=title, xlabel=x, ylabel=y)
+            axis.grid(alpha=0.3)
+        axes[0, 1].set_xscale("log")
+        axes[0, 0].legend(fontsize=8, ncols=2)
+        figure.suptitle(f"{data}, protocol strict")
+        name = f"{data}.png"
+        figure.savefig(out / name, dpi=110)
+        pyplot.close(figure)
+        names.append(name)
+    return names
+
+
+def _curves(axis: Any, runs: Sequence[dict[str, Any]], style: dict[str, Any]) -> None:
+    reading = next(iter(runs[0]["forgetting"]))
+    seen = [sum(len(task) for task in runs[0]["tasks"][: t + 1]) for t in range(len(runs[0]["tasks"]))]
+    values = [[100 * run[f"A_{n}"][reading]["macro"] for n in seen] for run in runs]
+    means = [statistics.mean(column) for column in zip(*values, strict=True)]
+    axis.plot(range(len(seen)), means, **style)
+    if len(runs) > 1:
+        spreads = [statistics.stdev(column) for column in zip(*values, strict=True)]
+        low, high = ([m + sign * s for m, s in zip(means, spreads)] for sign in (-1, 1))
+        axis.fill_between(range(len(seen)), low, high, color=style["color"], alpha=0.15)
+
+
+def _growth(size: Any, reuse: Any, runs: Sequence[dict[str, Any]], style: dict[str, Any]) -> None:
+    rows = runs[0]["capacity"]
+    tasks = sorted({row["task"] for row in rows})
+    weights = [sum(row["weights"] for row in rows if row["task"] == task) / 1000 for task in tasks]
+    size.plot(tasks, weights, **style)
+    shares = []
+    for task in tasks:
+        used = sum(row["used"] for row in rows if row["task"] == task)
+        shares.append(100 * sum(row["reused"] for row in rows if row["task"] == task) / max(used, 1))
+    reuse.plot(tasks, shares, **style)
