@@ -3,7 +3,7 @@
 Runs the experiments as a person would, one after the other, and collects their summaries. What is finished already is
 not run again; the time of a run that was interrupted is not known, and so is not reported.
 
-    python -m benchmarks.core --data-dir ../shared/data/tfds --seeds 0 1 2 --out docs/results/core.json
+    python -m benchmarks.core --data-dir ../shared/data/tfds --seeds 0,1,2 --out docs/results/core.json
 """
 
 import argparse
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
     parser.add_argument("--runs", type=Path, default=Path("runs/core"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args()

@@ -177,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of steps and runs")
     parser.add_argument("--compare", type=Path, help="JSON of benchmarks.step elsewhere, e.g. on a CPU")
     options = parser.parse_args(argv)
+    machine.check(options.precision, options.out)
     old = json.loads(options.compare.read_text()) if options.compare else {}
     dataset = data.from_npz(options.npz) if options.npz else data.load("mnist", options.data_dir)
     result: dict[str, Any] = {"machine": machine.describe(), "images": dataset.name, "precision": options.precision}
@@ -211,4 +212,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(machine.reported(main))

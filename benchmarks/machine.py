@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from dgm_jax.errors import ConfigError, UserError
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _LEAST_ROUNDS = 3
 LARGE = 2048  # Side of the matrices whose product says what the device can do.
@@ -116,3 +118,28 @@ def _processor() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def check(precision: str, file: Path | None) -> None:
+    """Refuses, before anything is measured, a precision that the device lacks and a file that cannot be written.
+
+    Raises:
+      ConfigError: says which.
+    """
+    platform_name = jax.devices()[0].platform
+    if precision == "tf32" and platform_name != "gpu":
+        raise ConfigError(f"--precision tf32: a {platform_name.upper()} has no such numbers; use float32 or bf16")
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ConfigError(f"{file}: there is no folder {file.absolute().parent}; make it first")
+
+
+def reported(main: Callable[[], int | None]) -> int:
+    """Runs a benchmark's `main`; tells a mistake, and Ctrl-C, as the experiments do: by a line and a status."""
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

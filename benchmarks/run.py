@@ -28,7 +28,7 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.step import load_images
+from benchmarks.step import USUAL_FOLDER, load_images
 from dgm_jax.config import Variant
 from dgm_jax.data import Dataset
 from dgm_jax.files import write_json
@@ -190,15 +190,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, help="so many made-up classes, a task each, in place of the digits run")
     parser.add_argument("--seeds", help="besides, so many seeds side by side, e.g. 0,1,2")
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"), help="folder that holds MNIST")
+    parser.add_argument("--data-dir", type=Path, help=f"folder that holds MNIST (default: {USUAL_FOLDER})")
     parser.add_argument("--variants", nargs="+", default=get_args(Variant), choices=get_args(Variant))
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args(argv)
+    machine.check("float32", options.json)
     result: dict[str, Any] = {"machine": machine.describe(), "variants": {}}
     with tempfile.TemporaryDirectory() as scratch:
         command = ["experiments.digits"]
         if options.classes:
-            made = dealt_out(load_images(options.data_dir, 32), options.classes)
+            made = dealt_out(load_images(options.data_dir, 32, needed=True), options.classes)
             command = ["experiments.arrays", "--npz", str(write_npz(made, Path(scratch) / "made_up.npz")), *_SHORT]
         for variant in options.variants:
             own = [*command, "--variant", variant]
@@ -218,4 +219,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(machine.reported(main))

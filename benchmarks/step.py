@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import find_open_units
 from dgm_jax.training.task import Trainer
 
+USUAL_FOLDER = Path("../shared/data/tfds")
 SECONDS = 3.0  # For each part.
 _EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.
 
@@ -64,11 +66,17 @@ class Scene:
         return int(self.images.count) // self.trainer.config.batch_size
 
 
-def load_images(data_dir: Path | None, size: int) -> Dataset:
-    """MNIST if it is there, else scikit-learn's digits, at this size."""
+def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Dataset:
+    """MNIST from a folder, at this size; without one, from the usual place, or else scikit-learn's digits.
+
+    Raises:
+      DataError: if the folder was named, or MNIST is `needed`, and it is not there.
+    """
     try:
-        dataset = data.load("mnist", data_dir)
+        dataset = data.load("mnist", data_dir or USUAL_FOLDER)
     except DataError:
+        if data_dir is not None or needed:
+            raise
         dataset = data.load("digits")
     return dataset.resized(size)
 
@@ -361,12 +369,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures the chosen points, prints a table, and writes or compares JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [point.name for point in POINTS]
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"), help="folder that holds MNIST")
+    parser.add_argument("--data-dir", type=Path, help=f"folder that holds MNIST (default: {USUAL_FOLDER}, or digits)")
     parser.add_argument("--points", nargs="+", choices=names, default=names, help="variant and task")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of matrix products")
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--compare", type=Path, help="file of an earlier measurement")
     options = parser.parse_args(argv)
+    machine.check(options.precision, options.json)
     old = json.loads(options.compare.read_text()) if options.compare else {}
     dataset = load_images(options.data_dir, settings("dgma").image_size)
     result: dict[str, Any] = {"machine": machine.describe(), "images": dataset.name}
@@ -393,4 +402,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(machine.reported(main))

@@ -82,7 +82,8 @@ class Learner:
         """Learns a stream with several seeds at once, as one vectorised program.
 
         Each seed's results are those of a run of its own, to rounding, and lie in a folder of its own, `seed<number>`;
-        `summary.json` beside these folders has mean and standard deviation.
+        `summary.json` beside these folders has mean and standard deviation. What ends one seed, such as a loss that is
+        not finite any more, ends all; each can go on by itself in its folder.
 
         Args:
           seeds: different from each other; that of the settings does not count.

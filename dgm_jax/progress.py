@@ -76,6 +76,7 @@ class ConsoleProgress(Callback):
             "tasks": f"{len(event.tasks)}, of the classes {tasks}",
             **({"variant": config.variant} if config.method == "dgm" else {"method": f"{config.method} (a baseline)"}),
             **({"seeds": f"{', '.join(map(str, event.seeds))}, side by side"} if len(event.seeds) > 1 else {}),
+            **({"precision": config.precision} if config.precision != "float32" else {}),
             "protocol": _PROTOCOLS.get(event.config.protocol, event.config.protocol),
             "time": estimate,
             "run folder": str(event.workdir),
@@ -91,7 +92,7 @@ class ConsoleProgress(Callback):
         self._follow(event.task, "train")
         left = f"epochs {event.first_epoch + 1} to {event.epochs}" if event.first_epoch else f"{event.epochs} epochs"
         widths = "-".join(map(str, event.widths))
-        compiling = "; compiling first" if event.compiles else ""
+        compiling = "; compiling first, or loading what was compiled before" if event.compiles else ""
         training = f"; {left} of {event.steps} steps, widths {widths}{compiling}" if widths else ""
         self._show(f"classes {', '.join(event.classes)}{training}", always=True)
 

@@ -5,7 +5,7 @@ whenever you like: the same command goes on, and what is finished is only read. 
 its cell. Written are `table.md`, `table.csv`, `table.json` and figures.
 
     python -m experiments.table --quick --data-dir DIR                # digits and MNIST-500, all methods, small budgets
-    python -m experiments.table --data cifar10 --methods dgmw mergan --seeds 0 1 2 --data-dir DIR
+    python -m experiments.table --data cifar10 --methods dgmw mergan --seeds 0,1,2 --data-dir DIR
     python -m experiments.table --ablations --data digits             # what each part of the method does
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgm_jax.errors import UserError
-from experiments import cells, sheets
+from experiments import cells, cli, sheets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", choices=cells.DATA, help="data sets (default: digits and mnist-500)")
     parser.add_argument("--methods", nargs="+", choices=names, metavar="METHOD", help=f"of: {', '.join(names)}")
     parser.add_argument("--ablations", action="store_true", help="the parts of the method instead of all methods")
-    parser.add_argument("--seeds", nargs="+", type=int, default=None, help="default: 0 1 2; with --quick: 0")
+    parser.add_argument("--seeds", default=None, help="e.g. 0,1,2, the default; with --quick: 0")
     parser.add_argument("--quick", action="store_true", help="small budgets: half an hour on two cores")
     parser.add_argument("--runs", type=Path, default=None, help="folder of the runs (default: runs/table, ...)")
     parser.add_argument("--out", type=Path, default=None, help="folder to write to (default: that of the runs)")
@@ -37,14 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = ("ablations" if options.ablations else "table") + ("-quick" if options.quick else "")
     runs = options.runs or Path("runs") / kind
     chosen = options.methods or list(cells.ABLATIONS if options.ablations else cells.METHODS)
-    seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
-    plan = [
-        cells.Cell(data, method, seed, runs, quick=options.quick, data_dir=options.data_dir)
-        for data in options.data or ["digits", "mnist-500"]
-        for method in chosen
-        for seed in seeds
-    ]
     try:
+        seeds = cli.parse_seeds(options.seeds or ("0" if options.quick else "0,1,2"), 0)
+        plan = [
+            cells.Cell(data, method, seed, runs, quick=options.quick, data_dir=options.data_dir)
+            for data in options.data or ["digits", "mnist-500"]
+            for method in chosen
+            for seed in seeds
+        ]
         results = cells.collect(plan, run=not options.collect)
         out = options.out or runs
         sheets.write(results, out, command="python -m experiments.table " + " ".join(argv or sys.argv[1:]))

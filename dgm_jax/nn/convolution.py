@@ -82,8 +82,8 @@ def _check(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> None:
             f"x has shape {x.shape} and kernel {kernel.shape}; "
             "expected [batch, height, width, c_in] and [k, k, c_in, c_out]"
         )
-    if stride < 1 or padding < 0:
-        raise ValueError(f"stride={stride} and padding={padding}; expected a stride >= 1 and a padding >= 0")
+    if not isinstance(stride, int) or not isinstance(padding, int) or stride < 1 or padding < 0:
+        raise ValueError(f"stride={stride!r} and padding={padding!r}; expected whole numbers, at least 1 and 0")
 
 
 def _conv_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:

@@ -85,7 +85,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         return {"cold": one}
 
     monkeypatch.setattr(run, "measure", measured)
-    monkeypatch.setattr(run, "load_images", lambda data_dir, size: helpers.digits(8, tuple(range(10))))
+    monkeypatch.setattr(run, "load_images", lambda data_dir, size, **_: helpers.digits(8, tuple(range(10))))
     run.main(["--classes", "12", "--json", str(tmp_path / "run.json")])
     run.main([])
     assert commands[0][0] == commands[1][0] == "experiments.arrays" and commands[1][-1] == "dgmw"

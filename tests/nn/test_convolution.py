@@ -254,9 +254,9 @@ def test_a_window_larger_than_the_image_is_refused():
 
 
 @pytest.mark.parametrize("convolve", [nn.conv, nn.conv_transpose])
-@pytest.mark.parametrize("stride, padding", [(0, 0), (1, -1), (-2, 1)])
+@pytest.mark.parametrize("stride, padding", [(0, 0), (1, -1), (-2, 1), (2, "SAME"), ((1, 1), 0)])
 def test_a_stride_or_padding_out_of_range_is_refused(convolve, stride, padding):
-    with pytest.raises(ValueError, match=f"stride={stride} and padding={padding}; expected"):
+    with pytest.raises(ValueError, match=re.escape(f"stride={stride!r} and padding={padding!r}; expected")):
         convolve(jnp.ones((1, 8, 8, 1)), jnp.ones((3, 3, 1, 1)), stride=stride, padding=padding)
 
 
