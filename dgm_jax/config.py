@@ -65,6 +65,12 @@ class Config:
 
     scale_max: float = 1e5
     """Slope of the gates at the end of a task [s_max]."""
+    masks: Literal["learnt", "random"] = "learnt"
+    """learnt: with the weights. random: half of the gates, drawn when a task begins and kept (an ablation)."""
+    reuse: bool = True
+    """Let a task's masks open what earlier tasks reserved (false: an ablation)."""
+    expansion: bool = True
+    """Let the generator grow after each task (false: an ablation)."""
     mask_share: float = 1.0
     """Share of a task's epochs in which its masks are learnt; in the rest they are binary and only weights learn."""
     anneal_within_epoch: bool = False
@@ -157,6 +163,7 @@ _CHOICES = {
     "protocol": ("strict", "paper"),
     "gate_position": ("last", "before_norm"),
     "gate_gradient": ("closed", "product"),
+    "masks": ("learnt", "random"),
     "precision": ("float32", "tf32", "bf16"),
     "replay": ("fixed", "fresh"),
 }

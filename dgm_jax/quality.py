@@ -1,5 +1,6 @@
 """How good a memory's images are, in the eyes of a classifier that learnt all real images (ALGORITHM, section 10)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,14 @@ class Judge:
 
 
 def measure(
-    memory: Memory, judge: Judge, images: np.ndarray, labels: np.ndarray, key: jax.Array, *, each: int = 200
+    memory: Memory,
+    judge: Judge,
+    images: np.ndarray,
+    labels: np.ndarray,
+    key: jax.Array,
+    *,
+    each: int = 200,
+    label: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Compares what the memory draws with real test images.
 
@@ -51,6 +59,7 @@ def measure(
       labels: their class indices.
       key: a PRNG key.
       each: images to draw of each class.
+      label: tells the class of drawn images, where the memory cannot be asked for one.
 
     Returns:
       "generated_sample_accuracy": the share of generated images that the judge tells right, mean over classes (what
@@ -59,7 +68,7 @@ def measure(
     """
     n = memory.n_classes
     drawn = np.concatenate([memory.images(index, each, jax.random.fold_in(key, index)) for index in range(n)])
-    asked = np.repeat(np.arange(n), each)
+    asked = np.repeat(np.arange(n), each) if label is None else label(drawn)
 
     def accuracy(pictures: np.ndarray, truth: np.ndarray) -> float:
         return metrics.macro_accuracy(metrics.per_class_accuracy(judge.predict(pictures), truth, n))

@@ -196,7 +196,7 @@ class Run:
 
     def grow(self, task: int, rows: Sequence[dict[str, Any]]) -> None:
         """Expands the generator, so that as much is free as at first; after the last task nothing is gained by it."""
-        if task + 1 == self.stream.n_tasks:
+        if task + 1 == self.stream.n_tasks or not self.config.expansion:
             return
         kernels, reserved = self.trainer.grow(
             self._key(_EXPAND, task),

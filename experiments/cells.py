@@ -38,6 +38,9 @@ ABLATIONS = {
     for variant in ("dgma", "dgmw")
     for what, arguments in {
         "as it is": (),
+        "no expansion": ("--no-expansion",),
+        "random masks": ("--masks", "random"),
+        "no re-use": ("--no-reuse",),
         "masks learnt to the end": ("--mask-share", "1"),
         "no sparsity": ("--sparsity-weight", "0"),
         "twice the sparsity": ("--sparsity-weight", "0.4" if variant == "dgma" else "0.16"),
@@ -48,7 +51,7 @@ ABLATIONS = {
         "fresh replay": ("--replay", "fresh"),
         **({"gate before norm": ("--gate-position", "before_norm")} if variant == "dgma" else {}),
     }.items()
-}
+} | {"no masks": ("--method", "mergan", "--alignment-weight", "0")}  # One generator that goes on learning.
 
 
 @dataclass(frozen=True)
@@ -134,21 +137,23 @@ class Cell:
         stream.begin(last)
         images, labels = stream.test(last)
         judge = quality.Judge.of(Workdir(by), stream.n_classes)
-        memory = _memory(self.workdir, options.settings, stream)
-        write_json(file, quality.measure(memory, judge, images, labels, jax.random.key(self.seed)))
+        memory, label = _memory(self.workdir, options.settings, stream)
+        measured = quality.measure(memory, judge, images, labels, jax.random.key(self.seed), label=label)
+        write_json(file, measured)
 
 
-def _memory(workdir: Path, config: Any, stream: Any) -> Any:
-    """What the run remembers, as something that draws."""
+def _memory(workdir: Path, config: Any, stream: Any) -> tuple[Any, Any]:
+    """What the run remembers, as something that draws; and what labels its images, if they cannot be asked for."""
     from dgm_jax.baselines.generative import UnmaskedGenerator
     from dgm_jax.baselines.learner import load_method
     from dgm_jax.memory import load_memory
 
     if config.method == "dgm":
-        return load_memory(workdir)
+        return load_memory(workdir), None
     method = load_method(config, stream, workdir)
     assert isinstance(method, UnmaskedGenerator)
-    return method.memory
+    solver = None if method.conditional else lambda drawn: method.logits(stream.n_tasks - 1, drawn).argmax(axis=1)
+    return method.memory, solver
 
 
 def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:

@@ -197,7 +197,7 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
             _curves(axes[0, 0], runs, style)
             reading = next(iter(runs[0]["forgetting"]))
             final = [100 * run[f"A_{run['final']}"][reading]["macro"] for run in runs]
-            sizes = [max(run["bytes"]["memory"]["total"], 1) / 1000 for run in runs]
+            sizes = [run["bytes"]["memory"]["total"] / 1000 for run in runs]
             axes[0, 1].scatter(sizes, final, color=style["color"], label=method)
             if "capacity" in runs[0]:
                 _growth(axes[1, 0], axes[1, 1], runs, style)
@@ -209,7 +209,7 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
         ):
             axis.set(title=title, xlabel=x, ylabel=y)
             axis.grid(alpha=0.3)
-        axes[0, 1].set_xscale("log")
+        axes[0, 1].set_xscale("symlog", linthresh=10)
         axes[0, 0].legend(fontsize=8, ncols=2)
         figure.suptitle(f"{data}, protocol strict")
         name = f"{data}.png"

@@ -50,4 +50,5 @@ class ExperienceReplay(ClassifierMethod):
 
     def memory_bytes(self) -> dict[str, int]:
         """The reservoir."""
-        return {"images": self.images.nbytes, "total": self.images.nbytes}
+        total = self.setting.bytes_of(len(self.images))
+        return {"images": total, "total": total}

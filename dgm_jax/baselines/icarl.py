@@ -73,7 +73,7 @@ class ICaRL(ClassifierMethod):
 
     def memory_bytes(self) -> dict[str, int]:
         """The exemplars."""
-        total = sum(own.nbytes for own in self.exemplars)
+        total = self.setting.bytes_of(sum(map(len, self.exemplars)))
         return {"images": total, "total": total}
 
 

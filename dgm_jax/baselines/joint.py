@@ -39,4 +39,5 @@ class Joint(ClassifierMethod):
 
     def memory_bytes(self) -> dict[str, int]:
         """All images."""
-        return {"images": self.images.nbytes, "total": self.images.nbytes}
+        total = self.setting.bytes_of(len(self.images))
+        return {"images": total, "total": total}

@@ -82,6 +82,7 @@ def _new_method(config: Config, stream: TaskStream, devices: Sequence[jax.Device
         devices=devices,
         backend=backend,
         image_shape=stream.image_shape,
+        stored_shape=stream.stored_shape,
         tasks=stream.tasks,
         counts=tuple(stream.train_counts(t) for t in range(stream.n_tasks)),
     )

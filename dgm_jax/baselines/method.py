@@ -1,5 +1,6 @@
 """What a baseline is: something that learns tasks one after the other, classifies, and can be saved between tasks."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ class Setting:
     devices: Sequence[jax.Device]
     backend: str
     image_shape: tuple[int, int, int]
+    stored_shape: tuple[int, ...]  # Of the images before they were resized.
     tasks: tuple[tuple[int, ...], ...]  # Class indices.
     counts: tuple[tuple[int, ...], ...]  # Training images of each class of each task.
 
@@ -31,6 +33,10 @@ class Setting:
     def n_classes(self) -> int:
         """Of the whole stream."""
         return sum(map(len, self.tasks))
+
+    def bytes_of(self, n_images: int) -> int:
+        """What so many images take as the data set holds them."""
+        return n_images * math.prod(self.stored_shape)
 
     def seen(self, task: int) -> np.ndarray:
         """The classes met once a task is learnt, bool [classes]."""

@@ -88,6 +88,8 @@ class Trainer:
     @property
     def mask_epochs(self) -> int:
         """Epochs of a task in which masks are learnt; in the rest they are settled."""
+        if self.config.masks == "random":
+            return 0
         return max(1, round(self.config.mask_share * self.config.epochs))
 
     def is_new_shape(self, physical: Sequence[int], n_runs: int) -> bool:
@@ -147,7 +149,7 @@ class Trainer:
             "kernels": [nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, kernel_shapes, strict=True)],
             "norms": [init_norm(width) for width in physical],
             "heads": nn.expand(heads, np.zeros((*heads.shape[:3], physical[-1], self.channels), heads.dtype)),
-            "embeddings": [np.where(alive, np.float32(0), np.float32(-np.inf)) for alive in live],
+            "embeddings": self._first_embeddings(task_key, reserved, shapes),
         }
         if discriminator is None:
             discriminator = dcgan.init_discriminator(
@@ -173,6 +175,16 @@ class Trainer:
             first_class=min(classes),
         )
         return state, capacity
+
+    def _first_embeddings(
+        self, key: jax.Array, reserved: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
+    ) -> list[np.ndarray]:
+        """A task's embeddings before its first step: 0, or drawn; -inf where a gate cannot be used."""
+        random = dcgan.host_generator(jax.random.fold_in(key, 1))
+        values = (-1.0, 1.0) if self.config.masks == "random" else (0.0,)
+        drawn = [random.choice(values, r.shape).astype(np.float32) for r in reserved]
+        usable = [e if self.config.reuse else np.where(r, np.float32(-np.inf), e) for e, r in zip(drawn, reserved)]
+        return [nn.expand(e, np.full(s, -np.inf, np.float32)) for e, s in zip(usable, shapes, strict=True)]
 
     def run_epoch(
         self,

@@ -100,7 +100,7 @@ def test_a_stream_still_refuses_old_images(tmp_path):
 
 
 def _setting(config, counts=((24,), (24,), (24,))):
-    return Setting(config, jax.local_devices()[:1], "pmap", (8, 8, 1), ((0,), (1,), (2,)), counts)
+    return Setting(config, jax.local_devices()[:1], "pmap", (8, 8, 1), (8, 8, 1), ((0,), (1,), (2,)), counts)
 
 
 def test_the_reservoir_is_a_fair_sample():
