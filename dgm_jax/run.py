@@ -91,7 +91,10 @@ class Run:
         return self._key(_CONSOLIDATE, task)
 
     def replay(self, task: int, epoch: int, moved: Callable[[int], None]) -> ReplayedImages:
-        """Draws, for each earlier class, as many images as the current task has per class (section 6)."""
+        """Draws, for each earlier class, as many images as the current task has per class (section 6).
+
+        Where fewer will be picked while it is learnt, as in a short task after many, so many are enough.
+        """
         stream = self.stream
         per_class = [round(sum(stream.train_counts(t)) / len(stream.tasks[t])) for t in range(stream.n_tasks)]
         capacity = max(per_class) * max(map(len, stream.tasks))
@@ -99,14 +102,22 @@ class Run:
         pixels = np.zeros((rows, capacity, *stream.image_shape), np.uint8)
         labels = np.zeros((rows, capacity), np.int32)
         counts = np.zeros(rows, np.int32)
+        each = min(per_class[task], self._picks(task))
         for u in range(task):
             for index in stream.tasks[u]:
-                place = slice(counts[u], counts[u] + per_class[task])
-                pixels[u, place] = self.memory.images(index, per_class[task], self._key(_REPLAY, task, epoch, index))
+                place = slice(counts[u], counts[u] + each)
+                pixels[u, place] = self.memory.images(index, each, self._key(_REPLAY, task, epoch, index))
                 labels[u, place] = index
-                counts[u] += per_class[task]
+                counts[u] += each
                 moved(1)
         return ReplayedImages(pixels, labels, counts)
+
+    def _picks(self, task: int) -> int:
+        """About how many images of a class the classifier steps of one replay pick."""
+        config, steps = self.config, sum(self.stream.train_counts(task)) // self.config.batch_size
+        epochs = config.epochs if config.replay == "fixed" else 1
+        mini_batches = min(config.replay_steps or task + 1, task + 1)
+        return -(-epochs * steps * mini_batches * config.batch_size // self.stream.n_seen(task))
 
     def keep_best(self, task: int, state: TrainState, means: dict[str, float]) -> None:
         """The paper protocol: keeps the epoch with the best accuracy on REAL held-out images of all classes so far."""

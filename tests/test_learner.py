@@ -15,6 +15,7 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner, checkpoint, load_memory
+from dgm_jax import run as training_run
 from dgm_jax.callbacks import Callback
 from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, NotFinite, OtherConfiguration
@@ -387,3 +388,28 @@ def _child(code, workdir):
     )
     _, error = child.communicate(timeout=300)
     return child.returncode, error
+
+
+@pytest.mark.parametrize(
+    "changes, each",
+    [
+        ({"epochs": 9, "replay_steps": None}, 24),  # 9 * 3 * 3 * 8 / 3 = 216 picks a class: as many as the task has.
+        ({"epochs": 1, "replay_steps": 1}, 8),  # 1 * 3 * 1 * 8 / 3
+        ({"epochs": 9, "replay_steps": 1, "replay": "fresh"}, 8),  # Drawn anew in each of the 9.
+    ],
+)
+def test_no_more_is_replayed_than_will_be_picked(changes, each):
+    config = dataclasses.replace(TINY, **changes)
+    asked = []
+
+    class Counted:
+        def images(self, index, n, key):
+            asked.append((index, n))
+            return np.zeros((n, 8, 8, 1), np.uint8)
+
+    run = object.__new__(training_run.Run)
+    run.config, run.stream, run.memory = config, helpers.stream(config), Counted()
+    run._key = lambda *_: None
+    replayed = run.replay(2, 0, lambda n: None)
+    assert asked == [(0, each), (1, each)]
+    assert replayed.counts.tolist() == [each, each]
