@@ -1,8 +1,13 @@
 """What every test runs under: no silent broadcasting between ranks, full-precision products, float64 on request."""
 
+import gc
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+
+_MOST_MAPS = 30_000
 
 
 def pytest_configure():
@@ -22,3 +27,16 @@ def dtype(request):
     """Runs the test in each precision; 64-bit types are enabled only for float64."""
     with jax.enable_x64(request.param == "float64"):
         yield np.dtype(request.param)
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Lets go of compiled programs before there are too many.
+
+    On Linux a process may hold 65,530 memory maps, and each program for a CPU takes many; past them it crashes.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        gc.collect()
+        jax.clear_caches()
