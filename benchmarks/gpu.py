@@ -32,6 +32,7 @@ from dgm_jax import Learner, data
 from dgm_jax.callbacks import Callback, EpochEnd, TaskEnd, TaskStart
 from dgm_jax.config import Config, Precision, Variant, preset
 from dgm_jax.data import Dataset
+from dgm_jax.errors import exit_status
 from dgm_jax.files import write_json
 
 _TOLERANCE = 1e-3  # Of the largest entry: single precision, after three layers and back twice.
@@ -212,4 +213,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(machine.reported(main))
+    sys.exit(exit_status(main))

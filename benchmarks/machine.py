@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from dgm_jax.errors import ConfigError, UserError
+from dgm_jax.errors import ConfigError
+from dgm_jax.training.devices import check_precision
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _LEAST_ROUNDS = 3
@@ -126,20 +127,6 @@ def check(precision: str, file: Path | None) -> None:
     Raises:
       ConfigError: says which.
     """
-    platform_name = jax.devices()[0].platform
-    if precision == "tf32" and platform_name != "gpu":
-        raise ConfigError(f"--precision tf32: a {platform_name.upper()} has no such numbers; use float32 or bf16")
+    check_precision(precision, jax.devices()[0])
     if file is not None and not file.absolute().parent.is_dir():
         raise ConfigError(f"{file}: there is no folder {file.absolute().parent}; make it first")
-
-
-def reported(main: Callable[[], int | None]) -> int:
-    """Runs a benchmark's `main`; tells a mistake, and Ctrl-C, as the experiments do: by a line and a status."""
-    try:
-        return main() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130

@@ -31,6 +31,7 @@ from benchmarks import machine
 from benchmarks.step import USUAL_FOLDER, load_images
 from dgm_jax.config import Variant
 from dgm_jax.data import Dataset
+from dgm_jax.errors import exit_status
 from dgm_jax.files import write_json
 
 _SHORT = ("--epochs", "2", "--consolidation-steps", "100", "--consolidation-samples", "200")
@@ -219,4 +220,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(machine.reported(main))
+    sys.exit(exit_status(main))

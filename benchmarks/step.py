@@ -32,6 +32,7 @@ from benchmarks.replay import CHUNK, REPLAYED, memory_at, replay_products
 from dgm_jax import data
 from dgm_jax.config import Config, Precision
 from dgm_jax.data import DataError, Dataset
+from dgm_jax.errors import exit_status
 from dgm_jax.files import write_json
 from dgm_jax.models import dcgan
 from dgm_jax.training.devices import choose_devices, data_parallel
@@ -402,4 +403,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(machine.reported(main))
+    sys.exit(exit_status(main))

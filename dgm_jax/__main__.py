@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgm_jax.errors import UserError
+from dgm_jax.errors import UserError, exit_status
 
 _COLUMNS = 16  # Of a picture of samples; more images of a class go to further rows.
 
@@ -13,15 +13,7 @@ _COLUMNS = 16  # Of a picture of samples; more images of a class go to further r
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, or 2 after an error that the user can mend."""
     arguments = _parser().parse_args(argv)
-    try:
-        arguments.command(arguments)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: arguments.command(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

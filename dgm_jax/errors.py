@@ -1,5 +1,8 @@
 """Errors that a user can act on: shown as one or two lines, without a traceback, by the command line."""
 
+import sys
+from collections.abc import Callable
+
 
 class UserError(Exception):
     """Says which value is wrong, what was expected and what to do."""
@@ -19,3 +22,23 @@ class NotFinite(UserError, RuntimeError):
 
 class NoMemory(UserError, ValueError):
     """A folder without a memory that could be loaded."""
+
+
+def exit_status(command: Callable[[], int | None], *, interrupted: str = "interrupted") -> int:
+    """Runs a command; tells a mistake that the user can mend, and Ctrl-C, by a line instead of a traceback.
+
+    Args:
+      command: returns its exit status; None is 0.
+      interrupted: what is said after Ctrl-C.
+
+    Returns:
+      The command's status; 2 after a mistake, 130 after Ctrl-C.
+    """
+    try:
+        return command() or 0
+    except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130

@@ -16,7 +16,7 @@ from dgm_jax.data import TaskStream
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.record import summarise_seeds, timed
 from dgm_jax.run import Run
-from dgm_jax.training.devices import choose_devices
+from dgm_jax.training.devices import check_precision, choose_devices
 from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.task import TaskTraining, Trainer
@@ -45,13 +45,15 @@ class Learner:
           callbacks: who is told what happens; of several processes, the first one's are.
 
         Raises:
-          ConfigError: if there are fewer devices, the batch does not split over them, or they lack the precision.
+          ConfigError: if the method is a baseline, there are fewer devices, the batch does not split over them, or they lack the precision.
         """
+        if config.method != "dgm":
+            raise ConfigError(
+                f"method={config.method!r} is a baseline: dgm_jax.baselines.learner.BaselineLearner runs it"
+            )
         self.config = config
         self.devices = choose_devices(devices, config.batch_size)
-        platform = self.devices[0].platform
-        if config.precision == "tf32" and platform != "gpu":
-            raise ConfigError(f"precision='tf32', but a {platform.upper()} has no such numbers; use float32 or bf16")
+        check_precision(config.precision, self.devices[0])
         self.backend = backend
         self.callbacks = tuple(callbacks) if processes.is_first() else ()
 

@@ -18,7 +18,7 @@ from dgm_jax.errors import NotFinite
 from dgm_jax.memory import Memory, TaskMemory
 from dgm_jax.record import READINGS, Record, summarise
 from dgm_jax.training.classifier import ClassifierState, predict_logits
-from dgm_jax.training.epoch import ReplayedImages, TaskImages
+from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState
 from dgm_jax.training.task import Trainer
 from dgm_jax.workdir import Workdir
@@ -276,11 +276,7 @@ class Run:
     def _task_images(self, pixels: np.ndarray, labels: np.ndarray) -> TaskImages:
         """A task's images, padded to the largest task's number."""
         capacity = max(sum(self.stream.train_counts(t)) for t in range(self.stream.n_tasks))
-        padded = np.zeros((capacity, *pixels.shape[1:]), np.uint8)
-        padded[: len(pixels)] = pixels
-        indices = np.zeros(capacity, np.int32)
-        indices[: len(labels)] = labels
-        return TaskImages(padded, indices, np.int32(len(pixels)))
+        return padded(pixels, labels, capacity)
 
     def _write_results(self, task: int) -> None:
         names = [str(label) for label in self.stream.classes]

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgm_jax.errors import UserError
+from dgm_jax.errors import exit_status
 from experiments import cells, cli, sheets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what is not finished yet, then writes the table; 0, 1 if a cell failed, 2 after an error, 130 if stopped."""
+    """Runs what is not finished yet, then writes the table; 0, or 1 if a cell failed."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,27 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = ("ablations" if options.ablations else "table") + ("-quick" if options.quick else "")
     runs = options.runs or Path("runs") / kind
     chosen = options.methods or list(cells.ABLATIONS if options.ablations else cells.METHODS)
-    try:
-        seeds = cli.parse_seeds(options.seeds or ("0" if options.quick else "0,1,2"), 0)
-        plan = [
-            cells.Cell(data, method, seed, runs, quick=options.quick, data_dir=options.data_dir)
-            for data in options.data or ["digits", "mnist-500"]
-            for method in chosen
-            for seed in seeds
-        ]
-        results = cells.collect(plan, run=not options.collect)
-        out = options.out or runs
-        sheets.write(results, out, command="python -m experiments.table " + " ".join(argv or sys.argv[1:]))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command to go on", file=sys.stderr)
-        return 130
+    seeds = cli.parse_seeds(options.seeds or ("0" if options.quick else "0,1,2"), 0)
+    plan = [
+        cells.Cell(data, method, seed, runs, quick=options.quick, data_dir=options.data_dir)
+        for data in options.data or ["digits", "mnist-500"]
+        for method in chosen
+        for seed in seeds
+    ]
+    results = cells.collect(plan, run=not options.collect)
+    out = options.out or runs
+    sheets.write(results, out, command="python -m experiments.table " + " ".join(argv or sys.argv[1:]))
     print((out / "table.md").read_text())
     failed = [result for result in results if "error" in result]
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, interrupted="interrupted; run the same command to go on"))

@@ -17,7 +17,7 @@ from jax import lax
 
 from dgm_jax.config import Config
 from dgm_jax.models import dcgan
-from dgm_jax.training.classifier import ClassifierState, shifted
+from dgm_jax.training.classifier import ClassifierState, descended, shifted
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy
 from dgm_jax.training.state import init_optimiser
@@ -95,10 +95,7 @@ def _steps(
             return loss(params, output, images, labels, seen, anchor), statistics
 
         gradients, statistics = jax.grad(loss_of, has_aux=True)(state.params)
-        updates, optimiser = optax.scale_by_adam().update(gradients, state.optimiser)
-        step_size = config.consolidation_learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * i / config.consolidation_steps))
-        params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
-        return ClassifierState(params, statistics, optimiser)
+        return descended(state, gradients, statistics, i, config)
 
     with jax.default_matmul_precision(config.matmul_precision):
         return lax.fori_loop(start, stop, body, state)

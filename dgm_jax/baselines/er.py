@@ -4,10 +4,11 @@ import jax
 import numpy as np
 
 from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree, padded
+from dgm_jax.baselines.method import ImageMemory, Moved, Setting, Tree
+from dgm_jax.training.epoch import padded
 
 
-class ExperienceReplay(ClassifierMethod):
+class ExperienceReplay(ImageMemory):
     """Keeps `memory_size` real images, a fair sample of all that it met (reservoir sampling)."""
 
     paper = "Chaudhry et al. 2019 (arXiv 1902.10486), ER-Reservoir; here several passes over a task, not one"
@@ -15,8 +16,6 @@ class ExperienceReplay(ClassifierMethod):
     def __init__(self, setting: Setting) -> None:
         """Begins with an empty reservoir."""
         super().__init__(setting)
-        self.images = np.zeros((0, *setting.image_shape), np.uint8)
-        self.labels = np.zeros(0, np.int32)
         self.met = 0
 
     def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
@@ -41,14 +40,9 @@ class ExperienceReplay(ClassifierMethod):
 
     def to_tree(self) -> Tree:
         """The classifier and the reservoir."""
-        return super().to_tree() | {"images": self.images, "labels": self.labels, "met": np.int64(self.met)}
+        return super().to_tree() | {"met": np.int64(self.met)}
 
     def restore(self, tree: Tree, finished_tasks: int) -> None:
         """Takes both back."""
         super().restore(tree, finished_tasks)
-        self.images, self.labels, self.met = tree["images"], tree["labels"], int(tree["met"])
-
-    def memory_bytes(self) -> dict[str, int]:
-        """The reservoir."""
-        total = self.setting.bytes_of(len(self.images))
-        return {"images": total, "total": total}
+        self.met = int(tree["met"])

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree, padded
+from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
 from dgm_jax.models import dcgan
-from dgm_jax.training.epoch import to_unit_range
+from dgm_jax.training.epoch import padded, to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
 
 _FISHER_IMAGES = 256  # Of a task, from which the Fisher information is estimated.

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Moved, padded
+from dgm_jax.baselines.method import ClassifierMethod, Moved
+from dgm_jax.training.epoch import padded
 
 
 class Finetune(ClassifierMethod):

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from dgm_jax import consolidation
-from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree, padded
+from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
 from dgm_jax.memory import Memory, TaskMemory
-from dgm_jax.training.epoch import ReplayedImages, TaskImages
+from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState
 from dgm_jax.training.step import Step
 from dgm_jax.training.task import FrozenTask, Trainer

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 
 from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree, padded
+from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
 from dgm_jax.models import dcgan
 from dgm_jax.training.classifier import predict_features
+from dgm_jax.training.epoch import padded
 
 
 class ICaRL(ClassifierMethod):

@@ -19,7 +19,7 @@ from dgm_jax.data import TaskStream
 from dgm_jax.errors import ConfigError, NoMemory
 from dgm_jax.learner import check_fit, describe
 from dgm_jax.record import Record, summarise, timed
-from dgm_jax.training.devices import choose_devices
+from dgm_jax.training.devices import check_precision, choose_devices
 from dgm_jax.workdir import Workdir
 
 READING = "classifier"  # A baseline has one.
@@ -49,6 +49,7 @@ class BaselineLearner:
             raise ConfigError(f"method={config.method!r} runs in one process; leave out --distributed")
         self.config = config
         self.devices = choose_devices(devices, config.batch_size)
+        check_precision(config.precision, self.devices[0])
         self.backend, self.callbacks = backend, tuple(callbacks)
 
     def fit(self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False) -> dict[str, Any]:

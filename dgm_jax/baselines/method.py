@@ -11,7 +11,6 @@ import numpy as np
 
 from dgm_jax.config import Config
 from dgm_jax.training.classifier import init_classifier, predict_logits
-from dgm_jax.training.epoch import TaskImages
 
 Tree = Any
 Moved = Callable[[str, float, float], None]  # (phase, done, in all)
@@ -111,9 +110,25 @@ class ClassifierMethod(Method):
         return {"total": 0}
 
 
-def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
-    """Images in an array with room for `capacity`, so that one program serves all tasks."""
-    pixels = np.zeros((capacity, *images.shape[1:]), np.uint8)
-    indices = np.zeros(capacity, np.int32)
-    pixels[: len(images)], indices[: len(labels)] = images, labels
-    return TaskImages(pixels, indices, np.int32(len(images)))
+class ImageMemory(ClassifierMethod):
+    """A classifier, and real images kept of old classes."""
+
+    def __init__(self, setting: Setting) -> None:
+        """Begins with no images."""
+        super().__init__(setting)
+        self.images = np.zeros((0, *setting.image_shape), np.uint8)
+        self.labels = np.zeros(0, np.int32)
+
+    def to_tree(self) -> Tree:
+        """The classifier and the images."""
+        return super().to_tree() | {"images": self.images, "labels": self.labels}
+
+    def restore(self, tree: Tree, finished_tasks: int) -> None:
+        """Takes both back."""
+        super().restore(tree, finished_tasks)
+        self.images, self.labels = tree["images"], tree["labels"]
+
+    def memory_bytes(self) -> dict[str, int]:
+        """The images, as the data set holds them."""
+        total = self.setting.bytes_of(len(self.images))
+        return {"images": total, "total": total}

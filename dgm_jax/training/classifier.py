@@ -90,15 +90,22 @@ def run_classifier_steps(
             return cross_entropy(output.logits, labels, seen), (statistics, jnp.mean(correct, dtype=jnp.float32))
 
         (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, optimiser = optax.scale_by_adam().update(lax.pmean(gradients, AXIS), state.optimiser)
-        decay = 0.5 * (1 + jnp.cos(jnp.pi * i / config.consolidation_steps))
-        step_size = config.consolidation_learning_rate * decay
-        params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
-        metrics = lax.pmean(jnp.stack([loss, accuracy]), AXIS)
-        return ClassifierState(params, statistics, optimiser), sums + metrics
+        state = descended(state, lax.pmean(gradients, AXIS), statistics, i, config)
+        return state, sums + lax.pmean(jnp.stack([loss, accuracy]), AXIS)
 
     with jax.default_matmul_precision(config.matmul_precision):
         return lax.fori_loop(start, stop, body, (state, sums))
+
+
+def descended(
+    state: ClassifierState, gradients: Params, statistics: Params, step: jax.Array, config: Config
+) -> ClassifierState:
+    """The state after one Adam step, whose size decays to 0 along a cosine over `consolidation_steps`."""
+    updates, optimiser = optax.scale_by_adam().update(gradients, state.optimiser)
+    decay = 0.5 * (1 + jnp.cos(jnp.pi * step / config.consolidation_steps))
+    step_size = config.consolidation_learning_rate * decay
+    params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
+    return ClassifierState(params, statistics, optimiser)
 
 
 def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:

@@ -38,6 +38,13 @@ def choose_devices(count: int | None, batch_size: int) -> list[jax.Device]:
     return devices
 
 
+def check_precision(precision: str, device: jax.Device) -> None:
+    """Refuses a precision that the device lacks; raises ConfigError."""
+    if precision == "tf32" and device.platform != "gpu":
+        name = device.platform.upper()
+        raise ConfigError(f"precision='tf32', but a {name} has no such numbers; use float32 or bf16")
+
+
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Puts a copy of each array on each of this process's devices, in its natural shape."""
     own = [device for device in devices if device.process_index == jax.process_index()]

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 
@@ -34,6 +35,14 @@ class ReplayedImages:
     images: Array
     labels: Array  # [tasks, capacity]
     counts: Array  # [tasks]; 0 where there is no earlier task of that number.
+
+
+def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
+    """Images uint8 [n, h, w, c] and class indices [n], in arrays with room for `capacity`: one program serves many n."""
+    pixels = np.zeros((capacity, *images.shape[1:]), np.uint8)
+    indices = np.zeros(capacity, np.int32)
+    pixels[: len(images)], indices[: len(labels)] = images, labels
+    return TaskImages(pixels, indices, np.int32(len(images)))
 
 
 def to_unit_range(images: jax.Array) -> jax.Array:

@@ -3,13 +3,13 @@
 import pytest
 
 from benchmarks import gpu, machine, run, step
-from dgm_jax.errors import ConfigError
+from dgm_jax.errors import ConfigError, exit_status
 
 
 @pytest.mark.parametrize(
     "main, argv, said",
     [
-        (step.main, ["--precision", "tf32"], "error: --precision tf32: a CPU has no such numbers"),
+        (step.main, ["--precision", "tf32"], "error: precision='tf32', but a CPU has no such numbers"),
         (step.main, ["--json", "/nope/x.json"], "error: /nope/x.json: there is no folder /nope; make it first"),
         (step.main, ["--data-dir", "/nope"], "/nope"),
         (run.main, ["--classes", "12", "--data-dir", "/nope"], "/nope"),
@@ -19,7 +19,7 @@ from dgm_jax.errors import ConfigError
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(main, argv, said, capsys):
-    assert machine.reported(lambda: main(argv)) == 2
+    assert exit_status(lambda: main(argv)) == 2
     out, err = capsys.readouterr()
     assert said in err and "Traceback" not in err and out == ""
 
@@ -28,7 +28,7 @@ def test_an_interrupt_is_told(capsys):
     def stopped():
         raise KeyboardInterrupt
 
-    assert machine.reported(stopped) == 130
+    assert exit_status(stopped) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
