@@ -45,12 +45,11 @@ class Learner:
           callbacks: who is told what happens; of several processes, the first one's are.
 
         Raises:
-          ConfigError: if the method is a baseline, there are fewer devices, the batch does not split over them, or they lack the precision.
+          ConfigError: if the method is a baseline, there are fewer devices, the batch does not split over them, or they
+            lack the precision.
         """
         if config.method != "dgm":
-            raise ConfigError(
-                f"method={config.method!r} is a baseline: dgm_jax.baselines.learner.BaselineLearner runs it"
-            )
+            raise ConfigError(f"method={config.method!r} is a baseline; run it with BaselineLearner")
         self.config = config
         self.devices = choose_devices(devices, config.batch_size)
         check_precision(config.precision, self.devices[0])

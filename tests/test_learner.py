@@ -250,6 +250,10 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=f"^devices={devices}, but "):
             Learner(TINY, devices=devices)
 
+    def test_a_baseline_is_not_run_as_dgm(self):
+        with pytest.raises(ConfigError, match="^method='er' is a baseline; run it with BaselineLearner$"):
+            Learner(dataclasses.replace(TINY, method="er"), devices=1)
+
     def test_a_precision_that_the_platform_lacks(self):
         with pytest.raises(ConfigError, match="^precision='tf32', but a CPU has no such numbers; use float32 or bf16$"):
             Learner(dataclasses.replace(TINY, precision="tf32"), devices=1)

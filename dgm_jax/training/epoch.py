@@ -38,7 +38,7 @@ class ReplayedImages:
 
 
 def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
-    """Images uint8 [n, h, w, c] and class indices [n], in arrays with room for `capacity`: one program serves many n."""
+    """Images uint8 [n, h, w, c] and class indices [n], with room for `capacity`: one program serves many n."""
     pixels = np.zeros((capacity, *images.shape[1:]), np.uint8)
     indices = np.zeros(capacity, np.int32)
     pixels[: len(images)], indices[: len(labels)] = images, labels

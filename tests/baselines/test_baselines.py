@@ -164,6 +164,7 @@ def test_alignment_holds_the_generator(tmp_path):
     "changes, text",
     [
         ({"method": "dgm"}, "^method='dgm' is no baseline; choose one of joint, finetune, "),
+        ({"method": "er", "precision": "tf32"}, "^precision='tf32', but a CPU has no such numbers"),
         ({"method": "er", "protocol": "paper", "held_out": 0.2}, "^protocol='paper': baselines know strict alone$"),
     ],
 )
