@@ -37,30 +37,32 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
       config: sizes of noise and generator.
       n_classes: of the whole stream.
     """
+    generator = dcgan.generator(config.image_size)
 
     def masks(seed: int, own: tuple[int, ...]) -> list[np.ndarray]:
         draw = np.random.default_rng(seed)
-        shapes = [(w,) for w in own] if variant == "dgma" else dcgan.kernel_shapes(own, config.noise_dim)
+        shapes = [(w,) for w in own] if variant == "dgma" else generator.kernel_shapes(own, config.noise_dim)
         return [draw.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
 
     def task(index: int, own: tuple[int, ...]) -> TaskMemory:
-        parameters = jax.device_get(dcgan.init_task(jax.random.key(index), own, 1, 1))
+        parameters = jax.device_get(generator.init_task(jax.random.key(index), own, 1, 1))
         return TaskMemory(
             classes=(index,),
             widths=own,
             masks=masks(index, own),
             norms=parameters["norms"],
-            statistics=jax.device_get(dcgan.init_generator_statistics(own)),
+            statistics=jax.device_get(generator.init_statistics(own)),
             heads=parameters["heads"],
             n_conditioned=n_classes,
         )
 
     labels = tuple(range(n_classes))
     return Memory(
-        kernels=dcgan.init_kernels(jax.random.key(0), widths[-1], config.noise_dim),
+        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.noise_dim),
         reserved=masks(0, widths[-1]),
         tasks=tuple(task(index, own) for index, own in enumerate(widths)),
         noise_dim=config.noise_dim,
+        image_size=config.image_size,
         labels=labels,
         names=tuple(map(str, labels)),
     )
@@ -74,14 +76,14 @@ def replay_products(memory: Memory, task: int, n: int) -> Counter[arithmetic.Pro
 
     key = jax.random.key(0)
     params = {
-        "kernels": dcgan.init_kernels(key, widths, memory.noise_dim),
-        **dcgan.init_task(key, widths, channels, 1),
+        "kernels": memory.generator.init_kernels(key, widths, memory.noise_dim),
+        **memory.generator.init_task(key, widths, channels, 1),
     }
 
     def generate(params: dict[str, Any]) -> jax.Array:
         noise, head = jnp.zeros((n, memory.noise_dim)), jnp.zeros(n, jnp.int32)
-        statistics = dcgan.init_generator_statistics(widths)
-        return dcgan.generate(params, statistics, [None] * len(widths), noise, head, train=False)[0]
+        statistics = memory.generator.init_statistics(widths)
+        return memory.generator.generate(params, statistics, [None] * len(widths), noise, head, train=False)[0]
 
     return arithmetic.products(generate, params)
 

@@ -34,7 +34,7 @@ from dgm_jax.config import Config, Precision
 from dgm_jax.data import DataError, Dataset
 from dgm_jax.errors import exit_status
 from dgm_jax.files import write_json
-from dgm_jax.models import dcgan
+from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.training.devices import choose_devices, data_parallel
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps, to_unit_range
 from dgm_jax.training.shapes import physical_widths
@@ -134,7 +134,7 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
     labels = scene.images.labels[:batch]
     images = to_unit_range(scene.images.images[:batch])
     noise = partial(
-        dcgan.conditioned_noise, noise_dim=config.noise_dim, n_conditioned=scene.trainer.n_classes, classes=labels
+        conditioned_noise, noise_dim=config.noise_dim, n_conditioned=scene.trainer.n_classes, classes=labels
     )
     head = labels - scene.capacity.first_class
     scales = step.scales(clock(scene), jnp.int32(scene.steps // 2))
@@ -142,7 +142,7 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
     return {
         "classifier": (step.classifier_step, (images, labels, scene.capacity.seen)),
         "critic": (step.critic_step, (images, head, noise(keys[1]), alpha, scales)),
-        "generator": (step.generator_step, (labels, head, noise(keys[2]), scales, scene.capacity)),
+        "generator": (step.generator_step, (images, labels, head, noise(keys[2]), scales, scene.capacity)),
     }
 
 
@@ -153,7 +153,7 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
     for embedding in state.generator["embeddings"]:
         live = np.isfinite(embedding)
         embedding[live] = np.resize([1, -1], live.sum())
-    units = find_open_units([state], shapes) if trainer.config.variant == "dgma" else None
+    units = find_open_units([state], shapes, trainer.generator) if trainer.config.variant == "dgma" else None
     if units is not None:
         state, capacity = units[0].cut(state, capacity)
     return dataclasses.replace(

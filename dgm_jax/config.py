@@ -15,6 +15,8 @@ Method = Literal["dgm", "joint", "finetune", "er", "icarl", "ewc", "dgr", "merga
 class Config:
     """Settings of a run. Symbols in brackets are the paper's."""
 
+    network: Literal["dcgan", "resnet"] = "dcgan"
+    """The pair of networks: the authors' DCGAN, or the residual pair of ImageNet-50."""
     method: Method = "dgm"
     """dgm, or a baseline on the same stream and networks (docs/baselines.md says what each is)."""
     variant: Variant = "dgma"
@@ -34,9 +36,9 @@ class Config:
     noise_dim: int = 128
     """Entries of the noise vector [nz]; the first ones carry the one-hot class."""
     generator_width: int = 20
-    """Width of the generator's last masked layer [ngf]; each layer before is twice as wide."""
+    """Width of the generator's last masked layer [ngf]; each before is twice as wide, in resnet equally wide."""
     discriminator_width: int = 32
-    """Width of the discriminator's first layer [ndf]; each layer after is twice as wide."""
+    """Width of the discriminator's first layer [ndf]; each after is twice as wide, in resnet each stage."""
     gate_position: Literal["last", "before_norm"] = "last"
     """Where dgma gates a unit: after norm and ReLU, or before the norm, as released (old memories then drift)."""
 
@@ -58,6 +60,8 @@ class Config:
     """Weight of the critic's value in the generator's loss [lambda_adv]."""
     penalty_weight: float = 1.0
     """Weight of the gradient penalty in the critic's loss [lambda_gp]."""
+    reconstruction_weight: float = 0.0
+    """Weight in the generator's loss of the L1 distance to the real images of the batch [L1]."""
     auxiliary_generator: bool = False
     """Add the auxiliary classifier's cross-entropy to the generator's loss [aux_G]."""
     reinitialise_discriminator: bool = True
@@ -71,6 +75,8 @@ class Config:
     """Let a task's masks open what earlier tasks reserved (false: an ablation)."""
     expansion: bool = True
     """Let the generator grow after each task (false: an ablation)."""
+    scale_lead: int = 0
+    """The slope's annealing is so many epochs ahead (the authors': 1 on ImageNet)."""
     mask_share: float = 1.0
     """Share of a task's epochs in which its masks are learnt; in the rest they are binary and only weights learn."""
     anneal_within_epoch: bool = False
@@ -155,9 +161,11 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     *("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "consolidation_shift"),
+    *("reconstruction_weight", "scale_lead"),
     *("ewc_weight", "alignment_weight"),
 )
 _CHOICES = {
+    "network": ("dcgan", "resnet"),
     "method": get_args(Method),
     "variant": ("dgma", "dgmw"),
     "protocol": ("strict", "paper"),

@@ -19,7 +19,8 @@ import numpy as np
 
 from dgm_jax import checkpoint, nn
 from dgm_jax.errors import NoMemory
-from dgm_jax.models import dcgan
+from dgm_jax.models import pair
+from dgm_jax.models.generator import Generator, conditioned_noise
 from dgm_jax.workdir import Workdir
 
 Params = Any
@@ -33,10 +34,10 @@ class TaskMemory:
 
     classes: tuple[int, ...]  # Class indices, in the order of the output layers.
     widths: tuple[int, ...]  # Output units of each layer when the task ended.
-    masks: list[np.ndarray]  # Binary: [c_l] (DGMa) or [k, k, c_in, c_out] (DGMw).
+    masks: list[np.ndarray]  # Binary: of each layer, [c_l] (DGMa), or of each kernel, of its shape (DGMw).
     norms: list[Params]
     statistics: list[Params]
-    heads: np.ndarray  # [classes of the task, 4, 4, c_last, channels]
+    heads: np.ndarray  # [classes of the task, k, k, c_last, channels]
     n_conditioned: int  # Entries of the noise that carry the one-hot class.
 
 
@@ -45,17 +46,24 @@ class Memory:
     """The frozen generator of all tasks so far."""
 
     kernels: list[np.ndarray]  # Shared weights, of the present logical widths.
-    reserved: list[np.ndarray]  # Cumulative mask of each layer, bool.
+    reserved: list[np.ndarray]  # Cumulative masks, bool: of each layer (DGMa) or kernel (DGMw).
     tasks: tuple[TaskMemory, ...]
     noise_dim: int
     labels: tuple[int, ...]  # The data set's own label of each class index.
     names: tuple[str, ...]
+    image_size: int  # Side of the images.
+    network: str = "dcgan"  # The kind of generator.
     gate_before_norm: bool = False
+
+    @property
+    def generator(self) -> Generator:
+        """How its layers are wired."""
+        return pair(self.network).generator(self.image_size)
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Present output units of each masked layer, first to last."""
-        return tuple(kernel.shape[-1] for kernel in self.kernels)
+        return self.generator.widths(self.kernels)
 
     @property
     def n_classes(self) -> int:
@@ -93,6 +101,7 @@ class Memory:
         cut["heads"] = cut["heads"][head : head + 1]
         draw = partial(
             _draw_chunk,
+            self.generator,
             jax.device_put(cut),
             key,
             index=index,
@@ -105,7 +114,7 @@ class Memory:
     def _cut(self, task: TaskMemory) -> Params:
         """Cuts a task's own sub-network out of the shared weights, padded to one of few shapes."""
         cut = cut_units if task.masks[0].ndim == 1 and not self.gate_before_norm else cut_weights
-        return cut(self.kernels, task)
+        return cut(self.generator, self.kernels, task)
 
     def parameters(self) -> dict[str, int]:
         """Numbers in the weights that tasks share, and in the norms, statistics and output layers that they own."""
@@ -141,6 +150,8 @@ class Memory:
         }
         plain = {
             "noise_dim": self.noise_dim,
+            "network": self.network,
+            "image_size": self.image_size,
             "gate_before_norm": self.gate_before_norm,
             "labels": list(self.labels),
             "names": list(self.names),
@@ -177,6 +188,9 @@ class Memory:
             reserved=_unpacked(tree["reserved"], plain["mask_shapes"]),
             tasks=tasks,
             noise_dim=plain["noise_dim"],
+            # The first checkpoints did not say: they were all of this kind.
+            network=plain.get("network", "dcgan"),
+            image_size=plain.get("image_size", 4 * 2 ** len(tree["kernels"])),
             labels=tuple(plain["labels"]),
             names=tuple(plain["names"]),
             gate_before_norm=plain["gate_before_norm"],
@@ -218,44 +232,42 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=3)
 
 
-def cut_units(kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
+def cut_units(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
     """Keeps the open units of a DGMa task: its sub-network as a smaller, unmasked one."""
-    inputs: Any = slice(None)
-    cut: Params = {"kernels": [], "norms": [], "statistics": []}
-    for kernel, mask, norm, statistics in zip(kernels, task.masks, task.norms, task.statistics, strict=True):
-        units = np.flatnonzero(mask)
-        cut["kernels"].append(kernel[:, :, inputs][..., units])
-        cut["norms"].append(jax.tree.map(lambda a, units=units: a[units], norm))
-        cut["statistics"].append(jax.tree.map(lambda a, units=units: a[units], statistics))
-        inputs = units
-    return _padded(cut | {"heads": task.heads[:, :, :, inputs]})
+    units: dict[int, Any] = dict(enumerate(map(np.flatnonzero, task.masks)))
+    cut: Params = {"kernels": []}
+    for kernel, (source, target) in zip(kernels, generator.ends, strict=True):
+        inputs = slice(None) if source == nn.INPUT else units[source]
+        cut["kernels"].append(kernel[:, :, inputs][..., units[target]])
+    for name, own in (("norms", task.norms), ("statistics", task.statistics)):
+        cut[name] = [jax.tree.map(lambda a, i=i: a[units[i]], arrays) for i, arrays in enumerate(own)]
+    return _padded(generator, cut | {"heads": task.heads[:, :, :, units[len(units) - 1]]})
 
 
-def cut_weights(kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
+def cut_weights(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
     """Slices the weights to a task's widths and applies its masks: of weights (DGMw), or of units as they stand."""
     cut: Params = {"kernels": [], "norms": task.norms, "statistics": task.statistics, "heads": task.heads}
-    c_in = kernels[0].shape[2]
-    for kernel, mask, width in zip(kernels, task.masks, task.widths, strict=True):
-        sliced = kernel[:, :, :c_in, :width]
+    for number, (kernel, (source, target)) in enumerate(zip(kernels, generator.ends, strict=True)):
+        c_in = kernel.shape[2] if source == nn.INPUT else task.widths[source]
+        sliced = kernel[:, :, :c_in, : task.widths[target]]
+        mask = task.masks[number if task.masks[0].ndim > 1 else target]
         cut["kernels"].append(np.where(mask, sliced, np.zeros((), sliced.dtype)))
-        c_in = width
-    return _padded(cut)
+    return _padded(generator, cut)
 
 
-def _padded(cut: Params) -> Params:
+def _padded(generator: Generator, cut: Params) -> Params:
     """Pads a sub-network with units that emit exactly 0, so that many tasks share a compiled sampler."""
-    widths = [kernel.shape[-1] for kernel in cut["kernels"]]
-    padded = [nn.padded_width(max(width, 1), 8) for width in widths]
+    padded = [nn.padded_width(max(width, 1), 8) for width in generator.widths(cut["kernels"])]
 
     def grow(array: np.ndarray, shape: Sequence[int], fill: float = 0.0) -> np.ndarray:
         grown = np.full(tuple(shape), fill, array.dtype)
         grown[tuple(slice(0, n) for n in array.shape)] = array
         return grown
 
-    inputs = [cut["kernels"][0].shape[2], *padded[:-1]]
+    shapes = generator.kernel_shapes(padded, cut["kernels"][0].shape[2])
     heads = cut["heads"]
     return {
-        "kernels": [grow(k, (*k.shape[:2], i, o)) for k, i, o in zip(cut["kernels"], inputs, padded)],
+        "kernels": [grow(kernel, shape) for kernel, shape in zip(cut["kernels"], shapes, strict=True)],
         # Scale and shift of 0: whatever the statistics, a padded unit emits relu(0).
         "norms": [jax.tree.map(lambda a, w=w: grow(a, (w,)), norm) for norm, w in zip(cut["norms"], padded)],
         "statistics": [jax.tree.map(lambda a, w=w: grow(a, (w,), 1.0), s) for s, w in zip(cut["statistics"], padded)],
@@ -270,14 +282,21 @@ def _unpacked(packed: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> 
     ]
 
 
-@partial(jax.jit, static_argnames=("noise_dim", "n_conditioned"))
+@partial(jax.jit, static_argnums=0, static_argnames=("noise_dim", "n_conditioned"))
 def _draw_chunk(
-    cut: Params, key: jax.Array, start: jax.Array, index: jax.Array, *, noise_dim: int, n_conditioned: int
+    generator: Generator,
+    cut: Params,
+    key: jax.Array,
+    start: jax.Array,
+    index: jax.Array,
+    *,
+    noise_dim: int,
+    n_conditioned: int,
 ) -> jax.Array:
     keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(_CHUNK))
-    draw = partial(dcgan.conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
+    draw = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
     noise = jax.vmap(lambda k: draw(k, jnp.asarray(index)[None])[0])(keys)
     masks = [None] * len(cut["kernels"])  # The cut has them applied already.
     head = jnp.zeros(_CHUNK, jnp.int32)
     with jax.default_matmul_precision("highest"):  # Whatever it was trained in.
-        return dcgan.generate(cut, cut["statistics"], masks, noise, head, train=False)[0]
+        return generator.generate(cut, cut["statistics"], masks, noise, head, train=False)[0]

@@ -45,31 +45,36 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, n_classes: int
 
 
 def capacity(
-    binary: Sequence[np.ndarray], reserved_before: Sequence[np.ndarray], kernels: Sequence[np.ndarray]
+    binary: Sequence[np.ndarray],
+    reserved_before: Sequence[np.ndarray],
+    widths: Sequence[int],
+    weights: Sequence[int],
 ) -> list[dict[str, Any]]:
     """What a task used of each layer, before the network grew.
 
     Args:
-      binary: the task's binary masks, one a layer: of units (DGMa) or weights (DGMw).
+      binary: the task's binary masks: of the units of each layer (DGMa) or the weights of each kernel (DGMw).
       reserved_before: the cumulative masks of the tasks before it.
-      kernels: the weights, for the widths.
+      widths: output units of what each mask gates.
+      weights: how many weights that has.
 
     Returns:
-      One row a layer: "layer", "width", "gates", "used" (open in the task's mask), "newly_reserved", "reused" (of
-      earlier tasks), "free" (afterwards) and "weights".
+      One row a mask: "layer" (its number, from 1), "width", "gates", "used" (open in the task's mask),
+      "newly_reserved", "reused" (of earlier tasks), "free" (afterwards) and "weights".
     """
     rows = []
-    for layer, (mask, before, kernel) in enumerate(zip(binary, reserved_before, kernels, strict=True), start=1):
+    columns = zip(binary, reserved_before, widths, weights, strict=True)
+    for layer, (mask, before, width, size) in enumerate(columns, start=1):
         rows.append(
             {
                 "layer": layer,
-                "width": int(kernel.shape[-1]),
+                "width": width,
                 "gates": int(mask.size),
                 "used": int(mask.sum()),
                 "newly_reserved": int((mask & ~before).sum()),
                 "reused": int((mask & before).sum()),
                 "free": int((~(mask | before)).sum()),
-                "weights": int(kernel.size),
+                "weights": size,
             }
         )
     return rows

@@ -21,6 +21,7 @@ class Judge:
     params: Any
     statistics: Any
     n_classes: int
+    network: str
 
     @classmethod
     def of(cls, workdir: Workdir, n_classes: int) -> "Judge":
@@ -28,16 +29,17 @@ class Judge:
         restored = checkpoint.restore(workdir.checkpoints, on_damage=lambda _: None)
         if restored is None:
             raise NoMemory(f"{workdir.path} has no classifier to judge by; run --method joint first")
-        return cls(restored.tree["params"], restored.tree["statistics"], n_classes)
+        network = workdir.read_config()["config"].get("network", "dcgan")
+        return cls(restored.tree["params"], restored.tree["statistics"], n_classes, network)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The class index of each uint8 image."""
         seen = np.ones(self.n_classes, bool)
-        return predict_logits(self.params, self.statistics, images, seen).argmax(axis=1)
+        return predict_logits(self.params, self.statistics, images, seen, network=self.network).argmax(axis=1)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What its class head sees, [n, features]."""
-        return predict_features(self.params, self.statistics, images)
+        return predict_features(self.params, self.statistics, images, network=self.network)
 
 
 def measure(

@@ -122,7 +122,13 @@ class Run:
     def keep_best(self, task: int, state: TrainState, means: dict[str, float]) -> None:
         """The paper protocol: keeps the epoch with the best accuracy on REAL held-out images of all classes so far."""
         pixels, labels = self.stream.validation(task)
-        logits = predict_logits(state.discriminator, state.discriminator_statistics, pixels, self.seen(task))
+        logits = predict_logits(
+            state.discriminator,
+            state.discriminator_statistics,
+            pixels,
+            self.seen(task),
+            network=self.config.network,
+        )
         per_class = metrics.per_class_accuracy(logits.argmax(axis=1), labels, self.stream.n_seen(task))
         means["validation_accuracy"] = accuracy = metrics.macro_accuracy(per_class)
         if self.record.best_validation is None or accuracy > self.record.best_validation:
@@ -165,7 +171,7 @@ class Run:
             heads=own.heads,
             n_conditioned=self.stream.n_classes,
         )
-        rows = metrics.capacity(own.masks, self.memory.reserved, own.kernels)
+        rows = metrics.capacity(own.masks, self.memory.reserved, *self.trainer.gated(own.kernels))
         for row in rows:
             if row["used"] == 0:
                 self.note(
@@ -202,7 +208,7 @@ class Run:
             ("consolidated", classifier.params, classifier.statistics),
             ("auxiliary", state.discriminator, state.discriminator_statistics),
         ):
-            logits = predict_logits(params, statistics, pixels, self.seen(task))
+            logits = predict_logits(params, statistics, pixels, self.seen(task), network=self.config.network)
             self.record.evaluate(reading, logits.argmax(axis=1), labels, self.stream.n_seen(task))
 
     def grow(self, task: int, rows: Sequence[dict[str, Any]]) -> None:
@@ -350,6 +356,8 @@ class Run:
             reserved=[np.zeros(shape, bool) for shape in self.trainer.mask_shapes(widths)],
             tasks=(),
             noise_dim=self.config.noise_dim,
+            network=self.config.network,
+            image_size=self.config.image_size,
             labels=tuple(self.stream.classes),
             names=tuple(self.stream.class_names),
             gate_before_norm=self.config.gate_position == "before_norm",

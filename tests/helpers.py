@@ -22,8 +22,18 @@ from dgm_jax import Learner, Memory, checkpoint, data, load_memory
 from dgm_jax.callbacks import Callback, TaskEnd
 from dgm_jax.config import Config
 from dgm_jax.data import Dataset, TaskStream
+from dgm_jax.models import dcgan
+from dgm_jax.models.generator import Generator
 
 DTYPES = ("float32", "float64")
+
+# ---- networks ----
+
+
+def chain(layers: Sequence[Any]) -> Generator:
+    """The DCGAN generator of so many layers."""
+    return dcgan.generator(4 * 2 ** len(layers))
+
 
 # ---- programs ----
 
@@ -217,6 +227,12 @@ SMALL = Config(
 
 def small(variant: str = "dgma", **changes: Any) -> Config:
     return dataclasses.replace(SMALL, variant=variant, **changes)  # type: ignore[arg-type]
+
+
+def residual(variant: str = "dgma", **changes: Any) -> Config:
+    """A run of seconds of the residual pair, with all that ImageNet adds: D goes on, aux_G, L1."""
+    own = {"network": "resnet", "image_size": 8, "auxiliary_generator": True, "reconstruction_weight": 0.5}
+    return small(variant, **own, reinitialise_discriminator=False, **changes)
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from helpers import compiled_once  # noqa: F401
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NoMemory
 from dgm_jax.memory import TaskMemory
-from dgm_jax.models import dcgan
 
 RUNS = {
     "dgma-16": lambda: helpers.finished(helpers.small("dgma")),
@@ -22,6 +21,8 @@ RUNS = {
     "dgmw-8-pairs": lambda: helpers.finished(
         helpers.small("dgmw", image_size=8, headroom=2), labels=helpers.SIX, classes_per_task=2
     ),
+    "dgma-resnet": lambda: helpers.finished(helpers.residual("dgma")),
+    "dgmw-resnet-pairs": lambda: helpers.finished(helpers.residual("dgmw"), labels=helpers.SIX, classes_per_task=2),
 }
 
 
@@ -42,7 +43,7 @@ class TestExactRetention:
                     assert images.tobytes() == later[label].tobytes(), f"class {label} of task {task} drifted"
 
     def test_images_are_images(self, run):
-        size = 4 * 2 ** len(run.memories[0].kernels)
+        size = run.memories[0].image_size
         for images in run.drawn[-1].values():
             assert images.shape == (helpers.Watch.N, size, size, 1) and images.dtype == np.float32
             assert np.all(np.abs(images) <= 1) and np.std(images) > 0
@@ -148,14 +149,16 @@ def _task(variant, classes, widths, masks, seed):
 def _memory(variant):
     """Two tasks, of one and of two classes; 16x16; widths 5-3, grown to 6-4."""
     rng = np.random.default_rng(0)
-    old, new = ([s if variant == "dgmw" else s[-1:] for s in dcgan.kernel_shapes(w, 7)] for w in ((5, 3), (6, 4)))
+    old, new = (
+        [s if variant == "dgmw" else s[-1:] for s in helpers.chain(w).kernel_shapes(w, 7)] for w in ((5, 3), (6, 4))
+    )
     masks = [[rng.random(shape) < 0.5 for shape in shapes] for shapes in (old, new)]
     tasks = (
         _task(variant, (0,), (5, 3), masks[0], 1),
         _task(variant, (1, 2), (6, 4), masks[1], 2),
     )
-    kernels = [rng.normal(size=shape).astype(np.float32) for shape in dcgan.kernel_shapes((6, 4), 7)]
-    return Memory(kernels, masks[1], tasks, noise_dim=7, labels=(9, 4, 6), names=("nine", "four", "six"))
+    kernels = [rng.normal(size=shape).astype(np.float32) for shape in helpers.chain((6, 4)).kernel_shapes((6, 4), 7)]
+    return Memory(kernels, masks[1], tasks, noise_dim=7, image_size=16, labels=(9, 4, 6), names=("nine", "four", "six"))
 
 
 @pytest.mark.parametrize("variant, masks", [("dgma", 1 + 1 + 1 + 1), ("dgmw", 70 + 30 + 84 + 48)])
@@ -171,7 +174,7 @@ def test_as_a_tree_and_back(variant):
     memory = _memory(variant)
     assert memory.widths == (6, 4) and memory.n_classes == 3
     back = Memory.from_tree(*memory.to_tree())
-    for name in ("widths", "n_classes", "noise_dim", "labels", "names", "gate_before_norm"):
+    for name in ("widths", "n_classes", "noise_dim", "image_size", "network", "labels", "names", "gate_before_norm"):
         assert getattr(back, name) == getattr(memory, name)
     helpers.assert_equal_trees((back.kernels, back.reserved), (memory.kernels, memory.reserved))
     for a, b in zip(back.tasks, memory.tasks, strict=True):
@@ -186,7 +189,9 @@ def test_the_cut_draws_what_the_whole_generator_would(variant):
     noise = np.random.default_rng(5).normal(size=(4, 7)).astype(np.float32)
     head = np.zeros(4, np.int32)
     run = helpers.quick_jit(
-        lambda params, statistics, masks: dcgan.generate(params, statistics, masks, noise, head, train=False)[0]
+        lambda params, statistics, masks: helpers.chain(statistics).generate(
+            params, statistics, masks, noise, head, train=False
+        )[0]
     )
     for task in memory.tasks:
         kernels, inputs = [], 7

@@ -69,7 +69,8 @@ def test_capacity_of_units():
     row, second = metrics.capacity(
         binary=[np.array([True, True, False, False]), np.array([True, False])],
         reserved_before=[np.array([True, False, True, False]), np.array([False, False])],
-        kernels=[np.zeros((4, 4, 7, 4)), np.zeros((4, 4, 4, 2))],
+        widths=[4, 2],
+        weights=[16 * 7 * 4, 16 * 4 * 2],
     )
     assert row == {
         "layer": 1,
@@ -88,7 +89,7 @@ def test_capacity_of_weights():
     shape = (2, 2, 3, 5)
     binary, before = np.zeros(shape, bool), np.zeros(shape, bool)
     binary[0], before[:, 0] = True, True
-    (row,) = metrics.capacity([binary], [before], [np.zeros(shape)])
+    (row,) = metrics.capacity([binary], [before], [5], [60])
     assert row["gates"] == row["weights"] == 60 and row["width"] == 5
     assert (row["used"], row["newly_reserved"], row["reused"], row["free"]) == (30, 15, 15, 15)
     assert all(type(value) is int for value in row.values())

@@ -16,18 +16,19 @@ import optax
 from jax import lax
 
 from dgm_jax.config import Config
-from dgm_jax.models import dcgan
+from dgm_jax.models import pair
+from dgm_jax.models.discriminator import Output
 from dgm_jax.training.classifier import ClassifierState, descended, shifted
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy
 from dgm_jax.training.state import init_optimiser
 
-Loss = Callable[[Any, dcgan.Output, jax.Array, jax.Array, jax.Array, Any], jax.Array]
+Loss = Callable[[Any, Output, jax.Array, jax.Array, jax.Array, Any], jax.Array]
 
 _STEPS_PER_CALL = 50
 
 
-def classification(params: Any, output: dcgan.Output, images: Any, labels: Any, seen: Any, anchor: Any) -> jax.Array:
+def classification(params: Any, output: Output, images: Any, labels: Any, seen: Any, anchor: Any) -> jax.Array:
     """Cross-entropy over the classes seen."""
     del params, images, anchor
     return cross_entropy(output.logits, labels, seen)
@@ -91,7 +92,7 @@ def _steps(
             images = shifted(shift_key, images, config.consolidation_shift)
 
         def loss_of(params: Any) -> Any:
-            output, statistics = dcgan.discriminate(params, state.statistics, images, train=True)
+            output, statistics = pair(config.network).discriminate(params, state.statistics, images, train=True)
             return loss(params, output, images, labels, seen, anchor), statistics
 
         gradients, statistics = jax.grad(loss_of, has_aux=True)(state.params)

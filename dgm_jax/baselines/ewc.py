@@ -9,7 +9,7 @@ import numpy as np
 
 from dgm_jax.baselines import classifier
 from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
-from dgm_jax.models import dcgan
+from dgm_jax.models import pair
 from dgm_jax.training.epoch import padded, to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
 
@@ -43,7 +43,14 @@ class OnlineEWC(ClassifierMethod):
             self.classifier, (data,), seen, train_key, self.config, moved, loss=_with_springs, anchor=anchor
         )
         picked = images[np.asarray(jax.random.randint(pick_key, (_FISHER_IMAGES,), 0, len(images)))]
-        own = _fisher(self.classifier.params, self.classifier.statistics, picked, seen, label_key)
+        own = _fisher(
+            self.classifier.params,
+            self.classifier.statistics,
+            picked,
+            seen,
+            label_key,
+            network=self.config.network,
+        )
         self.fisher = jax.tree.map(lambda total, new: total + np.asarray(new), self.fisher, own)
 
     def to_tree(self) -> Tree:
@@ -68,12 +75,12 @@ def _with_springs(params: Any, output: Any, images: Any, labels: Any, seen: Any,
     return cross_entropy(output.logits, labels, seen) + anchor["weight"] / 2 * sum(jax.tree.leaves(squares))
 
 
-@jax.jit
-def _fisher(params: Any, statistics: Any, images: jax.Array, seen: jax.Array, key: jax.Array) -> Any:
+@partial(jax.jit, static_argnames="network")
+def _fisher(params: Any, statistics: Any, images: jax.Array, seen: jax.Array, key: jax.Array, *, network: str) -> Any:
     """The diagonal of the Fisher information, of labels drawn from the classifier's own distribution."""
 
     def score(params: Any, image: jax.Array, key: jax.Array) -> jax.Array:
-        output, _ = dcgan.discriminate(params, statistics, to_unit_range(image[None]), train=False)
+        output, _ = pair(network).discriminate(params, statistics, to_unit_range(image[None]), train=False)
         label = jax.random.categorical(key, only_seen(jax.lax.stop_gradient(output.logits), seen))
         return cross_entropy(output.logits, label, seen)
 

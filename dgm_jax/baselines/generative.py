@@ -186,6 +186,8 @@ class UnmaskedGenerator(ClassifierMethod):
             reserved=[np.zeros(width, bool) for width in self.trainer.first_widths],
             tasks=(own,),
             noise_dim=self.config.noise_dim,
+            network=self.config.network,
+            image_size=self.config.image_size,
             labels=tuple(range(setting.n_classes)),
             names=tuple(map(str, range(setting.n_classes))),
         )

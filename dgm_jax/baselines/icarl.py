@@ -1,5 +1,6 @@
 """iCaRL: exemplars chosen by herding, distillation, and the nearest mean of exemplars."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import optax
 
 from dgm_jax.baselines import classifier
 from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
-from dgm_jax.models import dcgan
+from dgm_jax.models import pair
 from dgm_jax.training.classifier import predict_features
 from dgm_jax.training.epoch import padded
 
@@ -26,6 +27,7 @@ class ICaRL(ClassifierMethod):
         """Begins with no exemplars."""
         super().__init__(setting)
         self.exemplars: list[np.ndarray] = []  # Of each class seen, the most telling first.
+        self._loss = partial(_with_distillation, network=self.config.network)  # One object: one compiled program.
 
     def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
         """Trains on new images and exemplars together, old outputs distilled; then chooses exemplars anew."""
@@ -43,7 +45,7 @@ class ICaRL(ClassifierMethod):
         }
         seen = self.setting.seen(task)
         self.classifier = classifier.train(
-            self.classifier, (data,), seen, key, self.config, moved, loss=_with_distillation, anchor=anchor
+            self.classifier, (data,), seen, key, self.config, moved, loss=self._loss, anchor=anchor
         )
         each = max(1, self.config.memory_size // int(seen.sum()))
         self.exemplars = [own[:each] for own in self.exemplars]
@@ -61,7 +63,8 @@ class ICaRL(ClassifierMethod):
 
     def _features(self, images: np.ndarray) -> np.ndarray:
         """Of unit length, [n, features]."""
-        return _normalised(predict_features(self.classifier.params, self.classifier.statistics, images))
+        params, statistics = self.classifier.params, self.classifier.statistics
+        return _normalised(predict_features(params, statistics, images, network=self.config.network))
 
     def to_tree(self) -> Tree:
         """The classifier and the exemplars."""
@@ -95,10 +98,12 @@ def _normalised(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
-def _with_distillation(params: Any, output: Any, images: Any, labels: Any, seen: Any, anchor: Any) -> jax.Array:
+def _with_distillation(
+    params: Any, output: Any, images: Any, labels: Any, seen: Any, anchor: Any, *, network: str
+) -> jax.Array:
     """Binary cross-entropy of each class seen: towards the label, or for old classes towards the old network."""
     del params
-    before, _ = dcgan.discriminate(anchor["params"], anchor["statistics"], images, train=False)
+    before, _ = pair(network).discriminate(anchor["params"], anchor["statistics"], images, train=False)
     target = jnp.where(anchor["old"][None], jax.nn.sigmoid(before.logits), jax.nn.one_hot(labels, len(seen)))
     each = optax.sigmoid_binary_cross_entropy(output.logits, jax.lax.stop_gradient(target))
     return jnp.sum(jnp.where(seen[None], each, 0)) / len(labels)

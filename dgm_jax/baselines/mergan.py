@@ -11,7 +11,6 @@ from flax import struct
 
 from dgm_jax.baselines.generative import UnmaskedGenerator
 from dgm_jax.baselines.method import Moved
-from dgm_jax.models import dcgan
 from dgm_jax.training.state import Array, Capacity, Params
 from dgm_jax.training.step import Metrics, Step
 
@@ -56,8 +55,8 @@ class AlignedStep(Step):
         classes = jnp.arange(len(noise)) % jnp.maximum(capacity.n_old, 1)
         asked = jnp.concatenate([jax.nn.one_hot(classes, n_classes), noise[:, n_classes:]], axis=1)
         head = jnp.zeros(len(noise), jnp.int32)
-        now, _ = dcgan.generate(params, jax.lax.stop_gradient(statistics), masks, asked, head, train=False)
-        then, _ = dcgan.generate(capacity.before, capacity.statistics, masks, asked, head, train=False)
+        now, _ = self.generator.generate(params, jax.lax.stop_gradient(statistics), masks, asked, head, train=False)
+        then, _ = self.generator.generate(capacity.before, capacity.statistics, masks, asked, head, train=False)
         difference = jnp.mean((now - jax.lax.stop_gradient(then)) ** 2)
         return {"alignment_term": jnp.where(capacity.n_old > 0, capacity.weight, 0) * difference}
 

@@ -95,7 +95,13 @@ class ClassifierMethod(Method):
 
     def logits(self, task: int, images: np.ndarray) -> np.ndarray:
         """The class head's, over the classes seen."""
-        return predict_logits(self.classifier.params, self.classifier.statistics, images, self.setting.seen(task))
+        return predict_logits(
+            self.classifier.params,
+            self.classifier.statistics,
+            images,
+            self.setting.seen(task),
+            network=self.config.network,
+        )
 
     def to_tree(self) -> Tree:
         """The classifier; what else there is, subclasses add."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,6 +61,27 @@ class Dataset:
             raise DataError(f"n={n} training images per class: expected at least 1.")
         rows = np.sort(np.concatenate([np.flatnonzero(self.y_train == label)[:n] for label in self.labels]))
         return dataclasses.replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows])
+
+    def of_classes(self, labels: Sequence[int]) -> Dataset:
+        """Keeps the images of some classes.
+
+        Raises:
+          DataError: if there is no image of one of them.
+        """
+        missing = sorted(set(labels) - set(self.labels))
+        if missing:
+            raise DataError(
+                f"there is no class {_few(np.array(missing))}; the classes are {_few(np.array(self.labels))}."
+            )
+        train, test = np.isin(self.y_train, list(labels)), np.isin(self.y_test, list(labels))
+        return dataclasses.replace(
+            self,
+            x_train=self.x_train[train],
+            y_train=self.y_train[train],
+            x_test=self.x_test[test],
+            y_test=self.y_test[test],
+            class_names={label: self.class_names[label] for label in sorted(labels)},
+        )
 
     def for_choosing(self, share: float = 0.25) -> Dataset:
         """The data set to choose settings by: a share of the *training* images in place of the test images.

@@ -1,1 +1,43 @@
-"""Pairs of generator and discriminator: initialisation and application, as pure functions over explicit pytrees."""
+"""Pairs of a generator and a discriminator, by name. A new kind is a new file here, and an entry below."""
+
+from types import ModuleType
+from typing import Any, Protocol
+
+import jax
+
+from dgm_jax.models import dcgan, resnet
+from dgm_jax.models.discriminator import Output
+from dgm_jax.models.generator import Generator
+
+Params = Any
+
+
+class Pair(Protocol):
+    """What a file of this room offers."""
+
+    def generator(self, image_size: int) -> Generator:
+        """The wiring of a generator of square images of this side."""
+
+    def generator_widths(self, width: int, image_size: int) -> tuple[int, ...]:
+        """Output units of each masked layer of a new generator, first to last."""
+
+    def init_discriminator(
+        self, key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int
+    ) -> tuple[Params, list[Params]]:
+        """Fresh parameters and running statistics of a discriminator."""
+
+    def discriminate(
+        self, params: Params, statistics: Any, images: jax.Array, *, train: bool, axis_name: str | None = None
+    ) -> tuple[Output, list[Params]]:
+        """Judges images: the critic's value, and the auxiliary classifier's logits."""
+
+    def discriminator_flops(self, width: int, image_size: int, channels: int) -> float:
+        """Floating-point operations of one forward pass of the discriminator for one image."""
+
+
+_PAIRS: dict[str, ModuleType] = {"dcgan": dcgan, "resnet": resnet}
+
+
+def pair(network: str) -> Pair:
+    """The pair of that name: "dcgan" or "resnet"."""
+    return _PAIRS[network]  # type: ignore[return-value]  # A module with these functions.

@@ -7,149 +7,43 @@ convolutions. Kernels are [k, k, c_in, c_out].
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from dgm_jax.models.discriminator import Output, heads, init_heads
+from dgm_jax.models.generator import DEVIATION, Edge, Generator, OutputLayer, host_generator
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
-from dgm_jax.nn import conv, conv_transpose, gate_units, gates_weights, masked_conv_transpose, product
+from dgm_jax.nn import INPUT, conv, conv_transpose, masked_conv_transpose
 
 Params = Any
 
 _KERNEL = 4  # Of the generator's layers.
 _TRUNK_KERNEL = 5
-_DEVIATION = 0.02
 _LEAK = 0.2
 
-
-class Output(NamedTuple):
-    """What the discriminator says of a batch."""
-
-    critic: jax.Array  # [batch]
-    logits: jax.Array  # [batch, classes]
-    features: jax.Array  # [batch, n]: what both heads see.
+_FROM_NOISE = partial(masked_conv_transpose, stride=1, padding=0)
+_DOUBLING = partial(masked_conv_transpose, stride=2, padding=1)
+_OUTPUT = partial(conv_transpose, stride=2, padding=1)
 
 
-def n_layers(image_size: int) -> int:
+def n_halvings(image_size: int) -> int:
     """Masked layers of the generator, and convolutions of the trunk: one for each halving of the image down to 4x4."""
     return int(np.log2(image_size)) - 2
 
 
+def generator(image_size: int) -> Generator:
+    """A chain of masked layers: the first makes 4x4 maps, each other doubles their side, and so does the output."""
+    sides = [4 * 2**i for i in range(n_halvings(image_size))]
+    first = Edge(INPUT, 0, _KERNEL, 1, _FROM_NOISE)
+    others = [Edge(i - 1, i, _KERNEL, sides[i - 1] ** 2, _DOUBLING) for i in range(1, len(sides))]
+    return Generator((first, *others), OutputLayer(_KERNEL, sides[-1] ** 2, _OUTPUT))
+
+
 def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
     """Output units of each masked layer of a new generator, first to last: ..., 4 width, 2 width, width."""
-    return tuple(width * 2**i for i in reversed(range(n_layers(image_size))))
-
-
-def kernel_shapes(widths: Sequence[int], noise_dim: int) -> list[tuple[int, int, int, int]]:
-    """Shapes of the masked kernels of a generator of these widths."""
-    inputs = (noise_dim, *widths[:-1])
-    return [(_KERNEL, _KERNEL, c_in, c_out) for c_in, c_out in zip(inputs, widths)]
-
-
-def init_kernels(key: jax.Array, widths: Sequence[int], noise_dim: int) -> list[np.ndarray]:
-    """Fresh weights of the masked layers, N(0, 0.02): what tasks share, protect and grow."""
-    random = host_generator(key)
-    return [random.normal(0, _DEVIATION, shape).astype(np.float32) for shape in kernel_shapes(widths, noise_dim)]
-
-
-def init_task(key: jax.Array, widths: Sequence[int], channels: int, n_heads: int) -> Params:
-    """Fresh parameters that belong to one task alone: its norms, and an output layer for each of its classes.
-
-    Returns:
-      {"norms": [{"scale": [c_l], "shift": [c_l]}, ...], "heads": [n_heads, 4, 4, c_last, channels]}.
-    """
-    # Output layers start wide, U(+-1 / sqrt(k^2 channels)): with N(0, 0.02) a short training stays grey.
-    bound = 1 / np.sqrt(_KERNEL**2 * channels)
-    shape = (n_heads, _KERNEL, _KERNEL, widths[-1], channels)
-    heads = host_generator(key).uniform(-bound, bound, shape).astype(np.float32)
-    return {"norms": [init_norm(width) for width in widths], "heads": heads}
-
-
-def host_generator(key: jax.Array) -> np.random.Generator:
-    """NumPy's generator for a key: what is drawn once in ever new shapes would be compiled anew on a device."""
-    return np.random.Generator(np.random.Philox(key=np.asarray(jax.random.key_data(key), np.uint64)))
-
-
-def init_generator_statistics(widths: Sequence[int]) -> list[Params]:
-    """Running statistics of a task's norms before its first batch."""
-    return [init_statistics(width) for width in widths]
-
-
-def conditioned_noise(key: jax.Array, classes: jax.Array, *, noise_dim: int, n_conditioned: int) -> jax.Array:
-    """Draws noise whose first `n_conditioned` entries are the one-hot class (ALGORITHM, section 2).
-
-    Args:
-      key: a PRNG key.
-      classes: [batch] class indices below `n_conditioned`.
-      noise_dim: entries in all.
-      n_conditioned: entries for the class.
-
-    Returns:
-      [batch, noise_dim]: one-hot, then N(0, 1).
-    """
-    free = jax.random.normal(key, (classes.shape[0], noise_dim - n_conditioned))
-    return jnp.concatenate([jax.nn.one_hot(classes, n_conditioned), free], axis=1)
-
-
-# Both networks are jitted, so that a program which calls them several times traces them once.
-@partial(jax.jit, static_argnames=("train", "gate_before_norm", "axis_name"))
-def generate(
-    params: Params,
-    statistics: Sequence[Params],
-    masks: Sequence[jax.Array | None],
-    noise: jax.Array,
-    head: jax.Array,
-    *,
-    train: bool,
-    gate_before_norm: bool = False,
-    axis_name: str | None = None,
-) -> tuple[jax.Array, list[Params]]:
-    """Draws images: G(z, y).
-
-    Args:
-      params: {"kernels": [...], "norms": [...], "heads": [n_heads, 4, 4, c_last, channels]}, the last two of one task.
-      statistics: running {"mean", "var"} of each norm.
-      masks: one a layer: [c_l] gates units after norm and ReLU (DGMa); a kernel's shape gates weights (DGMw); None
-        gates nothing.
-      noise: [batch, noise_dim], the one-hot class already in it.
-      head: [batch], which of the task's output layers each image uses.
-      train: normalise by the batch, and update the running statistics.
-      gate_before_norm: gate units before their norm, as the released code does (DGMa only).
-      axis_name: the mapped axis over which the batch is split, if any.
-
-    Returns:
-      Images in [-1, 1], [batch, 4 * 2^layers, 4 * 2^layers, channels], and the new running statistics.
-    """
-    x = noise[:, None, None, :]
-    updated = []
-    layers = zip(params["kernels"], params["norms"], statistics, masks, strict=True)
-    for i, (kernel, norm, running, mask) in enumerate(layers):
-        unit_gate = None if mask is None or gates_weights(mask) else mask
-        weight_gate = mask if unit_gate is None else None
-        if gate_before_norm and weight_gate is not None:
-            raise ValueError("gate_before_norm is for gated units (DGMa); weights are always gated before the norm")
-        geometry = {"stride": 1, "padding": 0} if i == 0 else {"stride": 2, "padding": 1}
-        before = unit_gate if gate_before_norm else weight_gate
-        x = masked_conv_transpose({"kernel": kernel}, x, before, **geometry)
-        x, running = batch_norm(norm, running, x, train=train, axis_name=axis_name)
-        x = jax.nn.relu(x)
-        if not gate_before_norm:
-            x = gate_units(x, unit_gate)
-        updated.append(running)
-    return jnp.tanh(_output_layer(params["heads"], x, head)), updated
-
-
-def _output_layer(heads: jax.Array, x: jax.Array, head: jax.Array) -> jax.Array:
-    """Applies to each image the output layer of its class."""
-    if heads.shape[0] == 1:  # One class a task: one product for the whole batch.
-        return conv_transpose(x, heads[0], stride=2, padding=1)
-
-    def one(image: jax.Array, kernel: jax.Array) -> jax.Array:
-        return conv_transpose(image[None], kernel, stride=2, padding=1)[0]
-
-    return jax.vmap(one)(x, heads[head])
+    return tuple(width * 2**i for i in reversed(range(n_halvings(image_size))))
 
 
 def init_discriminator(
@@ -163,28 +57,18 @@ def init_discriminator(
       and the statistics of the trunk's norms, second layer to last.
     """
     random = host_generator(key)
-    depth = n_layers(image_size)
-    widths = [width * 2**i for i in range(depth)]
+    widths = _trunk_widths(width, image_size)
     trunk: list[Params] = []
     for i, c_out in enumerate(widths):
         shape = (_TRUNK_KERNEL, _TRUNK_KERNEL, channels if i == 0 else widths[i - 1], c_out)
-        layer: Params = {"kernel": random.normal(0, _DEVIATION, shape).astype(np.float32)}
+        layer: Params = {"kernel": random.normal(0, DEVIATION, shape).astype(np.float32)}
         trunk.append(layer if i == 0 else layer | {"norm": init_norm(c_out)})
-    features = 4 * 4 * widths[-1]
-    params = {
-        "trunk": trunk,
-        "critic": _init_linear(random, features, 1),
-        "classifier": _init_linear(random, features, n_classes),
-    }
+    params = {"trunk": trunk} | init_heads(random, 4 * 4 * widths[-1], n_classes)
     return params, [init_statistics(w) for w in widths[1:]]
 
 
-def _init_linear(random: np.random.Generator, inputs: int, outputs: int) -> Params:
-    bound = 1 / np.sqrt(inputs)
-    return {
-        "kernel": random.uniform(-bound, bound, (inputs, outputs)).astype(np.float32),
-        "bias": random.uniform(-bound, bound, outputs).astype(np.float32),
-    }
+def _trunk_widths(width: int, image_size: int) -> list[int]:
+    return [width * 2**i for i in range(n_halvings(image_size))]
 
 
 @partial(jax.jit, static_argnames=("train", "axis_name"))
@@ -211,10 +95,14 @@ def discriminate(
             x, running = batch_norm(layer["norm"], statistics[i - 1], x, train=train, axis_name=axis_name)
             updated.append(running)
         x = jax.nn.leaky_relu(x, _LEAK)
-    features = x.reshape(x.shape[0], -1)
-    critic = _linear(params["critic"], features)[:, 0]
-    return Output(critic, _linear(params["classifier"], features), features), updated
+    return heads(params, x.reshape(x.shape[0], -1)), updated
 
 
-def _linear(params: Params, x: jax.Array) -> jax.Array:
-    return product(x, params["kernel"]) + params["bias"][None]
+def discriminator_flops(width: int, image_size: int, channels: int) -> float:
+    """Floating-point operations of one forward pass of the trunk for one image."""
+    total, side, inputs = 0.0, image_size, channels
+    for c_out in _trunk_widths(width, image_size):
+        side //= 2
+        total += 2 * side**2 * _TRUNK_KERNEL**2 * inputs * c_out
+        inputs = c_out
+    return total

@@ -6,10 +6,14 @@ from dgm_jax.nn.gates import annealed_scale, binarise, gate, reserve, sparsity
 from dgm_jax.nn.masked import gate_units, gates_weights, masked_conv, masked_conv_transpose, masked_dense
 from dgm_jax.nn.product import product
 from dgm_jax.nn.protection import compensate, multipliers, protect
+from dgm_jax.nn.wiring import INPUT, Ends, chain
 
 __all__ = [
+    "INPUT",
+    "Ends",
     "annealed_scale",
     "binarise",
+    "chain",
     "compensate",
     "conv",
     "conv_transpose",

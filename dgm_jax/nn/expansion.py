@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dgm_jax.nn.wiring import INPUT, Ends, chain, check_ends
+
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 
 
@@ -29,30 +31,41 @@ def grown_unit_widths(widths: Sequence[int], newly_reserved: Sequence[int]) -> t
 
 
 def grown_weight_widths(
-    widths: Sequence[int], newly_reserved: Sequence[int], *, inputs: int, window: int
+    widths: Sequence[int],
+    newly_reserved: Sequence[int],
+    *,
+    inputs: int,
+    window: int | Sequence[int],
+    ends: Sequence[Ends] | None = None,
 ) -> tuple[int, ...]:
-    """The widths of a chain of layers after a task with gated weights (DGMw).
+    """The widths of the layers after a task with gated weights (DGMw).
 
-    Layers grow first to last. A layer needs as many new weights as were reserved; input channels gained from the layer
-    below bring some, whole output channels bring the rest.
+    Layers grow first to last. A kernel needs as many new weights as were reserved of it; input channels gained from the
+    layer below bring some, whole output channels bring the rest. Where several kernels feed a layer, as the two
+    branches of a residual block do, it grows to the width that the neediest of them asks for.
 
     Args:
       widths: output units of each layer.
-      newly_reserved: `delta`, weights of each layer that this task reserved and no task before.
-      inputs: input channels of the first layer (the noise's size).
-      window: weights a pair of channels: `k * k`, or 1 for dense layers.
+      newly_reserved: `delta`, weights of each kernel that this task reserved and no task before.
+      inputs: input channels of the network (the noise's size).
+      window: weights a pair of channels: `k * k`, or 1 for dense layers; one number for all kernels, or one for each.
+      ends: the layers that each kernel joins (`wiring`); None: a chain.
 
     Returns:
-      The new widths; the number of free weights is at least what the first task had.
+      The new widths; in every kernel the number of free weights is at least what the first task had.
+
+    Raises:
+      ValueError: if the arguments do not fit each other.
     """
-    grown: list[int] = []
-    gained, inputs_now = 0, inputs
-    for width, delta in zip(widths, newly_reserved, strict=True):
-        missing = max(0, delta - gained * width * window)
-        gained = -(-missing // (inputs_now * window))
-        inputs_now = width + gained
-        grown.append(inputs_now)
-    return tuple(grown)
+    ends = chain(len(widths)) if ends is None else ends
+    check_ends(ends, len(newly_reserved), len(widths))
+    windows = [window] * len(ends) if isinstance(window, int) else list(window)
+    gained = {INPUT: 0} | dict.fromkeys(range(len(widths)), 0)
+    for (source, target), delta, size in zip(ends, newly_reserved, windows, strict=True):
+        missing = max(0, delta - gained[source] * widths[target] * size)
+        inputs_now = (inputs if source == INPUT else widths[source]) + gained[source]
+        gained[target] = max(gained[target], -(-missing // (inputs_now * size)))
+    return tuple(width + gained[layer] for layer, width in enumerate(widths))
 
 
 def padded_width(width: int, bucket: int) -> int:

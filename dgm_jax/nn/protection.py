@@ -12,33 +12,47 @@ import jax.numpy as jnp
 import optax
 
 from dgm_jax.nn.masked import gates_weights
+from dgm_jax.nn.wiring import INPUT, Ends, chain, check_ends
 
 CLIP = 50.0  # |s e| beyond which the product form dies away: HAT section 2.4.
 
 
-def multipliers(reserved: Sequence[jax.Array], kernels: Sequence[jax.Array]) -> list[jax.Array]:
-    """What the gradient of each kernel is multiplied by, for a chain of masked layers.
+def multipliers(
+    reserved: Sequence[jax.Array], kernels: Sequence[jax.Array], ends: Sequence[Ends] | None = None
+) -> list[jax.Array]:
+    """What the gradient of each kernel is multiplied by, for a network of masked layers.
 
     DGMw: `1 - reserved`. DGMa: `1 - min(reserved[out], reserved_below[in])`: a weight is blocked where both its ends
-    are reserved; the inputs of the first layer count as reserved.
+    are reserved; the network's inputs count as reserved.
 
     Args:
-      reserved: the cumulative mask of each layer, first to last: [c_out] (DGMa) or the kernel's shape (DGMw); bool.
+      reserved: cumulative masks, bool: of each layer, [c_out] (DGMa), or of each kernel, of its shape (DGMw).
       kernels: the kernels, [..., c_in, c_out], for their shapes and dtypes.
+      ends: the layers that each kernel joins (`wiring`); None: a chain.
 
     Returns:
       Arrays of the kernels' ranks that broadcast against them, in their dtypes, of 0 (blocked) and 1.
+
+    Raises:
+      ValueError: if masks, kernels and ends do not fit each other.
     """
+    ends = chain(len(kernels)) if ends is None else ends
+    of_weights = len(reserved) > 0 and gates_weights(reserved[0])
+    n_masks = len(kernels) if of_weights else len({target for _, target in ends})
+    if len(reserved) != n_masks:
+        raise ValueError(
+            f"{len(reserved)} reserved masks; expected {n_masks}, one a {'kernel' if of_weights else 'layer'}"
+        )
+    check_ends(ends, len(kernels))
     result = []
-    below = jnp.ones((1,), bool)
-    for mask, kernel in zip(reserved, kernels, strict=True):
-        mask = mask.astype(bool)
-        blocked = mask if gates_weights(mask) else jnp.logical_and(below[:, None], mask[None])
+    for number, (kernel, (source, target)) in enumerate(zip(kernels, ends, strict=True)):
+        mask = reserved[number if of_weights else target].astype(bool)
+        below = jnp.ones((1,), bool) if source == INPUT else reserved[source].astype(bool)
+        blocked = mask if of_weights else jnp.logical_and(below[:, None], mask[None])
         if blocked.shape[-1] != kernel.shape[-1] or blocked.shape[-2] not in (1, kernel.shape[-2]):
             raise ValueError(f"a reserved mask of shape {mask.shape} does not fit a kernel of shape {kernel.shape}")
         free = jnp.logical_not(blocked).astype(kernel.dtype)
         result.append(jnp.expand_dims(free, range(kernel.ndim - free.ndim)))
-        below = mask
     return result
 
 

@@ -4,6 +4,7 @@ While a task is learnt, its images are real and all others generated, so the aux
 by the generator's artefacts alone. Where every class is generated, there is no such cue (ALGORITHM, section 11.1).
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from flax import struct
 from jax import lax
 
 from dgm_jax.config import Config
-from dgm_jax.models import dcgan
+from dgm_jax.models import pair
 from dgm_jax.training.devices import AXIS, share
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
@@ -38,7 +39,7 @@ class ClassifierState:
 
 def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes: int) -> ClassifierState:
     """A fresh classifier, with the discriminator's network."""
-    params, statistics = dcgan.init_discriminator(
+    params, statistics = pair(config.network).init_discriminator(
         key, width=config.discriminator_width, image_size=config.image_size, channels=channels, n_classes=n_classes
     )
     return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params))
@@ -85,7 +86,8 @@ def run_classifier_steps(
         images, labels = share(images, shard, n_devices), share(data.labels[rows], shard, n_devices)
 
         def loss_of(params: Params) -> Any:
-            output, statistics = dcgan.discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
+            discriminate = pair(config.network).discriminate
+            output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
             correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             return cross_entropy(output.logits, labels, seen), (statistics, jnp.mean(correct, dtype=jnp.float32))
 
@@ -119,33 +121,35 @@ def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
     return jax.vmap(crop)(padded, offsets)
 
 
-def predict_logits(params: Params, statistics: Params, images: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def predict_logits(
+    params: Params, statistics: Params, images: np.ndarray, seen: np.ndarray, *, network: str
+) -> np.ndarray:
     """Judges uint8 images in evaluation mode: the class head's logits over the classes seen, [n, classes]."""
-    logits = _predict_all(params, statistics, images)[0]
+    logits = _predict_all(params, statistics, images, network)[0]
     return np.where(seen[None], logits, np.finfo(logits.dtype).min)
 
 
-def predict_features(params: Params, statistics: Params, images: np.ndarray) -> np.ndarray:
+def predict_features(params: Params, statistics: Params, images: np.ndarray, *, network: str) -> np.ndarray:
     """What the class head sees of uint8 images in evaluation mode, [n, features]."""
-    return _predict_all(params, statistics, images)[1]
+    return _predict_all(params, statistics, images, network)[1]
 
 
-def _predict_all(params: Params, statistics: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _predict_all(params: Params, statistics: Params, images: np.ndarray, network: str) -> tuple[np.ndarray, np.ndarray]:
     """Logits and features, from programs of one batch size."""
     n = len(images)
     if n == 0:  # One image more, whose scores are cut off again.
         images = np.zeros((1, *images.shape[1:]), np.uint8)
     padded = np.concatenate([images, np.zeros((-len(images) % _PREDICTED_AT_ONCE, *images.shape[1:]), np.uint8)])
     parts = [
-        jax.device_get(_predict(params, statistics, padded[i : i + _PREDICTED_AT_ONCE]))
+        jax.device_get(_predict(params, statistics, padded[i : i + _PREDICTED_AT_ONCE], network=network))
         for i in range(0, len(padded), _PREDICTED_AT_ONCE)
     ]
     logits, features = (np.concatenate(arrays)[:n] for arrays in zip(*parts, strict=True))
     return logits, features
 
 
-@jax.jit
-def _predict(params: Params, statistics: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+@partial(jax.jit, static_argnames="network")
+def _predict(params: Params, statistics: Params, images: jax.Array, *, network: str) -> tuple[jax.Array, jax.Array]:
     with jax.default_matmul_precision("highest"):
-        output, _ = dcgan.discriminate(params, statistics, to_unit_range(images), train=False)
+        output, _ = pair(network).discriminate(params, statistics, to_unit_range(images), train=False)
     return output.logits, output.features

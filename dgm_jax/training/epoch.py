@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from dgm_jax.models.dcgan import conditioned_noise
+from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.training.devices import share
 from dgm_jax.training.state import Array, Capacity, Clock, TrainState
 from dgm_jax.training.step import Metrics, Step
@@ -117,7 +117,7 @@ def run_steps(
         head = labels - capacity.first_class
         scales = step.scales(clock, i)
         state, critic_metrics = step.critic_step(state, images, head, critic_noise, split(uniform[0]), scales)
-        state, generator_metrics = step.generator_step(state, labels, head, generator_noise, scales, capacity)
+        state, generator_metrics = step.generator_step(state, images, labels, head, generator_noise, scales, capacity)
         return state, metrics | critic_metrics | generator_metrics
 
     def body(i: jax.Array, carry: Any) -> Any:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from dgm_jax.config import Config
-from dgm_jax.models import dcgan
+from dgm_jax.models import pair
+from dgm_jax.training.step import make_generator
 
 _SIDE = 1024  # Of the matrices that are multiplied to measure the device.
 # Measured on two CPU cores: the share of a matrix product's speed that a run reaches, growth of the generator, replay
@@ -16,29 +17,10 @@ _EFFICIENCY = 0.25
 _COMPILE_SECONDS = 25.0
 
 
-def generator_flops(widths: Sequence[int], noise_dim: int, channels: int) -> float:
-    """Floating-point operations of one forward pass of G for one image; widths as trained (physical)."""
-    total, side, inputs = 0.0, 1, noise_dim
-    for i, width in enumerate(widths):
-        total += 2 * side**2 * 16 * inputs * width
-        side, inputs = 4 if i == 0 else 2 * side, width
-    return total + 2 * side**2 * 16 * inputs * channels
-
-
-def discriminator_flops(width: int, image_size: int, channels: int) -> float:
-    """Floating-point operations of one forward pass of D for one image."""
-    total, side, inputs = 0.0, image_size, channels
-    for i in range(dcgan.n_layers(image_size)):
-        side //= 2
-        total += 2 * side**2 * 25 * inputs * width * 2**i
-        inputs = width * 2**i
-    return total
-
-
 def iteration_flops(config: Config, widths: Sequence[int], channels: int, classifier_steps: int) -> float:
     """Floating-point operations of one training iteration; a backward pass counts twice a forward pass."""
-    d = discriminator_flops(config.discriminator_width, config.image_size, channels)
-    g = generator_flops(widths, config.noise_dim, channels)
+    d = _discriminator_flops(config, channels)
+    g = make_generator(config).flops(widths, config.noise_dim, channels)
     classifier = 3 * d * classifier_steps
     critic = 3 * (2 * d) + g + 6 * d  # Real and fake; G forward; the penalty: forward, backward, and back through both.
     generator = 3 * g + 2 * d
@@ -69,8 +51,8 @@ def estimated_seconds(
     for _ in range(5):
         product(a, a).block_until_ready()
     speed = len(devices) * 5 * 2 * _SIDE**3 / (time.perf_counter() - begun)
-    widths = dcgan.generator_widths(config.generator_width, config.image_size)
-    d = discriminator_flops(config.discriminator_width, config.image_size, channels)
+    widths = pair(config.network).generator_widths(config.generator_width, config.image_size)
+    d = _discriminator_flops(config, channels)
     total = 0.0
     for task in range(len(train_counts)):
         epochs = config.epochs - (epochs_done if task == 0 else 0)
@@ -79,3 +61,7 @@ def estimated_seconds(
         total += steps * iteration_flops(config, widths, channels, classifier_steps)
         total += config.consolidation_steps * config.batch_size * 3 * d
     return _COMPILE_SECONDS + total / (speed * _EFFICIENCY)
+
+
+def _discriminator_flops(config: Config, channels: int) -> float:
+    return pair(config.network).discriminator_flops(config.discriminator_width, config.image_size, channels)

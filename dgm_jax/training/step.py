@@ -15,7 +15,8 @@ from jax import lax
 
 from dgm_jax import nn
 from dgm_jax.config import Config
-from dgm_jax.models import dcgan
+from dgm_jax.models import Pair, pair
+from dgm_jax.models.generator import Generator
 from dgm_jax.models.normalisation import in_succession
 from dgm_jax.training.losses import cross_entropy, gradient_penalty, only_seen
 from dgm_jax.training.state import Capacity, Clock, Optimisers, TrainState, make_optimisers
@@ -26,7 +27,7 @@ Params = Any
 _METRICS = (
     *("classifier_loss", "classifier_accuracy"),
     *("critic_loss", "critic_real", "critic_fake", "gradient_penalty", "gradient_norm"),
-    *("adversarial_term", "sparsity_term", "auxiliary_term", "generator_loss", "sparsity"),
+    *("adversarial_term", "sparsity_term", "auxiliary_term", "reconstruction_term", "generator_loss", "sparsity"),
     *("generator_gradient_norm", "generator_update_norm", "scale", "open_share"),
 )
 
@@ -37,23 +38,29 @@ class Step:
 
     config: Config
     optimisers: Optimisers
+    generator: Generator
     axis_name: str | None = None
 
     @classmethod
     def of(cls, config: Config, axis_name: str | None = None) -> "Step":
         """Binds the steps to `config`."""
-        return cls(config, make_optimisers(config), axis_name)
+        return cls(config, make_optimisers(config), make_generator(config), axis_name)
+
+    @property
+    def pair(self) -> Pair:
+        """The two networks."""
+        return pair(self.config.network)
 
     def generate(self, params: Params, statistics: Params, masks: list[jax.Array], noise: jax.Array, head: jax.Array):
         """Draws images in training mode: soft gates, statistics of the batch."""
         before = self.config.gate_position == "before_norm"
-        return dcgan.generate(
+        return self.generator.generate(
             params, statistics, masks, noise, head, train=True, gate_before_norm=before, axis_name=self.axis_name
         )
 
     def discriminate(self, params: Params, statistics: Params, images: jax.Array):
         """Judges images in training mode."""
-        return dcgan.discriminate(params, statistics, images, train=True, axis_name=self.axis_name)
+        return self.pair.discriminate(params, statistics, images, train=True, axis_name=self.axis_name)
 
     def mean(self, tree: Any) -> Any:
         """Averages over devices."""
@@ -62,7 +69,12 @@ class Step:
     @property
     def metric_names(self) -> list[str]:
         """The metrics of an iteration, in the order in which a loop of iterations adds them up, as one vector."""
-        return sorted(name for name in _METRICS if name != "auxiliary_term" or self.config.auxiliary_generator)
+        left_out = set()
+        if not self.config.auxiliary_generator:
+            left_out.add("auxiliary_term")
+        if not self.config.reconstruction_weight:
+            left_out.add("reconstruction_term")
+        return sorted(set(_METRICS) - left_out)
 
     def masks(self, embeddings: list[jax.Array], scale: jax.Array, epoch_scale: jax.Array) -> list[jax.Array]:
         """Opens the current task's gates at slope `scale` (`s`), in an epoch of slope `epoch_scale` (`S_i`).
@@ -75,7 +87,8 @@ class Step:
 
     def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (`s`, `S_i`) at a step of an epoch (section 3); once masks are settled, (`s_max`, 0)."""
-        epoch_scale = nn.annealed_scale(clock.epoch, clock.mask_epochs, self.config.scale_max)
+        position = clock.epoch + self.config.scale_lead
+        epoch_scale = nn.annealed_scale(position, clock.mask_epochs, self.config.scale_max)
         scale = nn.annealed_scale(step, clock.steps, epoch_scale) if self.config.anneal_within_epoch else epoch_scale
         settled = clock.epoch >= clock.mask_epochs
         return jnp.where(settled, self.config.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)
@@ -169,6 +182,7 @@ class Step:
     def generator_step(
         self,
         state: TrainState,
+        images: jax.Array,
         labels: jax.Array,
         head: jax.Array,
         noise: jax.Array,
@@ -179,6 +193,7 @@ class Step:
 
         Args:
           state: replaced; D's running statistics see the batch drawn here.
+          images: real images of these classes, [batch, height, width, channels]: what L1 compares with, if it counts.
           labels: [batch] class indices of the images to draw.
           head: [batch] the output layer of each label.
           noise: [batch, noise_dim], classes included.
@@ -200,6 +215,8 @@ class Step:
             }
             if config.auxiliary_generator:
                 terms["auxiliary_term"] = cross_entropy(output.logits, labels, capacity.seen)
+            if config.reconstruction_weight:
+                terms["reconstruction_term"] = config.reconstruction_weight * jnp.mean(jnp.abs(fake - images))
             terms |= self.extra_terms(params, generator_statistics, masks, noise, capacity)
             loss = sum(terms.values())
             metrics = terms | {"generator_loss": loss, "sparsity": sparsity}
@@ -208,7 +225,7 @@ class Step:
         gradients, (generator_statistics, statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.generator)
         gradients = self.mean(gradients)
         protection: dict[str, Any] = {name: None for name in state.generator}
-        protection["kernels"] = nn.multipliers(capacity.reserved, state.generator["kernels"])
+        protection["kernels"] = nn.multipliers(capacity.reserved, state.generator["kernels"], self.generator.ends)
         updates, optimiser = self.optimisers.generator.update(
             gradients,
             state.generator_optimiser,
@@ -252,6 +269,11 @@ class Step:
             "discriminator_statistics": statistics,
             "discriminator_optimiser": optimiser,
         }
+
+
+def make_generator(config: Config) -> Generator:
+    """The wiring of the generator that the settings ask for."""
+    return pair(config.network).generator(config.image_size)
 
 
 def _discriminator_of(state: TrainState) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from dgm_jax import nn
+from dgm_jax.models.generator import Generator
 from dgm_jax.training.state import Capacity, Params, TrainState
 
 
@@ -45,6 +46,7 @@ class OpenUnits:
 
     units: tuple[np.ndarray, ...]  # Of each layer, their numbers.
     physical: tuple[int, ...]  # At least as many as there are units.
+    generator: Generator
 
     def cut(self, whole: TrainState, capacity: Capacity) -> tuple[TrainState, Capacity]:
         """Cuts the open units out of a training state, and out of what earlier tasks left to the task.
@@ -79,20 +81,19 @@ class OpenUnits:
 
     def _parts(self, generator: Params) -> Params:
         """A `_Part` for each parameter."""
-        fixed = [np.arange(n) for n in generator["kernels"][0].shape[:3]]  # Rows, columns and the noise.
-        n_heads, *_, channels = generator["heads"].shape
-        inputs, n_inputs = fixed[2], len(fixed[2])
-        parts: Params = {"kernels": [], "norms": [], "embeddings": []}
-        for units, width, norm in zip(self.units, self.physical, generator["norms"], strict=True):
-            parts["kernels"].append(_Part((*fixed[:2], inputs, units), (*map(len, fixed[:2]), n_inputs, width)))
-            vector = _Part((units,), (width,))
-            parts["norms"].append({name: vector for name in norm})
-            parts["embeddings"].append(vector)
-            inputs, n_inputs = units, width
-        window = generator["heads"].shape[1:3]
+        vectors = [_Part((units,), (width,)) for units, width in zip(self.units, self.physical, strict=True)]
+        parts: Params = {"kernels": [], "embeddings": vectors}
+        parts["norms"] = [{name: own for name in norm} for own, norm in zip(vectors, generator["norms"], strict=True)]
+        for (source, target), kernel in zip(self.generator.ends, generator["kernels"], strict=True):
+            k, _, n_inputs, _ = kernel.shape
+            inputs = np.arange(n_inputs) if source == nn.INPUT else self.units[source]
+            room = n_inputs if source == nn.INPUT else self.physical[source]
+            entries = (np.arange(k), np.arange(k), inputs, self.units[target])
+            parts["kernels"].append(_Part(entries, (k, k, room, self.physical[target])))
+        n_heads, k, _, _, channels = generator["heads"].shape
         parts["heads"] = _Part(
-            (np.arange(n_heads), *map(np.arange, window), inputs, np.arange(channels)),
-            (n_heads, *window, n_inputs, channels),
+            (np.arange(n_heads), np.arange(k), np.arange(k), self.units[-1], np.arange(channels)),
+            (n_heads, k, k, self.physical[-1], channels),
         )
         return parts
 
@@ -110,12 +111,15 @@ def _with_moments(optimiser: optax.OptState, moments: dict[str, Params]) -> opta
     return optax.tree_utils.tree_set(optimiser, **moments)
 
 
-def find_open_units(states: Sequence[TrainState], shapes: Sequence[Sequence[int]]) -> list[OpenUnits] | None:
+def find_open_units(
+    states: Sequence[TrainState], shapes: Sequence[Sequence[int]], generator: Generator
+) -> list[OpenUnits] | None:
     """Finds, for each of several runs side by side, the open units, if training them alone is cheaper.
 
     Args:
       states: of DGMa, masks settled, all of the same physical widths; on the host.
       shapes: the physical widths to choose from: for those, programs are compiled already.
+      generator: how its layers are wired.
 
     Returns:
       For each run its open units, all at the smallest of the shapes that has room for them; None where no shape smaller
@@ -130,4 +134,4 @@ def find_open_units(states: Sequence[TrainState], shapes: Sequence[Sequence[int]
         return all(n <= room <= now for n, room, now in zip(needed, shape, present, strict=True))
 
     physical = min((tuple(shape) for shape in [*shapes, present] if fits(shape)), key=np.prod)
-    return None if physical == present else [OpenUnits(own, physical) for own in units]
+    return None if physical == present else [OpenUnits(own, physical, generator) for own in units]

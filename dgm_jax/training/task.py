@@ -12,7 +12,8 @@ import numpy as np
 
 from dgm_jax import nn, processes
 from dgm_jax.config import Config
-from dgm_jax.models import dcgan
+from dgm_jax.models import pair
+from dgm_jax.models.generator import host_generator
 from dgm_jax.models.normalisation import init_norm
 from dgm_jax.training.classifier import (
     CLASSIFIER_METRICS,
@@ -76,7 +77,8 @@ class Trainer:
         self.n_classes = n_classes
         self.max_heads = max_heads
         self.step = step.of(config, AXIS)
-        self.first_widths = dcgan.generator_widths(config.generator_width, config.image_size)
+        self.generator = self.step.generator
+        self.first_widths = pair(config.network).generator_widths(config.generator_width, config.image_size)
         n_devices = len(devices)
         conditioned = n_classes if n_conditioned is None else n_conditioned
         self._steps = partial(run_steps, step=self.step, n_conditioned=conditioned, n_devices=n_devices)
@@ -110,13 +112,21 @@ class Trainer:
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
-        return dcgan.init_kernels(key, widths, self.config.noise_dim)
+        return self.generator.init_kernels(key, widths, self.config.noise_dim)
 
     def mask_shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
-        """Shapes of the masks at these widths: units (DGMa) or weights (DGMw)."""
-        if self.config.variant == "dgma":
-            return [(width,) for width in widths]
-        return list(dcgan.kernel_shapes(widths, self.config.noise_dim))
+        """Shapes of the masks at these widths: of each layer's units (DGMa) or each kernel's weights (DGMw)."""
+        return self.generator.mask_shapes(self.config.variant, widths, self.config.noise_dim)
+
+    def gated(self, kernels: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
+        """What each mask gates: its output units, and its weights."""
+        widths, targets = self.generator.widths(kernels), [target for _, target in self.generator.ends]
+        if self.config.variant == "dgmw":
+            return [widths[target] for target in targets], [kernel.size for kernel in kernels]
+        into = [0] * len(widths)
+        for target, kernel in zip(targets, kernels, strict=True):
+            into[target] += kernel.size
+        return list(widths), into
 
     def begin(
         self,
@@ -139,12 +149,13 @@ class Trainer:
           discriminator: parameters and statistics to go on with; None: fresh ones.
         """
         task_key, discriminator_key = jax.random.split(key)
-        widths = [kernel.shape[-1] for kernel in kernels]
+        noise_dim = self.config.noise_dim
+        widths = self.generator.widths(kernels)
         shapes = self.mask_shapes(physical)
-        kernel_shapes = dcgan.kernel_shapes(physical, self.config.noise_dim)
+        kernel_shapes = self.generator.kernel_shapes(physical, noise_dim)
         live = [nn.expand(np.ones(r.shape, bool), np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)]
         # Neutral where padded: a unit that is 0 stays 0 through its norm and ReLU, and no output layer reads it.
-        heads = dcgan.init_task(task_key, widths, self.channels, self.max_heads)["heads"]
+        heads = self.generator.init_task(task_key, widths, self.channels, self.max_heads)["heads"]
         generator = {
             "kernels": [nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, kernel_shapes, strict=True)],
             "norms": [init_norm(width) for width in physical],
@@ -152,7 +163,7 @@ class Trainer:
             "embeddings": self._first_embeddings(task_key, reserved, shapes),
         }
         if discriminator is None:
-            discriminator = dcgan.init_discriminator(
+            discriminator = self.step.pair.init_discriminator(
                 discriminator_key,
                 width=self.config.discriminator_width,
                 image_size=self.config.image_size,
@@ -161,16 +172,17 @@ class Trainer:
             )
         state = TrainState(
             generator=generator,
-            generator_statistics=dcgan.init_generator_statistics(physical),
+            generator_statistics=self.generator.init_statistics(physical),
             generator_optimiser=init_optimiser(self.step.optimisers.generator, generator),
             discriminator=discriminator[0],
             discriminator_statistics=discriminator[1],
             discriminator_optimiser=init_optimiser(self.step.optimisers.discriminator, discriminator[0]),
         )
+        grown = self.generator.size(widths, noise_dim) / self.generator.size(self.first_widths, noise_dim)
         capacity = make_capacity(
             [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
             live,
-            sparsity_weight=self.config.sparsity_weight * sum(widths) / sum(self.first_widths),
+            sparsity_weight=self.config.sparsity_weight * grown,
             seen=np.arange(self.n_classes) <= max(classes),
             first_class=min(classes),
         )
@@ -180,7 +192,7 @@ class Trainer:
         self, key: jax.Array, reserved: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
     ) -> list[np.ndarray]:
         """A task's embeddings before its first step: 0, or drawn; -inf where a gate cannot be used."""
-        random = dcgan.host_generator(jax.random.fold_in(key, 1))
+        random = host_generator(jax.random.fold_in(key, 1))
         values = (-1.0, 1.0) if self.config.masks == "random" else (0.0,)
         drawn = [random.choice(values, r.shape).astype(np.float32) for r in reserved]
         usable = [e if self.config.reuse else np.where(r, np.float32(-np.inf), e) for e, r in zip(drawn, reserved)]
@@ -205,7 +217,8 @@ class Trainer:
           The new state, and for each run the mean of each metric over the epoch.
         """
         clock = Clock(*(np.int32(n) for n in (task, epoch, self.mask_epochs, steps)))
-        self._compiled.add((len(keys), tuple(kernel.shape[-1] for kernel in state.generator["kernels"])))
+        physical = tuple(norm["scale"].shape[-1] for norm in state.generator["norms"])
+        self._compiled.add((len(keys), physical))
         # State, data, replay, capacity, key and sums are each run's own.
         run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))
         key, sums = _stacked(keys), _no_metrics(self.step.metric_names, len(keys))
@@ -218,7 +231,7 @@ class Trainer:
     def freeze(self, state: TrainState, widths: Sequence[int], *, n_heads: int) -> FrozenTask:
         """Ends a task: binarises its masks and cuts the padding off all arrays."""
         host = jax.device_get(state)
-        kernel_shapes = dcgan.kernel_shapes(widths, self.config.noise_dim)
+        kernel_shapes = self.generator.kernel_shapes(widths, self.config.noise_dim)
 
         def trimmed(norms: Params) -> Params:
             return [{name: _corner(v, (w,)) for name, v in norm.items()} for norm, w in zip(norms, widths, strict=True)]
@@ -244,12 +257,15 @@ class Trainer:
         newly_reserved: Sequence[int],
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Expands shared weights and cumulative masks after a task (section 7); old weights keep their place."""
-        widths = [kernel.shape[-1] for kernel in kernels]
+        widths = self.generator.widths(kernels)
         if self.config.variant == "dgma":
             grown = nn.grown_unit_widths(widths, newly_reserved)
         else:
-            window = kernels[0].shape[0] * kernels[0].shape[1]
-            grown = nn.grown_weight_widths(widths, newly_reserved, inputs=self.config.noise_dim, window=window)
+            window = [edge.window**2 for edge in self.generator.edges]
+            ends = self.generator.ends
+            grown = nn.grown_weight_widths(
+                widths, newly_reserved, inputs=self.config.noise_dim, window=window, ends=ends
+            )
         fresh = self.new_kernels(key, grown)
         shapes = self.mask_shapes(grown)
         return (
@@ -376,7 +392,7 @@ class TaskTraining:
         if config.variant != "dgma" or config.gate_position != "last":  # Only there does a closed unit emit exactly 0.
             return
         states = jax.device_get(self.states())
-        self._open = find_open_units(states, shapes)
+        self._open = find_open_units(states, shapes, self.trainer.generator)
         if self._open is not None:
             self._whole = states
             cuts = [units.cut(*own) for units, *own in zip(self._open, states, self._capacities, strict=True)]

@@ -12,7 +12,6 @@ from jax import lax
 from benchmarks.arithmetic import Product, gflop, plainly, products, times
 from dgm_jax.models import dcgan
 from dgm_jax.nn import conv
-from dgm_jax.training import estimate
 
 A, B = jnp.ones((3, 4)), jnp.ones((4, 5))
 IMAGES, KERNEL = jnp.ones((2, 8, 8, 3)), jnp.ones((5, 5, 3, 7))
@@ -90,6 +89,6 @@ def test_agrees_with_the_analytic_count_of_a_discriminator():
     counted = products(
         lambda p, x: dcgan.discriminate(p, statistics, x, train=True)[0], params, jnp.ones((8, 16, 16, 1))
     )
-    analytic = 8e-9 * estimate.discriminator_flops(width, config.image_size, 1)
+    analytic = 8e-9 * dcgan.discriminator_flops(width, config.image_size, 1)
     heads = 8e-9 * 2 * (4 * 4 * 2 * width) * (10 + 1)  # The analytic count leaves the linear heads out.
     assert gflop(counted) == pytest.approx(analytic + heads)

@@ -127,12 +127,16 @@ def _draw(params, statistics, binary, batch):
 
     def run(params, z):
         masks = [nn.gate(e, batch["s"]) for e in params["embeddings"]]
-        images, after = dcgan.generate(params, statistics, masks, z, batch["head_index"], train=True)
+        images, after = helpers.chain(statistics).generate(
+            params, statistics, masks, z, batch["head_index"], train=True
+        )
         return images, (masks, after)
 
     images, pull, (masks, after) = jax.vjp(run, params, batch["z"], has_aux=True)
     gradients, grad_z = pull(batch["r"])
-    evaluation, _ = dcgan.generate(params, statistics, binary, batch["z"], batch["head_index"], train=False)
+    evaluation, _ = helpers.chain(statistics).generate(
+        params, statistics, binary, batch["z"], batch["head_index"], train=False
+    )
     return {
         "images": images,
         "masks": masks,
@@ -173,7 +177,9 @@ class TestGoldenGenerator:
 
 
 _evaluate = helpers.quick_jit(
-    lambda params, statistics, masks, z, head: dcgan.generate(params, statistics, masks, z, head, train=False)[0]
+    lambda params, statistics, masks, z, head: helpers.chain(statistics).generate(
+        params, statistics, masks, z, head, train=False
+    )[0]
 )
 
 
@@ -218,7 +224,7 @@ def test_golden_growth_leaves_old_images_alone(float64, name):
     cut = memory.cut_units if "dgma" in name else memory.cut_weights
     drawn = []
     for kernels in (params["kernels"], wide):
-        own = cut([np.asarray(kernel) for kernel in kernels], task)
+        own = cut(helpers.chain(params["norms"]), [np.asarray(kernel) for kernel in kernels], task)
         drawn.append(own | {"images": _evaluate(own, own["statistics"], [None] * len(kernels), z, head)})
     helpers.assert_equal_trees(*drawn)
     np.testing.assert_allclose(drawn[0]["images"], file["images_eval"], rtol=0, atol=1e-12)
@@ -232,8 +238,10 @@ SIZES = [(8, (5,), 1, 1), (16, (6, 3), 3, 2), (32, (4, 7, 2), 1, 3)]
 def _random_generator(variant, size, widths, channels, heads, noise_dim=6):
     rng = np.random.default_rng(size)
     params = {
-        "kernels": [rng.normal(size=s).astype(np.float32) for s in dcgan.kernel_shapes(widths, noise_dim)],
-        **dcgan.init_task(jax.random.key(0), widths, channels, heads),
+        "kernels": [
+            rng.normal(size=s).astype(np.float32) for s in helpers.chain(widths).kernel_shapes(widths, noise_dim)
+        ],
+        **helpers.chain(widths).init_task(jax.random.key(0), widths, channels, heads),
     }
     params["norms"] = [
         {"scale": rng.normal(size=w).astype(np.float32), "shift": rng.normal(size=w).astype(np.float32)} for w in widths
@@ -242,7 +250,7 @@ def _random_generator(variant, size, widths, channels, heads, noise_dim=6):
         {"mean": rng.normal(size=w).astype(np.float32), "var": rng.uniform(0.5, 2, w).astype(np.float32)}
         for w in widths
     ]
-    shapes = dcgan.kernel_shapes(widths, noise_dim) if variant == "dgmw" else [(w,) for w in widths]
+    shapes = helpers.chain(widths).kernel_shapes(widths, noise_dim) if variant == "dgmw" else [(w,) for w in widths]
     masks = [rng.random(shape) < 0.6 for shape in shapes]
     noise = rng.normal(size=(5, noise_dim)).astype(np.float32)
     return jax.device_get(params), statistics, masks, noise, rng.integers(0, heads, 5), rng
@@ -258,7 +266,7 @@ def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels,
     @helpers.quick_jit
     def draw(params, statistics):
         def total(params):
-            images, _ = dcgan.generate(params, statistics, masks, noise, head, train=train)
+            images, _ = helpers.chain(statistics).generate(params, statistics, masks, noise, head, train=train)
             return jnp.sum(images * jnp.cos(jnp.arange(images.size).reshape(images.shape))), images
 
         return jax.value_and_grad(total, has_aux=True)(params)
@@ -301,7 +309,9 @@ def test_closed_units_emit_exactly_nothing(size, widths, channels, heads):
     @helpers.quick_jit
     def draw(masks):
         return [
-            dcgan.generate(params, statistics, masks, noise, head, train=train, gate_before_norm=before)[0]
+            helpers.chain(statistics).generate(
+                params, statistics, masks, noise, head, train=train, gate_before_norm=before
+            )[0]
             for train, before in ((True, False), (False, False), (False, True))
         ]
 
@@ -312,12 +322,15 @@ def test_closed_units_emit_exactly_nothing(size, widths, channels, heads):
 
 @pytest.mark.parametrize("size, widths, channels, heads", SIZES)
 def test_initial_networks(size, widths, channels, heads):
-    assert dcgan.n_layers(size) == len(widths)
+    assert dcgan.n_halvings(size) == len(widths)
     assert dcgan.generator_widths(3, size) == (12, 6, 3)[-len(widths) :]
 
     key = jax.random.key(0)
     params, statistics = dcgan.init_discriminator(key, width=4, image_size=size, channels=channels, n_classes=5)
-    task, kernels = dcgan.init_task(key, widths, channels, heads), dcgan.init_kernels(key, [40] * len(widths), 16)
+    task, kernels = (
+        helpers.chain(widths).init_task(key, widths, channels, heads),
+        helpers.chain([40] * len(widths)).init_kernels(key, [40] * len(widths), 16),
+    )
     assert task["heads"].shape == (heads, 4, 4, widths[-1], channels)
     bound = 1 / np.sqrt(16 * channels)
     assert 0.9 * bound < np.abs(task["heads"]).max() <= bound
@@ -331,11 +344,11 @@ def test_initial_networks(size, widths, channels, heads):
 
 def test_fresh_weights_have_the_authors_distributions():
     key = jax.random.key(0)
-    for kernel in dcgan.init_kernels(key, (64, 32), 32):
+    for kernel in helpers.chain((64, 32)).init_kernels(key, (64, 32), 32):
         assert kernel.dtype == np.float32
         assert abs(np.mean(kernel)) < 1e-3 and abs(np.std(kernel) - 0.02) < 1e-3
-    first, second = (dcgan.init_task(k, (64, 64), 1, 2)["heads"] for k in jax.random.split(key))
+    first, second = (helpers.chain((64, 64)).init_task(k, (64, 64), 1, 2)["heads"] for k in jax.random.split(key))
     assert 0.24 < np.max(np.abs(first)) <= 0.25 and abs(np.mean(first)) < 0.02
     assert not np.any(first[0] == first[1]) and not np.any(first == second)
-    again = dcgan.init_task(jax.random.split(key)[0], (64, 64), 1, 2)["heads"]
+    again = helpers.chain((64, 64)).init_task(jax.random.split(key)[0], (64, 64), 1, 2)["heads"]
     np.testing.assert_array_equal(first, again)

@@ -79,8 +79,50 @@ def test_widths_stay_where_nothing_was_reserved():
 def test_widths_need_one_delta_a_layer():
     with pytest.raises(ValueError, match="zip"):
         nn.grown_unit_widths((5, 4), (1,))
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="2 pairs of ends for 3 kernels"):
         nn.grown_weight_widths((5, 4), (1, 2, 3), inputs=3, window=9)
+
+
+# A layer, and a block of two more whose output a shortcut feeds as well; kernels of 4x4, 3x3, 3x3 and 1x1.
+BLOCK, WINDOWS = [(nn.INPUT, 0), (0, 1), (1, 2), (0, 2)], [16, 9, 9, 1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_weights_of_a_block_grow_until_enough_are_free_in_each_branch_and_no_further(seed):
+    rng = np.random.default_rng(seed)
+    inputs, *widths = rng.integers(1, 20, size=4).tolist()
+
+    def sizes(widths):
+        channels = {nn.INPUT: inputs} | dict(enumerate(widths))
+        return [channels[a] * channels[b] * k for (a, b), k in zip(BLOCK, WINDOWS, strict=True)]
+
+    delta = [int(rng.integers(0, n + 1)) for n in sizes(widths)]
+    grown = nn.grown_weight_widths(widths, delta, inputs=inputs, window=WINDOWS, ends=BLOCK)
+
+    def suffices(widths_now, layer):
+        """Whether every kernel that feeds a layer has gained as much as was reserved of it."""
+        kernels = [i for i, (_, target) in enumerate(BLOCK) if target == layer]
+        return all(sizes(widths_now)[i] - sizes(widths)[i] >= delta[i] for i in kernels)
+
+    for layer, (old, new) in enumerate(zip(widths, grown, strict=True)):
+        assert suffices(grown, layer)
+        fewer = [*grown[:layer], new - 1, *grown[layer + 1 :]]
+        assert new == old or (new > old and not suffices(fewer, layer))
+
+
+@pytest.mark.parametrize(
+    "ends, text",
+    [
+        ([(-1, 0), (0, 1)], "2 pairs of ends for 3 kernels"),
+        ([(-1, 0), (0, 2), (0, 1)], r"must feed the layers 0, 1, 2, \.\.\. in this order"),
+        ([(-1, 0), (0, 1), (0, 3)], r"must feed the layers 0, 1, 2, \.\.\. in this order"),
+        ([(-1, 0), (1, 1), (0, 2)], "a layer before the one it feeds"),
+        ([(-1, 0), (0, 1), (0, 1)], "feed 2 layers; there are 3"),
+    ],
+)
+def test_ends_that_fit_nothing(ends, text):
+    with pytest.raises(ValueError, match=text):
+        nn.grown_weight_widths((5, 4, 3), (1, 2, 3), inputs=3, window=9, ends=ends)
 
 
 @pytest.mark.parametrize(

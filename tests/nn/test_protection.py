@@ -155,3 +155,31 @@ def test_compensate_needs_the_embeddings():
     text = "compensate needs the embeddings: call update(gradients, state, params, ...)"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         transform.update(jnp.ones(3), transform.init(jnp.ones(3)), scale=1.0, epoch_scale=1.0)
+
+
+# ---- two branches that meet ----
+
+BLOCK = [(nn.INPUT, 0), (0, 1), (1, 2), (0, 2)]
+
+
+def test_where_branches_meet_a_weight_is_blocked_by_its_own_ends():
+    rng = np.random.default_rng(0)
+    widths = [4, 5, 3]
+    channels = {nn.INPUT: 6} | dict(enumerate(widths))
+    kernels = [np.zeros((2, 2, channels[a], channels[b]), np.float32) for a, b in BLOCK]
+    units = [rng.random(w) < 0.5 for w in widths]
+    for (a, b), factor, kernel in zip(BLOCK, nn.multipliers(units, kernels, BLOCK), kernels, strict=True):
+        below = np.ones(6, bool) if a == nn.INPUT else units[a]
+        expected = np.broadcast_to(~(below[:, None] & units[b]), kernel.shape)
+        np.testing.assert_array_equal(np.broadcast_to(factor, kernel.shape), expected)
+    weights = [rng.random(kernel.shape) < 0.5 for kernel in kernels]
+    for factor, mask in zip(nn.multipliers(weights, kernels, BLOCK), weights, strict=True):
+        np.testing.assert_array_equal(factor, ~mask)
+
+
+def test_masks_must_be_as_many_as_layers_or_kernels():
+    kernels = [np.zeros((3, 3)) for _ in BLOCK]
+    with pytest.raises(ValueError, match="4 reserved masks; expected 3, one a layer"):
+        nn.multipliers([jnp.ones(3, bool)] * 4, kernels, BLOCK)
+    with pytest.raises(ValueError, match="3 reserved masks; expected 4, one a kernel"):
+        nn.multipliers([jnp.ones((3, 3), bool)] * 3, kernels, BLOCK)

@@ -11,7 +11,7 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 from jax import lax
 
-from dgm_jax.models import dcgan
+from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.training import epoch as loop
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps, to_unit_range
 from dgm_jax.training.state import Clock
@@ -119,7 +119,9 @@ def test_it_is_the_plain_loop(variant, replay_steps, monkeypatch):
     trainer = Trainer(config, jax.local_devices()[:1], channels=1, n_classes=4, max_heads=1)
     widths = [first + 2 for first in trainer.first_widths]
     rng = np.random.default_rng(0)
-    kernels = [rng.normal(0, 0.2, s).astype(np.float32) for s in dcgan.kernel_shapes(widths, config.noise_dim)]
+    kernels = [
+        rng.normal(0, 0.2, s).astype(np.float32) for s in helpers.chain(widths).kernel_shapes(widths, config.noise_dim)
+    ]
     reserved = [rng.random(shape) < 0.5 for shape in trainer.mask_shapes(widths)]
     state, capacity = trainer.begin(
         jax.random.key(1), kernels, reserved, physical=widths, classes=(TASK,), discriminator=None
@@ -163,11 +165,11 @@ def _plainly(step, state, data, replay, capacity, clock, key):
             state, _ = learn(state, to_unit_range(jnp.stack(images)), jnp.asarray(labels), capacity.seen)
         labels = data.labels[rows]
         noise = [
-            dcgan.conditioned_noise(k, labels, noise_dim=config.noise_dim, n_conditioned=4)
+            conditioned_noise(k, labels, noise_dim=config.noise_dim, n_conditioned=4)
             for k in jax.random.split(noise_key)
         ]
         head, scales = labels - TASK, step.scales(clock, i)
         images = to_unit_range(jnp.asarray(data.images[rows]))
         state, _ = criticise(state, images, head, noise[0], alpha, scales)
-        state, _ = generate(state, labels, head, noise[1], scales, capacity)
+        state, _ = generate(state, images, labels, head, noise[1], scales, capacity)
     return state

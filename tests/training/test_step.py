@@ -95,7 +95,7 @@ def _inputs(file, dtype):
     z_critic, z_generator, alpha = (jnp.asarray(file[key], dtype) for key in ("z_critic", "z_generator", "alpha"))
     labels, head = jnp.asarray(file["real_labels"]), jnp.asarray(file["head_index"])
     scales = (jnp.asarray(file["s"], dtype), jnp.asarray(file["S"], dtype))
-    return (real, head, z_critic, alpha, scales), (labels, head, z_generator, scales, _capacity(file, dtype))
+    return (real, head, z_critic, alpha, scales), (real, labels, head, z_generator, scales, _capacity(file, dtype))
 
 
 def _capacity(file, dtype):

@@ -9,29 +9,30 @@ import optax
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax.models import dcgan
+from dgm_jax import nn
 from dgm_jax.training import task as training
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
 from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import find_open_units
 from dgm_jax.training.task import TaskTraining, Trainer
 
-WIDTHS = {8: (9,), 16: (12, 7)}
-OPEN = {8: (4,), 16: (5, 3)}  # Units of each layer.
+WIDTHS = {8: (9,), 16: (12, 7), "resnet": (9, 12, 7)}  # By the images' size, or of the residual pair.
+OPEN = {8: (4,), 16: (5, 3), "resnet": (4, 5, 3)}  # Units of each layer.
 SETTLED = (np.float64(100), np.float64(0))  # (s, S_i)
-sizes = pytest.mark.parametrize("size", [8, 16])
+sizes = pytest.mark.parametrize("size", [8, 16, "resnet"])
 
 
 def _trainer(size, **changes):
-    config = helpers.small("dgma", image_size=size, epochs=4, mask_share=0.25, **changes)
+    changes |= {"epochs": 4, "mask_share": 0.25}
+    config = helpers.residual(**changes) if size == "resnet" else helpers.small("dgma", image_size=size, **changes)
     return Trainer(config, jax.local_devices()[:1], channels=1, n_classes=3, max_heads=1)
 
 
 def _begin(trainer, size, dtype=np.float32):
     """Task 1 of a random network whose gates have been decided, and half of whose units are reserved; on the host."""
-    rng = np.random.default_rng(size)
+    rng = np.random.default_rng(len(WIDTHS[size]))
     widths = WIDTHS[size]
-    shapes = dcgan.kernel_shapes(widths, trainer.config.noise_dim)
+    shapes = trainer.generator.kernel_shapes(widths, trainer.config.noise_dim)
     state, capacity = trainer.begin(
         jax.random.key(0),
         [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes],
@@ -64,7 +65,7 @@ def _begin(trainer, size, dtype=np.float32):
 
 def _cut(trainer, state, capacity, size):
     shape = tuple(n + 1 for n in OPEN[size])
-    (units,) = find_open_units([state], [(99, 99)[: len(shape)], shape])
+    (units,) = find_open_units([state], [(99,) * len(shape), shape], trainer.generator)
     return units, *units.cut(state, capacity)
 
 
@@ -82,7 +83,7 @@ def test_a_step_is_the_same_in_float64(size):
     def run(state, capacity):
         masks = step.masks(state.generator["embeddings"], *SETTLED)
         fake, _ = step.generate(state.generator, state.generator_statistics, masks, noise, head)
-        return fake, step.generator_step(state, labels, head, noise, SETTLED, capacity)
+        return fake, step.generator_step(state, np.full(fake.shape, 0.3), labels, head, noise, SETTLED, capacity)
 
     with jax.enable_x64(True):
         fake, (after, metrics) = jax.device_get(run(state, capacity))
@@ -106,22 +107,22 @@ def test_what_is_closed_stays_where_it_was_bit_for_bit(size):
     helpers.assert_equal_trees(units.put_back(narrow, state), state)
     changed = jax.tree.map(lambda a: a + 1, narrow)
     back = units.put_back(changed, state)
-    inputs = np.ones(trainer.config.noise_dim, bool)
+    opened = {nn.INPUT: np.ones(trainer.config.noise_dim, bool)}
     for i, own in enumerate(units.units):
-        kernel, before = back.generator["kernels"][i], state.generator["kernels"][i]
-        is_open = np.zeros(kernel.shape[-1], bool)
-        is_open[own] = True
-        both = inputs[:, None] & is_open
-        np.testing.assert_array_equal(kernel[:, :, both], before[:, :, both] + 1)
-        np.testing.assert_array_equal(kernel[:, :, ~both], before[:, :, ~both])
+        opened[i] = is_open = np.isin(np.arange(WIDTHS[size][i] + 2), own)
         for name in ("scale", "shift"):
             now, then = back.generator["norms"][i][name], state.generator["norms"][i][name]
             np.testing.assert_array_equal(now, np.where(is_open, then + 1, then))
         now, then = (s.generator_statistics[i]["var"] for s in (back, state))
         np.testing.assert_array_equal(now, np.where(is_open, then + 1, then))
-        inputs = is_open
+    for kernel, before, (source, target) in zip(
+        back.generator["kernels"], state.generator["kernels"], trainer.generator.ends, strict=True
+    ):
+        both = opened[source][:, None] & opened[target]
+        np.testing.assert_array_equal(kernel[:, :, both], before[:, :, both] + 1)
+        np.testing.assert_array_equal(kernel[:, :, ~both], before[:, :, ~both])
     heads, before = back.generator["heads"], state.generator["heads"]
-    np.testing.assert_array_equal(heads, np.where(inputs[:, None], before + 1, before))
+    np.testing.assert_array_equal(heads, np.where(opened[len(units.units) - 1][:, None], before + 1, before))
     np.testing.assert_array_equal(narrow.generator["embeddings"][0][-1], -np.inf)  # Padding.
 
 
@@ -132,7 +133,7 @@ def test_it_moves_to_the_smallest_shape_that_has_room_for_all_runs(size):
     needed, present = OPEN[size], tuple(width + 2 for width in WIDTHS[size])
     roomy = tuple(n + 1 for n in needed)
     tight = tuple(n - 1 for n in needed)
-    find = lambda *states, shapes: find_open_units(states, shapes)  # noqa: E731
+    find = lambda *states, shapes: find_open_units(states, shapes, trainer.generator)  # noqa: E731
     assert find(state, shapes=[present]) is None
     assert find(state, shapes=[tight]) is None
     assert find(state, shapes=[roomy, needed, tight])[0].physical == needed

@@ -11,7 +11,6 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import nn
-from dgm_jax.models import dcgan
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import init_optimiser
@@ -23,7 +22,12 @@ EPOCHS = 34  # Of three steps.
 
 
 def _trainer(variant, size, precision="float32", **changes):
-    config = helpers.small(variant, image_size=size, epochs=EPOCHS, precision=precision, **changes)
+    """`size` is that of the images, or "resnet"."""
+    changes |= {"epochs": EPOCHS, "precision": precision}
+    if size == "resnet":
+        config = helpers.residual(variant, **changes)
+    else:
+        config = helpers.small(variant, image_size=size, **changes)
     return Trainer(config, jax.local_devices()[:1], channels=1, n_classes=len(helpers.LABELS), max_heads=1)
 
 
@@ -31,9 +35,9 @@ def _begin(trainer, seed=0):
     """Task 1 of a random network that earlier tasks have grown and half reserved."""
     rng = np.random.default_rng(seed)
     widths = [first + 2 for first in trainer.first_widths]
-    shapes = dcgan.kernel_shapes(widths, trainer.config.noise_dim)
+    shapes = trainer.generator.kernel_shapes(widths, trainer.config.noise_dim)
     kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
-    reserved = [rng.random(shape) < 0.5 for shape in trainer.mask_shapes(widths)]
+    reserved = [rng.permutation(np.arange(np.prod(s)) % 2 == 0).reshape(s) for s in trainer.mask_shapes(widths)]
     state, capacity = trainer.begin(
         jax.random.key(seed), kernels, reserved, physical=_physical(trainer, widths), classes=(1,), discriminator=None
     )
@@ -71,7 +75,7 @@ def _surplus(array, like):
 
 @pytest.fixture(
     scope="module",
-    params=[*((v, s) for v in ("dgma", "dgmw") for s in (8, 16)), ("dgma", 16, "bf16"), ("dgmw", 16, "bf16")],
+    params=[*((v, s) for v in ("dgma", "dgmw") for s in (8, 16, "resnet")), ("dgma", 16, "bf16"), ("dgmw", 16, "bf16")],
     ids=lambda p: "-".join(map(str, p)),
 )
 def trained(request):
@@ -90,9 +94,9 @@ def trained(request):
 
 
 def test_protected_weights_do_not_move_in_100_steps(trained):
-    _, (_, kernels, reserved), _, _, after = trained
+    trainer, (_, kernels, reserved), _, _, after = trained
     assert optax.tree_utils.tree_get(after.generator_optimiser, "count") >= 100
-    factors = nn.multipliers([jnp.asarray(mask) for mask in reserved], kernels)
+    factors = nn.multipliers([jnp.asarray(mask) for mask in reserved], kernels, trainer.generator.ends)
     for old, new, factor in zip(kernels, after.generator["kernels"], factors, strict=True):
         new = _corner(new, old)
         protected = np.broadcast_to(np.asarray(factor) == 0, old.shape)
@@ -108,19 +112,22 @@ def test_padding_stays_exactly_as_it_was_in_100_steps(trained):
     g = after.generator
     moments = [optax.tree_utils.tree_get(after.generator_optimiser, part) for part in ("mu", "nu")]
     assert list(_physical(trainer, widths)) > widths
-    for i, (kernel, mask, width) in enumerate(zip(kernels, reserved, widths)):
-        unit = np.zeros(width)
+    for i, kernel in enumerate(kernels):
         assert not np.any(_surplus(g["kernels"][i], kernel))
+        assert not any(np.any(_surplus(moment["kernels"][i], kernel)) for moment in moments)
+    for i, mask in enumerate(reserved):
         assert np.all(_surplus(g["embeddings"][i], mask) == -np.inf)
         assert np.all(np.isfinite(_corner(g["embeddings"][i], mask)))
+        for moment in moments:  # Every gradient was exactly 0.
+            assert not np.any(_surplus(moment["embeddings"][i], mask))
+            assert np.any(_corner(moment["embeddings"][i], mask))
+    for i, width in enumerate(widths):
+        unit = np.zeros(width)
         assert np.all(_surplus(g["norms"][i]["scale"], unit) == 1) and not np.any(
             _surplus(g["norms"][i]["shift"], unit)
         )
         assert not np.any(_surplus(after.generator_statistics[i]["mean"], unit))
-        for moment in moments:  # Every gradient was exactly 0.
-            assert not np.any(_surplus(moment["kernels"][i], kernel))
-            assert not np.any(_surplus(moment["embeddings"][i], mask))
-            assert np.any(_corner(moment["embeddings"][i], mask))
+        for moment in moments:
             for part in ("scale", "shift"):
                 assert not np.any(_surplus(moment["norms"][i][part], unit))
     heads = np.zeros((*g["heads"].shape[:3], widths[-1], 1))
@@ -138,7 +145,8 @@ def test_freezing_cuts_the_padding_off(trained):
     assert [k.shape for k in own.kernels] == [k.shape for k in kernels]
     assert [m.shape for m in own.masks] == [r.shape for r in reserved]
     assert all(mask.dtype == bool for mask in own.masks)
-    assert own.heads.shape == (1, 4, 4, widths[-1], 1)
+    k = trainer.generator.output.window
+    assert own.heads.shape == (1, k, k, widths[-1], 1)
     assert [norm["scale"].shape for norm in own.norms] == [(width,) for width in widths]
 
 
@@ -157,6 +165,32 @@ def test_growth_keeps_old_weights_in_place(variant):
     assert [m.shape for m in masks] == [tuple(s) for s in trainer.mask_shapes([k.shape[-1] for k in grown])]
 
 
+@pytest.mark.parametrize(
+    "variant, newly, gained",
+    [
+        ("dgma", [2, 0, 3], [2, 0, 3]),
+        # Each unit brings 8 * 16, 5 * 9, (5 + 2) * 9 and 5 weights: the shortcut needs most.
+        ("dgmw", [0, 46, 64, 13], [0, 2, 3]),
+        ("dgmw", [0, 46, 127, 1], [0, 2, 1]),  # Two new inputs bring 90 of these, a unit 63.
+    ],
+)
+def test_both_branches_of_a_block_grow_to_one_width(variant, newly, gained):
+    trainer = _trainer(variant, "resnet")
+    widths, kernels, reserved, *_ = _begin(trainer)
+    assert widths == [5, 5, 5] and trainer.config.noise_dim == 8
+    grown, masks = trainer.grow(jax.random.key(2), kernels, reserved, newly)
+    first, hidden, last = (width + more for width, more in zip(widths, gained))
+    assert [k.shape for k in grown] == [
+        (4, 4, 8, first),
+        (3, 3, first, hidden),
+        (3, 3, hidden, last),
+        (1, 1, first, last),
+    ]
+    assert [m.shape for m in masks] == [tuple(s) for s in trainer.mask_shapes([first, hidden, last])]
+    for old, new in zip([*kernels, *reserved], [*grown, *masks], strict=True):
+        np.testing.assert_array_equal(_corner(new, old), old)
+
+
 def _one_generator_step(config, state, capacity, noise):
     """In float64: the images it judged, its metrics, the new parameters, and the gradients (as Adam's first moment)."""
     step = Step.of(config)
@@ -166,7 +200,7 @@ def _one_generator_step(config, state, capacity, noise):
     def run(state, capacity, noise, scales):
         masks = step.masks(state.generator["embeddings"], *scales)
         fake, _ = step.generate(state.generator, state.generator_statistics, masks, noise, head)
-        return fake, step.generator_step(state, labels, head, noise, scales, capacity)
+        return fake, step.generator_step(state, jnp.full_like(fake, 0.3), labels, head, noise, scales, capacity)
 
     with jax.enable_x64(True):
         fake, (after, metrics) = jax.device_get(run(state, capacity, noise, (jnp.float64(3), jnp.float64(5))))
@@ -174,7 +208,9 @@ def _one_generator_step(config, state, capacity, noise):
     return fake, metrics, after.generator, optax.tree_utils.tree_get(after.generator_optimiser, "mu")
 
 
-@pytest.mark.parametrize("variant, size", [("dgma", 8), ("dgma", 16), ("dgmw", 16)])
+@pytest.mark.parametrize(
+    "variant, size", [("dgma", 8), ("dgma", 16), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet")]
+)
 def test_padding_contributes_nothing(variant, size):
     """The same generator step at two paddings: equal where both have entries, exactly 0 where one is padding."""
     results = []

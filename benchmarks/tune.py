@@ -1,0 +1,102 @@
+"""Chooses settings by the first two tasks alone: each change is tried on images held out of *their* training images.
+
+No test image is read, and no image of a later task: who meets classes one after the other has seen none of them when
+settings must be chosen. Of each class's training images the last quarter is what settings are judged by.
+
+    python -m benchmarks.tune cifar10 --variant dgmw --data-dir ../shared/data/tfds --out docs/results/tuning.json \\
+        --try generator_learning_rate=0.0005 --try auxiliary_generator=true,generator_width=16
+
+Each change is tried on its own, beside the preset as it is. Results already in the file are kept.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import machine
+from dgm_jax import Learner, data
+from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.data import Dataset
+from dgm_jax.data.sources import NAMES
+from dgm_jax.errors import UserError
+from dgm_jax.files import write_json
+
+_TASKS = 2
+_READINGS = ("consolidated", "auxiliary")
+
+
+def changed(config: Config, change: str) -> Config:
+    """The settings with a change, e.g. "epochs=3,auxiliary_generator=true"; "" changes nothing.
+
+    Raises:
+      UserError: if it names no setting, or a value that the setting cannot have.
+    """
+    values: dict[str, Any] = {}
+    for part in filter(None, change.split(",")):
+        name, _, text = part.partition("=")
+        if name not in Config.__dataclass_fields__:
+            raise UserError(f"--try {change}: there is no setting {name!r}; the settings are those of an experiment")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return dataclasses.replace(config, **values)
+
+
+def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
+    """Learns the first two tasks with each seed: A_2 of both classifiers, and minutes of all."""
+    begun = time.perf_counter()
+    averages: dict[str, list[float]] = {reading: [] for reading in _READINGS}
+    for seed in seeds:
+        own = dataclasses.replace(config, seed=seed)
+        stream = data.class_incremental(dataset, classes_per_task=1)
+        with tempfile.TemporaryDirectory() as folder:
+            summary = Learner(own, devices=1).fit(stream, folder)
+        for reading, values in averages.items():
+            values.append(summary[f"A_{_TASKS}"][reading]["macro"])
+    means = {reading: statistics.mean(values) for reading, values in averages.items()}
+    return {"A_2": averages, "mean": means, "minutes": (time.perf_counter() - begun) / 60}
+
+
+def main() -> None:
+    """Tries each change and writes what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
+    parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
+    parser.add_argument("--train-per-class", type=int, default=500, help="a quarter of them to judge by")
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1])
+    parser.add_argument("--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]")
+    parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
+    parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
+    options = parser.parse_args()
+    jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "dgm_jax_tune"))
+    whole = data.load(options.data, options.data_dir).for_choosing()
+    first = whole.of_classes(whole.labels[:_TASKS]).first_per_class(round(0.75 * options.train_per_class))
+    base = changed(preset(options.data, options.variant), options.base)
+    results = json.loads(options.out.read_text()) if options.out.exists() else []
+    for change in ["", *options.changes]:
+        config = changed(base, change)
+        said = ",".join(filter(None, (options.base, change)))
+        entry = {"data": options.data, "variant": options.variant, "change": said, "seeds": options.seeds}
+        entry |= {"train_per_class": options.train_per_class, "epochs": config.epochs}
+        known = next((r for r in results if all(r[name] == value for name, value in entry.items())), None)
+        if known is None:
+            known = entry | judge(config, first.resized(config.image_size), options.seeds)
+            known["machine"] = machine.describe()
+            results.append(known)
+            write_json(options.out, results)
+        shown = ", ".join(f"{reading} {100 * known['mean'][reading]:.1f} %" for reading in _READINGS)
+        print(f"{options.variant} {said or 'as it is'}: {shown}; {known['minutes']:.1f} min", flush=True)
+
+
+if __name__ == "__main__":
+    main()
