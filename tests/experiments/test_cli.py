@@ -51,7 +51,7 @@ def test_help_lists_every_setting_with_the_default_of_the_preset(variant: str, c
     assert "What it shows." in text
     assert "Step size of the generator's Adam. (default: 0.002)" in text
     width = {"dgma": 20, "dgmw": 6}[variant]
-    assert f"each layer before is twice as wide. (default: {width})" in text
+    assert f"in resnet equally wide. (default: {width})" in text
 
 
 def test_help_does_not_wait_for_jax() -> None:

@@ -1,5 +1,6 @@
 """One training iteration: parity with the golden files, from the classifier's steps to Adam's moments."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -13,7 +14,7 @@ import pytest
 
 from dgm_jax.config import Config
 from dgm_jax.models.normalisation import MOMENTUM
-from dgm_jax.training.state import TrainState, make_capacity
+from dgm_jax.training.state import Clock, TrainState, make_capacity
 from dgm_jax.training.step import Step
 
 FILES = ["dgma_t0", "dgma_t2", "dgma_t1_resumed", "dgmw_t0", "dgmw_t1", "dgmw_t1_aux"]
@@ -266,3 +267,46 @@ class TestGoldenGeneratorStep:
             assert np.mean(np.asarray(old)[~protected] != new[~protected]) > 0.5  # All but those of dead units.
             blocked += protected.sum()
         assert (blocked > 0) == (file["task"] > 0)
+
+
+# ---- what ImageNet adds; the golden files do not ----
+
+
+def test_the_reconstruction_term_is_l1_and_moves_images_towards_the_real_ones():
+    """Against the mean written out, and its gradient against the slope of that mean, in float64."""
+    file, states, _ = _discriminated("dgmw_t1", "float64")
+    weight = 2.5
+    with jax.enable_x64(True):
+        config = _config(file, "dgmw_t1", "closed")
+        plain, step = (Step.of(dataclasses.replace(config, reconstruction_weight=w)) for w in (0.0, weight))
+        _, (real, labels, head, noise, scales, capacity) = _inputs(file, "float64")
+        state = states[-1]
+
+        @helpers.quick_jit
+        def run(state):
+            def distance(generator):
+                masks = step.masks(generator["embeddings"], *scales)
+                fake, _ = step.generate(generator, state.generator_statistics, masks, noise, head)
+                return jnp.sum(jnp.abs(fake - real)) / real.size
+
+            terms = jax.value_and_grad(distance)(state.generator)
+            return terms, *(s.generator_step(state, real, labels, head, noise, scales, capacity) for s in (plain, step))
+
+        (distance, slope), (plainly, without), (after, metrics) = jax.device_get(run(state))
+    assert metrics["reconstruction_term"] == pytest.approx(weight * distance, rel=1e-12)
+    assert metrics["generator_loss"] == pytest.approx(without["generator_loss"] + weight * distance, rel=1e-12)
+    assert "reconstruction_term" not in without
+    added = [_gradient(state, s, "generator", file)["heads"] for s in (after, plainly)]
+    np.testing.assert_allclose(added[0] - added[1], weight * slope["heads"], rtol=1e-7, atol=1e-12)
+    assert np.any(slope["heads"])
+
+
+@pytest.mark.parametrize("lead, epoch", [(0, 3), (1, 2), (2, 1)])
+def test_the_annealing_can_be_ahead(lead, epoch):
+    """ImageNet counts epochs from 1 (ALGORITHM, section 3)."""
+    config = dataclasses.replace(Config(variant="dgmw", anneal_within_epoch=True), scale_lead=lead, scale_max=50.0)
+    clock = Clock(task=0, epoch=epoch, mask_epochs=10, steps=8)
+    scale, epoch_scale = Step.of(config).scales(clock, jnp.int32(4))
+    expected = 1 / 50 + (50 - 1 / 50) * 3 / 10
+    assert float(epoch_scale) == pytest.approx(expected, rel=1e-6)
+    assert float(scale) == pytest.approx(1 / expected + (expected - 1 / expected) * 4 / 8, rel=1e-6)
