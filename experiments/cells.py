@@ -18,6 +18,7 @@ DATA = {  # name -> (experiment, arguments, arguments of the quick table)
     "mnist": ("mnist", (), ("--epochs", "1")),
     "svhn": ("svhn", (), ("--epochs", "5")),
     "cifar10": ("cifar10", (), ("--epochs", "5")),
+    "imagenet50": ("imagenet50", ("--classes", "first:50"), ("--epochs", "1")),
 }
 METHODS = {
     "joint": ("--method", "joint"),

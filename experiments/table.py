@@ -14,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dgm_jax import sheets
 from dgm_jax.errors import exit_status
-from experiments import cells, cli, sheets
+from experiments import cells, cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     results = cells.collect(plan, run=not options.collect)
     out = options.out or runs
-    sheets.write(results, out, command="python -m experiments.table " + " ".join(argv or sys.argv[1:]))
+    sheets.write(
+        results,
+        out,
+        command="python -m experiments.table " + " ".join(argv or sys.argv[1:]),
+        ablations=options.ablations,
+    )
     print((out / "table.md").read_text())
     failed = [result for result in results if "error" in result]
     return 1 if failed else 0

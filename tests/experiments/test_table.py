@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
+from dgm_jax import sheets
 from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.errors import NoMemory, UserError
 from dgm_jax.quality import Judge, measure
 from dgm_jax.workdir import Workdir
-from experiments import cells, cli, sheets, table
+from experiments import cells, cli, table
 
 
 def _summary(seed=0, final=0.5, readings=("consolidated", "auxiliary"), **changes):
@@ -61,12 +62,12 @@ def test_rows_by_hand():
     ]
     dgma = rows[0]
     assert dgma["A_final"] == pytest.approx(0.985) and dgma["A_final_sd"] == pytest.approx(np.std([0.98, 0.99], ddof=1))
-    assert dgma["A_5"] == pytest.approx(1.035)  # As made up above.
+    assert dgma["A_half"] == pytest.approx(1.035)  # As made up above.
     assert dgma["minutes"] == 2 and dgma["seeds"] == "0 1"
     assert dgma["worth_images"] == 781  # 50 000 bytes by 64 bytes an image.
     assert dgma["generated_sample_accuracy"] == 0.75 and rows[1]["generated_sample_accuracy"] is None
     assert dgma["failures"] == "seed 2: NotFinite: a loss became nan"
-    assert dgma["published_A_10"] == 97.92 and rows[1]["published_A_10"] is None
+    assert dgma["published_A_final"] == 97.92 and rows[1]["published_A_final"] is None
     assert rows[3] == rows[3] | {"method": "dgr", "failures": "seed 0: not run yet"}
 
 

@@ -1,4 +1,4 @@
-"""What the table's figures are written as: Markdown, CSV, JSON, and pictures."""
+"""A table of many runs, beside published numbers: as Markdown, CSV, JSON, and pictures."""
 
 import csv
 import io
@@ -11,7 +11,8 @@ from typing import Any
 
 from dgm_jax.files import write_atomically, write_json
 
-# Test accuracy, %, as published (A5, A10), and what was measured. Ostapenko et al. 2019, table 1.
+# Test accuracy, %, as published (half-way and at the end: A5 and A10), and what was measured.
+# Ostapenko et al. 2019, table 1.
 _OWN = "A of one classifier over all classes"
 _GENERATED = "most likely: generated images, told by a classifier of all real data"
 PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
@@ -31,13 +32,19 @@ PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
     ("cifar10", "joint"): (83.40, 77.82, _OWN),
     ("cifar10", "dgmw"): (72.45, 56.21, _OWN),
     ("cifar10", "dgma"): (71.91, 51.80, _OWN),
+    # A30, A50.
+    ("imagenet50", "joint"): (57.35, 49.88, _OWN),
+    ("imagenet50", "icarl"): (29.38, 28.98, _OWN + " (iCaRL-S)"),
+    ("imagenet50", "dgmw"): (32.14, 17.82, _OWN),
+    ("imagenet50", "dgma"): (25.93, 15.16, _OWN),
 }
 _LEGEND = (
-    "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the last "
-    "task. *Generated*: the memory's images, told by a classifier that learnt all real images (what the published "
-    "numbers of EWC-M, DGR and MeRGAN most likely are). *Frechet*: Frechet distance in that classifier's features (not "
-    "FID). *Worth*: as many training images, stored as they come, take the same bytes. *Published*: A5 / A10 at full "
-    "length; ✓ reached, ✗ not."
+    "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
+    "last task, `A_half` after half of them (the paper's A5; of ImageNet-50 its A30). *Generated*: the memory's "
+    "images, told by a classifier that learnt all real images (what the published numbers of EWC-M, DGR and MeRGAN "
+    "most likely are). *Frechet*: Frechet distance in that classifier's features (not FID). *Worth*: as many training "
+    "images, stored as they come, take the same bytes. *Published*: half-way / at the end, at full length; ✓ reached, "
+    "✗ not."
 )
 _EXPECTED = {
     "ewc": "knows little but the newest class, as is known of weight penalties where one head tells all classes apart "
@@ -45,14 +52,21 @@ _EXPECTED = {
     "finetune": "knows the newest class alone: nothing asks for the others again",
 }
 _COLUMNS = (
-    *("data", "method", "reading", "protocol", "seeds", "A_5", "A_5_sd", "A_final", "A_final_sd", "forgetting"),
+    *("data", "method", "reading", "protocol", "seeds", "A_half", "A_half_sd", "A_final", "A_final_sd", "forgetting"),
     *("generated_sample_accuracy", "frechet_distance", "precision", "recall", "memory_bytes", "worth_images"),
-    *("minutes", "device", "published_A_5", "published_A_10", "published_measure", "failures", "command"),
+    *("minutes", "device", "published_A_half", "published_A_final", "published_measure", "failures", "command"),
 )
 
 
-def write(results: Sequence[dict[str, Any]], out: Path, *, command: str) -> None:
-    """Writes table.md, table.csv, table.json and figures of all cells; see `cells.collect`."""
+def write(results: Sequence[dict[str, Any]], out: Path, *, command: str, ablations: bool = False) -> None:
+    """Writes table.md, table.csv, table.json and figures.
+
+    Args:
+      results: of each run "data", "method", "seed", "command", and "summary" and "quality" (or None), or "error".
+      out: the folder to write to; made if missing.
+      command: that made the table.
+      ablations: the runs are one method with a part changed: other figures.
+    """
     out.mkdir(parents=True, exist_ok=True)
     rows = summarised(results)
     write_json(out / "table.json", {"command": command, "rows": rows})
@@ -61,7 +75,7 @@ def write(results: Sequence[dict[str, Any]], out: Path, *, command: str) -> None
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(out / "table.csv", text.getvalue())
-    pictures = figures(results, out)
+    pictures = (ablation_figures if ablations else figures)(results, out)
     write_atomically(out / "table.md", markdown(rows, pictures, command))
 
 
@@ -99,11 +113,12 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
     size = statistics.mean(s["bytes"]["memory"]["total"] for s in summaries)
     replaced = first["bytes"]["images_replaced"]
     images = first["bytes"]["image_count"]
+    half = sum(map(len, first["tasks"][: (len(first["tasks"]) + 1) // 2]))  # Classes after half of the tasks.
     return {
         "reading": reading,
         "protocol": first["protocol"],
         "seeds": " ".join(str(s["seed"]) for s in summaries),
-        **spread("A_5", average("A_5")),
+        **spread("A_half", average(f"A_{half}")),
         **spread("A_final", average(f"A_{first['final']}")),
         **spread("forgetting", (s["forgetting"][reading] for s in summaries)),
         **{
@@ -114,8 +129,8 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
         "worth_images": round(size / (replaced / images)) if images and replaced else None,
         "minutes": statistics.mean(sum(s["seconds"].values()) / 60 for s in summaries),
         "device": first["device"],
-        "published_A_5": published[0],
-        "published_A_10": published[1],
+        "published_A_half": published[0],
+        "published_A_final": published[1],
         "published_measure": published[2],
     }
 
@@ -129,7 +144,7 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
         "",
         _LEGEND,
         "",
-        "| data | method | reading | A_5 | A_final | forgetting | generated | Frechet | memory, kB | worth, images "
+        "| data | method | reading | A_half | A_final | forgetting | generated | Frechet | memory, kB | worth, images "
         "| minutes | seeds | protocol | published |",
         "|" + "---|" * 14,
     ]
@@ -139,7 +154,7 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
             continue
         cells = [
             *(row["data"], row["method"], row["reading"]),
-            *(_percent(row, name) for name in ("A_5", "A_final", "forgetting", "generated_sample_accuracy")),
+            *(_percent(row, name) for name in ("A_half", "A_final", "forgetting", "generated_sample_accuracy")),
             _plain(row["frechet_distance"], "{:.1f}"),
             f"{row['memory_bytes'] / 1000:.0f}",
             _plain(row["worth_images"], "{}"),
@@ -171,12 +186,12 @@ def _plain(value: Any, form: str) -> str:
 
 
 def _published(row: dict[str, Any]) -> str:
-    if row["published_A_10"] is None:
+    if row["published_A_final"] is None:
         return "–"
-    numbers = f"{row['published_A_5']} / {row['published_A_10']}"
+    numbers = f"{row['published_A_half']} / {row['published_A_final']}"
     if row["published_measure"].startswith("most likely"):
         return f"{numbers} (another measure)"
-    return f"{numbers} {'✓' if 100 * row['A_final'] >= row['published_A_10'] else '✗'}"
+    return f"{numbers} {'✓' if 100 * row['A_final'] >= row['published_A_final'] else '✗'}"
 
 
 def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
@@ -195,8 +210,7 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
             runs = [result["summary"] for result in own if result["method"] == method]
             style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
             _curves(axes[0, 0], runs, style)
-            reading = next(iter(runs[0]["forgetting"]))
-            final = [100 * run[f"A_{run['final']}"][reading]["macro"] for run in runs]
+            final = [_final(run) for run in runs]
             sizes = [run["bytes"]["memory"]["total"] / 1000 for run in runs]
             axes[0, 1].scatter(sizes, final, color=style["color"], label=method)
             if "capacity" in runs[0]:
@@ -217,6 +231,52 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
         pyplot.close(figure)
         names.append(name)
     return names
+
+
+def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
+    """Draws what each change does to A_final, a point a seed, beside the variant as it is; names the files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = []
+    for data in dict.fromkeys(result["data"] for result in results):
+        own = [result for result in results if result["data"] == data and "summary" in result]
+        groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for result in own:
+            variant, _, change = result["method"].rpartition(": ")
+            groups[variant or "neither"][change].append(_final(result["summary"]))
+        if not groups:
+            continue
+        figure, axes = pyplot.subplots(
+            *(len(groups), 1),
+            figsize=(9, 1.6 + 0.32 * sum(map(len, groups.values()))),
+            height_ratios=[len(changes) + 1 for changes in groups.values()],
+            layout="constrained",
+            sharex=True,
+            squeeze=False,
+        )
+        for axis, (variant, changes) in zip(axes[:, 0], groups.items(), strict=True):
+            if "as it is" in changes:
+                axis.axvline(statistics.mean(changes["as it is"]), color="0.5", linewidth=1)
+            for row, values in enumerate(changes.values()):
+                axis.plot(values, [row] * len(values), "o", color="C0", alpha=0.5)
+                axis.plot(statistics.mean(values), row, "|", color="C3", markersize=14)
+            axis.set(title=f"{data}, {variant}", yticks=range(len(changes)), ylim=(len(changes) - 0.5, -0.5))
+            axis.set_yticklabels(list(changes))
+            axis.grid(alpha=0.3)
+        axes[-1, 0].set_xlabel("A_final, %; points: seeds; red: mean; line: the variant as it is")
+        names.append(f"{data}-ablations.png")
+        figure.savefig(out / names[-1], dpi=110)
+        pyplot.close(figure)
+    return names
+
+
+def _final(summary: dict[str, Any]) -> float:
+    """A_final of the first reading, %."""
+    reading = next(iter(summary["forgetting"]))
+    return 100 * summary[f"A_{summary['final']}"][reading]["macro"]
 
 
 def _curves(axis: Any, runs: Sequence[dict[str, Any]], style: dict[str, Any]) -> None:
