@@ -13,20 +13,20 @@ import argparse
 import dataclasses
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from benchmarks import machine
 from dgm_jax import Learner, data
+from dgm_jax.compilation import keep_programs
 from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.data import Dataset
 from dgm_jax.data.sources import NAMES
-from dgm_jax.errors import UserError
+from dgm_jax.errors import UserError, exit_status
 from dgm_jax.files import write_json
 
 _TASKS = 2
@@ -51,6 +51,12 @@ def changed(config: Config, change: str) -> Config:
     return dataclasses.replace(config, **values)
 
 
+def first_tasks(dataset: Dataset, train_per_class: int) -> Dataset:
+    """The classes of the first two tasks, so many training images of each; a quarter of these is in place of a test."""
+    first = dataset.of_classes(dataset.labels[:_TASKS]).first_per_class(train_per_class)
+    return first.for_choosing()
+
+
 def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
     """Learns the first two tasks with each seed: A_2 of both classifiers, and minutes of all."""
     begun = time.perf_counter()
@@ -66,7 +72,7 @@ def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, A
     return {"A_2": averages, "mean": means, "minutes": (time.perf_counter() - begun) / 60}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Tries each change and writes what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
@@ -77,10 +83,9 @@ def main() -> None:
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
-    options = parser.parse_args()
-    jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "dgm_jax_tune"))
-    whole = data.load(options.data, options.data_dir).for_choosing()
-    first = whole.of_classes(whole.labels[:_TASKS]).first_per_class(round(0.75 * options.train_per_class))
+    options = parser.parse_args(argv)
+    keep_programs()
+    first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class)
     base = changed(preset(options.data, options.variant), options.base)
     results = json.loads(options.out.read_text()) if options.out.exists() else []
     for change in ["", *options.changes]:
@@ -96,7 +101,8 @@ def main() -> None:
             write_json(options.out, results)
         shown = ", ".join(f"{reading} {100 * known['mean'][reading]:.1f} %" for reading in _READINGS)
         print(f"{options.variant} {said or 'as it is'}: {shown}; {known['minutes']:.1f} min", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main, interrupted="interrupted; run the same command to go on"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dgm_jax import checkpoint, files, processes
 from dgm_jax.baselines import METHODS
@@ -16,7 +17,7 @@ from dgm_jax.callbacks import Callback, Progress, RunEnd, RunStart, TaskEnd, Tas
 from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
-from dgm_jax.errors import ConfigError, NoMemory
+from dgm_jax.errors import ConfigError, NoMemory, NotFinite
 from dgm_jax.learner import check_fit, describe
 from dgm_jax.record import Record, summarise, timed
 from dgm_jax.training.devices import check_precision, choose_devices
@@ -53,7 +54,12 @@ class BaselineLearner:
         self.backend, self.callbacks = backend, tuple(callbacks)
 
     def fit(self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False) -> dict[str, Any]:
-        """Learns all tasks, or goes on after the last that was finished; see `Learner.fit`."""
+        """Learns all tasks, or goes on after the last that was finished; see `Learner.fit`.
+
+        Raises:
+          NotFinite: if training breaks down.
+          Others: as `Learner.fit`.
+        """
         check_fit(self.config, stream)
         folder = Workdir(workdir)
         with files.RunLock(folder.path):
@@ -129,6 +135,7 @@ class _Run:
         key = jax.random.fold_in(self.key, task + 1)
         with timed("train", self.building, [self.record]):
             self.method.learn(task, *stream.train(task), key, lambda *moved: self._moved(task, *moved))
+        self._require_finite(task)
         with timed("evaluate", self.building, [self.record]):
             pixels, labels = stream.test(task)
             self.record.evaluate(READING, self.method.logits(task, pixels).argmax(axis=1), labels, stream.n_seen(task))
@@ -146,6 +153,14 @@ class _Run:
         for step in older:
             checkpoint.delete(self.folder.checkpoints, step)
         self._tell("on_task_end", self._task_end(task, average, time.perf_counter() - begun))
+
+    def _require_finite(self, task: int) -> None:
+        for path, leaf in jax.tree.leaves_with_path(self.method.to_tree()):
+            if not np.all(np.isfinite(leaf)):
+                raise NotFinite(
+                    f"{self.config.method}: {jax.tree_util.keystr(path)} is not finite after task {task}, seed "
+                    f"{self.config.seed}; the tasks before are saved. Try a smaller step size."
+                )
 
     def _summary(self) -> dict[str, Any]:
         further = {"paper": self.method.paper}

@@ -16,7 +16,7 @@ from dgm_jax.baselines.learner import BaselineLearner, load_method
 from dgm_jax.baselines.method import Setting
 from dgm_jax.callbacks import Callback
 from dgm_jax.data.stream import PastTaskError
-from dgm_jax.errors import ConfigError, NoMemory
+from dgm_jax.errors import ConfigError, NoMemory, NotFinite
 
 CONFIG = helpers.small(
     image_size=8, epochs=2, consolidation_steps=60, consolidation_samples=24, memory_size=12, discriminator_width=8
@@ -182,3 +182,36 @@ def test_an_unknown_method_is_refused(changes, text):
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(NoMemory, match="holds no checkpoint of er; run it first"):
         load_method(_config("er"), helpers.stream(CONFIG), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "method, changes",
+    [("finetune", {"consolidation_learning_rate": 1e38}), ("mergan", {"generator_learning_rate": 1e38})],
+)
+def test_training_that_breaks_down_is_refused_and_nothing_of_it_is_saved(method, changes, tmp_path):
+    config = _config(method)
+    with pytest.raises(KeyboardInterrupt):
+        _fit(config, tmp_path, Stop(1, "train"))
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    learner = BaselineLearner(dataclasses.replace(config, **changes), devices=1)
+    with pytest.raises(
+        NotFinite, match=f"^{method}: .* is not finite after task 1, seed 0; the tasks before are saved"
+    ):
+        learner.fit(helpers.stream(config), tmp_path, resume_anyway=True)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == saved
+
+
+def test_baselines_work_on_the_residual_pair_with_several_classes_a_task(tmp_path):
+    summaries = {}
+    for method in ("joint", "mergan", "icarl"):
+        config = _config(method, network="resnet", reinitialise_discriminator=False)
+        stream = helpers.stream(config, labels=helpers.SIX, classes_per_task=2)
+        summaries[method] = BaselineLearner(config, devices=1).fit(stream, tmp_path / method)
+        assert [name for name in summaries[method] if name.startswith("A_")] == ["A_2", "A_4", "A_6"]
+    loaded = load_method(
+        _config("mergan", network="resnet", reinitialise_discriminator=False), stream, tmp_path / "mergan"
+    )
+    stream.begin(2)
+    pixels, labels = stream.test(2)
+    right = np.mean(loaded.logits(2, pixels).argmax(axis=1) == labels)
+    assert right == pytest.approx(summaries["mergan"]["A_6"]["classifier"]["micro"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dgm_jax.data import DataError, from_arrays
+from dgm_jax.data import DataError, from_arrays, load
 
 
 def _arrays(n=4, size=4, channels=1):
@@ -116,3 +116,18 @@ def test_a_share_out_of_range_is_refused(digits, share):
 def test_a_share_that_leaves_nothing_is_refused():
     with pytest.raises(DataError, match="of the 2 training images of class -2 leaves one side empty"):
         from_arrays(**_arrays()).for_choosing(0.1)
+
+
+def test_some_classes_keep_their_images_in_order() -> None:
+    digits = load("digits")
+    some = digits.of_classes([7, 3])
+    assert some.labels == (3, 7) and some.class_names == {3: "3", 7: "7"}
+    for images, labels, own, kept in (
+        (digits.x_train, digits.y_train, some.x_train, some.y_train),
+        (digits.x_test, digits.y_test, some.x_test, some.y_test),
+    ):
+        rows = [i for i, label in enumerate(labels) if label in (3, 7)]
+        np.testing.assert_array_equal(own, images[rows])
+        np.testing.assert_array_equal(kept, labels[rows])
+    with pytest.raises(DataError, match="there is no class 10, 12; the classes are 0, 1, 2, 3, 4, ..."):
+        digits.of_classes([1, 12, 10])

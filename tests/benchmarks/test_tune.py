@@ -1,0 +1,60 @@
+"""Settings are chosen by the first two tasks' training images, and by nothing else."""
+
+import json
+import re
+
+import helpers
+import numpy as np
+import pytest
+from helpers import compiled_once  # noqa: F401
+
+from benchmarks import tune
+from dgm_jax import data
+from dgm_jax.config import PRESETS
+from dgm_jax.errors import ConfigError, UserError
+
+CONFIG = helpers.small(image_size=8, epochs=2)
+
+
+def test_a_change_in_words():
+    config = tune.changed(CONFIG, "epochs=3,auxiliary_generator=true,replay=fresh,replay_steps=null")
+    assert (config.epochs, config.auxiliary_generator, config.replay, config.replay_steps) == (3, True, "fresh", None)
+    assert tune.changed(CONFIG, "") == CONFIG
+
+
+@pytest.mark.parametrize(
+    "change, error, text",
+    [
+        ("epoch=3", UserError, "--try epoch=3: there is no setting 'epoch'"),
+        ("replay=new", ConfigError, "replay='new' is unknown"),
+        ("epochs=0", ConfigError, "epochs=0 must be greater than 0"),
+    ],
+)
+def test_changes_that_are_refused(change, error, text):
+    with pytest.raises(error, match=re.escape(text)):
+        tune.changed(CONFIG, change)
+
+
+def test_only_training_images_of_two_classes_are_seen():
+    whole = data.load("digits")
+    seen = tune.first_tasks(whole, 40)
+    assert seen.labels == (0, 1)
+    training = {image.tobytes() for image in whole.x_train[np.isin(whole.y_train, (0, 1))]}
+    assert all(image.tobytes() in training for image in (*seen.x_train, *seen.x_test))
+    assert not {i.tobytes() for i in seen.x_train} & {i.tobytes() for i in seen.x_test}
+    assert np.bincount(seen.y_train).tolist() == [30, 30]
+
+
+def test_results_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
+    file = tmp_path / "tuning.json"
+    argv = ["digits", "--train-per-class", "40", "--seeds", "0", "--try", "generator_width=4", "--out", str(file)]
+    tune.main(argv)
+    first = json.loads(file.read_text())
+    assert [entry["change"] for entry in first] == ["", "generator_width=4"]
+    for entry in first:
+        assert set(entry["A_2"]) == {"consolidated", "auxiliary"}
+        assert 0 <= entry["mean"]["consolidated"] == entry["A_2"]["consolidated"][0] <= 1
+    monkeypatch.setattr(tune, "judge", None)  # Would be called.
+    tune.main(argv)
+    assert json.loads(file.read_text()) == first
