@@ -1,7 +1,8 @@
 """Data: sources become checked uint8 arrays (`Dataset`), which become streams of tasks (`TaskStream`)."""
 
+from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
-from dgm_jax.data.sources import from_npz, load
+from dgm_jax.data.sources import class_names, from_npz, load
 from dgm_jax.data.stream import (
     FutureTaskError,
     PastTaskError,
@@ -18,9 +19,11 @@ __all__ = [
     "PastTaskError",
     "TaskStream",
     "class_incremental",
+    "class_names",
     "from_arrays",
     "from_npz",
     "load",
     "parse_class_order",
+    "parse_classes",
     "parse_classes_per_task",
 ]
