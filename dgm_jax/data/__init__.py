@@ -2,6 +2,7 @@
 
 from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
+from dgm_jax.data.folders import folder_classes, from_folder
 from dgm_jax.data.sources import class_names, from_npz, load
 from dgm_jax.data.stream import (
     FutureTaskError,
@@ -10,6 +11,7 @@ from dgm_jax.data.stream import (
     class_incremental,
     parse_class_order,
     parse_classes_per_task,
+    task_sizes,
 )
 
 __all__ = [
@@ -20,10 +22,13 @@ __all__ = [
     "TaskStream",
     "class_incremental",
     "class_names",
+    "folder_classes",
     "from_arrays",
+    "from_folder",
     "from_npz",
     "load",
     "parse_class_order",
     "parse_classes",
     "parse_classes_per_task",
+    "task_sizes",
 ]
