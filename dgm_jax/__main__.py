@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Downloads a data set through TFDS, or rewrites its tfrecord files, in the array_record format "
         "that runs read. This alone needs TensorFlow: python -m pip install -r requirements-prepare.txt",
     )
-    prepare.add_argument("name", metavar="NAME", help="mnist, cifar10 or svhn")
+    prepare.add_argument("name", metavar="NAME", help="mnist, cifar10, svhn or imagenet32")
     prepare.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="where TFDS keeps its data sets")
     prepare.set_defaults(command=_prepare)
     return parser

@@ -12,4 +12,4 @@ import sys
 from experiments import cli
 
 if __name__ == "__main__":
-    sys.exit(cli.run("arrays", __doc__, npz=True))
+    sys.exit(cli.run("arrays", __doc__, kind=cli.FileOptions))

@@ -1,6 +1,7 @@
 """The command line that all experiments share: options, settings, data, and then the learner."""
 
 import argparse
+import dataclasses
 import difflib
 import os
 import sys
@@ -13,8 +14,11 @@ import tyro
 
 from dgm_jax import data
 from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError
 from dgm_jax.progress import ConsoleProgress
+
+_IMAGENET50 = 50  # classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,15 @@ class Options:
     settings: tyro.conf.OmitArgPrefixes[Config]
     """Settings, with the defaults of this preset and variant."""
 
+    @property
+    def where(self) -> Path:
+        """What the data are read from."""
+        return self.data_dir or Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+    def load(self, name: str) -> Dataset:
+        """Loads the data set of the experiment `name`; raises UserError if it cannot be used."""
+        return data.load(name, self.where)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions(Options):
@@ -68,14 +81,69 @@ class FileOptions(Options):
     npz: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """File with the arrays x_train, y_train, x_test, y_test: images uint8 [n, h, w] or [n, h, w, c], of any size."""
 
+    @property
+    def where(self) -> Path:
+        """The file."""
+        return self.npz
 
-def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence[str] | None = None) -> int:
+    def load(self, name: str) -> Dataset:
+        """Loads the arrays; they are called after the file, not `name`."""
+        return data.from_npz(self.npz)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetOptions(Options):
+    """Options of an experiment on 50 classes of ImageNet, or on any class folders of images."""
+
+    classes_per_task: str = "10"
+    """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
+    data: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: imagenet_resized/32x32 in --data-dir)"),
+    ] = None
+    """Folder of images: PATH/train/<class>/ and PATH/val/<class>/, or PATH/<class>/ (the last fifth are for tests)."""
+    classes: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="A,B,...|first:N|@FILE", help_behavior_hint="(default: all, which have to be 50)"),
+    ] = None
+    """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
+    grey: Literal["convert", "refuse"] = "convert"
+    """With --data: what becomes of grey images among colour ones."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """With --data: what becomes of files that cannot be read as images."""
+
+    @property
+    def where(self) -> Path:
+        """The folder of images, or that of the data sets of TensorFlow Datasets."""
+        return self.data or super().where
+
+    def load(self, name: str) -> Dataset:
+        """Loads the chosen classes."""
+        if self.data and self.data_dir:
+            raise UserError("--data and --data-dir are two places to read from; give one of them")
+        if not self.data and (self.grey, self.unreadable) != ("convert", "refuse"):
+            raise UserError("--grey and --unreadable are about files of images; they need --data")
+        there = data.folder_classes(self.data) if self.data else data.class_names("imagenet32", self.where)
+        if self.classes is None and len(there) != _IMAGENET50:
+            choice = f"--classes first:{min(len(there), _IMAGENET50)}"
+            raise UserError(f"{self.where} has {len(there):,} classes, expected {_IMAGENET50}; choose, e.g. {choice}")
+        chosen = None if self.classes is None else data.parse_classes(self.classes, there)
+        # Before the minutes that reading takes.
+        data.parse_class_order(self.class_order, range(len(chosen or there)))
+        data.task_sizes(data.parse_classes_per_task(self.classes_per_task), len(chosen or there))
+        if not self.data:
+            return data.load("imagenet32", self.where, classes=chosen or there)
+        size = self.settings.image_size
+        return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
+
+
+def run(name: str, description: str | None, *, kind: type[Options] = Options, argv: Sequence[str] | None = None) -> int:
     """Runs an experiment from the command line.
 
     Args:
       name: names the data set, the preset used by default, and the folder.
       description: what `--help` begins with.
-      npz: the data come from a file, `--npz FILE`, instead of by name.
+      kind: the options; they decide where the data come from.
       argv: the arguments; those of the process by default.
 
     Returns:
@@ -83,7 +151,7 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
     """
     progress = ConsoleProgress()
     try:
-        options = parse(name, description, npz=npz, argv=argv)
+        options = parse(name, description, kind=kind, argv=argv)
         seeds = parse_seeds(options.seeds, options.settings.seed)
         settings = options.settings
         which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
@@ -103,9 +171,9 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
             keep_programs()
         else:
             keep_no_programs()
-        kind = Learner if settings.method == "dgm" else BaselineLearner
+        of_kind = Learner if settings.method == "dgm" else BaselineLearner
         learner = processes.together(
-            lambda: kind(settings, devices=options.devices, backend=options.backend, callbacks=[progress])
+            lambda: of_kind(settings, devices=options.devices, backend=options.backend, callbacks=[progress])
         )
         if options.seeds is None:
             learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
@@ -126,13 +194,15 @@ def run(name: str, description: str | None, *, npz: bool = False, argv: Sequence
     return 0
 
 
-def parse(name: str, description: str | None, *, npz: bool = False, argv: Sequence[str] | None = None) -> Options:
+def parse(
+    name: str, description: str | None, *, kind: type[Options] = Options, argv: Sequence[str] | None = None
+) -> Options:
     """Reads the command line of an experiment; `--help` and mistakes in it end the process (status 0, 2).
 
     Args:
       name: as for `run`.
       description: as for `run`.
-      npz: as for `run`.
+      kind: as for `run`.
       argv: as for `run`.
 
     Raises:
@@ -145,8 +215,9 @@ def parse(name: str, description: str | None, *, npz: bool = False, argv: Sequen
     first.add_argument("--variant", default="dgma")
     chosen, _ = first.parse_known_args(arguments)
     settings = preset(chosen.preset, chosen.variant)
-    kind = FileOptions if npz else Options
-    default = kind(preset=chosen.preset, settings=settings, **({"npz": tyro.MISSING} if npz else {}))
+    known: dict[str, Any] = {"preset": chosen.preset, "settings": settings}
+    required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+    default = kind(**{field: known.get(field, tyro.MISSING) for field in required})
 
     options, unknown = tyro.cli(
         kind, prog=_program(name), description=description, args=arguments, default=default, return_unknown_args=True
@@ -207,13 +278,13 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
     settings = options.settings
     try:
         sizes = data.parse_classes_per_task(options.classes_per_task)
-        if isinstance(options, FileOptions):
-            where, dataset = options.npz, data.from_npz(options.npz)
-        else:
-            where = options.data_dir or Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-            dataset = data.load(name, where)
+        if isinstance(options, ImageNetOptions) and not quiet:
+            print(f"reading images from {options.where}, which takes minutes if they are many", flush=True)
+        dataset = options.load(name)
         if not quiet:
-            print(_found(dataset, where), flush=True)
+            print(_found(dataset, options.where), flush=True)
+            if dataset.notes:
+                print(f"note: {'; '.join(dataset.notes)}", flush=True)
         if options.evaluate_on == "training":
             dataset = dataset.for_choosing()
         order = data.parse_class_order(options.class_order, dataset.labels)
@@ -237,7 +308,7 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
         raise UserError(str(error)) from error
 
 
-def _found(dataset: data.Dataset, where: Path) -> str:
+def _found(dataset: Dataset, where: Path) -> str:
     size = "x".join(map(str, dataset.x_train.shape[1:]))
     source = "" if dataset.name == "digits" else f", from {where}"
     return (

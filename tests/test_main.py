@@ -81,7 +81,10 @@ def test_sample_of_a_folder_without_a_memory(tmp_path: Path, capsys) -> None:
 
 def test_prepare_names_the_data_sets(tmp_path: Path, capsys) -> None:
     assert main(["prepare", "imagenet", "--data-dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "error: data set 'imagenet' is unknown; prepare makes mnist, cifar10, svhn.\n"
+    assert (
+        capsys.readouterr().err
+        == "error: data set 'imagenet' is unknown; prepare makes mnist, cifar10, svhn, imagenet32.\n"
+    )
 
 
 @pytest.mark.parametrize("argv", [[], ["draw"], ["sample", "x"], ["sample", "x", "--classes", "a", "--out", "b"]])

@@ -1,7 +1,9 @@
 """Data: sources become checked uint8 arrays (`Dataset`), which become streams of tasks (`TaskStream`)."""
 
+from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
-from dgm_jax.data.sources import from_npz, load
+from dgm_jax.data.folders import folder_classes, from_folder
+from dgm_jax.data.sources import class_names, from_npz, load
 from dgm_jax.data.stream import (
     FutureTaskError,
     PastTaskError,
@@ -9,6 +11,7 @@ from dgm_jax.data.stream import (
     class_incremental,
     parse_class_order,
     parse_classes_per_task,
+    task_sizes,
 )
 
 __all__ = [
@@ -18,9 +21,14 @@ __all__ = [
     "PastTaskError",
     "TaskStream",
     "class_incremental",
+    "class_names",
+    "folder_classes",
     "from_arrays",
+    "from_folder",
     "from_npz",
     "load",
     "parse_class_order",
+    "parse_classes",
     "parse_classes_per_task",
+    "task_sizes",
 ]

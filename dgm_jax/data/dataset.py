@@ -30,6 +30,7 @@ class Dataset:
       y_test: int64 [m], the same classes as `y_train`.
       class_names: a name for every label.
       stored_shape: (h, w, c) of the images before they were resized; None: they were not.
+      notes: what was converted, skipped or left out when the images were read; for a person.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Dataset:
     y_test: Labels
     class_names: dict[int, str]
     stored_shape: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[int, ...]:

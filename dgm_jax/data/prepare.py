@@ -10,13 +10,11 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_arrays
+from dgm_jax.data.dataset import DataError, Dataset, Images
 from dgm_jax.data.sources import (
     REWRITTEN,
     TFDS_NAMES,
@@ -25,7 +23,10 @@ from dgm_jax.data.sources import (
     import_tfds,
     list_versions,
     read_info,
+    splits,
 )
+
+Rows = Iterable[tuple[Images, int]]
 
 
 def prepare(name: str, data_dir: PathLike) -> Path:
@@ -34,7 +35,7 @@ def prepare(name: str, data_dir: PathLike) -> Path:
     A tfrecord folder is left as it is; its copy is written beside it as `<version>-array_record`.
 
     Args:
-      name: "mnist", "cifar10" or "svhn".
+      name: "mnist", "cifar10", "svhn" or "imagenet32".
       data_dir: the folder to write to, made if it is missing.
 
     Returns:
@@ -56,11 +57,12 @@ def prepare(name: str, data_dir: PathLike) -> Path:
         raise DataError(f"{doing} needs TensorFlow; run `python -m pip install -r requirements-prepare.txt`.")
     if newest is None:
         return _download(TFDS_NAMES[name], Path(data_dir))
-    dataset = _read_with_tensorflow(name, newest)
-    return _write(dataset, newest.with_name(newest.name + REWRITTEN), TFDS_NAMES[name], newest.name)
+    return _rewrite(name, newest)
 
 
-def write_array_record(dataset: Dataset, data_dir: PathLike, tfds_name: str, version: str) -> Path:
+def write_array_record(
+    dataset: Dataset, data_dir: PathLike, tfds_name: str, version: str, *, test_split: str = "test"
+) -> Path:
     """Writes a data set as a TFDS folder in array_record format, without TensorFlow.
 
     Rows keep their order and images are stored as PNG, so reading them back gives the same arrays.
@@ -68,8 +70,9 @@ def write_array_record(dataset: Dataset, data_dir: PathLike, tfds_name: str, ver
     Args:
       dataset: what to write; its labels must be >= 0.
       data_dir: the folder to write to, made if it is missing.
-      tfds_name: e.g. "mnist", "svhn_cropped".
+      tfds_name: e.g. "mnist", "svhn_cropped", or with its configuration "imagenet_resized/32x32".
       version: three numbers, e.g. "3.0.1".
+      test_split: what the test images are called there.
 
     Returns:
       `data_dir/tfds_name/version`. It is written whole or not at all.
@@ -77,45 +80,56 @@ def write_array_record(dataset: Dataset, data_dir: PathLike, tfds_name: str, ver
     Raises:
       DataError: if that folder exists, the name or version cannot be one, or a label is negative.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", tfds_name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*(/[a-z0-9_]+)?", tfds_name):
         raise DataError(f"tfds_name={tfds_name!r}: expected lower-case letters, digits and _, e.g. svhn_cropped.")
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise DataError(f"version={version!r}: expected three numbers, e.g. 1.0.0.")
-    return _write(dataset, Path(data_dir) / tfds_name / version, tfds_name, version)
+    if min(dataset.labels) < 0:
+        raise DataError(f"label {min(dataset.labels)}: TFDS class labels are >= 0; number the classes from 0.")
+    return _write(
+        Path(data_dir) / tfds_name / version,
+        tfds_name,
+        version,
+        shape=dataset.x_train.shape[1:],
+        # TFDS names all labels from 0 on, also those that do not occur.
+        labels=[dataset.class_names.get(label, str(label)) for label in range(max(dataset.labels) + 1)],
+        rows={
+            "train": zip(dataset.x_train, dataset.y_train, strict=True),
+            test_split: zip(dataset.x_test, dataset.y_test, strict=True),
+        },
+    )
 
 
-def _write(dataset: Dataset, target: Path, tfds_name: str, version: str) -> Path:
+def _write(
+    target: Path, tfds_name: str, version: str, *, shape: tuple[int, ...], labels: list[str], rows: Mapping[str, Rows]
+) -> Path:
     tfds = import_tfds()
     if target.exists():
         raise DataError(f"{target} exists and is not overwritten; remove it, or give another data_dir or version.")
-    if min(dataset.labels) < 0:
-        raise DataError(f"label {min(dataset.labels)}: TFDS class labels are >= 0; number the classes from 0.")
-    splits = {"train": (dataset.x_train, dataset.y_train), "test": (dataset.x_test, dataset.y_test)}
-    # TFDS names all labels from 0 on, also those that do not occur.
-    names = [dataset.class_names.get(label, str(label)) for label in range(max(dataset.labels) + 1)]
+    tfds_name, _, config = tfds_name.partition("/")
 
     # Official names are taken in the registry of TFDS, so this builder stays out of it.
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc, name-defined]
         name = tfds_name
         VERSION = tfds.core.Version(version)
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config, version=version)] if config else []
         url_infos = None  # nothing is downloaded, and looking it up needs importlib_resources, which TFDS forgets
 
         def _info(self) -> Any:
-            image = tfds.features.Image(shape=dataset.x_train.shape[1:])
-            features = {"image": image, "label": tfds.features.ClassLabel(names=names)}
+            features = {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(names=labels)}
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=f"{dataset.name}, written from arrays.",
+                description="Written from arrays.",
                 features=tfds.features.FeaturesDict(features),
                 supervised_keys=("image", "label"),
                 disable_shuffling=True,
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-            return {split: self._generate_examples(*splits[split]) for split in splits}
+            return {split: self._generate_examples(rows[split]) for split in rows}
 
-        def _generate_examples(self, images: Images, labels: Labels) -> Iterator[tuple[int, dict[str, Any]]]:
-            for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        def _generate_examples(self, rows: Rows) -> Iterator[tuple[int, dict[str, Any]]]:
+            for row, (image, label) in enumerate(rows):
                 # Encoded here, because TFDS would use TensorFlow for it.
                 yield row, {"image": _png(image), "label": int(label)}
 
@@ -145,18 +159,25 @@ def _build(tfds: Any, target: Path, make_builder: Any) -> Path:
     return target
 
 
-def _read_with_tensorflow(name: str, folder: Path) -> Dataset:
-    """Reads a TFDS folder of any format, in stored order."""
+def _rewrite(name: str, folder: Path) -> Path:
+    """Copies a TFDS folder of any format, in stored order, row by row: ImageNet would fill the memory."""
     tfds = import_tfds()
     builder = tfds.builder_from_directory(os.fspath(folder))
     # One shard after the other: by default TensorFlow takes turns between them.
     config = tfds.ReadConfig(interleave_cycle_length=1)
-    arrays: dict[str, np.ndarray] = {}
-    for split in ("train", "test"):
-        rows = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config)))
-        arrays[f"x_{split}"] = np.stack([row["image"] for row in rows])
-        arrays[f"y_{split}"] = np.array([row["label"] for row in rows])
-    return from_arrays(**arrays, name=name, class_names=dict(enumerate(builder.info.features["label"].names)))
+
+    def rows(split: str) -> Rows:
+        for row in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config)):
+            yield row["image"], row["label"]
+
+    return _write(
+        folder.with_name(folder.name + REWRITTEN),
+        TFDS_NAMES[name],
+        folder.name,
+        shape=builder.info.features["image"].shape,
+        labels=builder.info.features["label"].names,
+        rows={split: rows(split) for split in splits(name)},
+    )
 
 
 def _png(image: Images) -> bytes:

@@ -7,22 +7,29 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dgm_jax.data.classes import check_classes, few
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_arrays
 
-TFDS_NAMES: Mapping[str, str] = {"mnist": "mnist", "cifar10": "cifar10", "svhn": "svhn_cropped"}
+TFDS_NAMES: Mapping[str, str] = {
+    "mnist": "mnist",
+    "cifar10": "cifar10",
+    "svhn": "svhn_cropped",
+    "imagenet32": "imagenet_resized/32x32",
+}
 NAMES = ("digits", *TFDS_NAMES)
 
 # `prepare` writes beside a tfrecord folder of the same version, which it leaves alone; hence the suffix.
 REWRITTEN = "-array_record"
 
+_DIGITS = tuple(map(str, range(10)))
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_SPLITS = ("train", "test")
+_TEST_SPLITS: Mapping[str, str] = {"imagenet32": "validation"}  # the labelled one; the others have "test"
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _DIGITS_SEED = 0
 _ROWS_AT_ONCE = 4096  # bulk reads are several times faster than single ones; in pieces they stay small in memory
@@ -30,27 +37,46 @@ _ROWS_AT_ONCE = 4096  # bulk reads are several times faster than single ones; in
 PathLike = str | os.PathLike[str]
 
 
-def load(name: str, data_dir: PathLike | None = None) -> Dataset:
+def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] | None = None) -> Dataset:
     """Loads a data set by name into memory.
 
     Args:
-      name: "digits" (8x8 grey, comes with scikit-learn, needs no files), or "mnist", "cifar10", "svhn", read from
-        TFDS folders in array_record format; TensorFlow is not needed.
+      name: "digits" (8x8 grey, comes with scikit-learn, needs no files), or "mnist", "cifar10", "svhn", "imagenet32"
+        (all of ImageNet at 32x32), read from TFDS folders in array_record format; TensorFlow is not needed.
       data_dir: the folder that holds `mnist/<version>/` and so on; the newest version is read.
+      classes: names of the classes to keep (see `class_names`), which are labelled 0, 1, ... in this order; images of
+        others are not decoded. By default all, with the labels that they are stored with.
 
     Returns:
       The data set, in stored order.
 
     Raises:
-      DataError: for an unknown name, or a folder that is missing, incomplete, damaged or in another format.
+      DataError: for an unknown name or class, a class without images, or a folder that is missing, incomplete, damaged
+        or in another format.
     """
     if name == "digits":
-        return _load_digits()
-    if name not in TFDS_NAMES:
-        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)} (or from_npz for a file).")
-    folder = find_version(name, data_dir)
-    check_folder(name, folder)
-    return _read_folder(name, folder)
+        return _load_digits(classes)
+    return _read_folder(name, _whole_folder(name, data_dir), classes)
+
+
+def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:
+    """Lists the classes of a data set, without reading its images.
+
+    Args:
+      name: as for `load`.
+      data_dir: as for `load`.
+
+    Returns:
+      The names, sorted; where the data set names no classes, the numbers from "0", in order.
+
+    Raises:
+      DataError: as `load`.
+    """
+    if name == "digits":
+        return _DIGITS
+    folder = _whole_folder(name, data_dir)
+    names = _label_names(name, _open(folder), folder)
+    return tuple(names if names == [str(label) for label in range(len(names))] else sorted(names))
 
 
 def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
@@ -91,7 +117,7 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     return from_arrays(**arrays, name=name or path.stem)
 
 
-def _load_digits() -> Dataset:
+def _load_digits(classes: Sequence[str] | None) -> Dataset:
     """1797 real digits; a stratified 80/20 split by the fixed seed 0, each part in stored order."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -99,11 +125,34 @@ def _load_digits() -> Dataset:
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
     rows = train_test_split(np.arange(len(images)), test_size=0.2, random_state=_DIGITS_SEED, stratify=digits.target)
-    train, test = (np.sort(part) for part in rows)
-    return from_arrays(images[train], digits.target[train], images[test], digits.target[test], name="digits")
+    new = _new_labels(classes, _DIGITS, "of digits")
+    train, test = (np.sort(part[np.isin(digits.target[part], list(new))]) for part in rows)
+    y_train, y_test = ([new[label] for label in digits.target[part]] for part in (train, test))
+    names = {new[label]: _DIGITS[label] for label in new}
+    return from_arrays(images[train], y_train, images[test], y_test, name="digits", class_names=names)
+
+
+def _new_labels(classes: Sequence[str] | None, names: Sequence[str], where: str) -> dict[int, int]:
+    """Returns the label that each stored label, if it is kept, gets; `names` are those of the labels 0, 1, ..."""
+    if classes is None:
+        return {label: label for label in range(len(names))}
+    return {names.index(name): label for label, name in enumerate(check_classes(classes, names, where))}
 
 
 # ---- TFDS folders: found, checked, read ----
+
+
+def splits(name: str) -> tuple[str, str]:
+    """Returns what TFDS calls the training and the test images of a data set, a key of `TFDS_NAMES`."""
+    return "train", _TEST_SPLITS.get(name, "test")
+
+
+def _whole_folder(name: str, data_dir: PathLike | None) -> Path:
+    if name not in TFDS_NAMES:
+        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)} (or from_npz for a file).")
+    folder = find_version(name, data_dir)
+    check_folder(name, folder)
+    return folder
 
 
 def find_version(name: str, data_dir: PathLike | None) -> Path:
@@ -175,14 +224,15 @@ def check_folder(name: str, folder: Path) -> None:
     info = read_info(folder)
     file_format = info.get("fileFormat", "tfrecord")  # TFDS leaves its default unsaid
     if file_format != "array_record":
+        data_dir = folder.parents[1 + TFDS_NAMES[name].count("/")]
         raise DataError(
             f"{folder} is in {file_format} format, and reading {file_format} needs TensorFlow; rewrite it once: "
             f"`python -m pip install -r requirements-prepare.txt`, then `python -m dgm_jax prepare {name} "
-            f"--data-dir {folder.parent.parent}`; or give another --data-dir that holds array_record files."
+            f"--data-dir {data_dir}`; or give another --data-dir that holds array_record files."
         )
     import_tfds()
     lengths = {split["name"]: [int(n) for n in split.get("shardLengths", [])] for split in info.get("splits", [])}
-    for split in _SPLITS:
+    for split in splits(name):
         if not sum(lengths.get(split, [])):
             raise DataError(
                 f"{folder} has no {split} images (splits: {', '.join(lengths) or 'none'}); {_again(folder)}."
@@ -228,39 +278,71 @@ def import_tfds() -> Any:
     return tensorflow_datasets
 
 
-def _read_folder(name: str, folder: Path) -> Dataset:
-    builder = import_tfds().builder_from_directory(os.fspath(folder))
+def _open(folder: Path) -> Any:
+    return import_tfds().builder_from_directory(os.fspath(folder))
+
+
+def _label_names(name: str, builder: Any, folder: Path) -> list[str]:
+    """Returns the name of every stored label, 0, 1, ..."""
     features = builder.info.features
     if not {"image", "label"} <= set(features):
         raise DataError(f"{folder} has the features {', '.join(features)}; expected image and label.")
-    shape = features["image"].shape
-    dtype = np.dtype(features["image"].np_dtype)
-    if len(shape) != 3 or None in shape or dtype != np.uint8:
-        raise DataError(f"{folder} has images of shape {shape} and type {dtype}; expected a fixed (h, w, c) of uint8.")
-    (x_train, y_train), (x_test, y_test) = (_read_split(builder, split, shape, folder) for split in _SPLITS)
     names = list(getattr(features["label"], "names", None) or [])
     if name == "cifar10" and names == [str(i) for i in range(10)]:  # stored without its names
-        names = list(_CIFAR10)
-    return from_arrays(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(names)))
+        return list(_CIFAR10)
+    return names
 
 
-def _read_split(builder: Any, split: str, shape: tuple[int, ...], folder: Path) -> tuple[Images, Labels]:
-    source = builder.as_data_source(split=split)
-    images, labels = np.empty((len(source), *shape), np.uint8), np.empty(len(source), np.int64)
+def _read_folder(name: str, folder: Path, classes: Sequence[str] | None) -> Dataset:
+    builder = _open(folder)
+    names = _label_names(name, builder, folder)
+    image = builder.info.features["image"]
+    dtype = np.dtype(image.np_dtype)
+    if len(image.shape) != 3 or None in image.shape or dtype != np.uint8:
+        raise DataError(
+            f"{folder} has images of shape {image.shape} and type {dtype}; expected a fixed (h, w, c) of uint8."
+        )
+    new = None if classes is None else _new_labels(classes, names, f"of {name}")
+    parts = [_read_split(builder, split, folder, new) for split in splits(name)]
+    for (_, labels), split in zip(parts, splits(name), strict=True):
+        gone = [label for i, label in enumerate(classes or ()) if i not in labels]
+        if gone:
+            raise DataError(f"{folder} has no {split} images of {few(gone)}; choose other classes.")
+    (x_train, y_train), (x_test, y_test) = parts
+    return from_arrays(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names)))
+
+
+def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] | None) -> tuple[Images, Labels]:
+    """Reads the images of a split, in stored order.
+
+    Args:
+      builder: of TFDS.
+      split: e.g. "train".
+      folder: what is read, for errors.
+      new: the new label of each stored label that is kept; None: all are, as they are.
+    """
+    # Of ImageNet most images are not wanted, and decoding is what takes time.
+    source = builder.as_data_source(split=split, decoders={"image": import_tfds().decode.SkipDecoding()})
+    feature = builder.info.features["image"]
+    images, labels = [], []
     for start in range(0, len(source), _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, len(source))
         try:
             rows = source.__getitems__(list(range(start, stop)))
+            kept = [(i, row) for i, row in enumerate(rows, start) if new is None or row["label"] in new]
+            decoded = [feature.decode_example_np(row["image"]) for _, row in kept]
         except (RuntimeError, OSError, ValueError, LookupError) as error:
             raise DataError(
                 f"{folder}: the {split} images {start}..{stop - 1} are damaged ({error}); {_again(folder)}."
             ) from error
-        for i, row in enumerate(rows, start):
-            image = row["image"]
-            if image.shape != shape or image.dtype != np.uint8:
+        for (i, _), image in zip(kept, decoded, strict=True):
+            if image.shape != feature.shape or image.dtype != np.uint8:
                 raise DataError(
-                    f"{folder}: {split} image {i} is {image.dtype} {image.shape}, features.json says uint8 {shape}; "
-                    f"{_again(folder)}."
+                    f"{folder}: {split} image {i} is {image.dtype} {image.shape}, features.json says uint8 "
+                    f"{feature.shape}; {_again(folder)}."
                 )
-            images[i], labels[i] = image, row["label"]
-    return images, labels
+        if kept:
+            images.append(np.stack(decoded))
+            labels += [row["label"] if new is None else new[row["label"]] for _, row in kept]
+    empty = np.empty((0, *feature.shape), np.uint8)
+    return np.concatenate([empty, *images]), np.array(labels, np.int64)

@@ -229,7 +229,7 @@ def class_incremental(
         raise DataError(f"held_out={held_out}: expected a share in [0, 1), e.g. 0.1.")
     labels = dataset.labels
     classes = labels if class_order is None else _check_order(class_order, labels)
-    stops = np.cumsum(_task_sizes(classes_per_task, len(classes))).tolist()
+    stops = np.cumsum(task_sizes(classes_per_task, len(classes))).tolist()
     tasks = [tuple(range(start, stop)) for start, stop in zip([0, *stops], stops, strict=False)]
 
     kept: list[Labels] = []
@@ -303,25 +303,16 @@ def parse_classes_per_task(text: str) -> int | tuple[int, ...]:
     return sizes if "," in text else sizes[0]
 
 
-def _check_order(order: Sequence[int], labels: Sequence[int]) -> tuple[int, ...]:
-    """Returns `order` if it is a permutation of `labels`."""
-    classes = tuple(operator.index(label) for label in order)
-    for label in classes:
-        if label not in labels:
-            raise DataError(f"class_order names class {label}; the data set has {_comma(sorted(labels))}.")
-        if classes.count(label) > 1:
-            times = classes.count(label)
-            raise DataError(f"class_order names class {label} {times} times; a class belongs to one task only.")
-    missing = sorted(set(labels) - set(classes))
-    if missing:
-        raise DataError(
-            f"class_order lacks class {_comma(missing)}; expected all of {_comma(sorted(labels))}, each once."
-        )
-    return classes
+def task_sizes(classes_per_task: int | Sequence[int], n_classes: int) -> list[int]:
+    """Returns the number of classes of each task; they sum to `n_classes`.
 
+    Args:
+      classes_per_task: as for `class_incremental`.
+      n_classes: of the data set.
 
-def _task_sizes(classes_per_task: int | Sequence[int], n_classes: int) -> list[int]:
-    """Returns the number of classes of each task; they sum to `n_classes`."""
+    Raises:
+      ValueError: if they do not fit.
+    """
     if not isinstance(classes_per_task, (int, np.integer)):
         sizes = [operator.index(size) for size in classes_per_task]
         if sum(sizes) != n_classes or min(sizes, default=0) < 1:
@@ -339,6 +330,23 @@ def _task_sizes(classes_per_task: int | Sequence[int], n_classes: int) -> list[i
             f"{n_classes} classes do not split into tasks of {size}; e.g. give {_comma([size] * whole + [rest])}."
         )
     return [size] * whole
+
+
+def _check_order(order: Sequence[int], labels: Sequence[int]) -> tuple[int, ...]:
+    """Returns `order` if it is a permutation of `labels`."""
+    classes = tuple(operator.index(label) for label in order)
+    for label in classes:
+        if label not in labels:
+            raise DataError(f"class_order names class {label}; the data set has {_comma(sorted(labels))}.")
+        if classes.count(label) > 1:
+            times = classes.count(label)
+            raise DataError(f"class_order names class {label} {times} times; a class belongs to one task only.")
+    missing = sorted(set(labels) - set(classes))
+    if missing:
+        raise DataError(
+            f"class_order lacks class {_comma(missing)}; expected all of {_comma(sorted(labels))}, each once."
+        )
+    return classes
 
 
 def _take(images: Images, rows_of: Sequence[Labels], task: Sequence[int]) -> Part:

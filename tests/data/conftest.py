@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_sample_image
 
 from dgm_jax import data
 
@@ -14,6 +16,12 @@ _TFDS = Path(os.environ.get("DGM_DATA_DIR", _ROOT / "../shared/data/tfds"))
 @pytest.fixture(scope="session")
 def digits() -> data.Dataset:
     return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """uint8 [427, 640, 3]; it comes with scikit-learn."""
+    return load_sample_image("china.jpg")
 
 
 @pytest.fixture(scope="session")

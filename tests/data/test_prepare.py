@@ -55,6 +55,8 @@ def test_a_failure_leaves_nothing(digits, tmp_path, monkeypatch):
 def test_names_that_cannot_be(digits, tmp_path):
     with pytest.raises(data.DataError, match="tfds_name='../x': expected lower-case letters, digits and _"):
         prepare.write_array_record(digits, tmp_path, "../x", "1.0.0")
+    with pytest.raises(data.DataError, match="tfds_name='a/b/c': expected lower-case letters, digits and _"):
+        prepare.write_array_record(digits, tmp_path, "a/b/c", "1.0.0")
     with pytest.raises(data.DataError, match="version='1': expected three numbers, e.g. 1.0.0"):
         prepare.write_array_record(digits, tmp_path, "mnist", "1")
     negative = data.from_arrays(digits.x_train, digits.y_train - 3, digits.x_test, digits.y_test - 3)
@@ -65,7 +67,9 @@ def test_names_that_cannot_be(digits, tmp_path):
 def test_prepare_refuses_what_it_cannot_make(tmp_path):
     with pytest.raises(data.DataError, match="'digits' comes with scikit-learn and needs no files; prepare makes"):
         prepare.prepare("digits", tmp_path)
-    with pytest.raises(data.DataError, match="data set 'nist' is unknown; prepare makes mnist, cifar10, svhn."):
+    with pytest.raises(
+        data.DataError, match="data set 'nist' is unknown; prepare makes mnist, cifar10, svhn, imagenet32."
+    ):
         prepare.prepare("nist", tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Digits, TFDS folders (whole, damaged, in another format) and npz files."""
 
+import functools
 import json
 import re
 import shutil
@@ -47,7 +48,7 @@ def test_rows_are_read_in_stored_order(data_dir, name, shape):
     sources.check_folder(name, folder)
     builder = sources.import_tfds().builder_from_directory(str(folder))
     # Slices, because decoding all of MNIST takes longer than all other tests.
-    images, labels = sources._read_split(builder, "train[:5000]", shape, folder)
+    images, labels = sources._read_split(builder, "train[:5000]", folder, None)
     assert images.shape == (5000, *shape) and images.dtype == np.uint8
     if name == "mnist":
         assert labels[:10].tolist() == [4, 1, 0, 7, 8, 1, 2, 7, 1, 6], "as in the official data set"
@@ -60,6 +61,103 @@ def test_cifar10_gets_its_names_where_the_folder_lacks_them(digits, tmp_path):
     prepare.write_array_record(digits.first_per_class(1), tmp_path, "cifar10", "3.0.2")
     names = data.load("cifar10", tmp_path).class_names
     assert names[0] == "airplane" and names[9] == "truck"
+
+
+def test_chosen_digits(digits):
+    chosen = data.load("digits", classes=["7", "2"])
+    assert chosen.class_names == {0: "7", 1: "2"} and data.class_names("digits")[2] == "2"
+    rows = np.isin(digits.y_train, [7, 2])
+    np.testing.assert_array_equal(chosen.x_train, digits.x_train[rows])
+    np.testing.assert_array_equal(chosen.y_train, np.where(digits.y_train[rows] == 7, 0, 1))
+    with pytest.raises(data.DataError, match="classes of digits: ten is not among the 10 classes there"):
+        data.load("digits", classes=["ten"])
+
+
+# ---- ImageNet at 32x32: its test images are called validation, and some classes are chosen ----
+
+_WNIDS = ("n02119789", "n02100735", "n01440764", "n02096294")  # Not sorted, as in TFDS.
+
+
+@pytest.fixture(scope="module")
+def imagenet(photo, tmp_path_factory):
+    """A data_dir with 12 + 8 pieces of a photograph as ImageNet, in two training shards, and the arrays."""
+    tiles = photo[:128, :160].reshape(4, 32, 5, 32, 3).swapaxes(1, 2).reshape(20, 32, 32, 3)
+    labels = np.array([3, 0, 1, 2] * 5)
+    names = dict(enumerate(_WNIDS))
+    dataset = data.from_arrays(tiles[:12], labels[:12], tiles[12:], labels[12:], name="imagenet", class_names=names)
+    root = tmp_path_factory.mktemp("imagenet")
+    download = sources.import_tfds().download
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "DownloadConfig", functools.partial(download.DownloadConfig, num_shards=2))
+        folder = prepare.write_array_record(dataset, root, "imagenet_resized/32x32", "0.1.0", test_split="validation")
+    assert folder == root / "imagenet_resized" / "32x32" / "0.1.0"
+    assert len(list(folder.glob("imagenet_resized-train.array_record-*-of-00002"))) == 2
+    return root, dataset
+
+
+@pytest.fixture
+def imagenet_copy(imagenet, tmp_path):
+    """The same, writable, and its version folder."""
+    shutil.copytree(imagenet[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path, tmp_path / "imagenet_resized" / "32x32" / "0.1.0"
+
+
+@pytest.mark.parametrize("rows_at_once", [4096, 5])
+def test_imagenet_comes_back(rows_at_once, imagenet, monkeypatch):
+    monkeypatch.setattr(sources, "_ROWS_AT_ONCE", rows_at_once)
+    root, dataset = imagenet
+    again = data.load("imagenet32", root)
+    for part in ("x_train", "y_train", "x_test", "y_test"):
+        np.testing.assert_array_equal(getattr(again, part), getattr(dataset, part), err_msg=part)
+    assert again.class_names == dataset.class_names
+    assert data.class_names("imagenet32", root) == tuple(sorted(_WNIDS))
+
+
+def test_of_imagenet_only_chosen_classes_are_decoded(imagenet, monkeypatch):
+    root, dataset = imagenet
+    feature = sources.import_tfds().features.Image
+    decode, decoded = feature.decode_example_np, []
+    monkeypatch.setattr(feature, "decode_example_np", lambda self, png: decoded.append(png) or decode(self, png))
+    chosen = data.load("imagenet32", root, classes=["n01440764", "n02119789"])  # Stored as 2 and 0.
+    assert len(decoded) == 10
+    assert chosen.class_names == {0: "n01440764", 1: "n02119789"}
+    for part in ("train", "test"):
+        x, y = getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}")
+        rows = np.isin(y, [0, 2])
+        np.testing.assert_array_equal(getattr(chosen, f"x_{part}"), x[rows])
+        np.testing.assert_array_equal(getattr(chosen, f"y_{part}"), np.where(y[rows] == 2, 0, 1))
+    with pytest.raises(data.DataError, match="classes of imagenet32: n01440765 is not among the 4 classes there"):
+        data.load("imagenet32", root, classes=["n01440765"])
+
+
+def test_imagenet_without_names_has_numbers(imagenet_copy):
+    root, folder = imagenet_copy
+    (folder / "label.labels.txt").unlink()
+    features = folder / "features.json"
+    features.write_text(features.read_text().replace('"numClasses": "4"', '"numClasses": "12"'))
+    assert data.class_names("imagenet32", root) == tuple(map(str, range(12))), "as numbers, not as words"
+    assert data.load("imagenet32", root, classes=["3", "0"]).class_names == {0: "3", 1: "0"}
+    message = f"{folder} has no train images of 10, 11; choose other classes."
+    with pytest.raises(data.DataError, match=re.escape(message)):
+        data.load("imagenet32", root, classes=["3", "10", "11"])
+
+
+def test_imagenet_folders_that_cannot_be_read(imagenet_copy):
+    root, folder = imagenet_copy
+
+    def fails(message, data_dir=root):
+        with pytest.raises(data.DataError, match=re.escape(message)):
+            data.class_names("imagenet32", data_dir)
+
+    info = folder / "dataset_info.json"
+    whole = info.read_text()
+    info.write_text(whole.replace('"validation"', '"test"'))
+    fails(f"{folder} has no validation images (splits: train, test)")
+    info.write_text(whole.replace("array_record", "tfrecord"))
+    fails(f"then `python -m dgm_jax prepare imagenet32 --data-dir {root}`")
+    fails("has no imagenet_resized/32x32/<version>/ (it holds: 32x32)", root / "imagenet_resized")
+    with pytest.raises(data.DataError, match="unknown data set 'imagenet'; expected one of digits, mnist"):
+        data.class_names("imagenet", root)
 
 
 # ---- folders that cannot be read ----

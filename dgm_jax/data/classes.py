@@ -1,0 +1,78 @@
+"""Which classes of a data set are used: read from the command line, and checked against those there are."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgm_jax.data.dataset import DataError
+
+
+def parse_classes(text: str, available: Sequence[str]) -> tuple[str, ...]:
+    """Reads a choice of classes from the command line.
+
+    Args:
+      text: names between commas; "first:50" for the first 50 of `available`; or "@FILE", a text file with a name a
+        line, in which `#` begins a comment.
+      available: the names there are.
+
+    Returns:
+      The chosen names, in the order given.
+
+    Raises:
+      DataError: if `text` is none of these, or names a class twice or one that is not there.
+    """
+    kind, _, number = text.partition(":")
+    if kind == "first" and text not in available:
+        most = len(available)
+        if not number.isdecimal() or not 1 <= int(number) <= most:
+            raise DataError(f"classes {text!r}: {most} classes are there; expected first:N with N from 1 to {most}.")
+        return tuple(available[: int(number)])
+    if text.startswith("@"):
+        return check_classes(_read_names(Path(text[1:])), available, text[1:])
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise DataError(f"classes {text!r}: expected names between commas, first:N (e.g. first:50), or @FILE.")
+    return check_classes(names, available, repr(text))
+
+
+def check_classes(chosen: Sequence[str], available: Sequence[str], where: str) -> tuple[str, ...]:
+    """Returns the chosen classes if there are any, each is there, and each is named once.
+
+    Args:
+      chosen: names.
+      available: the names there are.
+      where: what chose them, for the error.
+
+    Raises:
+      DataError: if not.
+    """
+    if not chosen:
+        raise DataError(f"classes {where} names no class; expected at least one of {few(available)}.")
+    unknown = [name for name in chosen if name not in set(available)]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], available, n=3)
+        hint = f"; {unknown[0]} is close to {few(close)}" if close else ""
+        raise DataError(
+            f"classes {where}: {few(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the {len(available)} "
+            f"classes there ({few(available)}){hint}."
+        )
+    twice = [name for name, times in Counter(chosen).items() if times > 1]
+    if twice:
+        raise DataError(f"classes {where} names {few(twice)} more than once; name each class once.")
+    return tuple(chosen)
+
+
+def few(names: Sequence[str], at_most: int = 5) -> str:
+    """Lists some names, and says how many there are if not all are listed: "a, b", "a, b, c, d, e, ... (12)"."""
+    return ", ".join(names[:at_most]) + (f", ... ({len(names)})" if len(names) > at_most else "")
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"classes @{path}: the file cannot be read ({error}); expected a name a line.") from error
+    return [name for name in (line.partition("#")[0].strip() for line in lines) if name]

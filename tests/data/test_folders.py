@@ -1,0 +1,415 @@
+"""Folders of images: real digits, photographs and CIFAR-10, written as files and read back."""
+
+import re
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgm_jax import data
+from dgm_jax.data import folders, sources
+
+_ORIENTATION = 0x0112
+
+
+def _save(path, image, **options):
+    """Writes an array, or a picture, in the format that the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture.save(path, **options)
+    return path
+
+
+@pytest.fixture
+def pieces(photo, tmp_path):
+    """A folder of two classes, each five 16x16 pieces of a photograph, and the arrays."""
+    tiles = photo[:160, :160].reshape(10, 16, 10, 16, 3).swapaxes(1, 2).reshape(-1, 16, 16, 3)
+    chosen = {"cat": tiles[:5], "dog": tiles[50:55]}
+    for name, images in chosen.items():
+        for i, image in enumerate(images):
+            _save(tmp_path / "pieces" / name / f"{i}.png", image)
+    return tmp_path / "pieces", chosen
+
+
+def _fails(path, message, **options):
+    with pytest.raises(data.DataError) as error:
+        data.from_folder(path, **({"size": 16} | options))
+    assert str(error.value) == message
+
+
+# ---- layouts ----
+
+
+@pytest.mark.parametrize("second", ["val", "validation", "test"])
+def test_cifar10_as_class_folders_comes_back(second, data_dir, tmp_path):
+    folder = sources.find_version("cifar10", data_dir)
+    builder = sources.import_tfds().builder_from_directory(str(folder))
+    images, labels = sources._read_split(builder, "test[:200]", folder, None)
+    kept = {0: "plane", 5: "dog", 9: "a lorry"}
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if label in kept:
+            part = "train" if i < 150 else second
+            _save(tmp_path / part / kept[label] / f"{i:03}.png", image)
+    dataset = data.from_folder(tmp_path, size=32, name="some")
+    assert dataset.class_names == {0: "a lorry", 1: "dog", 2: "plane"}
+    for part, x, y in (
+        (np.arange(200) < 150, dataset.x_train, dataset.y_train),
+        (np.arange(200) >= 150, dataset.x_test, dataset.y_test),
+    ):
+        rows = [np.flatnonzero(part & (labels == label)) for label in (9, 5, 0)]
+        np.testing.assert_array_equal(x, images[np.concatenate(rows)])
+        assert y.tolist() == np.repeat([0, 1, 2], [len(r) for r in rows]).tolist()
+    assert (dataset.name, dataset.notes, dataset.stored_shape) == ("some", (), None)
+
+
+def test_the_first_of_the_test_folders_is_read(pieces, tmp_path):
+    path, chosen = pieces
+    for i, part in enumerate(["train", "test", "val"]):
+        for name in chosen:
+            _save(tmp_path / "all" / part / name / "x.png", chosen[name][i])
+    dataset = data.from_folder(tmp_path / "all", size=16)
+    np.testing.assert_array_equal(dataset.x_test, [chosen["cat"][2], chosen["dog"][2]])
+
+
+def test_the_last_fifth_by_name_are_test_images(digits, tmp_path):
+    counts = {"a": 2, "b": 9, "c": 10, "d": 14}
+    rows = iter(digits.x_train[..., 0])
+    written = {name: [next(rows) for _ in range(n)] for name, n in counts.items()}
+    for name, images in written.items():
+        for i in reversed(range(len(images))):  # Folders list files as they like, not by name.
+            _save(tmp_path / name / f"{i:02}.png", images[i])
+    dataset = data.from_folder(tmp_path, size=8)
+    assert np.bincount(dataset.y_test).tolist() == [1, 1, 2, 2]
+    assert np.bincount(dataset.y_train).tolist() == [1, 8, 8, 12]
+    assert dataset.x_train.shape == (29, 8, 8, 1), "grey, as all are"
+    np.testing.assert_array_equal(
+        dataset.x_test[..., 0], [*written["a"][1:], *written["b"][8:], *written["c"][8:], *written["d"][12:]]
+    )
+    np.testing.assert_array_equal(
+        dataset.x_train[..., 0], [*written["a"][:1], *written["b"][:8], *written["c"][:8], *written["d"][:12]]
+    )
+    assert dataset.name == tmp_path.name
+
+
+def test_chosen_classes_are_labelled_in_their_order(pieces):
+    path, chosen = pieces
+    dataset = data.from_folder(path, size=16, classes=["dog", "cat"])
+    assert dataset.class_names == {0: "dog", 1: "cat"}
+    np.testing.assert_array_equal(dataset.x_test, [chosen["dog"][4], chosen["cat"][4]])
+    only = data.from_folder(path, size=16, classes=["dog"])
+    np.testing.assert_array_equal(only.x_train, chosen["dog"][:4])
+    assert data.folder_classes(path) == ("cat", "dog")
+
+
+def test_classes_may_be_called_train_and_test(pieces):
+    path, _ = pieces
+    (path / "cat").rename(path / "train")
+    (path / "train" / ".thumbnails").mkdir()
+    assert data.folder_classes(path) == ("dog", "train")
+    _fails(
+        path / "dog",
+        f"{path}/dog has no class folders (it holds 0.png, 1.png, 2.png, 3.png, 4.png); "
+        "expected PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*.",
+    )
+
+
+def test_what_is_no_image_is_left_out(pieces):
+    path, _ = pieces
+    before = data.from_folder(path, size=16)
+    (path / ".git").mkdir()
+    (path / "README").write_text("about")
+    (path / "cat" / ".DS_Store").write_text("hidden")
+    (path / "cat" / "labels.TXT").write_text("no image")
+    (path / "dog" / "boxes.xml").write_text("no image")
+    after = data.from_folder(path, size=16)
+    np.testing.assert_array_equal(after.x_train, before.x_train)
+    assert before.notes == () and after.notes == ("files left out, being no images by their suffix: 2",)
+
+
+# ---- what becomes of an image ----
+
+
+def _read_one(file, size):
+    return folders._read(file, size)
+
+
+def test_the_central_square_is_scaled_and_averaged(photo, tmp_path):
+    file = _save(tmp_path / "wide.png", photo)
+    square = Image.fromarray(np.ascontiguousarray(photo[:, 106:533]))  # (640 - 427) // 2 = 106
+    expected = np.asarray(square.resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(_read_one(file, 32), expected)
+    tall = _save(tmp_path / "tall.png", photo.swapaxes(0, 1))
+    assert np.abs(_read_one(tall, 32).astype(int) - expected.swapaxes(0, 1)).max() <= 1
+    board = np.uint8(255 * (np.indices((64, 64)).sum(axis=0) % 2))
+    assert np.abs(_read_one(_save(tmp_path / "board.png", board), 8).astype(int) - 127).max() <= 1, "no aliasing"
+
+
+def test_large_jpegs_are_decoded_small_and_look_the_same(photo, tmp_path, monkeypatch):
+    file = _save(tmp_path / "large.jpg", photo, quality=95)
+    sizes = []
+    turn = folders._grey_or_rgb
+    monkeypatch.setattr(folders, "_grey_or_rgb", lambda image: sizes.append(image.size) or turn(image))
+    small = _read_one(file, 32).astype(int)
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", lambda self, mode, size: None)
+        whole = _read_one(file, 32)
+    assert sizes == [(320, 214), (640, 427)], "half: a quarter would be less than 4 x 32"
+    assert np.abs(small - whole).mean() < 1.5 and np.abs(small - whole).max() < 16
+
+
+def test_images_are_turned_as_exif_says(photo, tmp_path):
+    exif = Image.Exif()
+    exif[_ORIENTATION] = 6  # The camera was held on its side: turn by 90 degrees, clockwise.
+    lying = np.rot90(photo, 1)  # Counter-clockwise, as it is stored.
+    for suffix in ("png", "webp"):
+        file = _save(tmp_path / f"turned.{suffix}", np.ascontiguousarray(lying), exif=exif, lossless=True)
+        upright = _read_one(_save(tmp_path / "upright.png", photo), 48)
+        assert np.abs(_read_one(file, 48).astype(int) - upright).max() <= 1
+
+
+def test_broken_exif_is_no_fault_of_the_image(photo, tmp_path):
+    """And no line for each image; Pillow warns, and warnings are errors here."""
+    for name in ("a", "b"):
+        for i in range(2):
+            _save(
+                tmp_path / name / f"{i}.jpg",
+                photo[:64, :64],
+                exif=b"Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x09\x01",
+            )
+    dataset = data.from_folder(tmp_path, size=64)
+    assert np.abs(dataset.x_train[0].astype(int) - photo[:64, :64]).mean() < 4
+
+
+def _modes(photo):
+    """(file name, what is saved, options, what should be read) at 32x32."""
+    colour = photo[200:232, 200:232]
+    grey = np.asarray(Image.fromarray(colour).convert("L"))
+    palette = Image.fromarray(colour).quantize(64)
+    half = np.zeros((32, 32, 1), np.uint8)
+    half[:, :16] = 255  # The right half is transparent, hence white.
+    on_white = np.where(half > 0, colour, 255)
+    cmyk = Image.fromarray(colour).convert("CMYK")
+    deep = grey.astype(np.uint16) * 257
+    bits = grey > 128
+    shown = palette.convert("RGB")
+    first_clear = palette.copy()
+    index = np.asarray(palette)
+    return {
+        "rgb.bmp": (colour, {}, colour),
+        "rgb.webp": (colour, {"lossless": True}, colour),
+        "rgb.tif": (colour, {}, colour),
+        "rgb.ppm": (colour, {}, colour),
+        "palette.png": (palette, {}, shown),
+        "palette.gif": (palette, {}, shown),
+        "clear.png": (first_clear, {"transparency": 3}, np.where(index[..., None] == 3, 255, np.asarray(shown))),
+        "cmyk.tif": (cmyk, {}, colour),
+        "rgba.png": (np.concatenate([colour, half], axis=-1), {}, on_white),
+        "la.png": (
+            Image.fromarray(np.concatenate([grey[..., None], half], axis=-1), "LA"),
+            {},
+            np.where(half > 0, grey[..., None], 255),
+        ),
+        "grey.png": (grey, {}, grey[..., None]),
+        "deep.png": (deep, {}, grey[..., None]),
+        "deep.tif": (deep, {}, grey[..., None]),
+        "deep.pgm": (deep, {}, grey[..., None]),
+        "bits.png": (bits, {}, np.uint8(255 * bits[..., None])),
+        "none.suffix": (None, {}, colour),
+    }
+
+
+@pytest.mark.parametrize("name", list(_modes(np.zeros((427, 640, 3), np.uint8))))
+def test_every_mode_becomes_eight_bits_of_grey_or_rgb(name, photo, tmp_path):
+    saved, options, expected = _modes(photo)[name]
+    if saved is None:  # The content counts, not the name.
+        file = _save(tmp_path / "x.png", expected).rename(tmp_path / name)
+    else:
+        file = _save(tmp_path / name, saved, **options)
+    np.testing.assert_array_equal(_read_one(file, 32), expected)
+
+
+def test_of_an_animation_the_first_image_counts(photo, tmp_path):
+    frames = [Image.fromarray(photo[i : i + 32, :32]) for i in (0, 100, 200)]
+    for suffix in ("png", "webp"):
+        file = _save(tmp_path / f"x.{suffix}", frames[0], save_all=True, append_images=frames[1:], lossless=True)
+        np.testing.assert_array_equal(_read_one(file, 32), photo[:32, :32])
+
+
+def test_files_are_read_in_threads_and_keep_their_order(pieces, monkeypatch):
+    path, chosen = pieces
+    waiting = threading.Event()
+    read = folders._read
+
+    def slow(file, size):
+        if file.name == "0.png":  # The first waits for the last.
+            assert waiting.wait(timeout=30)
+        if file.name == "4.png":
+            waiting.set()
+        return read(file, size)
+
+    monkeypatch.setattr(folders, "_read", slow)
+    dataset = data.from_folder(path, size=16)
+    np.testing.assert_array_equal(dataset.x_train, np.concatenate([chosen["cat"][:4], chosen["dog"][:4]]))
+
+
+# ---- grey among colour, unreadable ----
+
+
+def test_grey_images_among_colour_ones(pieces, photo):
+    path, _ = pieces
+    grey = np.asarray(Image.fromarray(photo[:16, :16]).convert("L"))
+    _save(path / "cat" / "1.png", grey)
+    _save(path / "dog" / "4.png", grey)
+    dataset = data.from_folder(path, size=16)
+    assert dataset.notes == ("grey images converted to colour: 2",)
+    for image in (dataset.x_train[1], dataset.x_test[1]):
+        np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=-1))
+    _fails(
+        path,
+        f"2 of 10 images in {path} are grey, the others are in colour: cat/1.png, dog/4.png; "
+        "remove them, or convert them (--grey convert).",
+        grey="refuse",
+    )
+
+
+def test_if_all_are_grey_they_stay_grey(digits, tmp_path):
+    for name in ("a", "b"):
+        for i in range(5):
+            _save(tmp_path / name / f"{i}.png", digits.x_train[i, ..., 0])
+    (tmp_path / "a" / "0.png").write_bytes(b"")
+    for grey in ("convert", "refuse"):
+        dataset = data.from_folder(tmp_path, size=8, grey=grey, unreadable="skip")
+        assert dataset.notes == ("files skipped because they cannot be read: 1, a/0.png (empty)",)
+        np.testing.assert_array_equal(dataset.x_train, digits.x_train[[1, 2, 3, 0, 1, 2, 3]])
+
+
+def _damage(path, photo):
+    """Damages four files of `pieces`; returns what is said of them."""
+    (path / "cat" / "0.png").write_bytes(b"")
+    (path / "cat" / "1.png").write_text("<html>not found</html>")
+    whole = _save(path / "dog" / "1.jpg", photo).read_bytes()
+    (path / "dog" / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    (path / "dog" / "2.png").unlink()
+    (path / "dog" / "2.png").symlink_to("nowhere.png")
+    return (
+        "cat/0.png (empty), cat/1.png (no image, or one that Pillow does not know), dog/1.jpg (image file is truncated"
+    )
+
+
+def test_all_unreadable_files_are_told_at_once(pieces, photo):
+    path, _ = pieces
+    told = _damage(path, photo)
+    with pytest.raises(data.DataError) as error:
+        data.from_folder(path, size=16)
+    message = str(error.value)
+    assert message.startswith(f"4 of 11 files in {path} cannot be read as images: {told}")
+    assert message.endswith("dog/2.png (not a file); mend or remove them, or skip them (--unreadable skip).")
+
+
+def test_unreadable_files_are_skipped_and_told(pieces, photo):
+    path, chosen = pieces
+    told = _damage(path, photo)
+    dataset = data.from_folder(path, size=16, unreadable="skip")
+    (note,) = dataset.notes
+    assert note.startswith(f"files skipped because they cannot be read: 4, {told}")
+    np.testing.assert_array_equal(dataset.x_train, np.concatenate([chosen["cat"][2:4], chosen["dog"][[0, 1, 3]]]))
+    np.testing.assert_array_equal(dataset.x_test, [chosen["cat"][4], chosen["dog"][4]])
+
+
+def test_a_class_of_which_nothing_is_left(pieces):
+    path, _ = pieces
+    (path / "dog" / "4.png").write_bytes(b"")
+    message = f"{path}: none of the test images of dog can be read; skipped: dog/4.png (empty)."
+    _fails(path, message, unreadable="skip")
+
+
+def test_of_many_unreadable_files_a_few_are_named(pieces):
+    path, _ = pieces
+    for file in path.glob("*/*.png"):
+        file.write_bytes(b"")
+    named = ", ".join(f"{file} (empty)" for file in ("cat/0.png", "cat/1.png", "cat/2.png", "cat/3.png", "dog/0.png"))
+    _fails(
+        path,
+        f"10 of 10 files in {path} cannot be read as images: {named}, ... (10); "
+        "mend or remove them, or skip them (--unreadable skip).",
+    )
+
+
+def test_pixels_whose_white_is_unknown_are_not_read(pieces, photo):
+    path, _ = pieces
+    _save(path / "cat" / "0.tif", Image.fromarray(np.float32(photo[:16, :16, 0])))
+    _save(path / "cat" / "1.tif", Image.fromarray(np.int32(photo[:16, :16, 0]) * 70_000))
+    with pytest.raises(data.DataError, match=re.escape("2 of 12 files")) as error:
+        data.from_folder(path, size=16)
+    assert "cat/0.tif (floating-point values, expected 8 or 16 bits), cat/1.tif (values " in str(error.value)
+
+
+# ---- folders that cannot be read, told before any image is ----
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    def read(file, size):
+        raise AssertionError(f"{file} was read")
+
+    monkeypatch.setattr(folders, "_read_all", read)
+
+
+def test_folders_that_hold_no_classes(tmp_path, unread):
+    layouts = "PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*"
+    _fails(tmp_path / "none", f"{tmp_path}/none does not exist; expected a folder: {layouts}.")
+    (tmp_path / "file").write_text("x")
+    _fails(tmp_path / "file", f"{tmp_path}/file is a file; expected a folder: {layouts}.")
+    (tmp_path / "empty").mkdir()
+    _fails(tmp_path / "empty", f"{tmp_path}/empty has no class folders (it is empty); expected {layouts}.")
+    (tmp_path / "half" / "train" / "cat").mkdir(parents=True)
+    _fails(tmp_path / "half", f"{tmp_path}/half has train/, but none of val/, validation/, test/ beside it.")
+    (tmp_path / "half" / "val").mkdir()
+    (tmp_path / "half" / "train" / "cat" / "1.png").write_text("x")
+    (tmp_path / "half" / "val" / "1.png").write_text("x")
+    _fails(tmp_path / "half", f"{tmp_path}/half/val has no class folders (it holds 1.png); expected {layouts}.")
+
+
+def test_classes_that_are_not_there(pieces, unread):
+    path, _ = pieces
+    _fails(path, f"classes of {path} names no class; expected at least one of cat, dog.", classes=[])
+    _fails(path, f"classes of {path} names dog more than once; name each class once.", classes=["dog", "cat", "dog"])
+    there = "not among the 2 classes there (cat, dog)"
+    _fails(path, f"classes of {path}: dgo is {there}; dgo is close to dog.", classes=["cat", "dgo"])
+    _fails(path, f"classes of {path}: emu, fly are {there}.", classes=["emu", "fly"])
+
+
+def test_classes_of_one_part_only(pieces, tmp_path):
+    path, chosen = pieces
+    for part, names in (("train", "abcde"), ("val", "abcdxyz")):
+        for name in names:
+            _save(tmp_path / "parts" / part / name / "1.png", chosen["cat"][0])
+    parts = tmp_path / "parts"
+    advice = "add images, or choose classes that both have (--classes)."
+    _fails(parts, f"{parts}: classes in train/ but not in val/: e; in val/ but not in train/: x, y, z; {advice}")
+    _fails(parts, f"{parts}: classes in train/ but not in val/: e; {advice}", classes=["e", "a"])
+    assert data.from_folder(parts, size=16, classes=["b", "a"]).class_names == {0: "b", 1: "a"}
+
+
+def test_classes_without_images(pieces, unread):
+    path, _ = pieces
+    (path / "eel").mkdir()
+    _fails(path, f"{path}/eel has no images (it is empty); add some, or remove the class.")
+    (path / "eel" / "list.txt").write_text("x")
+    _fails(path, f"{path}/eel has no images (it holds list.txt); add some, or remove the class.")
+    (path / "eel" / "1.png").write_text("x")
+    _fails(
+        path,
+        f"{path}: classes of 1 image: eel; expected at least 2, as the last fifth of a class's images, at least one, "
+        "are its test images.",
+    )
+    (path / "eel" / "images").mkdir()
+    _fails(path, f"{path}/eel holds folders (images); expected a class's images, not further folders.")
+
+
+def test_options_that_cannot_be(pieces, unread):
+    path, _ = pieces
+    _fails(path, "size=0: expected at least 1 pixel.", size=0)
+    _fails(path, "grey='keep': expected one of convert, refuse.", grey="keep")
+    _fails(path, "unreadable='convert': expected one of refuse, skip.", unreadable="convert")
