@@ -273,7 +273,6 @@ PRESETS |= {
         "arrays": _MNIST,
         "svhn": dataclasses.replace(_MNIST, generator_width=32, discriminator_width=32),
         "cifar10": dataclasses.replace(_MNIST, generator_width=32, discriminator_width=32),
-        "imagenet50": _MNIST,
     }.items()
 }
 

@@ -132,7 +132,8 @@ class Cell:
 
         experiment = DATA[self.data][0]
         arguments = [*self.command[2:], *(("--data-dir", str(self.data_dir)) if self.data_dir else ())]
-        options = cli.parse(experiment, None, argv=arguments)
+        kind = cli.ImageNetOptions if experiment == "imagenet50" else cli.Options
+        options = cli.parse(experiment, None, kind=kind, argv=arguments)
         (stream,) = cli.make_streams(experiment, options, [self.seed], quiet=True)
         last = stream.n_tasks - 1
         stream.begin(last)

@@ -94,7 +94,8 @@ def test_a_number_below_the_published_one_is_marked():
 @pytest.mark.parametrize("data", cells.DATA)
 def test_every_cell_is_a_command_that_the_experiments_take(data, method, tmp_path):
     command = cells.Cell(data, method, 3, tmp_path, quick=True).command
-    options = cli.parse(command[1].removeprefix("experiments."), None, argv=command[2:])
+    kind = cli.ImageNetOptions if "imagenet50" in command[1] else cli.Options
+    options = cli.parse(command[1].removeprefix("experiments."), None, kind=kind, argv=command[2:])
     assert options.settings.seed == 3
 
 
