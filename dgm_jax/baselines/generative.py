@@ -5,6 +5,7 @@ and one output layer serve all classes.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from dgm_jax import consolidation
 from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
+from dgm_jax.errors import NotFinite
 from dgm_jax.memory import Memory, TaskMemory
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState
@@ -63,6 +65,9 @@ class UnmaskedGenerator(ClassifierMethod):
           key: a PRNG key.
           moved: told of the epochs.
           adapt: adds to the capacity what the method's own step needs.
+
+        Raises:
+          NotFinite: if training breaks down.
         """
         trainer, config = self.trainer, self.trainer.config
         begin_key, train_key = jax.random.split(key)
@@ -79,13 +84,19 @@ class UnmaskedGenerator(ClassifierMethod):
         nothing = trainer.together([_nothing_replayed(self.setting.image_shape)])
         steps = sum(self.setting.counts[task]) // config.batch_size
         for epoch in range(config.epochs):
-            state, _ = trainer.run_epoch(
+            state, (means,) = trainer.run_epoch(
                 *(state, data, nothing, capacity, [train_key]),
                 task=0,  # The images are a mixture already.
                 epoch=epoch,
                 steps=steps,
                 on_steps=lambda n: None,
             )
+            broken = [name for name, mean in means.items() if not math.isfinite(mean)]
+            if broken:
+                raise NotFinite(
+                    f"{self.config.method}: {broken[0]} is not finite in task {task}, epoch {epoch}, seed "
+                    f"{config.seed}; the tasks before are saved. Try a smaller step size."
+                )
             moved("train", epoch + 1, config.epochs)
         state = jax.device_get(state)
         self.discriminator = (state.discriminator, state.discriminator_statistics)
