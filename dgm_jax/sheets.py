@@ -40,11 +40,12 @@ PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
 }
 _LEGEND = (
     "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
-    "last task, `A_half` after half of them (the paper's A5; of ImageNet-50 its A30). *Generated*: the memory's "
-    "images, told by a classifier that learnt all real images (what the published numbers of EWC-M, DGR and MeRGAN "
-    "most likely are). *Frechet*: Frechet distance in that classifier's features (not FID). *Worth*: as many training "
-    "images, stored as they come, take the same bytes. *Published*: half-way / at the end, at full length; ✓ reached, "
-    "✗ not."
+    "last task, `A_half` after half of them (the paper's A5; of ImageNet-50 its A30). *Consolidated*: of a classifier "
+    "trained on the memory's images of all classes (train-on-generated accuracy); *auxiliary*: of the discriminator's "
+    "own class head. *Generated*: the memory's images, told by a classifier that learnt all real images (what the "
+    "published numbers of EWC-M, DGR and MeRGAN most likely are). *Frechet*: Frechet distance in that classifier's "
+    "features (not FID). *Worth*: as many training images, stored as they come, take the same bytes. *Published*: "
+    "half-way / at the end, at full length; ✓ reached, ✗ not."
 )
 _EXPECTED = {
     "ewc": "knows little but the newest class, as is known of weight penalties where one head tells all classes apart "
