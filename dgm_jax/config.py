@@ -69,8 +69,9 @@ class Config:
 
     scale_max: float = 1e5
     """Slope of the gates at the end of a task [s_max]."""
-    masks: Literal["learnt", "random"] = "learnt"
-    """learnt: with the weights. random: half of the gates, drawn when a task begins and kept (an ablation)."""
+    masks: Literal["learnt", "random", "none"] = "learnt"
+    """learnt: with the weights. Ablations: random: half of the gates, drawn when a task begins and kept; none: all
+    are open and nothing is reserved, so that old images drift."""
     reuse: bool = True
     """Let a task's masks open what earlier tasks reserved (false: an ablation)."""
     expansion: bool = True
@@ -147,6 +148,8 @@ class Config:
             raise ConfigError(f"scale_max={self.scale_max} must be at least 1: gates start at 1 / scale_max")
         if self.variant == "dgmw" and self.gate_position != "last":
             raise ConfigError("gate_position='before_norm' is for dgma; dgmw gates weights, always before the norm")
+        if self.masks == "none" and self.gate_gradient == "product":
+            raise ConfigError("masks='none' has no gate to learn; gate_gradient must be 'closed'")
         if self.seed >= 2**32:
             raise ConfigError(f"seed={self.seed} must be below 2**32")
         if self.protocol == "paper" and self.held_out == 0:
@@ -171,7 +174,7 @@ _CHOICES = {
     "protocol": ("strict", "paper"),
     "gate_position": ("last", "before_norm"),
     "gate_gradient": ("closed", "product"),
-    "masks": ("learnt", "random"),
+    "masks": ("learnt", "random", "none"),
     "precision": ("float32", "tf32", "bf16"),
     "replay": ("fixed", "fresh"),
 }

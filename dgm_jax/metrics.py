@@ -1,9 +1,11 @@
 """What a run reports, as pure functions of predictions and masks (ALGORITHM, section 10)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+_ROWS_AT_ONCE = 1024  # Of a matrix of distances: tens of thousands of images then fit into memory.
 
 
 def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -134,9 +136,14 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, *, neighbours:
       (precision: share of generated ones within the manifold of real ones, recall: the other way round).
     """
 
+    def blocks(points: np.ndarray) -> Iterator[np.ndarray]:
+        return (points[start : start + _ROWS_AT_ONCE] for start in range(0, len(points), _ROWS_AT_ONCE))
+
     def covered(points: np.ndarray, members: np.ndarray) -> float:
-        radii = np.sort(_distances(members, members), axis=1)[:, neighbours]  # Number 0 is itself.
-        return float(np.mean(np.any(_distances(points, members) <= radii[None], axis=1)))
+        nearest = [np.partition(_distances(rows, members), neighbours, axis=1) for rows in blocks(members)]
+        radii = np.concatenate([distances[:, neighbours] for distances in nearest])  # Number 0 is itself.
+        inside = [np.any(_distances(rows, members) <= radii[None], axis=1) for rows in blocks(points)]
+        return float(np.mean(np.concatenate(inside)))
 
     return covered(generated, real), covered(real, generated)
 

@@ -61,7 +61,8 @@ def measure(
       labels: their class indices.
       key: a PRNG key.
       each: images to draw of each class.
-      label: tells the class of drawn images, where the memory cannot be asked for one.
+      label: tells the class of drawn images, where the memory cannot be asked for one; what it never tells counts as
+        wrong.
 
     Returns:
       "generated_sample_accuracy": the share of generated images that the judge tells right, mean over classes (what
@@ -73,7 +74,8 @@ def measure(
     asked = np.repeat(np.arange(n), each) if label is None else label(drawn)
 
     def accuracy(pictures: np.ndarray, truth: np.ndarray) -> float:
-        return metrics.macro_accuracy(metrics.per_class_accuracy(judge.predict(pictures), truth, n))
+        each_class = metrics.per_class_accuracy(judge.predict(pictures), truth, n)
+        return metrics.macro_accuracy(np.nan_to_num(each_class))  # A class that is never drawn is not drawn right.
 
     real, generated = judge.features(images), judge.features(drawn)
     precision, recall = metrics.precision_and_recall(real, generated)

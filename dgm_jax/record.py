@@ -60,6 +60,10 @@ class Record:
         """How far old classes have fallen from their best."""
         return metrics.forgetting(self.matrix(reading, stream.n_classes), stream.tasks)
 
+    def backward_transfer(self, reading: str, stream: TaskStream) -> float:
+        """What later tasks did to earlier ones."""
+        return metrics.backward_transfer(self.matrix(reading, stream.n_classes), stream.tasks)
+
     def evaluate(self, reading: str, predictions: np.ndarray, labels: np.ndarray, n_seen: int) -> None:
         """Adds what a classifier says of the test images of the classes seen."""
         accuracy = metrics.per_class_accuracy(predictions, labels, n_seen)
@@ -119,6 +123,7 @@ def summarise(
         **averages,
         "final": stream.n_seen(record.finished_tasks - 1),  # The last of these: A_final.
         "forgetting": {reading: record.forgetting(reading, stream) for reading in record.accuracy},
+        "backward_transfer": {reading: record.backward_transfer(reading, stream) for reading in record.accuracy},
         "confusion": record.confusion,  # Rows: true classes; columns: predicted ones.
         "bytes": {"memory": memory_bytes, "images_replaced": replaced, "image_count": met},
         **further,

@@ -171,6 +171,7 @@ class Run:
             heads=own.heads,
             n_conditioned=self.stream.n_classes,
         )
+        reserving = self.config.masks != "none"
         rows = metrics.capacity(own.masks, self.memory.reserved, *self.trainer.gated(own.kernels))
         for row in rows:
             if row["used"] == 0:
@@ -181,7 +182,7 @@ class Run:
         self.memory = dataclasses.replace(
             self.memory,
             kernels=own.kernels,
-            reserved=[before | mask for before, mask in zip(self.memory.reserved, own.masks)],
+            reserved=[before | (mask & reserving) for before, mask in zip(self.memory.reserved, own.masks)],
             tasks=(*self.memory.tasks, finished),
         )
         return state, rows
@@ -213,7 +214,7 @@ class Run:
 
     def grow(self, task: int, rows: Sequence[dict[str, Any]]) -> None:
         """Expands the generator, so that as much is free as at first; after the last task nothing is gained by it."""
-        if task + 1 == self.stream.n_tasks or not self.config.expansion:
+        if task + 1 == self.stream.n_tasks or not self.config.expansion or self.config.masks == "none":
             return
         kernels, reserved = self.trainer.grow(
             self._key(_EXPAND, task),

@@ -40,22 +40,28 @@ PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
 }
 _LEGEND = (
     "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
-    "last task, `A_half` after half of them (the paper's A5; of ImageNet-50 its A30). *Consolidated*: of a classifier "
-    "trained on the memory's images of all classes (train-on-generated accuracy); *auxiliary*: of the discriminator's "
-    "own class head. *Generated*: the memory's images, told by a classifier that learnt all real images (what the "
-    "published numbers of EWC-M, DGR and MeRGAN most likely are). *Frechet*: Frechet distance in that classifier's "
-    "features (not FID). *Worth*: as many training images, stored as they come, take the same bytes. *Published*: "
-    "half-way / at the end, at full length; ✓ reached, ✗ not."
+    "last task, `A_half` after half of them (the paper's A5; of ImageNet-50 its A30). *Consolidated*, and the "
+    "*classifier* of mergan: trained on the memory's images of all classes (train-on-generated accuracy); "
+    "*auxiliary*: the discriminator's own class head, as in the paper. *Generated*: the memory's images, told by a "
+    "classifier that learnt all real images, that of `joint`, which tells *judge* of the real test images; of dgr, "
+    "whose images bear no label, it is agreement with its solver. *Frechet*: Frechet distance in that classifier's "
+    "features (not FID), and there too *precision, recall*. *Memory*: what is kept of old classes, the classifier and "
+    "discriminator not counted. *Worth*: as many training images, stored as they come, take the same bytes. "
+    "*Published*: half-way / at the end; only runs of full length are compared: ✓ reached, ✗ not."
 )
+# What a run of the paper's length has at least: training images in all, and epochs a task. Others are not compared.
+_FULL_LENGTH = {"mnist": (60_000, 101), "svhn": (73_257, 151), "cifar10": (50_000, 101), "imagenet50": (60_000, 101)}
 _EXPECTED = {
     "ewc": "knows little but the newest class, as is known of weight penalties where one head tells all classes apart "
     "(van de Ven and Tolias 2019): no image ever compares old with new",
     "finetune": "knows the newest class alone: nothing asks for the others again",
 }
 _COLUMNS = (
-    *("data", "method", "reading", "protocol", "seeds", "A_half", "A_half_sd", "A_final", "A_final_sd", "forgetting"),
-    *("generated_sample_accuracy", "frechet_distance", "precision", "recall", "memory_bytes", "worth_images"),
-    *("minutes", "device", "published_A_half", "published_A_final", "published_measure", "failures", "command"),
+    *("data", "method", "reading", "protocol", "seeds", "A_half", "A_half_sd", "A_final", "A_final_sd"),
+    *("A_final_micro", "forgetting", "backward_transfer", "generated_sample_accuracy", "judge_accuracy"),
+    *("frechet_distance", "precision", "recall", "memory_bytes", "worth_images", "epochs", "train_images"),
+    *("test_images", "minutes", "device", "published_A_half", "published_A_final", "published_measure"),
+    *("full_length", "failures", "unjudged", "command"),
 )
 
 
@@ -98,7 +104,7 @@ def summarised(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -> dict[str, Any]:
     summaries = [result["summary"] for result in done]
     first = summaries[0]
-    published = PUBLISHED.get((data, method), (None, None, "")) if reading != "auxiliary" else (None, None, "")
+    published = PUBLISHED.get((data, method), (None, None, ""))
 
     def spread(name: str, values: Iterable[float]) -> dict[str, float | None]:
         known = list(values)
@@ -113,7 +119,7 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
     judged = [result["quality"] for result in done if result["quality"]] if reading != "auxiliary" else []
     size = statistics.mean(s["bytes"]["memory"]["total"] for s in summaries)
     replaced = first["bytes"]["images_replaced"]
-    images = first["bytes"]["image_count"]
+    images, epochs = first["bytes"]["image_count"], first["config"]["epochs"]
     half = sum(map(len, first["tasks"][: (len(first["tasks"]) + 1) // 2]))  # Classes after half of the tasks.
     return {
         "reading": reading,
@@ -121,13 +127,20 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
         "seeds": " ".join(str(s["seed"]) for s in summaries),
         **spread("A_half", average(f"A_{half}")),
         **spread("A_final", average(f"A_{first['final']}")),
+        **spread("A_final_micro", (s[f"A_{s['final']}"][reading]["micro"] for s in summaries)),
         **spread("forgetting", (s["forgetting"][reading] for s in summaries)),
+        **spread("backward_transfer", (s["backward_transfer"][reading] for s in summaries if "backward_transfer" in s)),
         **{
             name: spread(name, (q[name] for q in judged))[name]
-            for name in ("generated_sample_accuracy", "frechet_distance", "precision", "recall")
+            for name in ("generated_sample_accuracy", "judge_accuracy", "frechet_distance", "precision", "recall")
         },
         "memory_bytes": round(size),
         "worth_images": round(size / (replaced / images)) if images and replaced else None,
+        "epochs": epochs,
+        "train_images": images,
+        "test_images": sum(map(sum, first["confusion"][reading])),
+        "full_length": data in _FULL_LENGTH and images >= _FULL_LENGTH[data][0] and epochs >= _FULL_LENGTH[data][1],
+        "unjudged": "; ".join(f"seed {r['seed']}: {r['unjudged']}" for r in done if "unjudged" in r),
         "minutes": statistics.mean(sum(s["seconds"].values()) / 60 for s in summaries),
         "device": first["device"],
         "published_A_half": published[0],
@@ -145,20 +158,23 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
         "",
         _LEGEND,
         "",
-        "| data | method | reading | A_half | A_final | forgetting | generated | Frechet | memory, kB | worth, images "
-        "| minutes | seeds | protocol | published |",
-        "|" + "---|" * 14,
+        "| data | method | reading | A_half | A_final | forgetting | generated | judge | Frechet | precision, recall "
+        "| memory, kB | worth, images | epochs, images | minutes | seeds | protocol | published |",
+        "|" + "---|" * 17,
     ]
     for row in rows:
         if "reading" not in row:
-            lines.append(f"| {row['data']} | {row['method']} | failed: {row['failures']} |" + " |" * 11)
+            lines.append(f"| {row['data']} | {row['method']} | failed: {row['failures']} |" + " |" * 14)
             continue
         cells = [
             *(row["data"], row["method"], row["reading"]),
-            *(_percent(row, name) for name in ("A_half", "A_final", "forgetting", "generated_sample_accuracy")),
+            *(_percent(row, name) for name in ("A_half", "A_final", "forgetting")),
+            *(_percent(row, name) for name in ("generated_sample_accuracy", "judge_accuracy")),
             _plain(row["frechet_distance"], "{:.1f}"),
+            "–" if row["precision"] is None else f"{_percent(row, 'precision')}, {_percent(row, 'recall')}",
             f"{row['memory_bytes'] / 1000:.0f}",
             _plain(row["worth_images"], "{}"),
+            f"{row['epochs']}, {row['train_images']:,}",
             f"{row['minutes']:.1f}",
             row["seeds"] + (f" (failed: {row['failures']})" if row["failures"] else ""),
             row["protocol"],
@@ -167,6 +183,10 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
         lines.append("| " + " | ".join(cells) + " |")
     methods = dict.fromkeys(row["method"] for row in rows)
     notes = [f"- *{method}*: {_EXPECTED[method]}." for method in methods if method in _EXPECTED]
+    measures = {row["method"]: row["published_measure"] for row in rows if row.get("published_measure")}
+    notes += [f"- Published numbers of *{method}*: {measure}." for method, measure in measures.items()]
+    reasons = {(row["data"], row["method"]): row["unjudged"] for row in rows if row.get("unjudged")}
+    notes += [f"- {data}, *{method}*: what it draws is not measured, {why}." for (data, method), why in reasons.items()]
     devices = sorted({row["device"] for row in rows if "device" in row})
     lines += ["", *notes, "", f"Device: {'; '.join(devices)}.", ""]
     lines += [f"![{picture}]({picture})" for picture in pictures]
@@ -187,12 +207,16 @@ def _plain(value: Any, form: str) -> str:
 
 
 def _published(row: dict[str, Any]) -> str:
-    if row["published_A_final"] is None:
+    """Published numbers, each with a mark of whether ours, by the same measure and at full length, reaches it."""
+    numbers = (row["published_A_half"], row["published_A_final"])
+    if numbers == (None, None):
         return "–"
-    numbers = f"{row['published_A_half']} / {row['published_A_final']}"
-    if row["published_measure"].startswith("most likely"):
-        return f"{numbers} (another measure)"
-    return f"{numbers} {'✓' if 100 * row['A_final'] >= row['published_A_final'] else '✗'}"
+    if not row["full_length"]:
+        return f"{numbers[0]} / {numbers[1]} (context: a shorter run)"
+    of_generated = row["published_measure"] == _GENERATED
+    ours = (None, row["generated_sample_accuracy"]) if of_generated else (row["A_half"], row["A_final"])
+    marks = ["" if own is None else "✓" if 100 * own >= number else "✗" for own, number in zip(ours, numbers)]
+    return f"{numbers[0]}{marks[0]} / {numbers[1]}{marks[1]}" + (" (generated)" if of_generated else "")
 
 
 def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:

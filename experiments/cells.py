@@ -1,6 +1,7 @@
 """The cells of the table: what is run for each, and what is read from its folder."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgm_jax.errors import UserError
+from dgm_jax.config import Config
+from dgm_jax.errors import OtherConfiguration, UserError
+from dgm_jax.files import write_json
+from experiments import cli
 
 DATA = {  # name -> (experiment, arguments, arguments of the quick table)
     "digits": ("digits", (), ()),
@@ -41,10 +45,11 @@ ABLATIONS = {
         "as it is": (),
         "no expansion": ("--no-expansion",),
         "random masks": ("--masks", "random"),
+        "no masks": ("--masks", "none"),
         "no re-use": ("--no-reuse",),
         "masks learnt to the end": ("--mask-share", "1"),
         "no sparsity": ("--sparsity-weight", "0"),
-        "twice the sparsity": ("--sparsity-weight", "0.4" if variant == "dgma" else "0.16"),
+        "strong sparsity": ("--sparsity-weight", "0.4" if variant == "dgma" else "0.16"),  # Twice that of digits.
         "slope up to 100": ("--scale-max", "100"),
         "slope up to 10,000": ("--scale-max", "10000"),
         "slope anneals within epochs": ("--anneal-within-epoch",),
@@ -52,7 +57,7 @@ ABLATIONS = {
         "fresh replay": ("--replay", "fresh"),
         **({"gate before norm": ("--gate-position", "before_norm")} if variant == "dgma" else {}),
     }.items()
-} | {"no masks": ("--method", "mergan", "--alignment-weight", "0")}  # One generator that goes on learning.
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Cell:
     runs: Path
     quick: bool = False
     data_dir: Path | None = None
+    images: Path | None = None  # Class folders of ImageNet-50.
 
     @property
     def workdir(self) -> Path:
@@ -80,15 +86,26 @@ class Cell:
         budget = quick if self.quick else ()
         return ["-m", f"experiments.{experiment}", *arguments, *budget, *method, "--seed", str(self.seed)]
 
+    @property
+    def options(self) -> cli.Options:
+        """The command, read as the experiment reads it."""
+        experiment = DATA[self.data][0]
+        kind = cli.ImageNetOptions if experiment == "imagenet50" else cli.Options
+        return cli.parse(experiment, None, kind=kind, argv=[*self.command[2:], *self._sources])
+
+    @property
+    def _sources(self) -> list[str]:
+        if self.data == "imagenet50" and self.images is not None:
+            return ["--data", str(self.images)]
+        return ["--data-dir", str(self.data_dir)] if self.data_dir is not None and self.data != "digits" else []
+
     def run(self) -> None:
         """Runs it, or goes on with it; what it says goes to a file beside its folder.
 
         Raises:
           UserError: if it fails; with its own words.
         """
-        where = ["--workdir", str(self.workdir)]
-        if self.data_dir is not None and self.data != "digits":
-            where += ["--data-dir", str(self.data_dir)]
+        where = ["--workdir", str(self.workdir), *self._sources]
         self.workdir.parent.mkdir(parents=True, exist_ok=True)
         log = self.workdir.with_suffix(".log")
         with log.open("w") as file:
@@ -104,10 +121,12 @@ class Cell:
             raise UserError(f"{said.removeprefix('error: ')[:300]} (status {status}; {log} has all it said)")
 
     def read(self) -> dict[str, Any]:
-        """Its figures.
+        """Its summary.
 
         Raises:
-          UserError: if it is not finished, or belongs to another configuration.
+          UserError: if it is not finished.
+          OtherConfiguration: if what lies in its folder is another run.
+          OSError, ValueError, KeyError: if what lies there is damaged.
         """
         file = self.workdir / "summary.json"
         if not file.exists():
@@ -115,36 +134,53 @@ class Cell:
         summary = json.loads(file.read_text())
         if not summary["finished"]:
             raise UserError(f"not finished: {summary['finished_tasks']} of {len(summary['tasks'])} tasks")
-        quality = self.workdir / "quality.json"
-        return {"summary": summary, "quality": json.loads(quality.read_text()) if quality.exists() else None}
+        options = self.options
+        # A setting that came later was at its default, before there was a choice.
+        found = dataclasses.asdict(Config()) | summary["config"] | {"dataset": summary["dataset"]}
+        expected = dataclasses.asdict(options.settings) | {"dataset": DATA[self.data][0]}
+        if self.data == "imagenet50":  # Called after its folder.
+            expected["dataset"] = found["dataset"]
+        found["classes_per_task"] = ",".join(dict.fromkeys(str(len(task)) for task in summary["tasks"]))
+        expected["classes_per_task"] = options.classes_per_task
+        for name, value in expected.items():
+            if found[name] != value:
+                raise OtherConfiguration(
+                    f"{self.workdir} holds another run, of {name}={found[name]!r}, not {value!r}; choose other --runs"
+                )
+        return summary
 
-    def judge(self, by: Path) -> None:
-        """Measures what its memory draws, in the eyes of the `joint` run in folder `by`; once."""
+    def judge(self, by: "Cell") -> dict[str, Any]:
+        """What its memory draws, in the eyes of the `joint` run `by`; measured once for both runs as they are.
+
+        Raises:
+          As `read`, of either run; and UserError if the data are not at hand.
+        """
+        by.read()
+        runs = [(cell.workdir / "summary.json").read_bytes() for cell in (self, by)]
+        fingerprint = hashlib.sha256(b"".join(runs)).hexdigest()
         file = self.workdir / "quality.json"
-        if file.exists() or not (by / "summary.json").exists():
-            return
+        if file.exists():
+            known = json.loads(file.read_text())
+            if known.pop("of", None) == fingerprint:
+                return known
         import jax
 
         from dgm_jax import quality
-        from dgm_jax.files import write_json
         from dgm_jax.workdir import Workdir
-        from experiments import cli
 
-        experiment = DATA[self.data][0]
-        arguments = [*self.command[2:], *(("--data-dir", str(self.data_dir)) if self.data_dir else ())]
-        kind = cli.ImageNetOptions if experiment == "imagenet50" else cli.Options
-        options = cli.parse(experiment, None, kind=kind, argv=arguments)
-        (stream,) = cli.make_streams(experiment, options, [self.seed], quiet=True)
+        options = self.options
+        (stream,) = cli.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
         last = stream.n_tasks - 1
         stream.begin(last)
         images, labels = stream.test(last)
-        judge = quality.Judge.of(Workdir(by), stream.n_classes)
+        judge = quality.Judge.of(Workdir(by.workdir), stream.n_classes)
         memory, label = _memory(self.workdir, options.settings, stream)
         measured = quality.measure(memory, judge, images, labels, jax.random.key(self.seed), label=label)
-        write_json(file, measured)
+        write_json(file, measured | {"of": fingerprint})
+        return measured
 
 
-def _memory(workdir: Path, config: Any, stream: Any) -> tuple[Any, Any]:
+def _memory(workdir: Path, config: Config, stream: Any) -> tuple[Any, Any]:
     """What the run remembers, as something that draws; and what labels its images, if they cannot be asked for."""
     from dgm_jax.baselines.generative import UnmaskedGenerator
     from dgm_jax.baselines.learner import load_method
@@ -159,10 +195,11 @@ def _memory(workdir: Path, config: Any, stream: Any) -> tuple[Any, Any]:
 
 
 def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:
-    """Runs the cells that are not finished (if `run`), and reads all.
+    """Runs the cells that are not finished (if `run`), and reads all; what is wrong with one stays its own.
 
     Returns:
-      For each cell "data", "method", "seed", "command" and "summary" and "quality", or "error".
+      For each cell "data", "method", "seed", "command", and either "summary" and "quality" (None, where there is no
+      memory to draw from; then "unjudged" may say why) or "error".
     """
     results = []
     begun = time.perf_counter()
@@ -173,17 +210,27 @@ def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:
             if run:
                 print(f"{number} of {len(plan)}: {result['command']}", end=" ... ", flush=True)
                 cell.run()
-            if cell.method in _GENERATIVE:
-                cell.judge(dataclasses.replace(cell, method="joint").workdir)
-            result |= cell.read()
-        except UserError as error:
-            result["error"] = str(error)
+            result |= {"summary": cell.read(), "quality": None}
+        except _MISTAKES as error:
+            result["error"] = _said(error)
+        if "summary" in result and cell.method in _GENERATIVE:
+            try:
+                result["quality"] = cell.judge(dataclasses.replace(cell, method="joint"))
+            except _MISTAKES as error:
+                result["unjudged"] = _said(error)
         if run:
             spent = time.perf_counter() - begun
             left = spent / number * (len(plan) - number) / 60
             print(result.get("error") or f"A_final {_final(result):.1f} %; about {left:.0f} minutes left", flush=True)
         results.append(result)
     return results
+
+
+_MISTAKES = (UserError, OSError, ValueError, KeyError)  # The last two: files that someone has edited or cut short.
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError | OSError) else f"a damaged file ({type(error).__name__}: {error})"
 
 
 def _final(result: dict[str, Any]) -> float:

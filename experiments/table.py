@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=None, help="folder of the runs (default: runs/table, ...)")
     parser.add_argument("--out", type=Path, default=None, help="folder to write to (default: that of the runs)")
     parser.add_argument("--data-dir", type=Path, default=None, help="folder that holds data sets (default: as in runs)")
+    parser.add_argument("--images", type=Path, default=None, help="class folders of ImageNet-50, in place of TFDS")
     parser.add_argument("--collect", action="store_true", help="run nothing: write the table of what is there")
     options = parser.parse_args(argv)
     kind = ("ablations" if options.ablations else "table") + ("-quick" if options.quick else "")
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = options.methods or list(cells.ABLATIONS if options.ablations else cells.METHODS)
     seeds = cli.parse_seeds(options.seeds or ("0" if options.quick else "0,1,2"), 0)
     plan = [
-        cells.Cell(data, method, seed, runs, quick=options.quick, data_dir=options.data_dir)
+        cells.Cell(data, method, seed, runs, options.quick, options.data_dir, options.images)
         for data in options.data or ["digits", "mnist-500"]
         for method in chosen
         for seed in seeds

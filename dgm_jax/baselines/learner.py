@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dgm_jax import checkpoint, files, processes
+from dgm_jax.agreement import check_fit, describe
 from dgm_jax.baselines import METHODS
 from dgm_jax.baselines.method import Method, Setting
 from dgm_jax.callbacks import Callback, Progress, RunEnd, RunStart, TaskEnd, TaskStart
@@ -18,7 +19,6 @@ from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import ConfigError, NoMemory, NotFinite
-from dgm_jax.learner import check_fit, describe
 from dgm_jax.record import Record, summarise, timed
 from dgm_jax.training.devices import check_precision, choose_devices
 from dgm_jax.workdir import Workdir

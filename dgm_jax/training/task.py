@@ -90,7 +90,7 @@ class Trainer:
     @property
     def mask_epochs(self) -> int:
         """Epochs of a task in which masks are learnt; in the rest they are settled."""
-        if self.config.masks == "random":
+        if self.config.masks != "learnt":
             return 0
         return max(1, round(self.config.mask_share * self.config.epochs))
 
@@ -191,9 +191,9 @@ class Trainer:
     def _first_embeddings(
         self, key: jax.Array, reserved: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
     ) -> list[np.ndarray]:
-        """A task's embeddings before its first step: 0, or drawn; -inf where a gate cannot be used."""
+        """A task's embeddings before its first step: 0, or drawn, or open; -inf where a gate cannot be used."""
         random = host_generator(jax.random.fold_in(key, 1))
-        values = (-1.0, 1.0) if self.config.masks == "random" else (0.0,)
+        values = {"learnt": (0.0,), "random": (-1.0, 1.0), "none": (np.inf,)}[self.config.masks]
         drawn = [random.choice(values, r.shape).astype(np.float32) for r in reserved]
         usable = [e if self.config.reuse else np.where(r, np.float32(-np.inf), e) for e, r in zip(drawn, reserved)]
         return [nn.expand(e, np.full(s, -np.inf, np.float32)) for e, s in zip(usable, shapes, strict=True)]

@@ -1,6 +1,7 @@
 """Parts of the method that can be taken away, to see what they do."""
 
 import dataclasses
+import json
 
 import helpers
 import jax
@@ -38,6 +39,21 @@ def test_without_re_use_tasks_share_no_gate(variant):
         used = [mask[tuple(slice(0, n) for n in layer[0].shape)] for mask in layer]
         assert np.all(np.sum(used, axis=0) <= 1)
         assert all(np.any(mask) for mask in layer)
+
+
+@variants
+def test_without_masks_the_generator_keeps_its_widths_and_forgets(variant):
+    watch = _run(variant, masks="none")
+    assert len({memory.widths for memory in watch.memories}) == 1
+    for memory in watch.memories:
+        assert all(np.all(mask) for task in memory.tasks for mask in task.masks)
+        assert not any(np.any(reserved) for reserved in memory.reserved)
+    old, new = watch.memories[0].kernels[0], watch.memories[-1].kernels[0]
+    assert np.mean(old != new) > 0.5
+    for label, images in watch.drawn[0].items():
+        assert np.abs(watch.drawn[-1][label] - images).max() > 0.01
+    summary = json.loads((watch.workdir / "summary.json").read_text())
+    assert 0 <= summary["A_3"]["consolidated"]["macro"] <= 1
 
 
 @variants
