@@ -226,7 +226,7 @@ def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:
     return results
 
 
-_MISTAKES = (UserError, OSError, ValueError, KeyError)  # The last two: files that someone has edited or cut short.
+_MISTAKES = (UserError, OSError, ValueError, KeyError, TypeError)  # The last three: files edited or cut short.
 
 
 def _said(error: Exception) -> str:

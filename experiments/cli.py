@@ -108,7 +108,7 @@ class ImageNetOptions(Options):
     ] = None
     """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
     grey: Literal["convert", "refuse"] = "convert"
-    """With --data: what becomes of grey images among colour ones."""
+    """With --data: what becomes of grey images (by their file's mode) among colour ones."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """With --data: what becomes of files that cannot be read as images."""
 

@@ -10,6 +10,7 @@ import optax
 
 from dgm_jax.baselines import classifier
 from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
+from dgm_jax.errors import ConfigError
 from dgm_jax.models import pair
 from dgm_jax.training.classifier import predict_features
 from dgm_jax.training.epoch import padded
@@ -18,14 +19,14 @@ from dgm_jax.training.epoch import padded
 class ICaRL(ClassifierMethod):
     """Keeps `memory_size` real images in all, equally many of each class."""
 
-    paper = (
-        "Rebuffi et al. 2017 (arXiv 1611.07725); here on the discriminator's network, and the means are taken over "
-        "the exemplars alone"
-    )
+    paper = "Rebuffi et al. 2017 (arXiv 1611.07725); here on the discriminator's network, with Adam"
 
     def __init__(self, setting: Setting) -> None:
-        """Begins with no exemplars."""
+        """Begins with no exemplars; raises ConfigError if there is no room for one of each class."""
         super().__init__(setting)
+        if self.config.memory_size < setting.n_classes:
+            n, size = setting.n_classes, self.config.memory_size
+            raise ConfigError(f"memory_size={size}, but icarl keeps an image of each of {n} classes; give at least {n}")
         self.exemplars: list[np.ndarray] = []  # Of each class seen, the most telling first.
         self._loss = partial(_with_distillation, network=self.config.network)  # One object: one compiled program.
 
@@ -47,7 +48,7 @@ class ICaRL(ClassifierMethod):
         self.classifier = classifier.train(
             self.classifier, (data,), seen, key, self.config, moved, loss=self._loss, anchor=anchor
         )
-        each = max(1, self.config.memory_size // int(seen.sum()))
+        each = self.config.memory_size // int(seen.sum())
         self.exemplars = [own[:each] for own in self.exemplars]
         for index in self.setting.tasks[task]:
             own = images[labels == index]

@@ -52,7 +52,10 @@ class AlignedStep(Step):
         """
         assert isinstance(capacity, AlignedCapacity)
         n_classes = capacity.seen.shape[0]
-        classes = jnp.arange(len(noise)) % jnp.maximum(capacity.n_old, 1)
+        # A random old class for each image, from digits of its noise that nothing else depends on: whichever device
+        # draws an image, and however many old classes there are, all have the same chance.
+        share = jnp.mod(noise[:, -1] * 4096, 1.0)
+        classes = jnp.minimum((share * capacity.n_old).astype(jnp.int32), jnp.maximum(capacity.n_old - 1, 0))
         asked = jnp.concatenate([jax.nn.one_hot(classes, n_classes), noise[:, n_classes:]], axis=1)
         head = jnp.zeros(len(noise), jnp.int32)
         now, _ = self.generator.generate(params, jax.lax.stop_gradient(statistics), masks, asked, head, train=False)

@@ -65,7 +65,8 @@ def from_folder(
       path: the folder.
       size: height and width of the result in pixels, >= 1.
       classes: the class folders to read; their positions here are their labels. By default all, sorted by name.
-      grey: grey images among colour ones are converted to colour, or refused. If all images are grey, they stay so.
+      grey: grey images among colour ones are converted to colour, or refused. If all images are grey, they stay so. An
+        image is grey by the mode of its file; one of three equal channels counts as colour.
       unreadable: files that cannot be read as images are refused (after all were tried), or skipped.
       name: what reports call the data set; the folder's name by default.
 
@@ -103,7 +104,7 @@ def from_folder(
             "remove them, or convert them (--grey convert)."
         )
     notes = [
-        *([f"grey images converted to colour: {len(turned):,}"] if turned else []),
+        *([f"grey images converted to colour: {len(turned):,}, {few(turned)}"] if turned else []),
         *([f"files skipped because they cannot be read: {len(told):,}, {few(told)}"] if told else []),
         *([f"files left out, being no images by their suffix: {left_out:,}"] if left_out else []),
     ]

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax.baselines import METHODS, ewc, icarl
+from dgm_jax.baselines import METHODS, ewc, icarl, mergan
 from dgm_jax.baselines.er import ExperienceReplay
 from dgm_jax.baselines.learner import BaselineLearner, load_method
 from dgm_jax.baselines.method import Setting
 from dgm_jax.callbacks import Callback
 from dgm_jax.data.stream import PastTaskError
 from dgm_jax.errors import ConfigError, NoMemory, NotFinite
+from dgm_jax.models import dcgan
 
 CONFIG = helpers.small(
     image_size=8, epochs=2, consolidation_steps=60, consolidation_samples=24, memory_size=12, discriminator_width=8
@@ -87,9 +88,18 @@ def test_the_ceiling_is_above_the_floor(tmp_path):
 
 @pytest.mark.parametrize("method", ["finetune", "ewc", "dgr", "mergan", "mergan-jtr"])
 def test_no_real_image_of_an_old_class_is_kept(method, tmp_path):
-    _fit(_config(method), tmp_path)
+    """Nothing that is saved is an image, by its type, or holds the pixels of one, scaled."""
+    config = _config(method)
+    _fit(config, tmp_path)
+    stream = helpers.stream(config)
+    stream.begin(0)
+    whole = np.concatenate([stream.train(0)[0].reshape(24, -1) / 127.5 - 1] * 2, axis=1)
     for leaf in jax.tree.leaves(helpers.newest(tmp_path).tree):
-        assert np.asarray(leaf).dtype != np.uint8
+        leaf = np.asarray(leaf)
+        assert leaf.dtype != np.uint8
+        values = set(np.round(leaf.ravel().astype(float), 5).tolist())
+        if leaf.size >= 64 and len(values) > 32:
+            assert not all(set(np.round(image, 5).tolist()) <= values for image in whole)
 
 
 def test_a_stream_still_refuses_old_images(tmp_path):
@@ -141,6 +151,95 @@ def test_springs_hold_what_was_needed():
         {"a": jnp.array([2.0, 7.0])}
     )
     np.testing.assert_allclose(gradient["a"], [15.0, 0.0])
+
+
+def _judge(images):
+    """A random classifier of three classes on 8x8 images, what it says of `images`, and that in training mode."""
+    params, statistics = dcgan.init_discriminator(jax.random.key(0), width=8, image_size=8, channels=1, n_classes=3)
+    params["classifier"]["kernel"] *= 20  # Confident.
+    return params, statistics, dcgan.discriminate(params, statistics, images, train=False)[0].logits
+
+
+def test_the_fisher_information_is_the_mean_square_of_scores():
+    """Of labels drawn from the classifier's own distribution over the classes seen, one image after the other."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    images = pixels / np.float32(127.5) - 1
+    params, statistics, logits = _judge(images)
+    seen, key = np.array([True, True, False]), jax.random.key(5)
+    actual = ewc._fisher(params, statistics, pixels, seen, key, network="dcgan")
+    total = jax.tree.map(np.zeros_like, params)
+    for image, own, k in zip(images, logits, jax.random.split(key, 6), strict=True):
+        label = int(jax.random.categorical(k, jnp.where(seen, own, -1e30)))
+        assert label < 2
+
+        def log_likelihood(params, image=image, label=label):
+            two = dcgan.discriminate(params, statistics, image[None], train=False)[0].logits[0, :2]
+            return two[label] - jnp.log(jnp.sum(jnp.exp(two)))
+
+        total = jax.tree.map(lambda t, g: t + np.asarray(g) ** 2 / 6, total, jax.grad(log_likelihood)(params))
+    assert np.any(total["classifier"]["kernel"] > 1e-3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), actual, total)
+
+
+def test_distillation_by_hand():
+    """Old classes are drawn to the old network's sigmoids, new ones to the labels, unseen ones count for nothing."""
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    params, statistics, before = _judge(images)
+    labels, seen = np.array([1, 0, 1, 1]), np.array([True, True, False])
+    anchor = {"params": params, "statistics": statistics, "old": np.array([True, False, False])}
+    now = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    output = type("Output", (), {"logits": now})()
+    actual = icarl._with_distillation(None, output, images, labels, seen, anchor, network="dcgan")
+    target = np.stack([1 / (1 + np.exp(-np.asarray(before)[:, 0])), labels == 1], axis=1)
+    p = 1 / (1 + np.exp(-now[:, :2]))
+    expected = -np.mean(np.sum(target * np.log(p) + (1 - target) * np.log(1 - p), axis=1))
+    assert float(actual) == pytest.approx(expected, rel=1e-5)
+    assert not np.allclose(target[:, 0], labels == 0, atol=0.05)  # Else nothing was distilled.
+
+
+def test_generative_replay_is_labelled_by_the_solver(monkeypatch):
+    config = _config("dgr")
+    stream = helpers.stream(config)
+    method = METHODS["dgr"](_setting(config, tuple(stream.train_counts(t) for t in range(3))))
+    stream.begin(0)
+    method.learn(0, *stream.train(0), jax.random.key(0), lambda *_: None)
+    stream.begin(1)
+    images, labels = stream.train(1)
+    learnt = []
+    monkeypatch.setattr(method, "consolidate", lambda task, data, *_: learnt.append(data))
+    monkeypatch.setattr(method, "train_generator", lambda task, data, *_: learnt.append(data))
+    said = np.arange(24) % 2
+    monkeypatch.setattr(method, "logits", lambda task, drawn: np.eye(3)[said[: len(drawn)]])
+    method.learn(1, images, labels, jax.random.key(1), lambda *_: None)
+    for data in learnt:  # New images first, then as many replayed ones.
+        assert data.count == 48
+        np.testing.assert_array_equal(data.images[:24], images)
+        np.testing.assert_array_equal(data.labels[:48], [*labels, *said])
+    assert len(learnt) == 2
+
+
+@pytest.mark.parametrize("n_old, devices", [(9, 1), (9, 8), (40, 2), (46, 1)])
+def test_all_old_classes_are_aligned_however_the_batch_is_split(n_old, devices, monkeypatch):
+    """Each device asks for random old classes, so that in a few iterations none is left out."""
+    asked = []
+
+    class Wired:
+        def generate(self, params, statistics, masks, noise, head, *, train):
+            asked.append(np.asarray(noise[:, :50]).argmax(axis=1))
+            return jnp.zeros(1), None
+
+    step = mergan.AlignedStep(config=CONFIG, optimisers=None, generator=Wired())
+    capacity = mergan.AlignedCapacity(
+        *[None] * 5, np.ones(50, bool), None, before=None, statistics=None, n_old=np.int32(n_old), weight=1.0
+    )
+    for iteration in range(40):
+        noise = jax.random.normal(jax.random.key(iteration), (32, 80))
+        for share in jnp.split(noise, devices):
+            step.extra_terms(None, None, [], share, capacity)
+    counts = np.bincount(np.concatenate(asked[::2]), minlength=50)
+    assert counts.sum() == 32 * 40 and not np.any(counts[n_old:])
+    expected = 32 * 40 / n_old
+    assert np.all(np.abs(counts[:n_old] - expected) < 5 * np.sqrt(expected))
 
 
 def test_alignment_holds_the_generator(tmp_path):
@@ -215,3 +314,10 @@ def test_baselines_work_on_the_residual_pair_with_several_classes_a_task(tmp_pat
     pixels, labels = stream.test(2)
     right = np.mean(loaded.logits(2, pixels).argmax(axis=1) == labels)
     assert right == pytest.approx(summaries["mergan"]["A_6"]["classifier"]["micro"])
+
+
+def test_icarl_needs_room_for_each_class(tmp_path):
+    with pytest.raises(
+        ConfigError, match="^memory_size=2, but icarl keeps an image of each of 3 classes; give at least 3"
+    ):
+        _fit(_config("icarl", memory_size=2), tmp_path)

@@ -1,5 +1,6 @@
 """Settings are chosen by the first two tasks' training images, and by nothing else."""
 
+import dataclasses
 import json
 import re
 
@@ -58,3 +59,13 @@ def test_results_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "judge", None)  # Would be called.
     tune.main(argv)
     assert json.loads(file.read_text()) == first
+    monkeypatch.setitem(PRESETS, "digits", {"dgma": dataclasses.replace(CONFIG, sparsity_weight=9.0)})
+    with pytest.raises(TypeError, match="not callable"):  # Another preset: nothing is known of it.
+        tune.main(argv)
+
+
+def test_baselines_are_tuned_too():
+    seen = tune.first_tasks(data.load("digits"), 40).resized(8)
+    judged = tune.judge(dataclasses.replace(CONFIG, method="finetune"), seen, [0, 1])
+    assert list(judged["A_2"]) == ["classifier"] and len(judged["A_2"]["classifier"]) == 2
+    assert judged["mean"]["classifier"] == pytest.approx(0.5, abs=0.1)  # The newest class alone.

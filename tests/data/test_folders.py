@@ -262,7 +262,7 @@ def test_grey_images_among_colour_ones(pieces, photo):
     _save(path / "cat" / "1.png", grey)
     _save(path / "dog" / "4.png", grey)
     dataset = data.from_folder(path, size=16)
-    assert dataset.notes == ("grey images converted to colour: 2",)
+    assert dataset.notes == ("grey images converted to colour: 2, cat/1.png, dog/4.png",)
     for image in (dataset.x_train[1], dataset.x_test[1]):
         np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=-1))
     _fails(
