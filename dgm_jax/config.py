@@ -240,7 +240,8 @@ PRESETS: dict[str, dict[str, Config]] = {
 
 # Ours, for short budgets on two CPU cores. Chosen on images held out of the training sets of digits and MNIST (500 a
 # class); what was tried stands in docs/results/core.md. One was not: early on, dgma's sparsity_weight was chosen by
-# runs of digits read on test images. It decides how large the generator grows, and hardly how accurate: docs/ablations.md.
+# runs of digits read on test images. It decides how large the generator grows, and hardly how accurate it is:
+# docs/ablations.md.
 _MNIST = Config(
     generator_width=10,
     discriminator_width=16,
