@@ -209,7 +209,7 @@ def load_memory(workdir: str | Path, *, after_task: int | None = None) -> Memory
       after_task: the memory as it was after this task (0 is the first); None: the newest.
 
     Raises:
-      NoMemory: if the folder holds no memory, or none of that task.
+      NoMemory: if the folder holds no memory, or none of that task; a baseline's holds none.
       DamagedCheckpoint, NewerFormat: if what is there cannot be read.
     """
     folder = Workdir(workdir)
@@ -220,6 +220,8 @@ def load_memory(workdir: str | Path, *, after_task: int | None = None) -> Memory
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
     if restored is None:
         raise NoMemory(f"{folder.path} holds no checkpoint yet; expected the workdir of a run with a finished task")
+    if "memory" not in restored.tree:
+        raise NoMemory(f"{folder.path} is the run of a baseline; only dgm's memory can be drawn from")
     memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
     if after_task is not None and not 0 <= after_task < len(memory.tasks):
         raise NoMemory(f"after_task={after_task}, but {folder.path} has {len(memory.tasks)} finished tasks, from 0")

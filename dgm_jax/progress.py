@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
+from dgm_jax.config import Config
 
 _SHOWN = {  # metric -> what the bar calls it
     "critic_loss": "critic {:.3g}",
@@ -24,6 +25,7 @@ _PROTOCOLS = {
     "strict": "strict (the last epoch of each task counts; no image of a past task is read)",
     "paper": "paper (epochs are chosen on REAL held-out images of past tasks; only to compare with published numbers)",
 }
+_KEEPS_IMAGES = ("joint", "er", "icarl")
 _CPU = 'training on the CPU; a GPU would be faster (python -m pip install "jax[cuda13]")'
 _UNITS = 1000  # Resolution of the bar; its total is the same for all phases.
 _WIDTH = 100
@@ -77,7 +79,7 @@ class ConsoleProgress(Callback):
             **({"variant": config.variant} if config.method == "dgm" else {"method": f"{config.method} (a baseline)"}),
             **({"seeds": f"{', '.join(map(str, event.seeds))}, side by side"} if len(event.seeds) > 1 else {}),
             **({"precision": config.precision} if config.precision != "float32" else {}),
-            "protocol": _PROTOCOLS.get(event.config.protocol, event.config.protocol),
+            "protocol": _protocol(event.config),
             "time": estimate,
             "run folder": str(event.workdir),
         }
@@ -322,3 +324,9 @@ def _rough(seconds: float) -> str:
     if seconds < 90:
         return f"{max(10, round(seconds, -1)):.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+
+
+def _protocol(config: Config) -> str:
+    if config.method in _KEEPS_IMAGES:
+        return "strict (the last epoch of each task counts; this baseline keeps real images of past tasks)"
+    return _PROTOCOLS[config.protocol]

@@ -51,6 +51,7 @@ _LEGEND = (
 )
 # What a run of the paper's length has at least: training images in all, and epochs a task. Others are not compared.
 _FULL_LENGTH = {"mnist": (60_000, 101), "svhn": (73_257, 151), "cifar10": (50_000, 101), "imagenet50": (60_000, 101)}
+_GENERATORS = ("dgm", "dgr", "mergan", "mergan-jtr")
 _EXPECTED = {
     "ewc": "knows little but the newest class, as is known of weight penalties where one head tells all classes apart "
     "(van de Ven and Tolias 2019): no image ever compares old with new",
@@ -120,6 +121,7 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
     size = statistics.mean(s["bytes"]["memory"]["total"] for s in summaries)
     replaced = first["bytes"]["images_replaced"]
     images, epochs = first["bytes"]["image_count"], first["config"]["epochs"]
+    trains_generator = first["method"] in _GENERATORS
     half = sum(map(len, first["tasks"][: (len(first["tasks"]) + 1) // 2]))  # Classes after half of the tasks.
     return {
         "reading": reading,
@@ -136,7 +138,7 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
         },
         "memory_bytes": round(size),
         "worth_images": round(size / (replaced / images)) if images and replaced else None,
-        "epochs": epochs,
+        "epochs": epochs if trains_generator else None,  # Others count steps alone.
         "train_images": images,
         "test_images": sum(map(sum, first["confusion"][reading])),
         "full_length": data in _FULL_LENGTH and images >= _FULL_LENGTH[data][0] and epochs >= _FULL_LENGTH[data][1],
@@ -164,7 +166,7 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
     ]
     for row in rows:
         if "reading" not in row:
-            lines.append(f"| {row['data']} | {row['method']} | failed: {row['failures']} |" + " |" * 14)
+            lines.append(f"| {row['data']} | {row['method']} | no result: {row['failures']} |" + " |" * 14)
             continue
         cells = [
             *(row["data"], row["method"], row["reading"]),
@@ -174,14 +176,14 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
             "–" if row["precision"] is None else f"{_percent(row, 'precision')}, {_percent(row, 'recall')}",
             f"{row['memory_bytes'] / 1000:.0f}",
             _plain(row["worth_images"], "{}"),
-            f"{row['epochs']}, {row['train_images']:,}",
+            f"{_plain(row['epochs'], '{}')}, {row['train_images']:,}",
             f"{row['minutes']:.1f}",
-            row["seeds"] + (f" (failed: {row['failures']})" if row["failures"] else ""),
+            row["seeds"] + (f" (no result: {row['failures']})" if row["failures"] else ""),
             row["protocol"],
             _published(row),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    methods = dict.fromkeys(row["method"] for row in rows)
+    methods = dict.fromkeys(row["method"] for row in rows if "reading" in row)
     notes = [f"- *{method}*: {_EXPECTED[method]}." for method in methods if method in _EXPECTED]
     measures = {row["method"]: row["published_measure"] for row in rows if row.get("published_measure")}
     notes += [f"- Published numbers of *{method}*: {measure}." for method, measure in measures.items()]

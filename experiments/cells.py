@@ -213,7 +213,7 @@ def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:
             result |= {"summary": cell.read(), "quality": None}
         except _MISTAKES as error:
             result["error"] = _said(error)
-        if "summary" in result and cell.method in _GENERATIVE:
+        if "summary" in result and (cell.method in _GENERATIVE or cell.method in ABLATIONS):
             try:
                 result["quality"] = cell.judge(dataclasses.replace(cell, method="joint"))
             except _MISTAKES as error:

@@ -10,6 +10,7 @@ its cell. Written are `table.md`, `table.csv`, `table.json` and figures.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     kind = ("ablations" if options.ablations else "table") + ("-quick" if options.quick else "")
     runs = options.runs or Path("runs") / kind
-    chosen = options.methods or list(cells.ABLATIONS if options.ablations else cells.METHODS)
+    chosen = options.methods or (["joint", *cells.ABLATIONS] if options.ablations else list(cells.METHODS))
     seeds = cli.parse_seeds(options.seeds or ("0" if options.quick else "0,1,2"), 0)
     plan = [
         cells.Cell(data, method, seed, runs, options.quick, options.data_dir, options.images)
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sheets.write(
         results,
         out,
-        command="python -m experiments.table " + " ".join(argv or sys.argv[1:]),
+        command="python -m experiments.table " + shlex.join(argv or sys.argv[1:]),
         ablations=options.ablations,
     )
     print((out / "table.md").read_text())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
+from dgm_jax import load_memory
 from dgm_jax.baselines import METHODS, ewc, icarl, mergan
 from dgm_jax.baselines.er import ExperienceReplay
 from dgm_jax.baselines.learner import BaselineLearner, load_method
@@ -321,3 +322,9 @@ def test_icarl_needs_room_for_each_class(tmp_path):
         ConfigError, match="^memory_size=2, but icarl keeps an image of each of 3 classes; give at least 3"
     ):
         _fit(_config("icarl", memory_size=2), tmp_path)
+
+
+def test_a_baseline_has_no_memory_to_load(tmp_path):
+    _fit(_config("finetune"), tmp_path)
+    with pytest.raises(NoMemory, match="is the run of a baseline; only dgm's memory can be drawn from$"):
+        load_memory(tmp_path)

@@ -31,6 +31,7 @@ def _summary(seed=0, final=0.5, readings=("consolidated", "auxiliary"), **change
         "finished_tasks": 10,
         "tasks": [[c] for c in range(10)],
         "protocol": "strict",
+        "method": "dgm",
         "seed": seed,
         "final": 10,
         **averages,
@@ -88,7 +89,9 @@ def test_what_is_written(tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert "| mnist | dgma | consolidated | 103.5 ± 0.7 | 98.5 ± 0.7 |" in text
     assert "| 101, 60,000 |" in text and "| 5, 60,000 |" in text
-    assert "| dgr | failed: seed 0: not run yet |" in text and "0 1 (failed: seed 2: NotFinite" in text
+    row = sheets.summarised([_result("joint", summary=_summary(readings=("classifier",), method="joint"))])[0]
+    assert "| –, 60,000 |" in sheets.markdown([row], [], "")  # It has steps, no epochs.
+    assert "| dgr | no result: seed 0: not run yet |" in text and "0 1 (no result: seed 2: NotFinite" in text
     assert "- mnist, *dgmw*: what it draws is not measured, seed 0: not run yet." in text
     assert "- Published numbers of *mergan*: most likely: generated images" in text
     assert "strict" in text and "![mnist.png](mnist.png)" in text
@@ -132,7 +135,7 @@ def test_ablations_have_a_figure_of_their_own(tmp_path):
     sheets.write(results, tmp_path, command="", ablations=True)
     assert (tmp_path / "mnist-ablations.png").stat().st_size > 10_000
     assert not (tmp_path / "mnist.png").exists()
-    assert "| dgma: no masks | failed: seed 0: not run yet |" in (tmp_path / "table.md").read_text()
+    assert "| dgma: no masks | no result: seed 0: not run yet |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize("method", [*cells.METHODS, *cells.ABLATIONS])
@@ -156,7 +159,7 @@ def test_a_cell_that_fails_does_not_stop_the_table(tmp_path, capsys):
     argv = ["--data", "mnist", "--methods", "finetune", "joint", "--seeds", "0", "--runs", str(runs)]
     assert table.main([*argv, "--data-dir", str(empty)]) == 1
     text = (runs / "table.md").read_text()
-    assert "failed: seed 0: " in text and str(empty) in text
+    assert "no result: seed 0: " in text and str(empty) in text
     assert "2 of 2: " in capsys.readouterr().out
     _place(cells.Cell("mnist", "joint", 0, runs), readings=("classifier",))
     assert table.main([*argv, "--collect"]) == 1
@@ -212,7 +215,7 @@ def test_a_damaged_summary_stays_in_its_cell(content, tmp_path):
     argv = ["--data", "digits", "--methods", "joint", "finetune", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
     assert table.main(argv) == 1
     text = (tmp_path / "table.md").read_text()
-    assert "| digits | joint | classifier |" in text and "finetune | failed: seed 0: a damaged file (" in text
+    assert "| digits | joint | classifier |" in text and "finetune | no result: seed 0: a damaged file (" in text
 
 
 def test_what_cannot_be_judged_is_shown_without(tmp_path):
