@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax import lax
 
 from dgm_jax.baselines.generative import UnmaskedGenerator
 from dgm_jax.baselines.method import Moved
@@ -52,16 +53,27 @@ class AlignedStep(Step):
         """
         assert isinstance(capacity, AlignedCapacity)
         n_classes = capacity.seen.shape[0]
-        # A random old class for each image, from digits of its noise that nothing else depends on: whichever device
-        # draws an image, and however many old classes there are, all have the same chance.
-        share = jnp.mod(noise[:, -1] * 4096, 1.0)
-        classes = jnp.minimum((share * capacity.n_old).astype(jnp.int32), jnp.maximum(capacity.n_old - 1, 0))
+        classes = self.old_classes(noise, capacity.n_old)
         asked = jnp.concatenate([jax.nn.one_hot(classes, n_classes), noise[:, n_classes:]], axis=1)
         head = jnp.zeros(len(noise), jnp.int32)
         now, _ = self.generator.generate(params, jax.lax.stop_gradient(statistics), masks, asked, head, train=False)
         then, _ = self.generator.generate(capacity.before, capacity.statistics, masks, asked, head, train=False)
         difference = jnp.mean((now - jax.lax.stop_gradient(then)) ** 2)
         return {"alignment_term": jnp.where(capacity.n_old > 0, capacity.weight, 0) * difference}
+
+    def old_classes(self, noise: jax.Array, n_old: jax.Array) -> jax.Array:
+        """Which old class each image of this device's share is to show: all in turn, from a random one on.
+
+        In turn, for every step is to hold all alike; from a random one on, for there may be more old classes than
+        images; and over the whole batch, however many devices it is split over.
+        """
+        place, first = jnp.arange(len(noise)), noise[0, -1]
+        if self.axis_name is not None:
+            shard = lax.axis_index(self.axis_name)
+            place += shard * len(noise)
+            first = lax.psum(jnp.where(shard == 0, first, 0.0), self.axis_name)
+        start = jnp.mod(first * 4096, 1.0) * n_old  # From digits of the noise that nothing else depends on.
+        return (start.astype(jnp.int32) + place) % jnp.maximum(n_old, 1)
 
 
 class ReplayAlignment(UnmaskedGenerator):
