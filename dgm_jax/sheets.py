@@ -272,8 +272,8 @@ def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
         own = [result for result in results if result["data"] == data and "summary" in result]
         groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for result in own:
-            variant, _, change = result["method"].rpartition(": ")
-            groups[variant or "neither"][change].append(_final(result["summary"]))
+            variant, _, change = result["method"].partition(": ")
+            groups[variant][change or variant].append(_final(result["summary"]))
         if not groups:
             continue
         figure, axes = pyplot.subplots(
