@@ -10,6 +10,9 @@ Variant = Literal["dgma", "dgmw"]
 Precision = Literal["float32", "tf32", "bf16"]
 Method = Literal["dgm", "joint", "finetune", "er", "icarl", "ewc", "dgr", "mergan", "mergan-jtr"]
 
+GENERATIVE: tuple[Method, ...] = ("dgm", "dgr", "mergan", "mergan-jtr")  # Those with a memory that draws images,
+KEEPS_IMAGES: tuple[Method, ...] = ("joint", "er", "icarl")  # and those that keep real ones of earlier tasks.
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

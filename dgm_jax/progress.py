@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
-from dgm_jax.config import Config
+from dgm_jax.config import KEEPS_IMAGES, Config
 
 _SHOWN = {  # metric -> what the bar calls it
     "critic_loss": "critic {:.3g}",
@@ -25,7 +25,6 @@ _PROTOCOLS = {
     "strict": "strict (the last epoch of each task counts; no image of a past task is read)",
     "paper": "paper (epochs are chosen on REAL held-out images of past tasks; only to compare with published numbers)",
 }
-_KEEPS_IMAGES = ("joint", "er", "icarl")
 _CPU = 'training on the CPU; a GPU would be faster (python -m pip install "jax[cuda13]")'
 _UNITS = 1000  # Resolution of the bar; its total is the same for all phases.
 _WIDTH = 100
@@ -327,6 +326,6 @@ def _rough(seconds: float) -> str:
 
 
 def _protocol(config: Config) -> str:
-    if config.method in _KEEPS_IMAGES:
+    if config.method in KEEPS_IMAGES:
         return "strict (the last epoch of each task counts; this baseline keeps real images of past tasks)"
     return _PROTOCOLS[config.protocol]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dgm_jax.config import GENERATIVE
 from dgm_jax.files import write_atomically, write_json
 
 # Test accuracy, %, as published (half-way and at the end: A5 and A10), and what was measured.
@@ -51,7 +52,6 @@ _LEGEND = (
 )
 # What a run of the paper's length has at least: training images in all, and epochs a task. Others are not compared.
 _FULL_LENGTH = {"mnist": (60_000, 101), "svhn": (73_257, 151), "cifar10": (50_000, 101), "imagenet50": (60_000, 101)}
-_GENERATORS = ("dgm", "dgr", "mergan", "mergan-jtr")
 _EXPECTED = {
     "ewc": "knows little but the newest class, as is known of weight penalties where one head tells all classes apart "
     "(van de Ven and Tolias 2019): no image ever compares old with new",
@@ -121,7 +121,7 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
     size = statistics.mean(s["bytes"]["memory"]["total"] for s in summaries)
     replaced = first["bytes"]["images_replaced"]
     images, epochs = first["bytes"]["image_count"], first["config"]["epochs"]
-    trains_generator = first["method"] in _GENERATORS
+    trains_generator = first["method"] in GENERATIVE
     half = sum(map(len, first["tasks"][: (len(first["tasks"]) + 1) // 2]))  # Classes after half of the tasks.
     return {
         "reading": reading,
@@ -237,7 +237,7 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
             runs = [result["summary"] for result in own if result["method"] == method]
             style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
             _curves(axes[0, 0], runs, style)
-            final = [_final(run) for run in runs]
+            final = [final_accuracy(run) for run in runs]
             sizes = [run["bytes"]["memory"]["total"] / 1000 for run in runs]
             axes[0, 1].scatter(sizes, final, color=style["color"], label=method)
             if "capacity" in runs[0]:
@@ -273,7 +273,7 @@ def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
         groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for result in own:
             variant, _, change = result["method"].partition(": ")
-            groups[variant][change or variant].append(_final(result["summary"]))
+            groups[variant][change or variant].append(final_accuracy(result["summary"]))
         if not groups:
             continue
         figure, axes = pyplot.subplots(
@@ -300,8 +300,8 @@ def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
     return names
 
 
-def _final(summary: dict[str, Any]) -> float:
-    """A_final of the first reading, %."""
+def final_accuracy(summary: dict[str, Any]) -> float:
+    """A_final of a run's first reading, %."""
     reading = next(iter(summary["forgetting"]))
     return 100 * summary[f"A_{summary['final']}"][reading]["macro"]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgm_jax.config import Config
+from dgm_jax import sheets
+from dgm_jax.config import GENERATIVE, Config
 from dgm_jax.errors import OtherConfiguration, UserError
 from dgm_jax.files import write_json
 from experiments import cli
@@ -36,7 +37,9 @@ METHODS = {
     "ewc": ("--method", "ewc"),
     "finetune": ("--method", "finetune"),
 }
-_GENERATIVE = ("dgma", "dgmw", "mergan", "mergan-jtr", "dgr")
+
+_MISTAKES = (UserError, OSError, ValueError, KeyError, TypeError)  # The last three: files edited or cut short.
+
 # What the paper claims, one part changed at a time.
 ABLATIONS = {
     f"{variant}: {what}": ("--variant", variant, *arguments)
@@ -213,7 +216,7 @@ def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:
             result |= {"summary": cell.read(), "quality": None}
         except _MISTAKES as error:
             result["error"] = _said(error)
-        if "summary" in result and (cell.method in _GENERATIVE or cell.method in ABLATIONS):
+        if "summary" in result and result["summary"]["method"] in GENERATIVE:
             try:
                 result["quality"] = cell.judge(dataclasses.replace(cell, method="joint"))
             except _MISTAKES as error:
@@ -221,19 +224,14 @@ def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:
         if run:
             spent = time.perf_counter() - begun
             left = spent / number * (len(plan) - number) / 60
-            print(result.get("error") or f"A_final {_final(result):.1f} %; about {left:.0f} minutes left", flush=True)
+            print(
+                result.get("error")
+                or f"A_final {sheets.final(result['summary']):.1f} %; about {left:.0f} minutes left",
+                flush=True,
+            )
         results.append(result)
     return results
 
 
-_MISTAKES = (UserError, OSError, ValueError, KeyError, TypeError)  # The last three: files edited or cut short.
-
-
 def _said(error: Exception) -> str:
     return str(error) if isinstance(error, UserError | OSError) else f"a damaged file ({type(error).__name__}: {error})"
-
-
-def _final(result: dict[str, Any]) -> float:
-    summary = result["summary"]
-    reading = next(iter(summary["forgetting"]))
-    return 100 * summary[f"A_{summary['final']}"][reading]["macro"]

@@ -13,9 +13,11 @@ from helpers import compiled_once  # noqa: F401
 from dgm_jax import load_memory
 from dgm_jax.baselines import METHODS, ewc, icarl, mergan
 from dgm_jax.baselines.er import ExperienceReplay
+from dgm_jax.baselines.generative import UnmaskedGenerator
 from dgm_jax.baselines.learner import BaselineLearner, load_method
 from dgm_jax.baselines.method import Setting
 from dgm_jax.callbacks import Callback
+from dgm_jax.config import GENERATIVE, KEEPS_IMAGES
 from dgm_jax.data.stream import PastTaskError
 from dgm_jax.errors import ConfigError, NoMemory, NotFinite
 from dgm_jax.models import dcgan
@@ -322,3 +324,14 @@ def test_a_baseline_has_no_memory_to_load(tmp_path):
     _fit(_config("finetune"), tmp_path)
     with pytest.raises(NoMemory, match="is the run of a baseline; only dgm's memory can be drawn from$"):
         load_memory(tmp_path)
+
+
+def test_which_methods_draw_and_which_keep_images():
+    assert {m for m, kind in METHODS.items() if issubclass(kind, UnmaskedGenerator)} | {"dgm"} == set(GENERATIVE)
+    config = _config("joint")
+    kept = {
+        method
+        for method, kind in METHODS.items()
+        if {"images", "exemplars"} & set(vars(kind(_setting(dataclasses.replace(config, method=method)))))
+    }
+    assert kept == set(KEEPS_IMAGES)
