@@ -78,7 +78,7 @@ def agreement(config: Config, dataset: Dataset) -> dict[str, Any]:
       For each precision of matrix products the largest difference of each part, relative to the largest entry of the
       array: of the gradients (Adam's first moment after one step) and of the images; and whether all agree.
     """
-    widths = (16, 8, 4)[-dcgan.n_halvings(config.image_size) :]
+    widths = (16, 8, 4)[-dcgan.n_doublings(config.image_size) :]
     scene = step.make_scene(Point(config.variant, 1, widths), config, dataset)
     memory = memory_at([widths], config.variant, config, scene.trainer.n_classes)
     here, cpu = jax.devices()[0], jax.devices("cpu")[0]

@@ -224,11 +224,8 @@ def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:
         if run:
             spent = time.perf_counter() - begun
             left = spent / number * (len(plan) - number) / 60
-            print(
-                result.get("error")
-                or f"A_final {sheets.final(result['summary']):.1f} %; about {left:.0f} minutes left",
-                flush=True,
-            )
+            said = result.get("error") or f"A_final {sheets.final_accuracy(result['summary']):.1f} %"
+            print(f"{said}; about {left:.0f} minutes left", flush=True)
         results.append(result)
     return results
 

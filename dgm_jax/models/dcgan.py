@@ -13,9 +13,17 @@ import jax
 import numpy as np
 
 from dgm_jax.models.discriminator import Output, heads, init_heads
-from dgm_jax.models.generator import DEVIATION, Edge, Generator, OutputLayer, host_generator
+from dgm_jax.models.generator import (
+    DEVIATION,
+    FROM_NOISE,
+    Edge,
+    Generator,
+    OutputLayer,
+    host_generator,
+    n_doublings,
+)
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
-from dgm_jax.nn import INPUT, conv, conv_transpose, masked_conv_transpose
+from dgm_jax.nn import conv, conv_transpose, masked_conv_transpose
 
 Params = Any
 
@@ -23,27 +31,20 @@ _KERNEL = 4  # Of the generator's layers.
 _TRUNK_KERNEL = 5
 _LEAK = 0.2
 
-_FROM_NOISE = partial(masked_conv_transpose, stride=1, padding=0)
 _DOUBLING = partial(masked_conv_transpose, stride=2, padding=1)
 _OUTPUT = partial(conv_transpose, stride=2, padding=1)
 
 
-def n_halvings(image_size: int) -> int:
-    """Masked layers of the generator, and convolutions of the trunk: one for each halving of the image down to 4x4."""
-    return int(np.log2(image_size)) - 2
-
-
 def generator(image_size: int) -> Generator:
     """A chain of masked layers: the first makes 4x4 maps, each other doubles their side, and so does the output."""
-    sides = [4 * 2**i for i in range(n_halvings(image_size))]
-    first = Edge(INPUT, 0, _KERNEL, 1, _FROM_NOISE)
+    sides = [4 * 2**i for i in range(n_doublings(image_size))]
     others = [Edge(i - 1, i, _KERNEL, sides[i - 1] ** 2, _DOUBLING) for i in range(1, len(sides))]
-    return Generator((first, *others), OutputLayer(_KERNEL, sides[-1] ** 2, _OUTPUT))
+    return Generator((FROM_NOISE, *others), OutputLayer(_KERNEL, sides[-1] ** 2, _OUTPUT))
 
 
 def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
     """Output units of each masked layer of a new generator, first to last: ..., 4 width, 2 width, width."""
-    return tuple(width * 2**i for i in reversed(range(n_halvings(image_size))))
+    return tuple(width * 2**i for i in reversed(range(n_doublings(image_size))))
 
 
 def init_discriminator(
@@ -68,7 +69,7 @@ def init_discriminator(
 
 
 def _trunk_widths(width: int, image_size: int) -> list[int]:
-    return [width * 2**i for i in range(n_halvings(image_size))]
+    return [width * 2**i for i in range(n_doublings(image_size))]
 
 
 @partial(jax.jit, static_argnames=("train", "axis_name"))

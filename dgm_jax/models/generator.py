@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
-from dgm_jax.nn import INPUT, gate_units, gates_weights
+from dgm_jax.nn import INPUT, gate_units, gates_weights, masked_conv_transpose
 
 Params = Any
 
@@ -39,6 +39,15 @@ class OutputLayer(NamedTuple):
     window: int
     positions: int
     layer: Callable[..., jax.Array]  # (x, kernel) -> image
+
+
+# The first layer of every generator: 4x4 maps from the noise, a single pixel; so it is a masked linear layer.
+FROM_NOISE = Edge(INPUT, 0, 4, 1, partial(masked_conv_transpose, stride=1, padding=0))
+
+
+def n_doublings(image_size: int) -> int:
+    """How often the side doubles from 4x4 maps to the image; a discriminator halves it as often."""
+    return int(np.log2(image_size)) - 2
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.models.discriminator import Output, heads, init_heads
-from dgm_jax.models.generator import DEVIATION, Edge, Generator, OutputLayer, host_generator
+from dgm_jax.models.generator import (
+    DEVIATION,
+    FROM_NOISE,
+    Edge,
+    Generator,
+    OutputLayer,
+    host_generator,
+    n_doublings,
+)
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
-from dgm_jax.nn import INPUT, conv, masked_conv, masked_conv_transpose, product
+from dgm_jax.nn import conv, masked_conv, product
 
 Params = Any
 
 _BLOCKS_PER_STAGE = 2
 _FEATURES = 2  # Times the width: 128 for a width of 64.
 
-_FROM_NOISE = partial(masked_conv_transpose, stride=1, padding=0)  # On a single pixel: a masked linear layer.
 _SAME = partial(masked_conv, stride=1, padding=1)
 _OUTPUT = partial(conv, stride=1, padding=1)
 
@@ -46,18 +53,14 @@ def _shortcut(params: Params, x: jax.Array, gate: jax.Array | None) -> jax.Array
     return _doubled(masked_conv(params, x, gate, stride=1, padding=0))  # The other order, at four times the work.
 
 
-def _n_halvings(image_size: int) -> int:
-    return int(np.log2(image_size)) - 2
-
-
 def generator(image_size: int) -> Generator:
     """A linear layer, then a residual block, of two layers, for each doubling of the side from 4.
 
     Kernels, in order: the linear one, then of each block the first and second of the main branch, and the shortcut.
     """
-    edges = [Edge(INPUT, 0, 4, 1, _FROM_NOISE)]
+    edges = [FROM_NOISE]
     side = 4
-    for block in range(_n_halvings(image_size)):
+    for block in range(n_doublings(image_size)):
         hidden, side = 2 * block + 1, 2 * side
         edges += [
             Edge(hidden - 1, hidden, 3, side**2, _doubling),
@@ -70,7 +73,7 @@ def generator(image_size: int) -> Generator:
 
 def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
     """Output units of each masked layer of a new generator: `width` in all."""
-    return (width,) * (1 + 2 * _n_halvings(image_size))
+    return (width,) * (1 + 2 * n_doublings(image_size))
 
 
 def init_discriminator(
@@ -105,7 +108,7 @@ def init_discriminator(
 def _blocks(width: int, image_size: int) -> Iterator[tuple[int, int, int]]:
     """(c_in, c_out, stride) of each residual block: two a stage, a stage for each side down to 4x4."""
     c_in = width
-    for stage in range(_n_halvings(image_size) + 1):
+    for stage in range(n_doublings(image_size) + 1):
         for block in range(_BLOCKS_PER_STAGE):
             c_out = width * 2**stage
             yield c_in, c_out, 2 if stage > 0 and block == 0 else 1

@@ -218,6 +218,15 @@ def test_a_damaged_summary_stays_in_its_cell(content, tmp_path):
     assert "| digits | joint | classifier |" in text and "finetune | no result: seed 0: a damaged file (" in text
 
 
+def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    _place(cells.Cell("digits", "joint", 0, tmp_path), readings=("classifier",), **{"final": 10})
+    monkeypatch.setattr(cells.Cell, "run", lambda cell: None)
+    assert table.main(["--data", "digits", "--methods", "joint", "--seeds", "0", "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith("1 of 1: python -m experiments.digits --method joint --seed 0 ... A_final ")
+    assert said.endswith(" %; about 0 minutes left")
+
+
 def test_what_cannot_be_judged_is_shown_without(tmp_path):
     _place(cells.Cell("digits", "dgma", 0, tmp_path))
     argv = ["--data", "digits", "--methods", "dgma", "--seeds", "0", "--runs", str(tmp_path), "--collect"]

@@ -322,7 +322,7 @@ def test_closed_units_emit_exactly_nothing(size, widths, channels, heads):
 
 @pytest.mark.parametrize("size, widths, channels, heads", SIZES)
 def test_initial_networks(size, widths, channels, heads):
-    assert dcgan.n_halvings(size) == len(widths)
+    assert dcgan.n_doublings(size) == len(widths)
     assert dcgan.generator_widths(3, size) == (12, 6, 3)[-len(widths) :]
 
     key = jax.random.key(0)
