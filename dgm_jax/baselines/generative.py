@@ -31,10 +31,10 @@ class UnmaskedGenerator(ClassifierMethod):
     def __init__(self, setting: Setting) -> None:
         """Begins with fresh networks."""
         super().__init__(setting)
-        # Masks are not learnt: every gate is open, costs nothing and has no gradient.
         config = dataclasses.replace(
             self.config,
             variant="dgma",
+            masks="none",
             gate_position="last",
             gate_gradient="closed",
             sparsity_weight=0.0,
@@ -171,14 +171,12 @@ class UnmaskedGenerator(ClassifierMethod):
         return {"generator": total, "total": total}
 
     def _go_on(self, state: TrainState) -> TrainState:
-        """Opens every gate, and takes norms and output layer from the task before."""
-        opened = [np.full(width, np.inf, np.float32) for width in self.trainer.first_widths]
-        generator = state.generator | {"embeddings": opened}
+        """Takes norms and output layer from the task before."""
         if self.memory is None:
-            return dataclasses.replace(state, generator=generator)
+            return state
         own = self.memory.tasks[0]
-        own_parts = {"norms": own.norms, "heads": own.heads[:1]}
-        return dataclasses.replace(state, generator=generator | own_parts, generator_statistics=own.statistics)
+        generator = state.generator | {"norms": own.norms, "heads": own.heads[:1]}
+        return dataclasses.replace(state, generator=generator, generator_statistics=own.statistics)
 
     def _remember(self, frozen: FrozenTask, task: int) -> Memory:
         setting = self.setting

@@ -219,12 +219,13 @@ def test_a_damaged_summary_stays_in_its_cell(content, tmp_path):
 
 
 def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
-    _place(cells.Cell("digits", "joint", 0, tmp_path), readings=("classifier",), **{"final": 10})
+    _place(cells.Cell("digits", "joint", 0, tmp_path), readings=("classifier",))
     monkeypatch.setattr(cells.Cell, "run", lambda cell: None)
     assert table.main(["--data", "digits", "--methods", "joint", "--seeds", "0", "--runs", str(tmp_path)]) == 0
     said = capsys.readouterr().out.splitlines()[0]
-    assert said.startswith("1 of 1: python -m experiments.digits --method joint --seed 0 ... A_final ")
-    assert said.endswith(" %; about 0 minutes left")
+    assert said == (
+        "1 of 1: python -m experiments.digits --method joint --seed 0 ... A_final 50.0 %; about 0 minutes left"
+    )
 
 
 def test_what_cannot_be_judged_is_shown_without(tmp_path):
