@@ -4,12 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgm_jax.classifier import Classifier, load_classifier
     from dgm_jax.learner import Learner
     from dgm_jax.memory import Memory, load_memory
 
-__all__ = ["Learner", "Memory", "load_memory"]
+__all__ = ["Classifier", "Learner", "Memory", "load_classifier", "load_memory"]
 
-_HOMES = {"Learner": "dgm_jax.learner", "Memory": "dgm_jax.memory", "load_memory": "dgm_jax.memory"}
+_HOMES = {
+    "Classifier": "dgm_jax.classifier",
+    "Learner": "dgm_jax.learner",
+    "Memory": "dgm_jax.memory",
+    "load_classifier": "dgm_jax.classifier",
+    "load_memory": "dgm_jax.memory",
+}
 _ROOMS = ("config", "data", "metrics", "nn")
 
 

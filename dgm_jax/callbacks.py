@@ -72,9 +72,10 @@ class TaskEnd:
 
     task: int
     seed: int
-    accuracy: dict[str, list[float]]  # "consolidated" and "auxiliary": accuracy of each class seen, in stream order.
+    # "consolidated" and "auxiliary": accuracy of each class seen, in stream order; None of one without test images.
+    accuracy: dict[str, list[float | None]]
     average: dict[str, dict[str, float]]  # reading -> {"macro", "micro"}
-    forgetting: dict[str, float]
+    forgetting: dict[str, float | None]
     class_names: tuple[str, ...]  # Of the classes seen so far.
     capacity: list[dict[str, Any]]  # One row a layer, as in capacity.csv.
     widths: tuple[int, ...]  # After growth.

@@ -28,7 +28,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dgm_jax import files, processes
-from dgm_jax.errors import UserError
+from dgm_jax.errors import NewerFormat, UserError
 
 FORMAT_VERSION = 1
 
@@ -40,10 +40,6 @@ _ARRAYS = "arrays"
 
 class DamagedCheckpoint(UserError, RuntimeError):
     """No whole checkpoint where there should be one."""
-
-
-class NewerFormat(UserError, RuntimeError):
-    """A checkpoint that a later version of this package wrote."""
 
 
 class _Damage(Exception):

@@ -290,6 +290,7 @@ PRESETS |= {
     for name, config in {"digits": _DIGITS, "mnist": _MNIST, "arrays": _MNIST}.items()
 }
 PRESETS["svhn"] = {"dgma": _COLOUR, "dgmw": _for_weights(_COLOUR, generator_width=16)}
+PRESETS["folder"] = PRESETS["svhn"]
 PRESETS["cifar10"] = {
     "dgma": _COLOUR,
     "dgmw": dataclasses.replace(

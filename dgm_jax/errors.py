@@ -20,6 +20,10 @@ class NotFinite(UserError, RuntimeError):
     """Training broke down: a loss is not a finite number."""
 
 
+class NewerFormat(UserError, RuntimeError):
+    """A file that a later version of this package wrote."""
+
+
 class NoMemory(UserError, ValueError):
     """A folder without a memory that could be loaded."""
 

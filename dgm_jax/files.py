@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import secrets
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from dgm_jax.errors import UserError
 
@@ -70,6 +73,13 @@ def write_json(path: PathLike, value: Any) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: {error}; write None, or text, in place of NaN and infinity.") from error
     write_atomically(path, text + "\n")
+
+
+def write_npz(path: PathLike, **arrays: np.ndarray) -> None:
+    """Writes arrays by name as a compressed .npz file, atomically."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # Its stub takes them for allow_pickle.
+    write_atomically(path, content.getvalue())
 
 
 def append_line(path: PathLike, text: str) -> None:

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dgm_jax import files, processes
-from dgm_jax.agreement import check_fit, describe
+from dgm_jax import files, processes, report
+from dgm_jax.agreement import check_fit, describe, going_on
 from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskStart
 from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
@@ -36,6 +36,7 @@ class Learner:
         devices: int | None = None,
         backend: str = "pmap",
         callbacks: Sequence[Callback] = (),
+        show_real: bool = False,
     ) -> None:
         """Checks that the settings fit the machine; computes nothing.
 
@@ -44,6 +45,7 @@ class Learner:
           devices: how many devices to train on, of all processes together; None: all there are.
           backend: what maps over devices, "pmap" or "shard_map"; results do not depend on it.
           callbacks: who is told what happens; of several processes, the first one's are.
+          show_real: keep three real images of each class in the folder of the run, for its page; else it keeps none.
 
         Raises:
           ConfigError: if the method is a baseline, there are fewer devices, the batch does not split over them, or they
@@ -55,10 +57,14 @@ class Learner:
         self.devices = choose_devices(devices, config.batch_size)
         check_precision(config.precision, self.devices[0])
         self.backend = backend
+        self.show_real = show_real
         self.callbacks = tuple(callbacks) if processes.is_first() else ()
 
     def fit(self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False) -> dict[str, Any]:
         """Learns all tasks of the stream, or goes on where an interrupted run of the same settings stopped.
+
+        In the folder of a finished run, a stream of new classes goes on with that run: no image of its classes needs to
+        be there any more. Old classes of which there are no test images are then left out of the accuracies.
 
         Of several processes (`processes.join`), all call this alike, with a folder that they share; the first writes.
 
@@ -125,6 +131,7 @@ class Learner:
     ) -> list[dict[str, Any]]:
         configs = [dataclasses.replace(self.config, seed=seed) for seed in seeds]
         folders = [Workdir(workdir) for workdir in workdirs]
+        streams = [going_on_in(folder, stream) for folder, stream in zip(folders, streams, strict=True)]
         described = [describe(stream) for stream in streams]
         paths = [str(folder.path.absolute()) for folder in folders]
         settings = [[dataclasses.asdict(config) for config in configs], len(self.devices), self.backend, paths]
@@ -135,9 +142,9 @@ class Learner:
         with ExitStack() as held:
 
             def claim() -> None:
-                for config, stream, folder in zip(configs, described, folders, strict=True):
+                for config, stream, own, folder in zip(configs, streams, described, folders, strict=True):
                     held.enter_context(files.RunLock(folder.path))
-                    folder.claim(config, stream, resume_anyway=resume_anyway)
+                    folder.claim(config, own, stream.class_names, resume_anyway=resume_anyway)
                     folder.checkpoints.mkdir(exist_ok=True)
 
             processes.on_first(claim)
@@ -169,7 +176,7 @@ class _Session:
             backend=learner.backend,
         )
         self.runs = [
-            Run(config, stream, folder, self.trainer, self._note)
+            Run(config, stream, folder, self.trainer, self._note, show_real=learner.show_real)
             for config, stream, folder in zip(configs, streams, folders, strict=True)
         ]
 
@@ -184,6 +191,7 @@ class _Session:
         for run in self.runs:
             summaries.append(run.summary())
             processes.on_first(files.write_json, run.folder.summary, summaries[-1])
+            processes.on_first(report.write_at_the_end, run.folder, self._note)
             self._tell("on_run_end", RunEnd(summaries[-1], run.folder.path, already_finished, run.files()))
         return summaries
 
@@ -331,6 +339,19 @@ class _Session:
     def _tell(self, event: str, record: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(record)
+
+
+def going_on_in(folder: Workdir, stream: TaskStream) -> TaskStream:
+    """The stream as the run in this folder meets it."""
+    if not folder.config.exists():
+        return stream
+    found = folder.read_config()
+    if "class_names" not in found or "stream" not in found:
+        return stream  # One of the first runs, which did not say.
+    try:
+        return going_on(stream, found["stream"], tuple(found["class_names"]), finished=folder.is_finished())
+    except OtherConfiguration as error:
+        raise OtherConfiguration(f"{folder.path} {error}") from error
 
 
 def _mean(means: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dgm_jax import checkpoint, nn
+from dgm_jax import nn
 from dgm_jax.errors import NoMemory
 from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator, conditioned_noise
@@ -25,7 +25,7 @@ from dgm_jax.workdir import Workdir
 
 Params = Any
 
-_CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
+CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ class Memory:
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
         task = next(t for t in self.tasks if index in t.classes)
-        cut = self._cut(task)
+        cut = self.cut(task)
         head = task.classes.index(index)
         cut["heads"] = cut["heads"][head : head + 1]
         draw = partial(
-            _draw_chunk,
+            draw_chunk,
             self.generator,
             jax.device_put(cut),
             key,
@@ -108,10 +108,10 @@ class Memory:
             noise_dim=self.noise_dim,
             n_conditioned=task.n_conditioned,
         )
-        chunks = [draw(start=start) for start in range(0, n, _CHUNK)]  # All are under way before the host waits.
+        chunks = [draw(start=start) for start in range(0, n, CHUNK)]  # All are under way before the host waits.
         return np.concatenate(jax.device_get(chunks))[:n]
 
-    def _cut(self, task: TaskMemory) -> Params:
+    def cut(self, task: TaskMemory) -> Params:
         """Cuts a task's own sub-network out of the shared weights, padded to one of few shapes."""
         cut = cut_units if task.masks[0].ndim == 1 and not self.gate_before_norm else cut_weights
         return cut(self.generator, self.kernels, task)
@@ -201,20 +201,35 @@ class Memory:
         return replace(self, tasks=self.tasks[:n_tasks])
 
 
-def load_memory(workdir: str | Path, *, after_task: int | None = None) -> Memory:
-    """Loads the memory that a run left behind; needs no training code and no special device.
+def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
+    """Loads a memory; needs no training code and no special device.
 
     Args:
-      workdir: the folder of a run, finished or not.
+      path: the folder of a run, finished or not, or a file that `python -m dgm_jax export` wrote, which needs no other
+        packages than jax and numpy.
       after_task: the memory as it was after this task (0 is the first); None: the newest.
 
     Raises:
-      NoMemory: if the folder holds no memory, or none of that task; a baseline's holds none.
-      DamagedCheckpoint, NewerFormat: if what is there cannot be read.
+      NoMemory: if there is no memory, or none of that task; a baseline's run has none.
+      DamagedMemoryFile, DamagedCheckpoint, NewerFormat: if what is there cannot be read.
     """
-    folder = Workdir(workdir)
-    if not folder.path.is_dir():
-        raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run")
+    path = Path(path)
+    if path.is_file():
+        from dgm_jax import memory_file  # It knows this module.
+
+        memory = memory_file.read(path)
+    elif path.is_dir():
+        memory = _of_run(Workdir(path))
+    else:
+        raise NoMemory(f"{path} is not there; expected the workdir of a run, or a file that was exported from one")
+    if after_task is not None and not 0 <= after_task < len(memory.tasks):
+        raise NoMemory(f"after_task={after_task}, but {path} has {len(memory.tasks)} finished tasks, from 0")
+    return memory if after_task is None else memory.as_of(after_task + 1)
+
+
+def _of_run(folder: Workdir) -> Memory:
+    from dgm_jax import checkpoint  # Here, because an exported file is read without Orbax.
+
     restored = checkpoint.restore(folder.checkpoints, on_damage=_warn) if folder.checkpoints.is_dir() else None
     if restored is None and folder.seeds():
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
@@ -223,15 +238,13 @@ def load_memory(workdir: str | Path, *, after_task: int | None = None) -> Memory
     if "memory" not in restored.tree:
         raise NoMemory(f"{folder.path} is the run of a baseline; only dgm's memory can be drawn from")
     memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
-    if after_task is not None and not 0 <= after_task < len(memory.tasks):
-        raise NoMemory(f"after_task={after_task}, but {folder.path} has {len(memory.tasks)} finished tasks, from 0")
     if not memory.tasks:
         raise NoMemory(f"{folder.path} has not finished its first task yet; go on with the run")
-    return memory if after_task is None else memory.as_of(after_task + 1)
+    return memory
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+    warnings.warn(text, stacklevel=4)
 
 
 def cut_units(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
@@ -255,6 +268,25 @@ def cut_weights(generator: Generator, kernels: Sequence[np.ndarray], task: TaskM
         mask = task.masks[number if task.masks[0].ndim > 1 else target]
         cut["kernels"].append(np.where(mask, sliced, np.zeros((), sliced.dtype)))
     return _padded(generator, cut)
+
+
+def used_weights(memory: Memory) -> list[np.ndarray]:
+    """Which weights of each kernel some task draws with, bool of the kernels' shapes: all that any cut can hold."""
+    used = [np.zeros(kernel.shape, bool) for kernel in memory.kernels]
+    for task in memory.tasks:
+        of_units = task.masks[0].ndim == 1
+        for number, (source, target) in enumerate(memory.generator.ends):
+            if not of_units:
+                own = used[number][tuple(slice(0, n) for n in task.masks[number].shape)]
+                own |= task.masks[number]
+            elif source == nn.INPUT:
+                used[number][..., : task.widths[target]] |= task.masks[target]
+            else:
+                # Units that are gated before their norm say something even where they are closed: its shift.
+                inputs = task.masks[source] | memory.gate_before_norm
+                own = used[number][:, :, : task.widths[source], : task.widths[target]]
+                own |= inputs[:, None] & task.masks[target]
+    return used
 
 
 def _padded(generator: Generator, cut: Params) -> Params:
@@ -285,7 +317,7 @@ def _unpacked(packed: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> 
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("noise_dim", "n_conditioned"))
-def _draw_chunk(
+def draw_chunk(
     generator: Generator,
     cut: Params,
     key: jax.Array,
@@ -295,10 +327,11 @@ def _draw_chunk(
     noise_dim: int,
     n_conditioned: int,
 ) -> jax.Array:
-    keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(_CHUNK))
+    """Draws images `start` to `start + CHUNK - 1` of those of a key, of the class of this index, by its task's cut."""
+    keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(CHUNK))
     draw = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
     noise = jax.vmap(lambda k: draw(k, jnp.asarray(index)[None])[0])(keys)
     masks = [None] * len(cut["kernels"])  # The cut has them applied already.
-    head = jnp.zeros(_CHUNK, jnp.int32)
+    head = jnp.zeros(CHUNK, jnp.int32)
     with jax.default_matmul_precision("highest"):  # Whatever it was trained in.
         return generator.generate(cut, cut["statistics"], masks, noise, head, train=False)[0]

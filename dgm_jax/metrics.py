@@ -33,12 +33,14 @@ def forgetting(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> float:
       tasks: class indices of each task, as many as rows.
 
     Returns:
-      The mean fall (Chaudhry et al. 2018), 0 after the first task; negative if old classes were told better.
+      The mean fall (Chaudhry et al. 2018), over classes that have test images before and now; 0 after the first task,
+      NaN if there are no such classes; negative if old classes were told better.
     """
     old = [c for task in tasks[: len(matrix) - 1] for c in task]
     if not old:
         return 0.0
-    return float(np.mean(np.nanmax(matrix[:-1, old], axis=0) - matrix[-1, old]))
+    best = np.fmax.reduce(matrix[:-1, old], axis=0)  # NaN only where nothing is known.
+    return _mean_of_known(best - matrix[-1, old])
 
 
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -90,10 +92,16 @@ def backward_transfer(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> flo
       tasks: class indices of each task, at least as many as rows.
 
     Returns:
-      The mean change (Lopez-Paz and Ranzato 2017, per class), 0 after the first task; negative where old classes fell.
+      The mean change (Lopez-Paz and Ranzato 2017, per class), over classes that have test images then and now; 0 after
+      the first task, NaN if there are no such classes; negative where old classes fell.
     """
     changes = [matrix[-1, c] - matrix[t, c] for t, task in enumerate(tasks[: len(matrix) - 1]) for c in task]
-    return float(np.mean(changes)) if changes else 0.0
+    return _mean_of_known(np.asarray(changes)) if changes else 0.0
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if known.size else float("nan")
 
 
 def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
@@ -136,16 +144,22 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, *, neighbours:
       (precision: share of generated ones within the manifold of real ones, recall: the other way round).
     """
 
-    def blocks(points: np.ndarray) -> Iterator[np.ndarray]:
-        return (points[start : start + _ROWS_AT_ONCE] for start in range(0, len(points), _ROWS_AT_ONCE))
-
     def covered(points: np.ndarray, members: np.ndarray) -> float:
-        nearest = [np.partition(_distances(rows, members), neighbours, axis=1) for rows in blocks(members)]
+        nearest = [np.partition(_distances(rows, members), neighbours, axis=1) for rows in _blocks(members)]
         radii = np.concatenate([distances[:, neighbours] for distances in nearest])  # Number 0 is itself.
-        inside = [np.any(_distances(rows, members) <= radii[None], axis=1) for rows in blocks(points)]
+        inside = [np.any(_distances(rows, members) <= radii[None], axis=1) for rows in _blocks(points)]
         return float(np.mean(np.concatenate(inside)))
 
     return covered(generated, real), covered(real, generated)
+
+
+def nearest(points: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """The Euclidean distance of each point, [n, d], to the nearest of the members, [m, d]."""
+    return np.concatenate([_distances(rows, members).min(axis=1) for rows in _blocks(points)])
+
+
+def _blocks(points: np.ndarray) -> Iterator[np.ndarray]:
+    return (points[start : start + _ROWS_AT_ONCE] for start in range(0, len(points), _ROWS_AT_ONCE))
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -253,7 +253,7 @@ def _facts(facts: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _accuracy_rows(names: Sequence[str], accuracy: Mapping[str, Sequence[float]]) -> list[str]:
+def _accuracy_rows(names: Sequence[str], accuracy: Mapping[str, Sequence[float | None]]) -> list[str]:
     """A column for each class seen; broken into several blocks where there are many."""
     header = "accuracy, %"
     first = max(len(header), *map(len, accuracy))
@@ -269,7 +269,7 @@ def _accuracy_rows(names: Sequence[str], accuracy: Mapping[str, Sequence[float]]
 
 
 def _averages(
-    n_classes: int, protocol: str, average: Mapping[str, Mapping[str, float]], forgetting: Mapping[str, float]
+    n_classes: int, protocol: str, average: Mapping[str, Mapping[str, float]], forgetting: Mapping[str, float | None]
 ) -> list[str]:
     """A_t and forgetting (if any is given) of both readings, with the protocol's name."""
     values = ", ".join(

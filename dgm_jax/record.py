@@ -28,10 +28,12 @@ class Record:
 
     finished_tasks: int = 0
     epochs_done: int = 0  # Of the task after those.
-    accuracy: dict[str, list[list[float]]] = field(default_factory=lambda: {r: [] for r in READINGS})  # [task][class]
+    # [task][class]; None of a class without test images.
+    accuracy: dict[str, list[list[float | None]]] = field(default_factory=lambda: {r: [] for r in READINGS})
     micro: dict[str, list[float]] = field(default_factory=lambda: {r: [] for r in READINGS})
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
     capacity: list[dict[str, Any]] = field(default_factory=list)
+    privacy: list[dict[str, Any]] = field(default_factory=list)  # Of each class, measured when it was learnt.
     seconds: dict[str, float] = field(default_factory=dict)  # By phase.
     programs: list[list[int]] = field(default_factory=list)  # The physical widths that were trained at, each once.
     best_validation: float | None = None  # Of the task in progress, in the paper protocol.
@@ -46,28 +48,28 @@ class Record:
         rows = self.accuracy[reading]
         matrix = np.full((len(rows), n_classes), np.nan)
         for t, row in enumerate(rows):
-            matrix[t, : len(row)] = row
+            matrix[t, : len(row)] = np.asarray(row, float)  # None becomes NaN.
         return matrix
 
     def average(self, reading: str, task: int) -> dict[str, float]:
         """A_t after a task, over classes ("macro") and over images ("micro")."""
         return {
-            "macro": metrics.macro_accuracy(np.asarray(self.accuracy[reading][task])),
+            "macro": metrics.macro_accuracy(np.asarray(self.accuracy[reading][task], float)),
             "micro": self.micro[reading][task],
         }
 
-    def forgetting(self, reading: str, stream: TaskStream) -> float:
-        """How far old classes have fallen from their best."""
-        return metrics.forgetting(self.matrix(reading, stream.n_classes), stream.tasks)
+    def forgetting(self, reading: str, stream: TaskStream) -> float | None:
+        """How far old classes have fallen from their best; None if none of them has test images."""
+        return _known(metrics.forgetting(self.matrix(reading, stream.n_classes), stream.tasks))
 
-    def backward_transfer(self, reading: str, stream: TaskStream) -> float:
-        """What later tasks did to earlier ones."""
-        return metrics.backward_transfer(self.matrix(reading, stream.n_classes), stream.tasks)
+    def backward_transfer(self, reading: str, stream: TaskStream) -> float | None:
+        """What later tasks did to earlier ones; None as above."""
+        return _known(metrics.backward_transfer(self.matrix(reading, stream.n_classes), stream.tasks))
 
     def evaluate(self, reading: str, predictions: np.ndarray, labels: np.ndarray, n_seen: int) -> None:
         """Adds what a classifier says of the test images of the classes seen."""
         accuracy = metrics.per_class_accuracy(predictions, labels, n_seen)
-        self.accuracy[reading].append([float(a) for a in accuracy])
+        self.accuracy[reading].append([None if np.isnan(a) else float(a) for a in accuracy])
         self.micro[reading].append(metrics.micro_accuracy(predictions, labels))
         self.confusion[reading] = metrics.confusion_matrix(predictions, labels, n_seen).tolist()
 
@@ -144,9 +146,10 @@ def summarise_seeds(summaries: Sequence[dict[str, Any]], folders: Sequence[str])
         if isinstance(first, dict):
             return {name: spread(lambda summary, name=name: pick(summary)[name]) for name in first}
         values = [pick(summary) for summary in summaries]
+        known = [value for value in values if value is not None]
         return {
-            "mean": statistics.mean(values),
-            "sd": statistics.stdev(values) if len(values) > 1 else None,
+            "mean": statistics.mean(known) if known else None,
+            "sd": statistics.stdev(known) if len(known) > 1 else None,
             "values": values,
         }
 
@@ -159,6 +162,10 @@ def summarise_seeds(summaries: Sequence[dict[str, Any]], folders: Sequence[str])
         "seconds": summaries[0]["seconds"],  # Of all seeds together: they were trained side by side.
         "runs": list(folders),
     }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _versions() -> dict[str, str]:

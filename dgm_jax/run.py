@@ -3,21 +3,23 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from flax import serialization
 
-from dgm_jax import checkpoint, consolidation, files, images, metrics, processes
+from dgm_jax import checkpoint, consolidation, files, images, metrics, privacy, processes
 from dgm_jax.callbacks import TaskEnd
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import NotFinite
 from dgm_jax.memory import Memory, TaskMemory
+from dgm_jax.models.discriminator import widened
 from dgm_jax.record import READINGS, Record, summarise
-from dgm_jax.training.classifier import ClassifierState, predict_logits
+from dgm_jax.training.classifier import ClassifierState, predict_features, predict_logits
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState
 from dgm_jax.training.task import Trainer
@@ -25,17 +27,26 @@ from dgm_jax.workdir import Workdir
 
 _STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
 _SAMPLES_SHOWN = 12
+_REAL_SHOWN = 3
+_COMPARED = 200  # Images of a class that are compared with its training images, at most.
 _SHOWN_PIXELS = 48  # Side at which each is shown, at least its own.
 
 # What the seed's key is folded with first, so that no two uses share random numbers.
-_INIT, _BEGIN, _TRAIN, _REPLAY, _DRAW, _CONSOLIDATE, _EXPAND, _SHOW = range(8)
+_INIT, _BEGIN, _TRAIN, _REPLAY, _DRAW, _CONSOLIDATE, _EXPAND, _SHOW, _COMPARE = range(9)
 
 
 class Run:
     """The position in the stream, the memory, and what was measured; each step of a task as a method."""
 
     def __init__(
-        self, config: Config, stream: TaskStream, folder: Workdir, trainer: Trainer, note: Callable[[str], None]
+        self,
+        config: Config,
+        stream: TaskStream,
+        folder: Workdir,
+        trainer: Trainer,
+        note: Callable[[str], None],
+        *,
+        show_real: bool = False,
     ) -> None:
         """Starts where the folder's newest whole checkpoint stands, or at the beginning.
 
@@ -45,7 +56,9 @@ class Run:
           folder: claimed for these settings.
           trainer: the programs.
           note: is told what a person should know.
+          show_real: keep a few real images of each class for the page.
         """
+        self.show_real = show_real
         self.config, self.stream, self.folder, self.trainer, self.note = config, stream, folder, trainer, note
         self.key = jax.random.key(config.seed)
         self.record = Record()
@@ -211,6 +224,18 @@ class Run:
         ):
             logits = predict_logits(params, statistics, pixels, self.seen(task), network=self.config.network)
             self.record.evaluate(reading, logits.argmax(axis=1), labels, self.stream.n_seen(task))
+        self.record.privacy += list(self._nearness(task, classifier))
+
+    def _nearness(self, task: int, classifier: ClassifierState) -> Iterator[dict[str, Any]]:
+        """How near the images drawn of the newest classes come to their training images, while those are at hand."""
+        features = partial(predict_features, classifier.params, classifier.statistics, network=self.config.network)
+        (real, real_labels), (held_out, held_out_labels) = self.stream.train(task), self.stream.test(task)
+        for index in self.stream.tasks[task]:
+            training = real[real_labels == index]
+            drawn = self.memory.images(index, min(_COMPARED, len(training)), self._key(_COMPARE, index))
+            measured = privacy.measure(drawn, training, held_out[held_out_labels == index], features)
+            if measured is not None:
+                yield {"class": self.stream.class_names[index], "task": task, **measured}
 
     def grow(self, task: int, rows: Sequence[dict[str, Any]]) -> None:
         """Expands the generator, so that as much is free as at first; after the last task nothing is gained by it."""
@@ -223,6 +248,12 @@ class Run:
             [row["newly_reserved"] for row in rows],
         )
         self.memory = dataclasses.replace(self.memory, kernels=kernels, reserved=reserved)
+
+    def _grow_late(self) -> None:
+        """After the last task nothing is grown; where more tasks follow after all, it is made up for."""
+        task = self.record.finished_tasks - 1
+        if task >= 0 and not self.resumed and self.memory.widths == self.memory.tasks[-1].widths:
+            self.grow(task, [row for row in self.record.capacity if row["task"] == task])
 
     def end_task(
         self, task: int, rows: list[dict[str, Any]], classifier: ClassifierState, state: TrainState, means: Any
@@ -260,6 +291,7 @@ class Run:
             "programs": self.record.programs,  # One compiled training iteration for each of these physical widths.
             "parameters": self.memory.parameters(),
             "capacity": self.record.capacity,
+            "privacy": self.record.privacy,
         }
         devices = self.trainer.devices
         return summarise(self.record, self.stream, self.config, devices, self.memory.bytes(), further)
@@ -275,6 +307,7 @@ class Run:
             "accuracy": self.folder.accuracy,
             "capacity": self.folder.capacity,
             "samples": self.folder.samples,
+            "page": self.folder.report,
             "metrics": self.folder.metrics,
             "checkpoints": self.folder.checkpoints,
         }
@@ -296,6 +329,15 @@ class Run:
             name: self.memory.draw(index, _SAMPLES_SHOWN, self._key(_SHOW, index))
             for index, name in enumerate(self.names(range(self.stream.n_seen(task))))
         }
+        files.write_npz(
+            self.folder.samples / f"after_task_{task:02d}.npz",
+            labels=np.asarray(self.stream.classes[: len(shown)]),
+            images=np.rint((np.stack(list(shown.values())) + 1) * 127.5).astype(np.uint8),
+        )
+        if self.show_real:
+            pixels, indices = self.stream.train(task)
+            real = {f"class_{index}": pixels[indices == index][:_REAL_SHOWN] for index in self.stream.tasks[task]}
+            files.write_npz(self.folder.samples / f"real_{task:02d}.npz", **real)
         try:
             picture = images.labelled_grid(shown, scale=max(1, _SHOWN_PIXELS // self.config.image_size))
             images.write_png(self.folder.samples / f"after_task_{task:02d}.png", picture)
@@ -336,11 +378,15 @@ class Run:
         restored = processes.together(lambda: checkpoint.restore(self.folder.checkpoints, on_damage=self.note))
         if restored is not None:
             self.record = Record(**restored.metadata["record"])
-            self.memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
+            memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
+            # Of a run that goes on with new classes, these are known only now.
+            labels, names = tuple(self.stream.classes), tuple(self.stream.class_names)
+            self.memory = dataclasses.replace(memory, labels=labels, names=names)
             self.resumed = {name: restored.tree[name] for name in ("state", "best") if name in restored.tree}
             if "discriminator" in restored.tree:
                 kept = restored.tree["discriminator"]
-                self.discriminator = (kept["params"], kept["statistics"])
+                self.discriminator = (widened(kept["params"], self.stream.n_classes), kept["statistics"])
+            self._grow_late()
         processes.check_equal("checkpoints", self.record.position)
         processes.on_first(self._truncate_metrics)
 

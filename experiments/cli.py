@@ -4,19 +4,23 @@ import argparse
 import dataclasses
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from dgm_jax import data
+from dgm_jax import data, files
+from dgm_jax.callbacks import Callback, RunStart
 from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError
 from dgm_jax.progress import ConsoleProgress
+from dgm_jax.workdir import Workdir
 
 _IMAGENET50 = 50  # classes
 
@@ -59,6 +63,10 @@ class Options:
     """With --distributed: the number of this process, from 0."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder (or $JAX_COMPILATION_CACHE_DIR), and use those kept there."""
+    show_real: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Keep three real images of each class in the workdir, to be shown beside generated ones on the page of the run."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the run's numbers and pictures for TensorBoard too, into the workdir's folder tensorboard/."""
     resume_anyway: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on in a workdir although its settings differ from those given now."""
     settings: tyro.conf.OmitArgPrefixes[Config]
@@ -92,7 +100,43 @@ class FileOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNetOptions(Options):
+class ImageOptions(Options):
+    """Options of experiments on files of images."""
+
+    grey: Literal["convert", "refuse"] = "convert"
+    """With --data: what becomes of grey images (by their file's mode) among colour ones."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """With --data: what becomes of files that cannot be read as images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(ImageOptions):
+    """Options of an experiment on a person's own images, a folder for each class."""
+
+    data: Annotated[Path, tyro.conf.arg(metavar="PATH")]
+    """Folder of images: PATH/train/<class>/ and PATH/val/<class>/, or PATH/<class>/ (the last fifth are for tests)."""
+    classes: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="A,B,...|first:N|@FILE", help_behavior_hint="(default: all, by name)"),
+    ] = None
+    """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
+
+    @property
+    def where(self) -> Path:
+        """The folder of images."""
+        return self.data
+
+    def load(self, name: str) -> Dataset:
+        """Loads the chosen classes; they are called after the folder, not `name`."""
+        there = data.folder_classes(self.data)
+        chosen = None if self.classes is None else data.parse_classes(self.classes, there)
+        _check_tasks(self, len(chosen or there))
+        size = self.settings.image_size
+        return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetOptions(ImageOptions):
     """Options of an experiment on 50 classes of ImageNet, or on any class folders of images."""
 
     classes_per_task: str = "10"
@@ -107,10 +151,6 @@ class ImageNetOptions(Options):
         tyro.conf.arg(metavar="A,B,...|first:N|@FILE", help_behavior_hint="(default: all, which have to be 50)"),
     ] = None
     """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
-    grey: Literal["convert", "refuse"] = "convert"
-    """With --data: what becomes of grey images (by their file's mode) among colour ones."""
-    unreadable: Literal["refuse", "skip"] = "refuse"
-    """With --data: what becomes of files that cannot be read as images."""
 
     @property
     def where(self) -> Path:
@@ -128,13 +168,17 @@ class ImageNetOptions(Options):
             choice = f"--classes first:{min(len(there), _IMAGENET50)}"
             raise UserError(f"{self.where} has {len(there):,} classes, expected {_IMAGENET50}; choose, e.g. {choice}")
         chosen = None if self.classes is None else data.parse_classes(self.classes, there)
-        # Before the minutes that reading takes.
-        data.parse_class_order(self.class_order, range(len(chosen or there)))
-        data.task_sizes(data.parse_classes_per_task(self.classes_per_task), len(chosen or there))
+        _check_tasks(self, len(chosen or there))
         if not self.data:
             return data.load("imagenet32", self.where, classes=chosen or there)
         size = self.settings.image_size
         return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
+
+
+def _check_tasks(options: Options, n_classes: int) -> None:
+    """Refuses an order or sizes of tasks that do not fit, before the minutes that reading images takes."""
+    data.parse_class_order(options.class_order, range(n_classes))
+    data.task_sizes(data.parse_classes_per_task(options.classes_per_task), n_classes)
 
 
 def run(name: str, description: str | None, *, kind: type[Options] = Options, argv: Sequence[str] | None = None) -> int:
@@ -159,6 +203,8 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         workdir = options.workdir or Path("runs") / f"{name}-{learnt_by}-{which}"
         if settings.method != "dgm" and options.seeds is not None:
             raise UserError("--seeds is for --method dgm; run a baseline once for each --seed")
+        if settings.method != "dgm" and options.show_real:
+            raise UserError("--show-real is for --method dgm: a baseline has no page of what it draws")
         from dgm_jax import processes  # It imports JAX, which is slow: not before the command line is found right.
 
         _join(options)
@@ -171,9 +217,15 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
             keep_programs()
         else:
             keep_no_programs()
-        of_kind = Learner if settings.method == "dgm" else BaselineLearner
+        arguments = sys.argv[1:] if argv is None else argv
+        callbacks: list[Callback] = [progress, _Command(f"{_program(name)} {shlex.join(arguments)}".strip())]
+        if options.tensorboard:
+            from dgm_jax.tensorboard import TensorBoard
+
+            callbacks.append(TensorBoard())
+        of_kind = partial(Learner, show_real=options.show_real) if settings.method == "dgm" else BaselineLearner
         learner = processes.together(
-            lambda: of_kind(settings, devices=options.devices, backend=options.backend, callbacks=[progress])
+            lambda: of_kind(settings, devices=options.devices, backend=options.backend, callbacks=callbacks)
         )
         if options.seeds is None:
             learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
@@ -256,6 +308,18 @@ def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
     ]
 
 
+class _Command(Callback):
+    """Writes the command into the folder of each run that it begins or goes on with."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command.replace("\n", " ")
+
+    def on_run_start(self, event: RunStart) -> None:
+        several = len(event.seeds) > 1
+        for folder in [event.workdir / f"seed{seed}" for seed in event.seeds] if several else [event.workdir]:
+            files.append_line(Workdir(folder).commands, self.command)
+
+
 def _join(options: Options) -> None:
     """Makes this process one of several, if it is to be."""
     given = (options.coordinator, options.num_processes, options.process_id)
@@ -278,7 +342,7 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
     settings = options.settings
     try:
         sizes = data.parse_classes_per_task(options.classes_per_task)
-        if isinstance(options, ImageNetOptions) and not quiet:
+        if isinstance(options, ImageOptions) and not quiet:
             print(f"reading images from {options.where}, which takes minutes if they are many", flush=True)
         dataset = options.load(name)
         if not quiet:

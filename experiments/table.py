@@ -20,8 +20,8 @@ from dgm_jax.errors import exit_status
 from experiments import cells, cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what is not finished yet, then writes the table; 0, or 1 if a cell failed."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=None, help="folder that holds data sets (default: as in runs)")
     parser.add_argument("--images", type=Path, default=None, help="class folders of ImageNet-50, in place of TFDS")
     parser.add_argument("--collect", action="store_true", help="run nothing: write the table of what is there")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is not finished yet, then writes the table; 0, or 1 if a cell failed."""
+    options = parse(argv)
     kind = ("ablations" if options.ablations else "table") + ("-quick" if options.quick else "")
     runs = options.runs or Path("runs") / kind
     chosen = options.methods or (["joint", *cells.ABLATIONS] if options.ablations else list(cells.METHODS))

@@ -67,7 +67,9 @@ def test_sample_refuses(argv: list[str], expected: str, workdir: Path, tmp_path:
 def test_sample_refuses_folders(workdir: Path, tmp_path: Path, capsys) -> None:
     rest = ["--classes", "3", "--out"]
     assert main(["sample", str(tmp_path / "none"), *rest, "a.png"]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: no such folder; expected the --workdir of a run\n"
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'none'}: no such folder or file; expected the --workdir of a run, or an exported memory\n"
+    )
     assert main(["sample", str(workdir), *rest, str(tmp_path / "none" / "a.png")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     assert main(["sample", str(workdir), *rest, str(tmp_path)]) == 2

@@ -109,7 +109,7 @@ class TestLoad:
                 load_memory(run.workdir, after_task=task)
 
     def test_no_folder(self, tmp_path):
-        text = f"{tmp_path / 'none'} is not a folder; expected the workdir of a run"
+        text = f"{tmp_path / 'none'} is not there; expected the workdir of a run"
         with pytest.raises(NoMemory, match=f"^{re.escape(text)}$"):
             load_memory(tmp_path / "none")
 
@@ -200,7 +200,7 @@ def test_the_cut_draws_what_the_whole_generator_would(variant):
             inputs = width
         whole = {"kernels": kernels, "norms": task.norms, "heads": task.heads[:1]}
         expected = run(whole, task.statistics, task.masks)
-        cut = memory._cut(task) | {"heads": memory._cut(task)["heads"][:1]}
+        cut = memory.cut(task) | {"heads": memory.cut(task)["heads"][:1]}
         np.testing.assert_allclose(run(cut, cut["statistics"], [None, None]), expected, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax import checkpoint, files, processes
+from dgm_jax import checkpoint, files, processes, report
 from dgm_jax.agreement import check_fit, describe
 from dgm_jax.baselines import METHODS
 from dgm_jax.baselines.method import Method, Setting
@@ -63,7 +63,7 @@ class BaselineLearner:
         check_fit(self.config, stream)
         folder = Workdir(workdir)
         with files.RunLock(folder.path):
-            folder.claim(self.config, describe(stream), resume_anyway=resume_anyway)
+            folder.claim(self.config, describe(stream), stream.class_names, resume_anyway=resume_anyway)
             folder.checkpoints.mkdir(exist_ok=True)
             return _Run(self, stream, folder).finish()
 
@@ -119,7 +119,8 @@ class _Run:
                     self._learn(task)
         summary = self._summary()
         files.write_json(self.folder.summary, summary)
-        named = {"summary": self.folder.summary, "accuracy": self.folder.accuracy}
+        report.write_at_the_end(self.folder, lambda text: self._tell("on_note", text))
+        named = {"summary": self.folder.summary, "accuracy": self.folder.accuracy, "page": self.folder.report}
         self._tell(
             "on_run_end",
             RunEnd(

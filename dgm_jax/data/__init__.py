@@ -6,6 +6,7 @@ from dgm_jax.data.folders import folder_classes, from_folder
 from dgm_jax.data.sources import class_names, from_npz, load
 from dgm_jax.data.stream import (
     FutureTaskError,
+    Past,
     PastTaskError,
     TaskStream,
     class_incremental,
@@ -18,6 +19,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "FutureTaskError",
+    "Past",
     "PastTaskError",
     "TaskStream",
     "class_incremental",

@@ -134,8 +134,8 @@ class Dataset:
             return self
         return dataclasses.replace(
             self,
-            x_train=_resize(self.x_train, size),
-            x_test=_resize(self.x_test, size),
+            x_train=resize(self.x_train, size),
+            x_test=resize(self.x_test, size),
             stored_shape=self.stored_shape or self.x_train.shape[1:],
         )
 
@@ -253,7 +253,8 @@ def _few(labels: np.ndarray, at_most: int = 5) -> str:
     return ", ".join(str(label) for label in labels[:at_most]) + (", ..." if len(labels) > at_most else "")
 
 
-def _resize(images: Images, size: int) -> Images:
+def resize(images: Images, size: int) -> Images:
+    """Scales uint8 images [n, h, w, c] to `size` x `size` (bilinear; averages when it shrinks)."""
     from PIL import Image
 
     out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)

@@ -123,6 +123,33 @@ def from_folder(
     return dataclasses.replace(dataset, notes=tuple(notes))
 
 
+def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Images:
+    """Reads single image files as `from_folder` does.
+
+    Args:
+      files: in any format that Pillow reads.
+      size: height and width of the result in pixels, >= 1.
+      channels: 1 makes all grey, 3 makes all colour.
+
+    Returns:
+      uint8 [n, size, size, channels].
+
+    Raises:
+      DataError: if a file cannot be read as an image; names them.
+    """
+    paths = [Path(file) for file in files]
+    images, _, faults = _read_all(paths, size)
+    told = [f"{path} ({fault})" for path, fault in zip(paths, faults, strict=True) if fault]
+    if told:
+        raise DataError(f"{len(told):,} of {len(paths):,} files cannot be read as images: {few(told)}.")
+    if channels == 3:
+        return images
+    from PIL import Image
+
+    grey = [np.asarray(Image.fromarray(image).convert("L")) for image in images]
+    return np.stack(grey)[..., None] if grey else images[..., :1]
+
+
 # ---- what is there ----
 
 

@@ -6,9 +6,11 @@ order. A stream hands out indices; `TaskStream.classes[index]` is the label.
 
 from __future__ import annotations
 
+import copy
 import operator
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -29,6 +31,25 @@ class FutureTaskError(RuntimeError):
     """Images of a task that has not begun were asked for."""
 
 
+@dataclass(frozen=True)
+class Past:
+    """What is left of tasks that were learnt in an earlier stream: everything but their images.
+
+    Attributes:
+      name: of the data set.
+      tasks: the labels of each task.
+      class_names: of all classes, in their order.
+      train_counts: number of training images of each class of each task.
+      fingerprint: of the stream.
+    """
+
+    name: str
+    tasks: tuple[tuple[int, ...], ...]
+    class_names: tuple[str, ...]
+    train_counts: tuple[tuple[int, ...], ...]
+    fingerprint: str
+
+
 class TaskStream:
     """Tasks that begin one after the other; made by `class_incremental`.
 
@@ -46,6 +67,7 @@ class TaskStream:
       stored_shape: (h, w, c) of the images as the data set holds them, before they were resized.
       fingerprint: a checksum of all images and class indices: tells a run from one on other data.
       protocol: "strict" or "paper"; see `validation`.
+      n_past: tasks at the beginning that were learnt in an earlier stream, whose images are not here; see `after`.
     """
 
     def __init__(
@@ -79,6 +101,49 @@ class TaskStream:
         )
         self._current: int | None = None
         self.fingerprint = f"{_checksum([*train, *validation, *test]):08x}"
+        self.n_past = 0
+
+    def after(self, past: Past) -> TaskStream:
+        """The same tasks, after those of an earlier stream, of which no image is here any more.
+
+        Returns:
+          A stream at its start, which begins with task `n_past`. Class indices go on where those of the past end. If
+          the past has some of the labels already, such as positions of class folders, all are numbered anew, after its
+          highest.
+
+        Raises:
+          DataError: if a class has the name of an earlier one, or this stream has begun.
+        """
+        if self._current is not None:
+            raise DataError(f"task {self._current} of the stream has begun; make a new stream.")
+        twice = [name for name in self.class_names if name in past.class_names]
+        if twice:
+            raise DataError(f"class {twice[0]} was learnt before; a class belongs to one task only.")
+        old = [label for task in past.tasks for label in task]
+        classes = self.classes
+        if set(classes) & set(old):
+            ranks = {label: rank for rank, label in enumerate(sorted(classes), start=1)}
+            classes = tuple(max(old) + ranks[label] for label in classes)
+        joined = copy.copy(self)
+        first, none = len(old), (np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int32))
+        stops = np.cumsum([0, *map(len, past.tasks)]).tolist()
+        gone = [tuple(range(start, stop)) for start, stop in zip(stops, stops[1:], strict=False)]
+
+        def moved(parts: Sequence[Part | None]) -> list[Part]:
+            return [_freeze(images, indices + np.int32(first)) for images, indices in map(_present, parts)]
+
+        joined.name = past.name
+        joined.n_past = len(past.tasks)
+        joined.tasks = (*gone, *(tuple(index + first for index in task) for task in self.tasks))
+        joined.classes = (*old, *classes)
+        joined.class_names = (*past.class_names, *self.class_names)
+        joined.n_tasks, joined.n_classes = len(joined.tasks), len(joined.classes)
+        joined.fingerprint = f"{past.fingerprint}+{self.fingerprint}"
+        joined._train = [*[None] * len(gone), *moved(self._train)]
+        joined._validation = [*[none] * len(gone), *moved(self._validation)]
+        joined._test = (*[none] * len(gone), *moved(self._test))
+        joined._train_counts = (*past.train_counts, *self._train_counts)
+        return joined
 
     @property
     def test_count(self) -> int:
@@ -109,10 +174,15 @@ class TaskStream:
 
         Raises:
           PastTaskError: if a later task has begun.
-          ValueError: if there is no such task.
+          ValueError: if there is no such task, or its images are not here.
         """
         current = self._current
         self._known(task)
+        if task < self.n_past:
+            raise DataError(
+                f"task {task} was to be learnt from an earlier stream, whose images are not here; this one begins with "
+                f"task {self.n_past}. Go on with the images of task {task} first."
+            )
         if current is not None and task < current:
             raise PastTaskError(
                 f"task {task} is over, task {current} has begun: a stream only moves forward; make a new one."

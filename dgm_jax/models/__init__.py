@@ -36,6 +36,7 @@ class Pair(Protocol):
 
 
 _PAIRS: dict[str, ModuleType] = {"dcgan": dcgan, "resnet": resnet}
+NETWORKS = tuple(_PAIRS)
 
 
 def pair(network: str) -> Pair:

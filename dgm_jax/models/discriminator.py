@@ -23,6 +23,18 @@ def init_heads(random: np.random.Generator, features: int, n_classes: int) -> Pa
     return {"critic": _init_linear(random, features, 1), "classifier": _init_linear(random, features, n_classes)}
 
 
+def widened(params: Params, n_classes: int) -> Params:
+    """A discriminator whose class head has room for more classes: their outputs start at 0."""
+    missing = n_classes - len(params["classifier"]["bias"])
+    if missing <= 0:
+        return params
+    head = {
+        "kernel": np.pad(params["classifier"]["kernel"], ((0, 0), (0, missing))),
+        "bias": np.pad(params["classifier"]["bias"], (0, missing)),
+    }
+    return {**params, "classifier": head}
+
+
 def heads(params: Params, features: jax.Array) -> Output:
     """Applies both heads to features [batch, n]."""
     return Output(_linear(params["critic"], features)[:, 0], _linear(params["classifier"], features), features)

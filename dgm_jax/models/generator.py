@@ -63,6 +63,11 @@ class Generator:
         """The layers that each kernel joins."""
         return tuple((edge.source, edge.target) for edge in self.edges)
 
+    @property
+    def n_layers(self) -> int:
+        """Layers of units."""
+        return 1 + max(edge.target for edge in self.edges)
+
     def kernel_shapes(self, widths: Sequence[int], noise_dim: int) -> list[tuple[int, int, int, int]]:
         """Shapes of the masked kernels, for layers of these widths."""
         inputs = {INPUT: noise_dim} | dict(enumerate(widths))

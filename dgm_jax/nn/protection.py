@@ -4,15 +4,19 @@ Use `protect` before a *freshly initialised* optimiser without weight decay: a m
 reserved would move it, although its gradient is blocked (DGM section 3.1, HAT section 2.3).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from dgm_jax.nn.masked import gates_weights
 from dgm_jax.nn.wiring import INPUT, Ends, chain, check_ends
+
+if TYPE_CHECKING:
+    import optax
 
 CLIP = 50.0  # |s e| beyond which the product form dies away: HAT section 2.4.
 
@@ -67,6 +71,7 @@ def protect() -> optax.GradientTransformationExtraArgs:
 
     Source: DGM equation 4.
     """
+    import optax  # Here, because who only draws from a memory needs none.
 
     def update(updates, state, params=None, *, multipliers, **_):
         del params
@@ -88,6 +93,7 @@ def compensate(clip: float = CLIP) -> optax.GradientTransformationExtraArgs:
     `update` needs `params` (the embeddings) and the extra arguments `scale` (`s`) and `epoch_scale` (`S_i`). Of a tree
     that holds more than embeddings, select them by `optax.masked`.
     """
+    import optax
 
     def update(updates, state, params=None, *, scale, epoch_scale, **_: Any):
         if params is None:

@@ -1,0 +1,218 @@
+"""Kills a run with SIGKILL at random moments, goes on with it, and compares its end with that of an undisturbed run.
+
+Every second kill waits for a checkpoint that is just being written. Runs that end before they are to be killed are
+compared bit for bit (all arrays of the last checkpoint, and the summary but for its seconds) and the next begins, until
+there were as many kills as asked for. Then every byte of a checkpoint's files is flipped, one at a time: each flip has
+to be noticed.
+
+    python -m benchmarks.kills --kills 100 --out docs/results/kills.json
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import machine
+from dgm_jax import Learner, checkpoint, data
+from dgm_jax.callbacks import Callback
+from dgm_jax.compilation import keep_programs
+from dgm_jax.config import Config, preset
+from dgm_jax.errors import exit_status
+from dgm_jax.files import write_json
+
+_CLASSES = 4
+
+
+def config(variant: str) -> Config:
+    """A run of seconds on real digits, which saves after each epoch."""
+    small = {"generator_width": 6, "discriminator_width": 8, "epochs": 8, "checkpoint_epochs": 1}
+    return Config(**{**preset("digits", variant).__dict__, **small, "consolidation_steps": 60})  # type: ignore[arg-type]
+
+
+def learn(variant: str, workdir: Path) -> None:
+    """Begins the run in this folder, or goes on with it; its phase is written beside the folder."""
+    keep_programs()
+    digits = data.load("digits").of_classes(range(_CLASSES)).resized(config(variant).image_size)
+    stream = data.class_incremental(digits)
+    Learner(config(variant), devices=1, callbacks=[_Phase(phase_file(workdir))]).fit(stream, workdir)
+
+
+class _Phase(Callback):
+    """Says in a file what the run does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_task_start(self, event: Any) -> None:
+        self.path.write_text(f"task {event.task} begins")
+
+    def on_progress(self, event: Any) -> None:
+        self.path.write_text(f"task {event.task}, {event.phase}")
+
+    def on_epoch_end(self, event: Any) -> None:
+        self.path.write_text(f"task {event.task}, end of epoch")
+
+    def on_task_end(self, event: Any) -> None:
+        self.path.write_text(f"task {event.task} over")
+
+
+def phase_file(workdir: Path) -> Path:
+    """Where the phase is written."""
+    return workdir.with_suffix(".phase")
+
+
+def start(variant: str, workdir: Path) -> subprocess.Popen[bytes]:
+    """The run in a process of its own."""
+    phase_file(workdir).unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.kills", "--child", str(workdir), "--variant", variant]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def kill_at_random(child: subprocess.Popen[bytes], workdir: Path, chance: random.Random, *, in_write: bool) -> str:
+    """Waits for a random moment and kills; returns the phase, or "" if the run ended before it."""
+    while child.poll() is None and not phase_file(workdir).exists():
+        time.sleep(0.01)
+    writes = chance.randint(1, 4)
+    deadline = time.monotonic() + chance.uniform(0.0, 6.0)
+    seen, there = 0, False
+    while child.poll() is None:
+        if in_write:
+            now = any((workdir / "checkpoints").glob(".*.partial"))
+            seen, there = seen + (now and not there), now
+            if seen == writes:
+                time.sleep(chance.uniform(0, 0.05))
+                break
+        elif time.monotonic() > deadline:
+            break
+        time.sleep(0.001)
+    if child.poll() is not None:
+        return ""
+    writing = any((workdir / "checkpoints").glob(".*.partial"))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    phase = phase_file(workdir).read_text()
+    return "a checkpoint is written" if writing else phase.partition(", ")[2] or phase.partition(" ")[2].split()[-1]
+
+
+def end_of(workdir: Path) -> tuple[Any, dict[str, Any]]:
+    """What two runs have to share: the last checkpoint's arrays, and the summary without times."""
+    restored = checkpoint.restore(workdir / "checkpoints", on_damage=print)
+    assert restored is not None
+    summary = json.loads((workdir / "summary.json").read_text())
+    return restored.tree, {name: value for name, value in summary.items() if name != "seconds"}
+
+
+def equal(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
+    """Bit for bit."""
+    paths, others = (
+        {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (a[0], b[0])
+    )
+    return paths == others and a[1] == b[1]
+
+
+def kills(variant: str, n: int, seed: int) -> dict[str, Any]:
+    """Kills until there were `n`; what came of it."""
+    chance = random.Random(seed)
+    phases: Counter[str] = Counter()
+    finished = same = tries = 0
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = Path(folder) / "undisturbed"
+        child = start(variant, undisturbed)
+        _, said = child.communicate()
+        assert child.returncode == 0, said.decode()
+        expected = end_of(undisturbed)
+        workdir = Path(folder) / "run"
+        while sum(phases.values()) < n or workdir.exists():
+            child = start(variant, workdir)
+            to_kill = sum(phases.values()) < n
+            phase = kill_at_random(child, workdir, chance, in_write=tries % 2 == 1) if to_kill else ""
+            tries += 1
+            if phase:
+                phases[phase] += 1
+                print(f"{variant}: kill {sum(phases.values())} of {n}: {phase}", flush=True)
+                continue
+            _, said = child.communicate()
+            assert child.returncode == 0, said.decode()
+            finished, same = finished + 1, same + equal(end_of(workdir), expected)
+            shutil.rmtree(workdir)
+        flips = flip_every_byte(undisturbed / "checkpoints")
+    return {
+        "variant": variant,
+        "kills": sum(phases.values()),
+        "phases": dict(phases),
+        "runs": finished,
+        "equal": same,
+        "flips": flips,
+    }
+
+
+def flip_every_byte(directory: Path) -> dict[str, int]:
+    """Flips one bit of each byte of each file of the smallest checkpoint; how many flips went unnoticed."""
+    step = min(checkpoint.steps(directory), key=lambda s: _bytes(directory / f"{s:010d}"))
+    flipped = unnoticed = 0
+    folder = directory / f"{step:010d}"
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        descriptor = os.open(path, os.O_RDWR)
+        for at in range(os.fstat(descriptor).st_size):
+            byte = os.pread(descriptor, 1, at)
+            os.pwrite(descriptor, bytes([byte[0] ^ (1 << at % 8)]), at)
+            flipped += 1
+            try:
+                checkpoint.restore(directory, step, on_damage=print)
+                unnoticed += 1
+                print(f"not noticed: {path}, byte {at}", flush=True)
+            except (checkpoint.DamagedCheckpoint, FileNotFoundError):
+                pass
+            os.pwrite(descriptor, byte, at)
+        os.close(descriptor)
+    assert checkpoint.restore(directory, step, on_damage=print) is not None
+    return {"flipped": flipped, "unnoticed": unnoticed}
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Kills, goes on, compares; 1 if anything was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="of both variants together")
+    parser.add_argument("--variant", choices=("dgma", "dgmw"), help="one of them only")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.child:
+        learn(options.variant, options.child)
+        return 0
+    begun = time.perf_counter()
+    variants = [options.variant] if options.variant else ["dgma", "dgmw"]
+    results = [kills(variant, options.kills // len(variants), options.seed) for variant in variants]
+    for result in results:
+        print(json.dumps(result))
+    if options.out:
+        write_json(
+            options.out,
+            {"results": results, "minutes": (time.perf_counter() - begun) / 60, "machine": machine.describe()},
+        )
+    lost = [r for r in results if r["equal"] < r["runs"] or r["flips"]["unnoticed"]]
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

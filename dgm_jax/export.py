@@ -1,0 +1,91 @@
+"""A memory for those who have no dgm_jax: its arrays as .npz, or its sampler as a program that JAX alone can run."""
+
+import io
+import itertools
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dgm_jax.errors import UserError
+from dgm_jax.memory import Memory, draw_chunk
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # That an exported sampler runs on.
+_KEYS = "threefry2x32"
+
+
+def to_npz(memory: Memory) -> bytes:
+    """A memory's arrays as the bytes of an .npz file, which NumPy reads without pickle; names in docs/formats.md."""
+    arrays: dict[str, np.ndarray] = {
+        "labels": np.array(memory.labels[: memory.n_classes], np.int64),
+        "names": np.array(memory.names[: memory.n_classes], np.str_),
+        "network": np.array(memory.network),
+        "image_size": np.array(memory.image_size),
+        "noise_dim": np.array(memory.noise_dim),
+        "gate_before_norm": np.array(memory.gate_before_norm),
+    }
+    arrays |= {f"kernel_{i}": kernel for i, kernel in enumerate(memory.kernels)}
+    for t, task in enumerate(memory.tasks):
+        arrays[f"task_{t}_classes"] = np.array(task.classes)
+        arrays[f"task_{t}_widths"] = np.array(task.widths)
+        arrays[f"task_{t}_n_conditioned"] = np.array(task.n_conditioned)
+        arrays[f"task_{t}_heads"] = task.heads
+        arrays |= {f"task_{t}_mask_{i}": mask for i, mask in enumerate(task.masks)}
+        for kind, layers in (("norm", task.norms), ("norm", task.statistics)):
+            arrays |= {f"task_{t}_{kind}_{i}_{name}": a for i, own in enumerate(layers) for name, a in own.items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # Its stub takes them for allow_pickle.
+    return content.getvalue()
+
+
+def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """A pure function that draws what `Memory.sample` does, 128 images at once.
+
+    Returns:
+      `draw(key_data, start, label)`, of uint32 [2] (`jax.random.key_data`), the number of the first image and a label,
+      both int32 []: the key's images `start` to `start + 127`, float32 [128, height, width, channels] in [-1, 1]; NaN
+      if the memory does not know the label.
+
+    Raises:
+      UserError: if a label does not fit into 32 bits.
+    """
+    known = np.array(memory.labels[: memory.n_classes], np.int64)
+    if known.min() < -(2**31) or known.max() >= 2**31:
+        raise UserError(f"labels from {known.min()} to {known.max()} do not fit into the sampler's 32 bits")
+    tasks = np.array([t for t, task in enumerate(memory.tasks) for _ in task.classes], np.int32)
+    heads = np.array(list(itertools.chain.from_iterable(range(len(task.classes)) for task in memory.tasks)), np.int32)
+
+    def branch(number: int) -> Callable[..., jax.Array]:
+        task = memory.tasks[number]
+        cut = memory.cut(task)
+        draw = partial(draw_chunk, memory.generator, noise_dim=memory.noise_dim, n_conditioned=task.n_conditioned)
+
+        def of_task(key: jax.Array, start: jax.Array, index: jax.Array, head: jax.Array) -> jax.Array:
+            own = cut | {"heads": lax.dynamic_slice_in_dim(cut["heads"], head, 1)}
+            return draw(own, key, start, index)
+
+        return of_task
+
+    branches = [branch(number) for number in range(len(memory.tasks))]
+
+    def sample(key_data: jax.Array, start: jax.Array, label: jax.Array) -> jax.Array:
+        key = jax.random.wrap_key_data(key_data, impl=_KEYS)
+        is_label = jnp.asarray(known, jnp.int32) == label
+        index = jnp.argmax(is_label).astype(jnp.int32)
+        images = lax.switch(jnp.asarray(tasks)[index], branches, key, start, index, jnp.asarray(heads)[index])
+        return jnp.where(jnp.any(is_label), images, jnp.nan)
+
+    return sample
+
+
+def to_stablehlo(memory: Memory) -> bytes:
+    """The sampler as a serialised `jax.export` program, weights included, for CPU, GPU and TPU.
+
+    Who has JAX alone runs it by `jax.export.deserialize(bytearray(content)).call(key_data, start, label)`.
+    """
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    exported = jax.export.export(jax.jit(sampler(memory)), platforms=PLATFORMS)
+    return bytes(exported(jax.ShapeDtypeStruct((2,), jnp.uint32), number, number).serialize())

@@ -1,0 +1,90 @@
+"""Charts as SVG text that takes its colours from the page around it: light or dark, on a screen or on paper."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+INK = "#0a0b0c"  # Stands for the page's own colour of text; nothing else is drawn in it.
+# Told apart by eyes that see few colours, and legible on white and on black.
+COLOURS = ("#2f7fd6", "#dd7a2a", "#259a6c", "#b8609f", "#a4922a", "#7a7f87", "#c7504d", "#4ba3b5")
+_PER_INCH = 72
+
+
+def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: float = 2.9) -> Markup:
+    """Draws one chart.
+
+    Args:
+      title: what it shows, for those who cannot see it; it is not drawn.
+      draw: is given Matplotlib's axes.
+      width: inches; on the page it is as wide as there is room.
+      height: inches.
+
+    Returns:
+      An `<svg>` element; text in it is text.
+    """
+    import matplotlib
+    from cycler import cycler
+    from matplotlib.figure import Figure
+
+    settings: Any = {
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+        **{"grid.color": INK, "grid.alpha": 0.15, "axes.grid": True, "axes.axisbelow": True},
+        **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 9},
+        **{"svg.fonttype": "none", "svg.hashsalt": title},
+        "axes.prop_cycle": cycler(color=COLOURS),
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.subplots())
+        content = io.StringIO()
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = content.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", text)  # Not Matplotlib's own fonts.
+    head = (
+        f'<svg viewBox="0 0 {width * _PER_INCH:g} {height * _PER_INCH:g}" role="img" aria-label="{escape(title)}" '
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    return Markup(head + text[text.index(">") + 1 :].replace(INK, "currentColor"))
+
+
+def lines(
+    title: str,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
+    *,
+    x: str,
+    y: str,
+    low: float | None = None,
+    high: float | None = None,
+    marks: bool = True,
+) -> Markup:
+    """Draws lines by name, each of places and values; None leaves a gap."""
+
+    def draw(axes: Any) -> None:
+        for name, (places, values) in series.items():
+            known = [float("nan") if value is None else value for value in values]
+            axes.plot(places, known, label=name, marker="o" if marks else None, markersize=3.5, linewidth=1.6)
+        axes.set(xlabel=x, ylabel=y, ylim=(low, high))
+        if len(series) > 1:
+            axes.legend(loc="best")
+
+    return svg(title, draw)
+
+
+def stacked(title: str, columns: Sequence[str], parts: Mapping[str, Sequence[float]], *, x: str, y: str) -> Markup:
+    """Draws a column for each name, of parts on top of each other."""
+
+    def draw(axes: Any) -> None:
+        below = [0.0] * len(columns)
+        for name, values in parts.items():
+            axes.bar(columns, values, bottom=below, label=name, width=0.7)
+            below = [a + b for a, b in zip(below, values, strict=True)]
+        axes.set(xlabel=x, ylabel=y)
+        axes.grid(visible=False, axis="x")
+        axes.legend(loc="upper left", ncols=len(parts))
+        axes.margins(y=0.2)
+
+    return svg(title, draw)

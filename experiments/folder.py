@@ -1,0 +1,18 @@
+"""A person's own images, a folder for each class, learnt class by class.
+
+Images of any size and common format; each is cut to its central square and scaled with Pillow's bilinear filter, which
+averages when it shrinks. The memory that is left behind draws images of every class; no image is kept.
+
+    python -m experiments.folder --data monday/ --workdir runs/mine
+
+Next day, with new classes, and after yesterday's images were deleted:
+
+    python -m experiments.folder --data tuesday/ --workdir runs/mine
+"""
+
+import sys
+
+from experiments import cli
+
+if __name__ == "__main__":
+    sys.exit(cli.run("folder", __doc__, kind=cli.FolderOptions))

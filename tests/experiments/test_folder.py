@@ -1,0 +1,113 @@
+"""docs/own-images.md as it stands there: two days, and the first day's images deleted before the second."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+from helpers import compiled_once  # noqa: F401
+from PIL import Image
+
+from dgm_jax import load_memory
+from dgm_jax.config import PRESETS
+from dgm_jax.data import from_folder
+from experiments import cli
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-images.md"
+
+
+def write_images(folder: Path, labels: tuple[int, ...], names: dict[int, str]) -> None:
+    digits = helpers.digits(16, labels, 30)
+    for label in labels:
+        own = folder / names[label]
+        own.mkdir(parents=True)
+        for row, image in enumerate(digits.x_train[digits.y_train == label]):
+            Image.fromarray(image[..., 0]).resize((20, 20)).save(own / f"{row:04}.{'png' if row % 2 else 'bmp'}")
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+@pytest.fixture
+def small_preset(monkeypatch):
+    config = helpers.small("dgma", image_size=8, headroom=2)
+    monkeypatch.setitem(PRESETS, "folder", {"dgma": config})
+    for name in ("keep_programs", "keep_no_programs"):  # Later tests have a cache of their own.
+        monkeypatch.setattr(f"dgm_jax.compilation.{name}", lambda: None)
+
+
+def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {0: "Ähren, reif", 1: "dog", 2: "日本", 3: "zebra's"}
+    write_images(Path("monday"), (0, 1), names)
+    write_images(Path("tuesday"), (2, 3), names)
+    monday = from_folder("monday", size=8)
+    first, remove, second = commands()
+    assert remove == ["rm", "-r", "monday"]
+
+    assert first[:3] == ["python", "-m", "experiments.folder"]
+    assert cli.run("folder", "", kind=cli.FolderOptions, argv=first[3:]) == 0
+    drawn = helpers.draw_all(load_memory("runs/mine"))
+    shutil.rmtree("monday")
+    assert cli.run("folder", "", kind=cli.FolderOptions, argv=second[3:]) == 0
+    assert "goes on" in capsys.readouterr().out
+    memory = load_memory("runs/mine")
+    assert memory.names == ("dog", names[0], "zebra's", "日本") and memory.labels == (0, 1, 2, 3)
+    for label, images in drawn.items():
+        assert images.tobytes() == helpers.draw_all(memory)[label].tobytes()
+    commands_run = Path("runs/mine/commands.txt").read_text().splitlines()
+    assert [line.split()[4] for line in commands_run] == ["monday", "tuesday"]
+
+    # No image that was given lies in any file of the run: neither as it was read, nor as it was scaled.
+    kept = [path.read_bytes() for path in Path("runs/mine").rglob("*") if path.is_file()]
+    for image in monday.x_train:
+        assert not any(image.tobytes() in content for content in kept)
+    assert not any(
+        np.array_equal(image, other)
+        for path in Path("runs/mine/samples").glob("*.npz")
+        for other in np.load(path)["images"].reshape(-1, 8, 8, 1)
+        for image in monday.x_train
+    )
+
+
+def test_a_class_of_an_earlier_day(tmp_path, monkeypatch, small_preset, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = dict(enumerate(("cat", "dog", "owl")))
+    write_images(Path("monday"), (0, 1), names)
+    write_images(Path("tuesday"), (1, 2), names)
+    run = ["--workdir", "runs/mine"]
+    assert cli.run("folder", "", kind=cli.FolderOptions, argv=["--data", "monday", *run]) == 0
+    capsys.readouterr()
+    assert cli.run("folder", "", kind=cli.FolderOptions, argv=["--data", "tuesday", *run]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: runs/mine has learnt class dog before; a class belongs to one day: "
+        "leave its images out, or choose another --workdir\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "does not exist; expected a folder"),
+        (lambda path: path.write_text("x"), "is a file; expected a folder"),
+        (lambda path: path.mkdir(), "it is empty"),
+        (lambda path: (path / "cat").mkdir(parents=True), "has no images"),
+    ],
+)
+def test_no_folder_of_images(make, said, tmp_path, small_preset, capsys):
+    make(tmp_path / "mine")
+    assert cli.run("folder", "", kind=cli.FolderOptions, argv=["--data", str(tmp_path / "mine")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_one_class_is_enough_to_begin_with(tmp_path, monkeypatch, small_preset):
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("monday"), (0,), {0: "cat"})
+    assert cli.run("folder", "", kind=cli.FolderOptions, argv=["--data", "monday", "--workdir", "run"]) == 0
+    assert load_memory("run").names == ("cat",)

@@ -1,0 +1,238 @@
+"""The page of a run: what it says is what the run measured; and a real browser shows it."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+from helpers import compiled_once  # noqa: F401
+from PIL import Image
+
+from dgm_jax import Learner, report
+from dgm_jax.__main__ import main
+from dgm_jax.baselines.learner import BaselineLearner
+from dgm_jax.errors import UserError
+from dgm_jax.report.reading import NoRun, read
+
+RUNS = {
+    "dgma": lambda: helpers.finished(helpers.small("dgma")).workdir,
+    "dgmw-pairs": lambda: (
+        helpers.finished(
+            helpers.small("dgmw", image_size=8, headroom=2), labels=helpers.SIX, classes_per_task=2
+        ).workdir
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request) -> Path:
+    return RUNS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("baseline")
+    config = helpers.small("dgma", method="finetune", image_size=8)
+    BaselineLearner(config, devices=1).fit(helpers.stream(config), folder)
+    return folder
+
+
+class _Tables(HTMLParser):
+    """Rows of texts, by the id of the section that they are in; and what would need a network."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: dict[str, list[list[str]]] = {}
+        self.section, self.cell, self.outside = "", False, []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == [], f"elements that are not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        self.section = named["id"] if tag == "section" else self.section
+        self.outside += [v for k, v in attributes if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
+        assert tag != "script"
+        if tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.section][-1].append("")
+            self.cell = True
+        if tag not in ("meta", "img", "br", "link") and "svg" not in self.open + [tag] or tag == "svg":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.cell = False
+        if "svg" in self.open and tag != "svg":
+            return
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if self.cell:
+            self.rows[self.section][-1][-1] += text
+
+
+class TestPage:
+    def test_is_there_at_the_end_of_a_run(self, run, baseline):
+        for folder in (run, baseline):
+            assert (folder / "report.html").read_text() == report.page(read(folder))
+
+    def test_needs_no_network_and_no_script(self, run):
+        text = (run / "report.html").read_text()
+        tables = _Tables(text)
+        assert tables.outside == [] and not re.search(r"@import|url\(\s*['\"]?http", text)
+
+    def test_says_what_the_run_measured(self, run):
+        found = read(run)
+        tables = _Tables(report.page(found)).rows
+        for reading in ("consolidated", "auxiliary"):
+            matrix = found.matrices[reading]
+            rows = [row for row in tables["forgetting"] if len(row) == len(found.names) + 1][1:]
+            shown = rows[: len(matrix)] if reading == "consolidated" else rows[-len(matrix) :]
+            for row, values in zip(shown, matrix, strict=True):
+                expected = ["" if v is None else f"{100 * v:.1f}" for v in values]
+                assert [cell.strip() for cell in row[1:]] == expected
+            confusion = found.summary["confusion"][reading]
+            counts = [row[1:] for row in tables["confusion"] if row[0] in found.names]
+            part = counts[: len(confusion)] if reading == "consolidated" else counts[-len(confusion) :]
+            assert [[int(cell or 0) for cell in row] for row in part] == confusion
+
+    def test_the_grid_shows_what_was_drawn_and_that_it_did_not_change(self, run):
+        text = (run / "report.html").read_text()
+        found = read(run)
+        compared = sum(then["images"].shape[0] * 12 for then in found.drawn[:-1])
+        assert f"All {compared} images that were drawn again after a later task are <b>equal bit for bit</b>" in text
+        uris = re.findall(r'<img src="(data:image/png;base64,[^"]+)" alt="([^"]+), drawn after task (\d+)"', text)
+        assert len(uris) == sum(len(then["images"]) for then in found.drawn)
+        by_class: dict[str, set[str]] = {}
+        for uri, name, _ in uris:
+            by_class.setdefault(name, set()).add(uri)
+        assert set(by_class) == set(found.names) and all(len(images) == 1 for images in by_class.values())
+
+    def test_a_changed_image_is_told(self, run, tmp_path):
+        folder = helpers.copied(run, tmp_path / "run")
+        path = folder / "samples" / "after_task_02.npz"
+        with np.load(path) as arrays:
+            own = dict(arrays)
+        own["images"][0, 0, 0, 0] ^= 1
+        np.savez(path, **own)
+        text = report.page(read(folder))
+        assert "<b>1 of " in text and "images changed</b> after a later task" in text
+
+    def test_real_images_only_if_asked_for(self, run, tmp_path):
+        assert "a real training image" not in (run / "report.html").read_text()
+        config = helpers.small("dgma")
+        stream = helpers.stream(config)
+        Learner(config, devices=1, show_real=True).fit(stream, tmp_path / "run")
+        text = (tmp_path / "run" / "report.html").read_text()
+        uris = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="(\d), a real training image"', text)
+        assert [name for _, name in uris] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+        digits = helpers.digits(16)
+        for number, (uri, name) in enumerate(uris):
+            shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))))
+            own = digits.x_train[digits.y_train == int(name), ..., 0]
+            assert np.array_equal(shown, own[number % 3])
+
+    def test_tells_of_privacy(self, run):
+        text = (run / "report.html").read_text()
+        assert "Only a guarantee such as differential privacy could say that" in text
+        rows = _Tables(text).rows["privacy"]
+        privacy = read(run).summary["privacy"]
+        assert [row[0] for row in rows[2:]] == [own["class"] for own in privacy]
+        assert float(rows[2][1]) == pytest.approx(privacy[0]["pixels"]["generated"]["median"], abs=5e-4)
+
+    def test_of_a_run_in_progress(self, tmp_path):
+        folder = helpers.copied(RUNS["dgma"](), tmp_path / "run")
+        shutil.rmtree(folder / "samples")
+        for name in ("summary.json", "accuracy_matrix.csv", "report.html"):
+            (folder / name).unlink()
+        assert main(["report", str(folder)]) == 0
+        text = (folder / "report.html").read_text()
+        assert "No task is finished yet; " in text and "How it trained" in text
+        _Tables(text)
+
+    def test_of_a_baseline(self, baseline):
+        text = (baseline / "report.html").read_text()
+        assert "finetune has no memory that draws the same images for ever" in text
+        assert "How it grew" not in text and "What was forgotten" in text
+
+    def test_names_are_text(self, run, tmp_path):
+        """A class folder may be called anything."""
+        folder = helpers.copied(run, tmp_path / "run")
+        for name in ("config.json", "summary.json"):
+            content = json.loads((folder / name).read_text())
+            content["class_names"][0] = "<script>alert(1)</script>"
+            (folder / name).write_text(json.dumps(content))
+        text = report.page(read(folder))
+        assert "<script" not in text and html.escape("<script>alert(1)</script>", quote=False) in text
+
+    def test_folders_that_are_none(self, tmp_path, run, capsys):
+        with pytest.raises(NoRun, match="no such folder"):
+            report.write(tmp_path / "none")
+        assert main(["report", str(tmp_path)]) == 2
+        assert capsys.readouterr().err == f"error: {tmp_path} has no config.json; expected the --workdir of a run\n"
+        folder = helpers.copied(run, tmp_path / "run")
+        (folder / "summary.json").write_text('{"finished": tr')
+        assert main(["report", str(folder)]) == 2
+        assert "a file in " in capsys.readouterr().err
+
+
+class TestComparison:
+    def test_side_by_side(self, run, baseline, tmp_path):
+        out = tmp_path / "both.html"
+        assert main(["report", str(run), str(baseline), "--out", str(out)]) == 0
+        rows = _Tables(out.read_text()).rows
+        assert [row[0] for row in rows["accuracy"][1:]] == [run.name, baseline.name]
+        summary = json.loads((baseline / "summary.json").read_text())
+        assert rows["accuracy"][2][7] == f"{100 * summary['A_3']['classifier']['macro']:.1f}"
+        assert ["method", "dgm", "finetune"] in rows["settings"]
+
+    def test_warns_of_what_cannot_be_compared(self):
+        text = report.comparison([make() for make in RUNS.values()])
+        assert "These runs differ in data, tasks: compare with care" in text
+        _Tables(text)
+
+    def test_a_run_twice(self, run, tmp_path):
+        with pytest.raises(UserError, match="a run is there twice"):
+            report.comparison([run, run / ".." / run.name])
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it(scheme, tmp_path):
+    """No console errors; the picture is in the scheme's colours, from edge to edge, with the charts in it."""
+    page, picture = RUNS["dgma"]() / "report.html", tmp_path / "page.png"
+    dark = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+    ]
+    command += [*dark, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,6000", f"--screenshot={picture}"]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
+    assert picture.exists(), done.stderr
+    assert "CONSOLE" not in done.stderr
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    corner = pixels[2, 2].sum()
+    assert corner < 150 if scheme == "dark" else corner > 700
+    bright = pixels.sum(axis=2)
+    content = np.abs(bright - corner) > 200
+    assert 0.01 < content.mean() < 0.5
+    assert np.flatnonzero(content.any(axis=1)).max() > 2500, "the page ends early"
+    blue = (np.abs(pixels - [47, 127, 214]).sum(axis=2) < 40).sum()
+    assert blue > 200, "no line of a chart"

@@ -1,0 +1,169 @@
+"""What the pages tell a reader to type is right: Python is run, commands are read by the program that they are for."""
+
+import importlib.util
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+from helpers import compiled_once  # noqa: F401
+
+import dgm_jax
+from dgm_jax import __main__, data, export, memory_file
+from dgm_jax.baselines import METHODS
+from dgm_jax.baselines.learner import BaselineLearner
+from dgm_jax.config import PRESETS
+from experiments import cli, table
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+KINDS = {"arrays": cli.FileOptions, "folder": cli.FolderOptions, "imagenet50": cli.ImageNetOptions}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Of all pages, as (page, words); `cd x && y` is two, and what stands after # is not one."""
+    found = []
+    for page in PAGES:
+        indented = re.findall(r"^    (python -m .*(?:\\\n.*)*)$", page.read_text(), flags=re.MULTILINE)
+        for text in [*blocks(page, "bash"), *indented]:
+            for line in re.sub(r"\\\n", " ", text).splitlines():
+                words = shlex.split(line, comments=True)
+                starts = [i for i, word in enumerate(words) if word == "python"]
+                for start, stop in zip(starts, [*starts[1:], len(words)]):
+                    own = words[start:stop]
+                    found.append((str(page.relative_to(ROOT)), own[: own.index("&&")] if "&&" in own else own))
+    return found
+
+
+COMMANDS = commands()
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 40
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
+def test_a_command_is_understood(page, words, monkeypatch) -> None:
+    assert words[1] == "-m", words
+    module, arguments = words[2], words[3:]
+    if module in ("pip", "pytest"):
+        return
+    assert importlib.util.find_spec(module), f"{page}: there is no module {module}"
+    room, _, name = module.partition(".")
+    if module == "dgm_jax":
+        __main__._parser().parse_args(arguments)
+    elif module == "experiments.table":
+        table.parse(arguments)
+    elif room == "experiments":
+        cli.parse(name, None, kind=KINDS.get(name, cli.Options), argv=arguments)
+
+
+# ---- Python ----
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with what the pages suppose: a finished run, exported files, the reader's own images."""
+    monkeypatch.chdir(tmp_path)
+    small = helpers.small("dgma")
+    for name in ("digits", "folder"):
+        monkeypatch.setitem(PRESETS, name, dict.fromkeys(("dgma", "dgmw"), small))
+    own = helpers.finished(helpers.small("dgma"), labels=(0, 1, 2, 3))
+    helpers.copied(own.workdir, tmp_path / "runs" / "digits-dgma-seed0")
+    memory_file.write("memory.dgm", own.memories[-1])
+    Path("memory.stablehlo").write_bytes(export.to_stablehlo(own.memories[-1]))
+    few = helpers.digits(16, (0, 1), 30)
+    names = {
+        **{name: getattr(few, name) for name in ("x_train", "y_train", "x_test", "y_test")},
+        **{"dgm_jax": dgm_jax, "config": small, "stream": helpers.stream(small)},
+    }
+    return names
+
+
+def run(page: str, names: dict, only: slice = slice(None), then=lambda: None) -> None:
+    for text in blocks(ROOT / page, "python")[only]:
+        exec(compile(text, page, "exec"), names)
+        then()
+
+
+def test_restore_and_ship(desk) -> None:
+    run("docs/ship.md", desk)
+    assert desk["images"].shape == (64, 16, 16, 1) and set(desk["labels"]) <= {0, 1, 2, 3}
+
+
+def test_readme(desk) -> None:
+    first, layers = blocks(ROOT / "README.md", "python")
+    exec(compile(first, "README.md", "exec"), desk)
+    assert desk["images"].shape == (64, 16, 16, 1)
+    import jax.numpy as jnp
+    import optax
+
+    desk |= {"embedding": jnp.zeros(6), "s": 1.0, "epoch_scale": 1.0, "kernel": jnp.ones((4, 4, 3, 6)), "optax": optax}
+    desk |= {"x": jnp.ones((2, 8, 8, 3)), "reserved": jnp.zeros(6, bool)}
+    exec(compile(layers, "README.md", "exec"), desk)
+    assert desk["y"].shape == (2, 5, 5, 6)
+
+
+def test_get_started(desk, capsys) -> None:
+    run("docs/start.md", desk)
+    assert 0 <= float(capsys.readouterr().out.splitlines()[-1]) <= 1
+    assert Path("runs/mine/report.html").exists()
+
+
+def test_own_images(desk) -> None:
+    run("docs/own-images.md", desk, slice(0, 1))
+    summary = desk["learn"](
+        *(desk[name] for name in ("x_train", "y_train", "x_test", "y_test")), {0: "nought", 1: "one"}
+    )
+    assert summary["finished"]
+    run("docs/own-images.md", desk, slice(1, None))
+    assert desk["memory"].names == ("nought", "one") and len(desk["labels"]) == len(desk["x_test"])
+
+
+def test_formats(desk) -> None:
+    run("docs/formats.md", desk)
+    assert np.asarray(desk["images"]).shape == (128, 16, 16, 1) and not np.isnan(desk["images"]).any()
+
+
+def test_extend(desk, monkeypatch) -> None:
+    said: list = []
+
+    class _Run:
+        log = staticmethod(said.append)
+        finish = staticmethod(lambda: said.append("finished"))
+
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **options: _Run()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    callback, use, baseline, source = blocks(ROOT / "docs" / "extend.md", "python")
+    for text in (callback, use, baseline, source):
+        exec(compile(text, "docs/extend.md", "exec"), desk)
+    assert said[-1] == "finished" and any("A/consolidated" in line for line in said[:-1])
+    assert any("train/critic_loss" in line for line in said[:-1])
+    assert desk["stream"].class_names == ("dog", "cat")
+
+    monkeypatch.setitem(METHODS, "finetune", desk["NearestMean"])
+    config = helpers.small("dgma", method="finetune", image_size=8)
+    learner = BaselineLearner(config, devices=1)
+    stream = data.class_incremental(data.load("digits"))
+    assert learner.fit(stream, "runs/nearest")["A_10"]["classifier"]["macro"] > 0.85
+    again = learner.fit(data.class_incremental(data.load("digits")), "runs/nearest")
+    assert again["finished"]
+
+
+def test_every_block_of_python_is_run() -> None:
+    """A page that is not named above has none, or a test of its own."""
+    of_their_own = {"README.md", *(f"docs/{name}.md" for name in ("ship", "start", "own-images", "formats", "extend"))}
+    of_their_own.add("docs/layers.md")  # tests/nn/test_layers_example.py
+    with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
+    assert with_python == of_their_own

@@ -1,0 +1,192 @@
+"""A run that is gone on with: new classes on another day, when the images of the earlier ones are gone."""
+
+import json
+from pathlib import Path
+
+import helpers
+import jax
+import numpy as np
+import pytest
+from helpers import compiled_once  # noqa: F401
+
+from dgm_jax import Learner, data, load_memory
+from dgm_jax.callbacks import Callback
+from dgm_jax.data import DataError, PastTaskError
+from dgm_jax.errors import OtherConfiguration, UserError
+
+NAMES = ("nought", "one", "two", "three", "four", "five")
+CONFIGS = {
+    "dgma": lambda: helpers.small("dgma", image_size=8, headroom=2),
+    "dgmw-resnet": lambda: helpers.residual("dgmw"),  # Its discriminator goes on from task to task.
+}
+
+
+def day(labels: tuple[int, ...], size: int = 8) -> data.TaskStream:
+    """Class folders would number the classes of each day from 0; so does this."""
+    own = helpers.digits(size, labels)
+    new = {label: rank for rank, label in enumerate(labels)}
+    y_train, y_test = (np.array([new[label] for label in y]) for y in (own.y_train, own.y_test))
+    names = {rank: NAMES[label] for rank, label in enumerate(labels)}
+    return data.class_incremental(
+        data.from_arrays(own.x_train, y_train, own.x_test, y_test, name="mine", class_names=names)
+    )
+
+
+def learn(config, labels, workdir: Path, *callbacks: Callback) -> dict:
+    return Learner(config, devices=1, callbacks=callbacks).fit(day(labels), workdir)
+
+
+class _Interrupt(Callback):
+    def __init__(self, task: int, epoch: int) -> None:
+        self.at = task, epoch
+
+    def on_epoch_end(self, event) -> None:
+        if (event.task, event.epoch) == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def days(request, tmp_path_factory):
+    """Two days of two classes each: settings, folder, and what was drawn after the first."""
+    config, workdir = CONFIGS[request.param](), tmp_path_factory.mktemp("days")
+    learn(config, (0, 1), workdir)
+    first = load_memory(workdir)
+    drawn = helpers.draw_all(first)
+    summary = learn(config, (2, 3), workdir)
+    return config, workdir, first, drawn, summary
+
+
+def test_old_classes_are_drawn_as_before(days):
+    _, workdir, _, drawn, _ = days
+    memory = load_memory(workdir)
+    assert memory.names == NAMES[:4] and memory.labels == (0, 1, 2, 3) and memory.n_classes == 4
+    now = helpers.draw_all(memory)
+    for label, images in drawn.items():
+        assert images.tobytes() == now[label].tobytes()
+    assert all(np.std(images) > 0 for images in now.values())
+
+
+def test_the_memory_has_grown_for_the_second_day(days):
+    _, workdir, first, _, _ = days
+    memory = load_memory(workdir)
+    assert first.widths == first.tasks[-1].widths, "nothing is grown after the last task"
+    for before, after in zip(memory.tasks, memory.tasks[1:]):
+        assert sum(after.widths) > sum(before.widths)
+    rows = [r for r in json.loads((workdir / "summary.json").read_text())["capacity"] if r["task"] == 2]
+    assert sum(row["reused"] for row in rows) > 0
+
+
+def test_accuracies_are_those_of_classes_that_can_be_tested(days):
+    _, workdir, _, _, summary = days
+    lines = (workdir / "accuracy_matrix.csv").read_text().splitlines()
+    assert lines[0] == "protocol,reading,after_task,0,1,2,3"
+    last = next(line for line in lines if line.startswith("strict,consolidated,3")).split(",")
+    assert last[3:5] == ["", ""] and all(0 <= float(cell) <= 1 for cell in last[5:])
+    assert summary["finished_tasks"] == 4 and summary["A_4"]["consolidated"]["macro"] == pytest.approx(
+        np.mean([float(cell) for cell in last[5:]]), abs=1e-6
+    )
+    confusion = np.array(summary["confusion"]["consolidated"])
+    assert confusion.shape == (4, 4) and confusion[:2].sum() == 0 and (confusion[2:].sum(axis=1) > 0).all()
+
+
+def test_the_same_day_again_is_finished_already(days):
+    config, workdir, *_ = days
+    before = (workdir / "config.json").read_bytes()
+    summary = learn(config, (2, 3), workdir)
+    assert summary["finished"] and (workdir / "config.json").read_bytes() == before
+
+
+def test_an_earlier_day_again_is_refused(days):
+    config, workdir, *_ = days
+    with pytest.raises(OtherConfiguration, match="holds a run on the tasks"):
+        learn(config, (0, 1), workdir)
+
+
+def test_a_class_of_an_earlier_day_is_refused(days):
+    config, workdir, *_ = days
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(OtherConfiguration, match="has learnt class one before; a class belongs to one day"):
+        learn(config, (4, 1), workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_interrupted_day_goes_on_to_the_same_end(days, epoch, tmp_path):
+    config, workdir, _, _, undisturbed = days
+    learn(config, (0, 1), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        learn(config, (2, 3), tmp_path, _Interrupt(3 if epoch else 2, epoch))
+    with pytest.raises(OtherConfiguration):
+        learn(config, (4, 5), tmp_path)  # The day before comes first.
+    summary = learn(config, (2, 3), tmp_path)
+    helpers.assert_equal_trees(helpers.newest(tmp_path).tree, helpers.newest(workdir).tree)
+    assert summary["confusion"] == undisturbed["confusion"]
+
+
+def test_a_third_day(days, tmp_path):
+    config, workdir, _, drawn, _ = days
+    folder = helpers.copied(workdir, tmp_path / "run")
+    learn(config, (5,), folder)
+    memory = load_memory(folder)
+    assert memory.names == (*NAMES[:4], "five") and memory.labels == (0, 1, 2, 3, 4)
+    for label, images in drawn.items():
+        assert images.tobytes() == helpers.draw_all(memory)[label].tobytes()
+    assert len(json.loads((folder / "config.json").read_text())["stream"]["fingerprint"].split("+")) == 3
+
+
+def test_other_settings_are_refused(days, tmp_path):
+    config, workdir, *_ = days
+    folder = helpers.copied(workdir, tmp_path / "run")
+    with pytest.raises(OtherConfiguration, match="sparsity_weight is .*, now 9"):
+        Learner(type(config)(**{**config.__dict__, "sparsity_weight": 9.0}), devices=1).fit(day((5,)), folder)
+
+
+def test_a_damaged_end_of_the_first_day_asks_for_its_images(tmp_path):
+    config = CONFIGS["dgma"]()
+    learn(config, (0, 1), tmp_path)
+    helpers.flip_a_byte(tmp_path)
+    with pytest.raises(UserError, match="task 1 was to be learnt from an earlier stream, whose images are not here"):
+        learn(config, (2, 3), tmp_path)
+
+
+class TestStream:
+    def past(self, labels=(0, 1)):
+        from dgm_jax.agreement import describe
+
+        known = describe(day(labels))
+        return data.Past("mine", tuple(map(tuple, known["tasks"])), ("nought", "one"), ((24,), (24,)), "ab")
+
+    def test_goes_on_where_the_past_ends(self):
+        plain, stream = day((2, 3)), day((2, 3)).after(self.past())
+        assert (stream.n_past, stream.n_tasks, stream.n_classes) == (2, 4, 4)
+        assert stream.tasks == ((0,), (1,), (2,), (3,)) and stream.classes == (0, 1, 2, 3)
+        assert stream.class_names == NAMES[:4] and stream.fingerprint == f"ab+{plain.fingerprint}"
+        stream.begin(2)
+        plain.begin(0)
+        images, indices = stream.train(2)
+        assert np.array_equal(images, plain.train(0)[0]) and set(indices) == {2}
+        assert set(stream.test(2)[1]) == {2}
+        stream.begin(3)
+        assert set(stream.test(3)[1]) == {2, 3}
+        with pytest.raises(PastTaskError):
+            stream.train(2)
+
+    def test_the_past_is_not_here(self):
+        stream = day((2, 3)).after(self.past())
+        with pytest.raises(DataError, match="task 1 was to be learnt from an earlier stream"):
+            stream.begin(1)
+
+    def test_refuses(self):
+        with pytest.raises(DataError, match="class one was learnt before"):
+            day((1, 3)).after(self.past())
+        begun = day((2, 3))
+        begun.begin(0)
+        with pytest.raises(DataError, match="task 0 of the stream has begun"):
+            begun.after(self.past())
+
+
+def test_a_key_per_class_is_not_shared_between_days(days):
+    """New classes are numbered on, so that no class draws by another's random numbers."""
+    memory = load_memory(days[1])
+    a, b = (memory.draw(index, 4, jax.random.key(0)) for index in (0, 2))
+    assert np.any(a != b)

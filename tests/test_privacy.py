@@ -1,0 +1,54 @@
+"""Distances to training images, by hand."""
+
+import numpy as np
+import pytest
+
+from dgm_jax import data, privacy
+
+
+def test_nearest_distances_by_hand():
+    points, members = np.array([[0.0, 0], [3, 4]]), np.array([[0.0, 1], [3, 3], [9, 9]])
+    np.testing.assert_allclose(privacy.nearest_distances(points, members), [np.sqrt(0.5), np.sqrt(0.5)])
+    images = np.zeros((1, 2, 2, 1)), np.full((3, 2, 2, 1), 0.25)
+    np.testing.assert_allclose(privacy.nearest_distances(*images), [0.25])
+
+
+def halves(images):
+    return images.reshape(len(images), -1)[:, ::2].astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def threes():
+    digits = data.load("digits")
+    return digits.x_train[digits.y_train == 3], digits.x_test[digits.y_test == 3]
+
+
+def test_a_copyist_is_found(threes):
+    train, test = threes
+    measured = privacy.measure(train[:50], train, test, halves)
+    for space in ("pixels", "features"):
+        assert measured[space]["nearer"] == 1.0
+        assert measured[space]["generated"] == {"median": 0.0, "smallest": 0.0}
+        assert measured[space]["held_out"]["median"] > 0
+    assert measured["copies"] == 50
+    nearly = np.where(np.arange(64).reshape(8, 8, 1) == 0, 1, train[:50]).astype(np.uint8)
+    assert privacy.measure(nearly, train, test, halves)["pixels"]["nearer"] == 1.0
+
+
+def test_other_real_images_are_not_nearer(threes):
+    train, test = threes
+    measured = privacy.measure(test[::2], train, test[1::2], halves)
+    assert measured["pixels"]["nearer"] < 0.25 and measured["copies"] == 0
+
+
+def test_noise_is_far(threes):
+    train, test = threes
+    noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    measured = privacy.measure(noise, train, test, halves)
+    assert measured["pixels"]["nearer"] == 0
+    assert measured["pixels"]["generated"]["smallest"] > measured["pixels"]["held_out"]["median"]
+
+
+def test_nothing_can_be_said_without_held_out_images(threes):
+    train, _ = threes
+    assert privacy.measure(train[:5], train, train[:0], halves) is None
