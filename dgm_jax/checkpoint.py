@@ -11,6 +11,7 @@ One run at a time writes a directory (`files.RunLock`), the first of its process
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -36,6 +37,7 @@ Tree = Any  # nested dicts and lists, arrays at the leaves
 
 _DESCRIPTION = "checkpoint.json"
 _ARRAYS = "arrays"
+_SLACK = 2**17  # Bytes for descriptions, at most.
 
 
 class DamagedCheckpoint(UserError, RuntimeError):
@@ -228,9 +230,23 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     if not stored:
         processes.on_first(folder.mkdir)
         return
+    processes.on_first(_require_room, folder, sum(array.nbytes for array in stored.values()))
     # Its check of the folder's name speaks to every process, whichever are said to be active: all must be here.
-    with _quiet():
-        ocp.save(folder.absolute(), stored, checkpointable_name=_ARRAYS)
+    try:
+        with _quiet():
+            ocp.save(folder.absolute(), stored, checkpointable_name=_ARRAYS)
+    except ValueError as error:  # What its C++ says of a disk that is full, or gone.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
+
+
+def _require_room(folder: Path, size: int) -> None:
+    """Refuses a disk that is about to be full: where Orbax meets it, its threads complain at length."""
+    disk = os.statvfs(folder.parent)
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < 2 * size + _SLACK:  # It writes all twice; some say nothing.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _load_arrays(folder: Path, leaves: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Errors that a user can act on: shown as one or two lines, without a traceback, by the command line."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -28,6 +29,13 @@ class NoMemory(UserError, ValueError):
     """A folder without a memory that could be loaded."""
 
 
+def told(error: BaseException) -> str:
+    """What a person is told of an error that they can mend."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"error: {error}; what was saved before is whole: make room, then run the same command to go on"
+    return f"error: {error}"
+
+
 def exit_status(command: Callable[[], int | None], *, interrupted: str = "interrupted") -> int:
     """Runs a command; tells a mistake that the user can mend, and Ctrl-C, by a line instead of a traceback.
 
@@ -41,7 +49,7 @@ def exit_status(command: Callable[[], int | None], *, interrupted: str = "interr
     try:
         return command() or 0
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
-        print(f"error: {error}", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

@@ -18,7 +18,7 @@ from dgm_jax import data, files
 from dgm_jax.callbacks import Callback, RunStart
 from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.data import Dataset
-from dgm_jax.errors import UserError
+from dgm_jax.errors import UserError, told
 from dgm_jax.progress import ConsoleProgress
 from dgm_jax.workdir import Workdir
 
@@ -235,7 +235,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
                 print(*seeds_report(summary, workdir), sep="\n")
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
         progress.close()
-        print(f"error: {error}", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         progress.close()

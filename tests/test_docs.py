@@ -32,7 +32,8 @@ def commands() -> list[tuple[str, list[str]]]:
     """Of all pages, as (page, words); `cd x && y` is two, and what stands after # is not one."""
     found = []
     for page in PAGES:
-        indented = re.findall(r"^    (python -m .*(?:\\\n.*)*)$", page.read_text(), flags=re.MULTILINE)
+        without = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        indented = re.findall(r"^    (python -m (?:.*\\\n)*.*)$", without, flags=re.MULTILINE)
         for text in [*blocks(page, "bash"), *indented]:
             for line in re.sub(r"\\\n", " ", text).splitlines():
                 words = shlex.split(line, comments=True)

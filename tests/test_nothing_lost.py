@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax import load_classifier, load_memory
+from dgm_jax import checkpoint, load_classifier, load_memory
 from dgm_jax.callbacks import Callback
 
 FIXTURE = Path(__file__).parent / "fixtures" / "format-1"
@@ -35,37 +35,53 @@ def undisturbed():
     return helpers.finished(helpers.small("dgma"))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+def mount(folder: Path, *options: str) -> None:
+    """A file system of its own, or none here."""
     try:
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", *options, "tmpfs", str(folder)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("left", [0, 20_000, 60_000])
-def test_a_full_disk_in_the_middle_of_a_run(left, small_disk, undisturbed):
-    config, workdir = helpers.small("dgma"), small_disk / "run"
-    with pytest.raises(KeyboardInterrupt):
-        helpers.fit(config, workdir, _StopAfter(0))
-    free = os.statvfs(small_disk)
-    (small_disk / "ballast").write_bytes(b"\1" * (free.f_bavail * free.f_frsize - left))
-    before = helpers.newest(workdir)
-    with pytest.raises(OSError, match="No space left on device"):
-        helpers.fit(config, workdir)
-    after = helpers.newest(workdir)
-    assert after.step >= before.step
-    if after.step == before.step:
-        helpers.assert_equal_trees(after.tree, before.tree)
-    (small_disk / "ballast").unlink()
-    helpers.fit(config, workdir)
-    helpers.assert_equal_trees(helpers.newest(workdir).tree, helpers.newest(undisturbed.workdir).tree)
+RUN = """
+import sys, helpers
+from pathlib import Path
+from dgm_jax.errors import exit_status
+sys.exit(exit_status(lambda: helpers.fit(helpers.small("dgma"), Path(sys.argv[1])) and None))
+"""
+
+
+@pytest.mark.parametrize("kilobytes", [450, 560, 700])
+def test_a_full_disk_in_the_middle_of_a_run(kilobytes, tmp_path, undisturbed):
+    """In a process of its own: Orbax's threads have their say when it ends."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, f"size={kilobytes}k")
+    try:
+        child = helpers.start(f"import sys; sys.argv[1:] = [{str(disk / 'run')!r}]\n{RUN}")
+        _, error = child.communicate(timeout=300)
+        assert child.returncode == 2 and "Traceback" not in error, error
+        assert "No space left on device" in error and "make room, then run the same command to go on" in error
+        mount(disk, "remount,size=50m")
+        helpers.fit(helpers.small("dgma"), disk / "run")
+        helpers.assert_equal_trees(helpers.newest(disk / "run").tree, helpers.newest(undisturbed.workdir).tree)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_as_orbax_tells_it(tmp_path, monkeypatch):
+    said = "RESOURCE_EXHAUSTED: Failed writing: No space left on device [os_error_code='28']"
+
+    def full(*_, **__):
+        raise ValueError(said)
+
+    monkeypatch.setattr(checkpoint.ocp, "save", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        checkpoint.save(tmp_path / "run", 0, {"a": np.ones(3)}, {})
+    assert caught.value.errno == 28 and checkpoint.steps(tmp_path / "run") == []
+    said = "something else"
+    with pytest.raises(ValueError, match="something else"):
+        checkpoint.save(tmp_path / "run", 0, {"a": np.ones(3)}, {})
 
 
 def test_moved_elsewhere_and_with_any_times(tmp_path, undisturbed):
@@ -84,13 +100,14 @@ def test_moved_elsewhere_and_with_any_times(tmp_path, undisturbed):
     helpers.assert_equal_trees(helpers.draw_all(load_memory(moved)), undisturbed.drawn[-1])
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    with np.load(FIXTURE / "drawn.npz") as arrays:
+        return {int(label): arrays[label] for label in arrays}
+
+
 class TestFormat1:
     """The fixture was written when the format was fixed, by tests/fixtures/make.py; it is never written again."""
-
-    @pytest.fixture(scope="class")
-    def drawn(self):
-        with np.load(FIXTURE / "drawn.npz") as arrays:
-            return {int(label): arrays[label] for label in arrays}
 
     def assert_draws(self, memory, drawn) -> None:
         assert memory.labels[: memory.n_classes] == tuple(drawn)

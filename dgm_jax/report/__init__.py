@@ -52,7 +52,7 @@ def page(run: RunFiles) -> str:
     if run.summary is not None:
         tasks = list(range(run.finished_tasks))
         curves = {reading: (tasks, _percents(run.averages(reading))) for reading in run.readings}
-        drawn["accuracy"] = charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=102)
+        drawn["accuracy"] = charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5)
         drawn["growth"] = _growth(run)
     return _render(
         "run.html",
@@ -103,7 +103,7 @@ def comparison(workdirs: Sequence[str | Path]) -> str:
         title=f"{len(runs)} runs side by side",
         runs=runs,
         charts={
-            "accuracy": charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=102),
+            "accuracy": charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5),
             "growth": sizes
             and charts.lines("weights, thousands", sizes, x="after task", y="weights, thousands", low=0),
         },
@@ -143,7 +143,7 @@ def _training(run: RunFiles) -> dict[str, Any]:
     gates = series(_GATES, _PERCENT)
     return {
         "losses": charts.lines("losses", series(losses), x="task", y="loss", marks=False),
-        "gates": gates and charts.lines("gates, %", gates, x="task", y="%", low=0, high=102, marks=False),
+        "gates": gates and charts.lines("gates, %", gates, x="task", y="%", low=0, high=100.5, marks=False),
     }
 
 
@@ -209,7 +209,7 @@ def _task_names(run: RunFiles) -> list[str]:
     names = []
     for task in range(run.finished_tasks):
         classes = run.names[run.n_seen(task - 1) : run.n_seen(task)]
-        names.append(f"{task}: {', '.join(classes[:3])}{' …' if len(classes) > 3 else ''}")
+        names.append(f"task {task}: {', '.join(classes[:3])}{' …' if len(classes) > 3 else ''}")
     return names
 
 

@@ -9,7 +9,7 @@ class _Learner:
     failure: BaseException | None = None
     fitted: dict = {}
 
-    def __init__(self, config, *, devices, backend, callbacks):
+    def __init__(self, config, *, devices, backend, callbacks, show_real=False):
         type(self).fitted = {"config": config, "devices": devices, "backend": backend}
 
     def fit(self, stream, workdir, *, resume_anyway):

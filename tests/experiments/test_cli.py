@@ -282,11 +282,17 @@ def test_options_of_several_processes_that_do_not_fit(argv: list[str], expected:
     assert capsys.readouterr().err == f"error: {expected}\n"
 
 
+_FULL = (
+    "error: [Errno 28] No space left on device; what was saved before is whole: make room, "
+    "then run the same command to go on\n"
+)
+
+
 @pytest.mark.parametrize(
     ("failure", "status", "said"),
     [
         (UserError("the folder is in use"), 2, "error: the folder is in use\n"),
-        (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (OSError(28, "No space left on device"), 2, _FULL),
         (KeyboardInterrupt(), 130, "interrupted; run the same command to go on\n"),
     ],
 )
