@@ -55,6 +55,9 @@ def test_there_are_commands() -> None:
     ("page", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
 def test_a_command_is_understood(page, words, monkeypatch) -> None:
+    if words[1] == "-c":
+        compile(words[2], page, "exec")
+        return
     assert words[1] == "-m", words
     module, arguments = words[2], words[3:]
     if module in ("pip", "pytest"):
@@ -76,7 +79,7 @@ def test_a_command_is_understood(page, words, monkeypatch) -> None:
 def desk(tmp_path, monkeypatch):
     """A folder with what the pages suppose: a finished run, exported files, the reader's own images."""
     monkeypatch.chdir(tmp_path)
-    small = helpers.small("dgma")
+    small = helpers.small("dgma", noise_dim=16, epochs=1)
     for name in ("digits", "folder"):
         monkeypatch.setitem(PRESETS, name, dict.fromkeys(("dgma", "dgmw"), small))
     own = helpers.finished(helpers.small("dgma"), labels=(0, 1, 2, 3))
@@ -154,7 +157,7 @@ def test_extend(desk, monkeypatch) -> None:
     assert desk["stream"].class_names == ("dog", "cat")
 
     monkeypatch.setitem(METHODS, "finetune", desk["NearestMean"])
-    config = helpers.small("dgma", method="finetune", image_size=8)
+    config = helpers.small("dgma", method="finetune", image_size=8, noise_dim=16)
     learner = BaselineLearner(config, devices=1)
     stream = data.class_incremental(data.load("digits"))
     assert learner.fit(stream, "runs/nearest")["A_10"]["classifier"]["macro"] > 0.85
@@ -162,9 +165,18 @@ def test_extend(desk, monkeypatch) -> None:
     assert again["finished"]
 
 
+def test_many_hosts(desk, monkeypatch) -> None:
+    """Of one process, joined to no other."""
+    (text,) = blocks(ROOT / "docs" / "devices.md", "python")
+    monkeypatch.setattr("dgm_jax.processes.join", lambda *_: None)
+    exec(compile(text.replace("/shared/run", "shared-run"), "docs/devices.md", "exec"), desk)
+    assert Path("shared-run/summary.json").exists()
+
+
 def test_every_block_of_python_is_run() -> None:
     """A page that is not named above has none, or a test of its own."""
-    of_their_own = {"README.md", *(f"docs/{name}.md" for name in ("ship", "start", "own-images", "formats", "extend"))}
+    run_above = ("ship", "start", "own-images", "formats", "extend", "devices")
+    of_their_own = {"README.md", *(f"docs/{name}.md" for name in run_above)}
     of_their_own.add("docs/layers.md")  # tests/nn/test_layers_example.py
     with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
     assert with_python == of_their_own
