@@ -4,33 +4,49 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dgm_jax.errors import UserError, exit_status
 
+if TYPE_CHECKING:
+    import jax
+
+    from dgm_jax import Memory
+
 _COLUMNS = 16  # Of a picture of samples; more images of a class go to further rows.
+_MOST_IN_PICTURE = 10_000
+_OTHER_FILES = (".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pdf", ".npy", ".npz")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, or 2 after an error that the user can mend."""
     arguments = _parser().parse_args(argv)
-    return exit_status(lambda: arguments.command(arguments))
+    return exit_status(lambda: arguments.command(arguments), debug=arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dgm_jax", description="What one does before and after a run.")
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     sample = commands.add_parser(
         "sample",
         help="draw images of learnt classes from a run's memory",
-        description="Draws images of learnt classes from the memory of a run, and writes them as one picture.",
+        description="Draws images of learnt classes from the memory of a run, and writes them as one picture, or each "
+        "as a file of its own.",
     )
-    sample.add_argument("workdir", metavar="WORKDIR", type=Path, help="the folder of the run")
+    sample.add_argument("workdir", metavar="WORKDIR", type=Path, help="the folder of the run, or an exported file")
     sample.add_argument(
-        "--classes", type=int, nargs="+", required=True, metavar="LABEL", help="classes, as the data set labels them"
+        "--classes", nargs="+", required=True, metavar="CLASS", help="classes, as the data set labels them, or by name"
     )
     sample.add_argument("--n", type=int, default=64, help="images of each class (default: 64)")
-    sample.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture to write, e.g. grid.png")
+    sample.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE|FOLDER",
+        help="the picture to write, e.g. grid.png; or a folder (any other name) for OUT/CLASS/000000.png and so on",
+    )
     sample.add_argument(
         "--after-task", type=int, metavar="K", help="the memory as it was after task K; the first is 0 (default: now)"
     )
@@ -101,10 +117,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sample(arguments: argparse.Namespace) -> None:
     # Everything that can be refused is refused before the slow imports and the drawing.
-    if arguments.n < 1:
-        raise UserError(f"--n {arguments.n}: expected at least 1 image of each class")
+    n, out = arguments.n, arguments.out
+    if n < 1:
+        raise UserError(f"--n {n}: expected at least 1 image of each class")
     _require_memory(arguments.workdir)
-    _require_place(arguments.out, "--out ", "grid.png")
+    in_picture = out.suffix.lower() == ".png"
+    if in_picture:
+        _require_place(out, "--out ", "grid.png")
+        if n * len(arguments.classes) > _MOST_IN_PICTURE:
+            raise UserError(
+                f"--n {n}: more than {_MOST_IN_PICTURE:,} images are no picture; give a folder, e.g. --out "
+                f"{out.with_suffix('')}, for a file each"
+            )
+    elif out.is_file() or out.suffix.lower() in _OTHER_FILES:
+        raise UserError(f"--out {out}: expected a picture's name that ends in .png, or a folder")
 
     import jax
 
@@ -112,18 +138,38 @@ def _sample(arguments: argparse.Namespace) -> None:
     from dgm_jax import images
 
     memory = dgm_jax.load_memory(arguments.workdir, after_task=arguments.after_task)
-    names = [str(label) for label in memory.labels]
-    if memory.names:
-        names = [label if label == name else f"{label} {name}" for label, name in zip(names, memory.names)]
-    known = dict(zip(memory.labels[: memory.n_classes], names))
-    unknown = [str(label) for label in arguments.classes if label not in known]
+    known = dict(zip(memory.labels[: memory.n_classes], memory.names))
+    said = {label: str(label) if str(label) == name else f"{label} {name}" for label, name in known.items()}
+    by_word = {name: label for label, name in known.items()} | {str(label): label for label in known}
+    unknown = [word for word in arguments.classes if word not in by_word]
     if unknown:
-        raise UserError(f"--classes {' '.join(unknown)}: unknown to the memory; it knows {', '.join(known.values())}")
-
+        raise UserError(f"--classes {' '.join(unknown)}: unknown to the memory; it knows {', '.join(said.values())}")
+    labels = list(dict.fromkeys(by_word[word] for word in arguments.classes))
     key = jax.random.key(arguments.seed)
-    rows = {known[label]: memory.sample(label, arguments.n, key) for label in arguments.classes}
-    images.write_png(arguments.out, images.labelled_grid(rows, columns=min(arguments.n, _COLUMNS)))
-    print(f"{arguments.n} images of each of {len(rows)} classes are in {arguments.out}")
+    if in_picture:
+        rows = {said[label]: memory.sample(label, n, key) for label in labels}
+        images.write_png(out, images.labelled_grid(rows, columns=min(n, _COLUMNS)))
+    else:
+        _write_each(memory, labels, n, key, out)
+    print(f"{n} images of each of {len(labels)} classes are in {out}")
+
+
+def _write_each(memory: "Memory", labels: Sequence[int], n: int, key: "jax.Array", out: Path) -> None:
+    """A file for each image, part by part: there may be more than memory holds."""
+    from tqdm import tqdm
+
+    from dgm_jax import images
+
+    with tqdm(total=n * len(labels), unit="image") as bar:
+        for label in labels:
+            folder = out / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            done = 0
+            for part in memory.stream(label, n, key):
+                for image in images.to_uint8(part):
+                    images.write_png(folder / f"{done:06}.png", image)
+                    done += 1
+                bar.update(len(part))
 
 
 def _report(arguments: argparse.Namespace) -> None:

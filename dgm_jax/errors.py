@@ -36,12 +36,13 @@ def told(error: BaseException) -> str:
     return f"error: {error}"
 
 
-def exit_status(command: Callable[[], int | None], *, interrupted: str = "interrupted") -> int:
+def exit_status(command: Callable[[], int | None], *, interrupted: str = "interrupted", debug: bool = False) -> int:
     """Runs a command; tells a mistake that the user can mend, and Ctrl-C, by a line instead of a traceback.
 
     Args:
       command: returns its exit status; None is 0.
       interrupted: what is said after Ctrl-C.
+      debug: let mistakes through, with their traceback.
 
     Returns:
       The command's status; 2 after a mistake, 130 after Ctrl-C.
@@ -49,6 +50,8 @@ def exit_status(command: Callable[[], int | None], *, interrupted: str = "interr
     try:
         return command() or 0
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
+        if debug:
+            raise
         print(told(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -114,6 +114,11 @@ def write_png(path: str | os.PathLike[str], array: ArrayLike) -> None:
     files.write_atomically(path, content.getvalue())
 
 
+def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
+    """Rounds images [n, h, w, c], float in [-1, 1], to uint8; raises ValueError if they are none."""
+    return _as_uint8(images, rank=4, axes="[n, h, w, c]")
+
+
 def _as_uint8(images: ArrayLike, *, rank: int, axes: str) -> NDArray[np.uint8]:
     values = np.asarray(images)
     if values.ndim != rank or values.shape[-1] not in (1, 3):

@@ -7,7 +7,7 @@ old images stay equal bit for bit, and why old classes stay as cheap to draw as 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -86,13 +86,26 @@ class Memory:
         Raises:
           ValueError: if the memory does not know the class, or n < 1.
         """
-        known = self.labels[: self.n_classes]
-        if label not in known:
-            raise ValueError(f"the memory knows no class {label!r}; it knows {', '.join(map(str, known))}")
-        return jnp.asarray(self.draw(self.labels.index(label), n, key))
+        return jnp.asarray(self.draw(self._index(label), n, key))
 
     def draw(self, index: int, n: int, key: jax.Array) -> np.ndarray:
         """As `sample`, but by class index, into host memory."""
+        return np.concatenate(jax.device_get(list(self._chunks(index, n, key))))[:n]
+
+    def stream(self, label: int, n: int, key: jax.Array) -> Iterator[np.ndarray]:
+        """As `sample`, for more images than memory holds: parts of up to 128, on the host, one after the other."""
+        index = self._index(label)
+        for start, chunk in enumerate(self._chunks(index, n, key)):
+            yield np.asarray(chunk)[: n - start * CHUNK]
+
+    def _index(self, label: int) -> int:
+        known = self.labels[: self.n_classes]
+        if label not in known:
+            raise ValueError(f"the memory knows no class {label!r}; it knows {', '.join(map(str, known))}")
+        return self.labels.index(label)
+
+    def _chunks(self, index: int, n: int, key: jax.Array) -> Iterator[jax.Array]:
+        """All that are asked for at once are under way before the host waits for the first."""
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
         task = next(t for t in self.tasks if index in t.classes)
@@ -108,8 +121,7 @@ class Memory:
             noise_dim=self.noise_dim,
             n_conditioned=task.n_conditioned,
         )
-        chunks = [draw(start=start) for start in range(0, n, CHUNK)]  # All are under way before the host waits.
-        return np.concatenate(jax.device_get(chunks))[:n]
+        return (draw(start=start) for start in range(0, n, CHUNK))
 
     def cut(self, task: TaskMemory) -> Params:
         """Cuts a task's own sub-network out of the shared weights, padded to one of few shapes."""

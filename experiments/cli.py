@@ -67,6 +67,8 @@ class Options:
     """Keep three real images of each class in the workdir, to be shown beside generated ones on the page of the run."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write the run's numbers and pictures for TensorBoard too, into the workdir's folder tensorboard/."""
+    debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show where an error comes from."""
     resume_anyway: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on in a workdir although its settings differ from those given now."""
     settings: tyro.conf.OmitArgPrefixes[Config]
@@ -194,8 +196,10 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
       The exit status: 0; 2 after an error that the user can mend; 130 after an interrupt.
     """
     progress = ConsoleProgress()
+    debug = False
     try:
         options = parse(name, description, kind=kind, argv=argv)
+        debug = options.debug
         seeds = parse_seeds(options.seeds, options.settings.seed)
         settings = options.settings
         which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
@@ -235,6 +239,8 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
                 print(*seeds_report(summary, workdir), sep="\n")
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
         progress.close()
+        if debug:
+            raise
         print(told(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import dgm_jax
 from dgm_jax.__main__ import main
-from dgm_jax.errors import NoMemory
+from dgm_jax.errors import NoMemory, UserError
 
 
 class _Memory:
@@ -24,6 +24,10 @@ class _Memory:
     def sample(self, label, n, key):
         assert key == jax.random.key(5)
         return np.full((n, 8, 8, 1), label / 10, np.float32)
+
+    def stream(self, label, n, key):
+        for start in range(0, n, 7):
+            yield self.sample(label, min(7, n - start), key)
 
 
 @pytest.fixture
@@ -54,6 +58,7 @@ def test_sample_draws_a_row_for_each_class(workdir: Path, tmp_path: Path, capsys
     ("argv", "expected"),
     [
         (["--classes", "4", "9"], "error: --classes 4 9: unknown to the memory; it knows 3 cat, 7\n"),
+        (["--classes", "3", "--n", "10001"], "error: --n 10001: more than 10,000 images are no picture; give a folder"),
         (["--classes", "3", "--n", "0"], "error: --n 0: expected at least 1 image of each class\n"),
         (["--classes", "3", "--after-task", "5"], "error: after_task=5, but "),
     ],
@@ -64,15 +69,36 @@ def test_sample_refuses(argv: list[str], expected: str, workdir: Path, tmp_path:
     assert not (tmp_path / "a.png").exists()
 
 
+def test_sample_writes_a_file_for_each_image(workdir: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "images"
+    assert main(["sample", str(workdir), "--classes", "cat", "7", "--n", "9", "--out", str(out), "--seed", "5"]) == 0
+    assert capsys.readouterr().out == f"9 images of each of 2 classes are in {out}\n"
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == [
+        f"{label}/{i:06}.png" for label in (3, 7) for i in range(9)
+    ]
+    with Image.open(out / "7" / "000008.png") as image:
+        assert np.asarray(image).shape == (8, 8) and np.asarray(image)[0, 0] == round(1.7 * 127.5)
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder or file"):
+        main(["--debug", "sample", str(tmp_path / "none"), "--classes", "3", "--out", str(tmp_path / "a.png")])
+
+
 def test_sample_refuses_folders(workdir: Path, tmp_path: Path, capsys) -> None:
     rest = ["--classes", "3", "--out"]
+    for name in ("a.jpg", "taken"):
+        (tmp_path / "taken").write_text("")
+        assert main(["sample", str(workdir), *rest, str(tmp_path / name)]) == 2
+        assert "expected a picture's name that ends in .png, or a folder" in capsys.readouterr().err
     assert main(["sample", str(tmp_path / "none"), *rest, "a.png"]) == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path / 'none'}: no such folder or file; expected the --workdir of a run, or an exported memory\n"
     )
     assert main(["sample", str(workdir), *rest, str(tmp_path / "none" / "a.png")]) == 2
     assert "there is no folder" in capsys.readouterr().err
-    assert main(["sample", str(workdir), *rest, str(tmp_path)]) == 2
+    (tmp_path / "folder.png").mkdir()
+    assert main(["sample", str(workdir), *rest, str(tmp_path / "folder.png")]) == 2
     assert "is a folder; expected a file" in capsys.readouterr().err
 
 
@@ -89,7 +115,7 @@ def test_prepare_names_the_data_sets(tmp_path: Path, capsys) -> None:
     )
 
 
-@pytest.mark.parametrize("argv", [[], ["draw"], ["sample", "x"], ["sample", "x", "--classes", "a", "--out", "b"]])
+@pytest.mark.parametrize("argv", [[], ["draw"], ["sample", "x"], ["sample", "x", "--classes", "a", "--out", "b", "--n", "c"]])
 def test_usage_errors(argv: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as end:
         main(argv)

@@ -72,6 +72,9 @@ class TestSample:
         memory = run.memories[-1]
         for label in memory.labels[:2]:
             longest = np.asarray(memory.sample(label, 200, jax.random.key(3)))
+            parts = list(memory.stream(label, 130, jax.random.key(3)))
+            assert [len(part) for part in parts] == [128, 2]
+            assert np.concatenate(parts).tobytes() == longest[:130].tobytes()
             for n in (1, 7, 128, 129):
                 assert np.asarray(memory.sample(label, n, jax.random.key(3))).tobytes() == longest[:n].tobytes()
             assert np.any(longest[:128][:72] != longest[128:])
