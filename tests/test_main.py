@@ -115,7 +115,9 @@ def test_prepare_names_the_data_sets(tmp_path: Path, capsys) -> None:
     )
 
 
-@pytest.mark.parametrize("argv", [[], ["draw"], ["sample", "x"], ["sample", "x", "--classes", "a", "--out", "b", "--n", "c"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["draw"], ["sample", "x"], ["sample", "x", "--classes", "a", "--out", "b", "--n", "c"]]
+)
 def test_usage_errors(argv: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as end:
         main(argv)
