@@ -26,11 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dgm_jax", description="What one does before and after a run.")
-    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     sample = commands.add_parser(
         "sample",
+        parents=[debug],
         help="draw images of learnt classes from a run's memory",
         description="Draws images of learnt classes from the memory of a run, and writes them as one picture, or each "
         "as a file of its own.",
@@ -50,11 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--after-task", type=int, metavar="K", help="the memory as it was after task K; the first is 0 (default: now)"
     )
-    sample.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: 0)")
+    sample.add_argument("--seed", type=_seed, default=0, help="another seed draws other images (default: 0)")
     sample.set_defaults(command=_sample)
 
     report = commands.add_parser(
         "report",
+        parents=[debug],
         help="write the page of a run, finished or not, or of several side by side",
         description="Writes one page that tells how a run went, to be opened in a browser; of several runs, a page "
         "that compares them. It needs no network.",
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser(
         "predict",
+        parents=[debug],
         help="tell the class of images",
         description="Tells, for each image file, its class among those that a run has learnt, by the run's classifier.",
     )
@@ -85,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser(
         "export",
+        parents=[debug],
         help="write a run's memory as one file, to ship it",
         description="Writes the memory of a run as one file, with only what drawing from it needs; docs/formats.md "
         "describes it. Load it by dgm_jax.load_memory(FILE).",
@@ -105,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
     prepare = commands.add_parser(
         "prepare",
+        parents=[debug],
         help="make a data set readable: download it, or rewrite its tfrecord files",
         description="Downloads a data set through TFDS, or rewrites its tfrecord files, in the array_record format "
         "that runs read. This alone needs TensorFlow: python -m pip install -r requirements-prepare.txt",
@@ -113,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="where TFDS keeps its data sets")
     prepare.set_defaults(command=_prepare)
     return parser
+
+
+def _seed(text: str) -> int:
+    if not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0 to {2**32 - 1}")
+    return int(text)
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -140,7 +152,13 @@ def _sample(arguments: argparse.Namespace) -> None:
     memory = dgm_jax.load_memory(arguments.workdir, after_task=arguments.after_task)
     known = dict(zip(memory.labels[: memory.n_classes], memory.names))
     said = {label: str(label) if str(label) == name else f"{label} {name}" for label, name in known.items()}
-    by_word = {name: label for label, name in known.items()} | {str(label): label for label in known}
+    by_word = {str(label): label for label in known}
+    for label, name in known.items():
+        if by_word.setdefault(name, label) != label and name in arguments.classes:
+            raise UserError(
+                f"--classes {name}: {name} is the label of class {known[by_word[name]]!r}, and the name of the class of "
+                f"label {label}; say {label} for the latter, {known[by_word[name]]} for the former"
+            )
     unknown = [word for word in arguments.classes if word not in by_word]
     if unknown:
         raise UserError(f"--classes {' '.join(unknown)}: unknown to the memory; it knows {', '.join(said.values())}")

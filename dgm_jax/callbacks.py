@@ -81,6 +81,7 @@ class TaskEnd:
     widths: tuple[int, ...]  # After growth.
     seconds: float
     protocol: str
+    metrics: dict[str, float] = field(default_factory=dict)  # Of the consolidated classifier while it was trained.
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The classifier that a run leaves behind, to tell images of all classes learnt."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ class Classifier:
         """Tells images apart.
 
         Args:
-          images: uint8 [n, height, width, channels] (or [n, height, width] if grey), of any size, which is brought to
-            the network's own as the training images were; channels as in training.
+          images: uint8 [n, height, width, channels] (or [n, height, width] if grey), of any size, which is scaled to
+            the network's own (what is not square is squeezed; images of class folders were cut to their central square
+            before, as `python -m dgm_jax predict` does); channels as in training.
 
         Returns:
           Labels, int64 [n], and probabilities, float32 [n, classes], in the order of `labels`: the network's softmax.
@@ -81,12 +83,8 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
         raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run")
     if folder.seeds() and not folder.config.exists():
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
-    # Of a task in progress there is a checkpoint without a classifier; that of the task before it lies beside it.
-    for step in reversed(checkpoint.steps(folder.checkpoints)):
-        restored = checkpoint.restore(folder.checkpoints, step, on_damage=lambda _: None)
-        if restored is not None and "classifier" in restored.tree:
-            break
-    else:
+    restored = _newest_finished(folder)
+    if restored is None:
         raise NoMemory(f"{folder.path} has no classifier; expected the workdir of a run of dgm with a finished task")
     own = restored.tree[{"consolidated": "classifier", "auxiliary": "auxiliary"}[reading]]
     config, memory = folder.read_config(), restored.metadata["memory"]
@@ -100,3 +98,18 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
         labels=tuple(memory["labels"][:known]),
         names=tuple(memory["names"][:known]),
     )
+
+
+def _newest_finished(folder: Workdir) -> checkpoint.Checkpoint | None:
+    """Of a task in progress there are checkpoints without a classifier; that of the task before it lies beside them."""
+    for step in reversed(checkpoint.steps(folder.checkpoints)):
+        try:
+            restored = checkpoint.restore(folder.checkpoints, step, on_damage=warnings.warn)
+        except FileNotFoundError:  # A live run has just deleted it.
+            continue
+        except checkpoint.DamagedCheckpoint as error:
+            warnings.warn(f"{error} The classifier is that of an earlier task.", stacklevel=3)
+            continue
+        if restored is not None and "classifier" in restored.tree:
+            return restored
+    return None

@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dgm_jax import files, processes, report
-from dgm_jax.agreement import check_fit, describe, going_on
+from dgm_jax import checkpoint, files, processes, report
+from dgm_jax.agreement import check_fit, describe
 from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskStart
 from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
+from dgm_jax.days import Placed, met_before, place
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.record import summarise_seeds, timed
 from dgm_jax.run import Run
@@ -131,7 +132,8 @@ class Learner:
     ) -> list[dict[str, Any]]:
         configs = [dataclasses.replace(self.config, seed=seed) for seed in seeds]
         folders = [Workdir(workdir) for workdir in workdirs]
-        streams = [going_on_in(folder, stream) for folder, stream in zip(folders, streams, strict=True)]
+        placed = [placed_in(folder, stream) for folder, stream in zip(folders, streams, strict=True)]
+        streams = [own.stream for own in placed]
         described = [describe(stream) for stream in streams]
         paths = [str(folder.path.absolute()) for folder in folders]
         settings = [[dataclasses.asdict(config) for config in configs], len(self.devices), self.backend, paths]
@@ -142,9 +144,10 @@ class Learner:
         with ExitStack() as held:
 
             def claim() -> None:
-                for config, stream, own, folder in zip(configs, streams, described, folders, strict=True):
+                for config, day, own, folder in zip(configs, placed, described, folders, strict=True):
                     held.enter_context(files.RunLock(folder.path))
-                    folder.claim(config, own, stream.class_names, resume_anyway=resume_anyway)
+                    names = day.stream.class_names
+                    folder.claim(config, own, names, day.days, fits=day.fits, resume_anyway=resume_anyway)
                     folder.checkpoints.mkdir(exist_ok=True)
 
             processes.on_first(claim)
@@ -263,7 +266,7 @@ class _Session:
                 run.grow(task, rows)
             with self._timed("save", [run]):
                 run.end_task(task, rows, classifier, state, means)
-            self._tell("on_task_end", run.task_end(task, rows, time.perf_counter() - begun))
+            self._tell("on_task_end", run.task_end(task, rows, time.perf_counter() - begun, means))
 
     def _replay(self, task: int, runs: Sequence[Run], epoch: int) -> Any:
         epoch = epoch if self.config.replay == "fresh" else 0
@@ -291,6 +294,12 @@ class _Session:
 
     def _announce(self) -> None:
         stream = self.stream
+        if stream.n_past:
+            gone = stream.n_seen(stream.n_past - 1)
+            self._note(
+                f"goes on after {stream.n_past} tasks, with {stream.n_classes - gone} new classes; there are no test "
+                f"images of the {gone} earlier ones, so accuracies are of the new classes alone"
+            )
         position = min(run.record.position for run in self.runs)
         self._tell(
             "on_run_start",
@@ -341,15 +350,16 @@ class _Session:
             getattr(callback, event)(record)
 
 
-def going_on_in(folder: Workdir, stream: TaskStream) -> TaskStream:
+def placed_in(folder: Workdir, stream: TaskStream) -> Placed:
     """The stream as the run in this folder meets it."""
-    if not folder.config.exists():
-        return stream
-    found = folder.read_config()
-    if "class_names" not in found or "stream" not in found:
-        return stream  # One of the first runs, which did not say.
+    plain = Placed(stream, (stream.n_tasks,), False)
+    met = met_before(folder.read_config()) if folder.config.exists() else None
+    if met is None or describe(stream) == met.stream:
+        return plain
+    restored = checkpoint.restore(folder.checkpoints, on_damage=lambda _: None)  # The run itself tells of damage.
+    record = restored.metadata["record"] if restored is not None else {"finished_tasks": 0, "epochs_done": 0}
     try:
-        return going_on(stream, found["stream"], tuple(found["class_names"]), finished=folder.is_finished())
+        return place(stream, met, record["finished_tasks"], record["epochs_done"])
     except OtherConfiguration as error:
         raise OtherConfiguration(f"{folder.path} {error}") from error
 

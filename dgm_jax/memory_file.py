@@ -30,6 +30,7 @@ _START = struct.Struct("<8sII")  # The magic, the format version, the bytes of t
 _SEAL = hashlib.sha256().digest_size
 _FLOAT = np.dtype("<f4")
 _MOST_WEIGHTS = 2**28  # That a file may unfold to: 1 GiB.
+_MOST_WORK = 2**32
 _LARGEST = 2**31  # Bytes of a file.
 _NORM, _STATISTICS = ("scale", "shift"), ("mean", "var")
 
@@ -208,8 +209,9 @@ def _check(header: _Header) -> None:
         require(type(value) is int and low <= value <= high, f"{what} {value!r} is not within {low} to {high}")
 
     require(header.network in NETWORKS, f"network {header.network!r} is none of {', '.join(NETWORKS)}")
-    require(header.image_size in (8, 16, 32, 64, 128), f"image_size {header.image_size!r}")
-    require(header.channels in (1, 3), f"channels {header.channels!r}")
+    for name, choices in (("image_size", (8, 16, 32, 64, 128)), ("channels", (1, 3))):
+        value = getattr(header, name)  # 8.0 and True are equal to such numbers, and are none.
+        require(type(value) is int and value in choices, f"{name} {value!r} is none of {choices}")
     number(header.noise_dim, 2, 2**20, "noise_dim")
     require(header.gates in ("units", "weights"), f"gates {header.gates!r}")
     require(type(header.gate_before_norm) is bool, f"gate_before_norm {header.gate_before_norm!r}")
@@ -234,6 +236,8 @@ def _check(header: _Header) -> None:
     require(len(set(labels)) == len(labels), "a label that two classes have")
     weights = sum(math.prod(shape) for shape in header.generator.kernel_shapes(header.widths, header.noise_dim))
     require(weights <= _MOST_WEIGHTS, f"{weights:,} weights, at most {_MOST_WEIGHTS:,} are read")
+    work = weights * len(header.tasks)  # Each task's part of them is looked at.
+    require(work <= _MOST_WORK, f"{work:,} weights in all tasks together, at most {_MOST_WORK:,} are read")
 
 
 def _decode_body(header: _Header, body: memoryview) -> Memory:

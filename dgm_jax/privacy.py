@@ -12,7 +12,8 @@ import numpy as np
 
 from dgm_jax import metrics
 
-_NEAR = 0.05  # A real image is called near if so few of the held-out ones are nearer.
+_NEAR = 0.05  # About so many of the held-out images are called near.
+FEWEST = 20  # Held-out images of a class by which anything can be told.
 
 
 def nearest_distances(points: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -42,22 +43,39 @@ def measure(
 
     Returns:
       For "pixels" (0 to 1) and "features": the "median" and the "smallest" distance to the nearest training image, of
-      "generated" and of "held_out" images, and "nearer", the share of generated images that are nearer than all but 5 %
-      of the held-out ones: 0.05 is expected of a generator that neither copies nor blurs. "copies" counts generated
-      images that equal a training image. None where there are no held-out images.
+      "generated" and of "held_out" images, and "nearer", the share of generated images that are nearer than the j-th
+      nearest of the k held-out ones. "expected" is the share, j / (k + 1), that would be nearer if they were drawn as
+      the held-out ones are: about 0.05, and more where there are few. "held_out" beside these is k, and "compared" the
+      number of generated images. "copies" counts generated images that equal a training image. None where there are no
+      held-out images.
     """
     if not len(held_out):
         return None
-    result: dict[str, Any] = {}
+    k = len(held_out)
+    rank = max(1, round(_NEAR * (k + 1)))
+    result: dict[str, Any] = {"held_out": k, "compared": len(generated), "expected": rank / (k + 1)}
     for space, of in (("pixels", lambda images: images / 255), ("features", features)):
         members = of(training)
         distances = {
             "generated": nearest_distances(of(generated), members),
             "held_out": nearest_distances(of(held_out), members),
         }
-        near = np.quantile(distances["held_out"], _NEAR)
+        near = np.sort(distances["held_out"])[rank - 1]
         result[space] = {
             who: {"median": float(np.median(own)), "smallest": float(own.min())} for who, own in distances.items()
         } | {"nearer": float(np.mean(distances["generated"] < near))}
     known = {image.tobytes() for image in training}
     return result | {"copies": sum(image.tobytes() in known for image in generated)}
+
+
+def is_nearer(measured: dict[str, Any]) -> bool | None:
+    """Whether so many generated images are near that chance does not explain it; None if there are too few to tell.
+
+    By chance alone the share would rarely be more than three standard deviations above what is expected; the
+    threshold's own place is uncertain too, as it hangs on k held-out images.
+    """
+    k, n, expected = measured["held_out"], measured["compared"], measured["expected"]
+    if k < FEWEST:
+        return None
+    deviation = np.sqrt(expected * (1 - expected) * (1 / n + 1 / (k + 2)))
+    return bool(max(measured[space]["nearer"] for space in ("pixels", "features")) > expected + 3 * deviation)

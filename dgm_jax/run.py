@@ -269,7 +269,7 @@ class Run:
         self._log({"kind": "task", "task": task, "protocol": self.config.protocol, "average": averages, **means})
         self._save_finished(task, classifier, state)
 
-    def task_end(self, task: int, rows: list[dict[str, Any]], seconds: float) -> TaskEnd:
+    def task_end(self, task: int, rows: list[dict[str, Any]], seconds: float, means: dict[str, float]) -> TaskEnd:
         """What a person is told after a task."""
         return TaskEnd(
             task=task,
@@ -282,6 +282,7 @@ class Run:
             widths=self.memory.widths,
             seconds=seconds,
             protocol=self.config.protocol,
+            metrics=means,
         )
 
     def summary(self) -> dict[str, Any]:

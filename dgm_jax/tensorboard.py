@@ -56,6 +56,7 @@ class TensorBoard(Callback):
         scalars = {
             **{f"A/{reading}/{kind}": v for reading, means in event.average.items() for kind, v in means.items()},
             **{f"forgetting/{reading}": value for reading, value in event.forgetting.items()},
+            **event.metrics,
             **{f"width/{layer}": width for layer, width in enumerate(event.widths, start=1)},
         }
         for name, value in scalars.items():

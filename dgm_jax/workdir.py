@@ -41,15 +41,24 @@ class Workdir:
         self.report = self.path / "report.html"
         self.commands = self.path / "commands.txt"  # That began the run and went on with it, a line each.
 
-    def claim(self, config: Config, stream: Mapping[str, Any], names: Sequence[str], *, resume_anyway: bool) -> None:
+    def claim(
+        self,
+        config: Config,
+        stream: Mapping[str, Any],
+        names: Sequence[str] = (),
+        days: Sequence[int] = (),
+        *,
+        fits: bool = False,
+        resume_anyway: bool,
+    ) -> None:
         """Writes the configuration into a new folder, or checks that an old one belongs to the same run.
-
-        A finished run may be gone on with: with a stream that begins with all its tasks, and has more.
 
         Args:
           config: the settings.
           stream: what describes the data and the order of its classes.
           names: of the classes.
+          days: tasks of each day, where there were several (`days`).
+          fits: the stream is known to go on with the folder's run, though it is another.
           resume_anyway: go on in spite of differences, with the settings given now. Only of settings that neither
             arrays nor what was measured already depend on; config.json keeps the earlier ones, under "before".
 
@@ -63,6 +72,7 @@ class Workdir:
             "config": dataclasses.asdict(config),
             "stream": json.loads(json.dumps(stream)),
             "class_names": list(names),
+            "days": list(days) or [len(stream["tasks"])],
         }
         if not self.config.exists():
             if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
@@ -77,13 +87,12 @@ class Workdir:
         earlier = found.pop("before", [])
         # A setting that came later was at its default, before there was a choice.
         found["config"] = dataclasses.asdict(Config()) | found.get("config", {})
-        found.setdefault("class_names", wanted["class_names"])  # The first runs did not say.
-        more = self.is_finished() and _goes_on(found["stream"], wanted["stream"])
-        if more:
-            found |= {"stream": wanted["stream"], "class_names": wanted["class_names"]}
+        met = {name: wanted[name] for name in ("stream", "class_names", "days")}
+        changed = fits and any(found.get(name) != value for name, value in met.items())
+        found = met | found | (met if fits else {})  # The first runs had no names and no days.
         differences = dict(_differences(found, wanted))
         if not differences:
-            if more:
+            if changed:
                 files.write_json(self.config, wanted | ({"before": earlier} if earlier else {}))
             return
         if found.get("stream") != wanted["stream"]:
@@ -92,7 +101,7 @@ class Workdir:
             )
         told = f"{self.path} holds a run with other settings: {'; '.join(differences.values())}."
         lasting = sorted(set(differences) - set(_CHANGEABLE))
-        if self.is_finished():
+        if self._is_finished() and not changed:
             raise OtherConfiguration(f"{told} It is finished; choose another --workdir.")
         if not resume_anyway:
             hint = "" if lasting else ", or pass --resume-anyway to go on with the settings given now"
@@ -107,8 +116,7 @@ class Workdir:
         """Names of the folders of runs that lie in this one: those of several seeds, trained side by side."""
         return sorted(path.parent.name for path in self.path.glob("seed*/config.json"))
 
-    def is_finished(self) -> bool:
-        """Whether all tasks of the run are learnt."""
+    def _is_finished(self) -> bool:
         try:
             summary, tasks = json.loads(self.summary.read_text()), self.read_config()["stream"]["tasks"]
             return bool(summary["finished"]) and summary["tasks"] == tasks
@@ -161,11 +169,6 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[tuple[str,
             yield from _differences(found.get(key), wanted.get(key), key)
     elif found != wanted:
         yield name, f"{name} is {found!r}, now {wanted!r}"
-
-
-def _goes_on(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a stream begins with all of an earlier one, and has more."""
-    return str(now["fingerprint"]).startswith(f"{before['fingerprint']}+")
 
 
 def _other_stream(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

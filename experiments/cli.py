@@ -209,6 +209,12 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
             raise UserError("--seeds is for --method dgm; run a baseline once for each --seed")
         if settings.method != "dgm" and options.show_real:
             raise UserError("--show-real is for --method dgm: a baseline has no page of what it draws")
+        arguments = sys.argv[1:] if argv is None else argv
+        callbacks: list[Callback] = [progress, _Command(f"{_program(name)} {shlex.join(arguments)}".strip())]
+        if options.tensorboard:
+            from dgm_jax.tensorboard import TensorBoard
+
+            callbacks.append(TensorBoard())
         from dgm_jax import processes  # It imports JAX, which is slow: not before the command line is found right.
 
         _join(options)
@@ -221,12 +227,6 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
             keep_programs()
         else:
             keep_no_programs()
-        arguments = sys.argv[1:] if argv is None else argv
-        callbacks: list[Callback] = [progress, _Command(f"{_program(name)} {shlex.join(arguments)}".strip())]
-        if options.tensorboard:
-            from dgm_jax.tensorboard import TensorBoard
-
-            callbacks.append(TensorBoard())
         of_kind = partial(Learner, show_real=options.show_real) if settings.method == "dgm" else BaselineLearner
         learner = processes.together(
             lambda: of_kind(settings, devices=options.devices, backend=options.backend, callbacks=callbacks)

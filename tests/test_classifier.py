@@ -42,6 +42,13 @@ def test_after_a_part_of_the_tasks(run, tmp_path):
     assert probabilities.shape == (2, 5) and set(labels) <= set(classifier.labels)
 
 
+def test_a_damaged_checkpoint_is_passed_over(run, tmp_path):
+    folder = helpers.copied(run.workdir, tmp_path / "run")
+    helpers.flip_a_byte(folder)
+    with pytest.warns(UserWarning, match="The classifier is that of an earlier task"):
+        assert load_classifier(folder).labels == (12, 900, -3, 70, 5)
+
+
 def test_no_images(run):
     labels, probabilities = load_classifier(run.workdir).predict(np.zeros((0, 8, 8, 1), np.uint8))
     assert labels.shape == (0,) and probabilities.shape == (0, 6)

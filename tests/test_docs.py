@@ -152,6 +152,7 @@ def test_extend(desk, monkeypatch) -> None:
     callback, use, baseline, source = blocks(ROOT / "docs" / "extend.md", "python")
     for text in (callback, use, baseline, source):
         exec(compile(text, "docs/extend.md", "exec"), desk)
+    exec(compile(use, "docs/extend.md", "exec"), desk | {"stream": helpers.stream(desk["config"])})  # Finished already.
     assert said[-1] == "finished" and any("A/consolidated" in line for line in said[:-1])
     assert any("train/critic_loss" in line for line in said[:-1])
     assert desk["stream"].class_names == ("dog", "cat")

@@ -12,7 +12,7 @@ from helpers import compiled_once  # noqa: F401
 from dgm_jax import Learner, data, load_memory
 from dgm_jax.callbacks import Callback
 from dgm_jax.data import DataError, PastTaskError
-from dgm_jax.errors import OtherConfiguration, UserError
+from dgm_jax.errors import OtherConfiguration
 
 NAMES = ("nought", "one", "two", "three", "four", "five")
 CONFIGS = {
@@ -98,7 +98,7 @@ def test_the_same_day_again_is_finished_already(days):
 
 def test_an_earlier_day_again_is_refused(days):
     config, workdir, *_ = days
-    with pytest.raises(OtherConfiguration, match="holds a run on the tasks"):
+    with pytest.raises(OtherConfiguration, match="holds a run on "):
         learn(config, (0, 1), workdir)
 
 
@@ -110,17 +110,35 @@ def test_a_class_of_an_earlier_day_is_refused(days):
     assert (workdir / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
-def test_an_interrupted_day_goes_on_to_the_same_end(days, epoch, tmp_path):
+def test_an_interrupted_day_goes_on_to_the_same_end(days, tmp_path):
     config, workdir, _, _, undisturbed = days
+    folder = tmp_path / "run"
+    learn(config, (0, 1), folder)
+    with pytest.raises(KeyboardInterrupt):
+        learn(config, (2, 3), folder, _Interrupt(3, 2))
+    for other in ((4, 5), (0, 1)):
+        with pytest.raises(OtherConfiguration):
+            learn(config, other, folder)
+    with pytest.raises(OtherConfiguration, match="has not learnt all of two, three yet; go on with their images first"):
+        learn(config, (4, 5), folder)
+    summary = learn(config, (2, 3), folder)
+    helpers.assert_equal_trees(helpers.newest(folder).tree, helpers.newest(workdir).tree)
+    assert summary["confusion"] == undisturbed["confusion"]
+
+
+def test_a_day_that_was_announced_but_not_begun_gives_way(tmp_path):
+    """Its images may be mended after all, or another day may come first."""
+    config = CONFIGS["dgma"]()
     learn(config, (0, 1), tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        learn(config, (2, 3), tmp_path, _Interrupt(3 if epoch else 2, epoch))
-    with pytest.raises(OtherConfiguration):
-        learn(config, (4, 5), tmp_path)  # The day before comes first.
-    summary = learn(config, (2, 3), tmp_path)
-    helpers.assert_equal_trees(helpers.newest(tmp_path).tree, helpers.newest(workdir).tree)
-    assert summary["confusion"] == undisturbed["confusion"]
+        learn(config, (2, 3), tmp_path, _Interrupt(2, 0))  # Before anything of it is saved.
+    assert json.loads((tmp_path / "config.json").read_text())["days"] == [2, 2]
+    assert learn(config, (0, 1), tmp_path)["finished_tasks"] == 2  # Finished already.
+    summary = learn(config, (4,), tmp_path)
+    assert summary["finished"] and load_memory(tmp_path).names == ("nought", "one", "four")
+    assert json.loads((tmp_path / "config.json").read_text())["days"] == [2, 1]
+    learn(config, (2, 3), tmp_path)
+    assert load_memory(tmp_path).names == ("nought", "one", "four", "two", "three")
 
 
 def test_a_third_day(days, tmp_path):
@@ -134,19 +152,58 @@ def test_a_third_day(days, tmp_path):
     assert len(json.loads((folder / "config.json").read_text())["stream"]["fingerprint"].split("+")) == 3
 
 
-def test_other_settings_are_refused(days, tmp_path):
+def test_settings_of_another_day(days, tmp_path):
     config, workdir, *_ = days
     folder = helpers.copied(workdir, tmp_path / "run")
-    with pytest.raises(OtherConfiguration, match="sparsity_weight is .*, now 9"):
-        Learner(type(config)(**{**config.__dict__, "sparsity_weight": 9.0}), devices=1).fit(day((5,)), folder)
+    fewer = type(config)(**{**config.__dict__, "epochs": 2})
+    with pytest.raises(OtherConfiguration, match="epochs is 3, now 2.*pass --resume-anyway"):
+        Learner(fewer, devices=1).fit(day((5,)), folder)
+    assert Learner(fewer, devices=1).fit(day((5,)), folder, resume_anyway=True)["finished_tasks"] == 5
+
+
+def test_settings_that_last_are_refused(days, tmp_path):
+    config, workdir, *_ = days
+    folder = helpers.copied(workdir, tmp_path / "run")
+    with pytest.raises(OtherConfiguration, match="noise_dim is .*, now 16"):
+        Learner(type(config)(**{**config.__dict__, "noise_dim": 16}), devices=1).fit(day((5,)), folder)
 
 
 def test_a_damaged_end_of_the_first_day_asks_for_its_images(tmp_path):
     config = CONFIGS["dgma"]()
     learn(config, (0, 1), tmp_path)
+    drawn = helpers.draw_all(load_memory(tmp_path))
     helpers.flip_a_byte(tmp_path)
-    with pytest.raises(UserError, match="task 1 was to be learnt from an earlier stream, whose images are not here"):
+    with pytest.raises(
+        OtherConfiguration, match="has not learnt all of nought, one yet; go on with their images first"
+    ):
         learn(config, (2, 3), tmp_path)
+    learn(config, (0, 1), tmp_path)  # As it says.
+    learn(config, (2, 3), tmp_path)
+    now = helpers.draw_all(load_memory(tmp_path))
+    assert all(now[label].tobytes() == images.tobytes() for label, images in drawn.items())
+
+
+def test_images_of_another_shape_are_refused(tmp_path):
+    config = CONFIGS["dgma"]()
+    learn(config, (0, 1), tmp_path)
+    stream = day((2, 3))
+    colour = data.class_incremental(
+        data.from_arrays(
+            *(part for task in [stream] for part in _in_colour(task)), name="mine", class_names={0: "two", 1: "three"}
+        )
+    )
+    with pytest.raises(OtherConfiguration, match="has learnt images of 8x8x1, these are 8x8x3"):
+        Learner(config, devices=1).fit(colour, tmp_path)
+
+
+def _in_colour(stream: data.TaskStream):
+    parts = []
+    for task in (0, 1):
+        stream.begin(task)
+        parts.append((stream.train(task), stream.test(task)))
+    train = [np.concatenate([own[0][i] for own in parts]) for i in (0, 1)]
+    test = stream.test(1)
+    return train[0].repeat(3, axis=3), train[1], test[0].repeat(3, axis=3), test[1]
 
 
 class TestStream:

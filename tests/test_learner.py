@@ -288,11 +288,12 @@ class TestWhatARunLeaves:
             "checkpoints",
             "config.json",
             "metrics.jsonl",
+            "report.html",
             "samples",
             "summary.json",
         }
         assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
-            f"after_task_{t:02d}.png" for t in range(3)
+            f"after_task_{t:02d}.{kind}" for t in range(3) for kind in ("npz", "png")
         ]
         assert checkpoint.steps(workdir / "checkpoints") == [999_999, 1_999_999, 2_999_999]
 

@@ -82,7 +82,7 @@ def test_sample_writes_a_file_for_each_image(workdir: Path, tmp_path: Path, caps
 
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder or file"):
-        main(["--debug", "sample", str(tmp_path / "none"), "--classes", "3", "--out", str(tmp_path / "a.png")])
+        main(["sample", "--debug", str(tmp_path / "none"), "--classes", "3", "--out", str(tmp_path / "a.png")])
 
 
 def test_sample_refuses_folders(workdir: Path, tmp_path: Path, capsys) -> None:

@@ -112,7 +112,7 @@ class TestLoad:
                 load_memory(run.workdir, after_task=task)
 
     def test_no_folder(self, tmp_path):
-        text = f"{tmp_path / 'none'} is not there; expected the workdir of a run"
+        text = f"{tmp_path / 'none'} is not there; expected the workdir of a run, or a file that was exported from one"
         with pytest.raises(NoMemory, match=f"^{re.escape(text)}$"):
             load_memory(tmp_path / "none")
 

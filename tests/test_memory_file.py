@@ -161,6 +161,8 @@ class TestRefused:
             ({"image_size": 2**40}, "image_size"),
             ({"image_size": True}, "image_size"),
             ({"channels": 4}, "channels"),
+            ({"channels": 1.0}, "channels"),
+            ({"image_size": 8.0}, "image_size"),
             ({"noise_dim": -1}, "noise_dim"),
             ({"noise_dim": 10**400}, "header cannot be"),
             ({"gates": None}, "gates"),
@@ -204,6 +206,14 @@ class TestRefused:
         header["tasks"][0]["widths"] = [10_000]
         with pytest.raises(DamagedMemoryFile, match="weights, at most 268,435,456 are read"):
             decode(joined(header | {"noise_dim": 10_000}, rest))
+
+    def test_more_work_than_is_done(self, content):
+        """Many tasks that use next to nothing of very wide noise: a small file that would take minutes."""
+        header, rest = parts(content)
+        task = header["tasks"][0] | {"widths": [16], "n_conditioned": 5000, "names": ["a"]}
+        many = [task | {"labels": [label]} for label in range(300)]
+        with pytest.raises(DamagedMemoryFile, match="weights in all tasks together, at most"):
+            decode(joined(header | {"noise_dim": 2**19, "tasks": many}, rest))
 
     @pytest.mark.parametrize("text", [b"[" * 100_000, b"null", b"[]", b"\xff", b'{"network":', b"", b"1" * 5000])
     def test_a_header_that_is_none(self, content, text):

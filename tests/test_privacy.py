@@ -30,7 +30,7 @@ def test_a_copyist_is_found(threes):
         assert measured[space]["nearer"] == 1.0
         assert measured[space]["generated"] == {"median": 0.0, "smallest": 0.0}
         assert measured[space]["held_out"]["median"] > 0
-    assert measured["copies"] == 50
+    assert measured["copies"] == 50 and privacy.is_nearer(measured)
     nearly = np.where(np.arange(64).reshape(8, 8, 1) == 0, 1, train[:50]).astype(np.uint8)
     assert privacy.measure(nearly, train, test, halves)["pixels"]["nearer"] == 1.0
 
@@ -38,7 +38,24 @@ def test_a_copyist_is_found(threes):
 def test_other_real_images_are_not_nearer(threes):
     train, test = threes
     measured = privacy.measure(test[::2], train, test[1::2], halves)
-    assert measured["pixels"]["nearer"] < 0.25 and measured["copies"] == 0
+    assert measured["copies"] == 0 and not privacy.is_nearer(measured | {"held_out": 20})
+
+
+@pytest.mark.parametrize("k", [1, 4, 20, 36, 100])
+def test_the_share_that_is_expected_by_chance(k):
+    """Generated and held-out points from one distribution: the mean share is as said, and few are called nearer."""
+    random = np.random.default_rng(k)
+    shares, called, said = [], 0, set()
+    for _ in range(300):
+        members, held_out, drawn = (random.integers(0, 256, (n, 2, 2, 1), np.uint8) for n in (20, k, 100))
+        measured = privacy.measure(drawn, members, held_out, halves)
+        shares.append(measured["pixels"]["nearer"])
+        said.add(measured["expected"])
+        called += bool(privacy.is_nearer(measured))
+    (expected,) = said
+    assert abs(np.mean(shares) - expected) < 0.03 and expected >= 0.04
+    assert called <= 0.05 * 300
+    assert (privacy.is_nearer(measured) is None) == (k < 20)
 
 
 def test_noise_is_far(threes):

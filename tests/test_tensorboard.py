@@ -49,8 +49,13 @@ def test_the_same_numbers_and_pictures(tmp_path):
                 assert found[f"train/{name}", step] == pytest.approx(line[name], rel=1e-6)
                 checked += 1
         else:
+            step = (line["task"] + 1) * config.epochs
             for reading, means in line["average"].items():
-                assert found[f"A/{reading}/macro", (line["task"] + 1) * config.epochs] == pytest.approx(means["macro"])
+                for kind, value in means.items():
+                    assert found[f"A/{reading}/{kind}", step] == pytest.approx(value, rel=1e-6)
+            for name in set(line) - {"kind", "task", "protocol", "average"}:
+                assert found[name, step] == pytest.approx(line[name], rel=1e-6)
+                checked += 1
     assert checked > 50
     images = [v for event in events(tmp_path) for v in event.summary.value if v.HasField("image")]
     assert [value.tag for value in images] == ["memory"] * 3

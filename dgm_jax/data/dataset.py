@@ -183,14 +183,20 @@ def from_arrays(
                 f"{name}: class {_few(alone)} is in {where} but not in {elsewhere}; every class needs training and "
                 f"test images: add some, or drop the class from {where}."
             )
-    names = class_names or {}
+    given = class_names or {}
+    names = {int(label): str(given.get(int(label), int(label))) for label in np.unique(train_labels)}
+    twice = [own for own in names.values() if list(names.values()).count(own) > 1]
+    if twice:
+        raise DataError(
+            f"{name}: class_names calls {twice.count(twice[0])} classes {twice[0]!r}; give each its own name."
+        )
     return Dataset(
         name=name,
         x_train=train,
         y_train=train_labels,
         x_test=test,
         y_test=test_labels,
-        class_names={int(label): str(names.get(int(label), int(label))) for label in np.unique(train_labels)},
+        class_names=names,
     )
 
 

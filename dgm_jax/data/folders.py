@@ -172,6 +172,11 @@ def _class_folders(root: Path) -> dict[str, Path]:
     """The class folders in a folder, sorted by name."""
     entries = sorted(_visible(root), key=lambda entry: entry.name)
     folders = {entry.name: entry for entry in entries if entry.is_dir()}
+    for name in folders:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{root} has a class folder whose name is not UTF-8: {name!r}; rename it.") from None
     if not folders:
         found = f"it holds {few([entry.name for entry in entries])}" if entries else "it is empty"
         raise DataError(f"{root} has no class folders ({found}); expected {_LAYOUTS}.")

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax import files
+from dgm_jax import files, privacy
 from dgm_jax.config import KEEPS_IMAGES
 from dgm_jax.errors import UserError
 from dgm_jax.report.reading import RunFiles, read
 from dgm_jax.workdir import Workdir
 
 _PERCENT = 100
-_NEARER = 0.1  # Share of generated images; twice what is expected.
 _GATES = {"open_share": "open gates", "sparsity": "free capacity in use"}
 
 
@@ -40,8 +39,8 @@ def write_at_the_end(folder: Workdir, note: Callable[[str], None]) -> None:
         write(folder.path)
     except ModuleNotFoundError as error:
         note(f"no {folder.report.name}, for {error.name} is not installed")
-    except (UserError, OSError) as error:
-        note(f"no {folder.report.name}: {error}")
+    except Exception as error:  # Whatever it is: hours of training are not to end in a traceback of a page.
+        note(f"no {folder.report.name}: {type(error).__name__}: {error}")
 
 
 def page(run: RunFiles) -> str:
@@ -66,6 +65,7 @@ def page(run: RunFiles) -> str:
         retained=_retained(run),
         confusion=_confusion(run),
         privacy=_privacy(run),
+        **_untested(run),
         keeps_images=KEEPS_IMAGES,
     )
 
@@ -127,7 +127,7 @@ def _training(run: RunFiles) -> dict[str, Any]:
     """Charts of losses and gates over all epochs."""
     from dgm_jax.report import charts
 
-    lines = [line for line in run.epochs if line.get("kind") == "epoch"]
+    lines = run.epochs
     if not lines:
         return {"losses": None, "gates": None}
     places = [line["task"] + (line["epoch"] + 1) / run.config["epochs"] for line in lines]
@@ -192,15 +192,26 @@ def _confusion(run: RunFiles) -> dict[str, list[list[tuple[int, float]]]]:
     }
 
 
-def _privacy(run: RunFiles) -> dict[str, int] | None:
-    """How many classes there are, how many come nearer to their training images than expected, and copies."""
+def _untested(run: RunFiles) -> dict[str, int]:
+    """How many classes seen have no test images at the end, and after which task that began."""
+    if not run.finished_tasks:
+        return {"untested": 0, "last_untested": 0}
+    rows = run.matrices[run.readings[0]]
+    missing = [row[: run.n_seen(task)].count(None) for task, row in enumerate(rows)]
+    whole = [task for task, count in enumerate(missing) if not count]
+    return {"untested": missing[-1], "last_untested": whole[-1] if whole else -1}
+
+
+def _privacy(run: RunFiles) -> dict[str, Any] | None:
+    """How many classes there are, which come nearer to their training images than chance explains, and copies."""
     rows = (run.summary or {}).get("privacy")
     if not rows:
         return None
-    nearer = [max(row[space]["nearer"] for space in ("pixels", "features")) for row in rows]
+    nearer = [privacy.is_nearer(row) for row in rows]
     return {
         "classes": len(rows),
-        "nearer_in": sum(share > _NEARER for share in nearer),
+        "nearer": [row["class"] for row, is_nearer in zip(rows, nearer, strict=True) if is_nearer],
+        "unknown": nearer.count(None),
         "copies": sum(row["copies"] for row in rows),
     }
 

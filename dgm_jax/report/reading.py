@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class RunFiles:
     epochs: list[dict[str, Any]]  # Lines of metrics.jsonl.
     drawn: list[dict[str, np.ndarray]]  # After each task: "labels" [classes] and "images", uint8 [classes, n, h, w, c].
     real: dict[int, np.ndarray]  # By class index: real images, uint8 [n, h, w, c], if the run was to keep some.
-    command: str | None  # That began or last went on with the run.
+    commands: list[str]  # That began the run and went on with it.
 
     @property
     def protocol(self) -> str:
@@ -67,6 +68,23 @@ class RunFiles:
             return []
         return list(self.summary["class_names"][: self.n_seen(self.finished_tasks - 1)])
 
+    def check(self) -> None:
+        """Makes sure that there is what a page needs; raises KeyError, TypeError or ValueError if not."""
+        n_classes = self.n_seen(self.finished_tasks - 1)
+        for name in ("batch_size", "epochs", "seed", "protocol", "method", "variant"):
+            _ = self.config[name]
+        if self.summary is not None:
+            for name in ("final", "finished", "forgetting", "bytes", "seconds", "device", "versions", "confusion"):
+                _ = self.summary[name]
+            for name in ("total", "shared_weights", "task_parameters", "masks"):
+                _ = self.summary["bytes"]["memory"][name] if self.summary.get("capacity") else None
+            for reading in self.readings:
+                self.averages(reading)
+                if len(self.matrices[reading]) != self.finished_tasks:
+                    raise ValueError(f"accuracies of {len(self.matrices[reading])} tasks, not {self.finished_tasks}")
+            if len(self.names) != n_classes:
+                raise ValueError(f"{len(self.names)} names for {n_classes} classes")
+
     def n_seen(self, task: int) -> int:
         """Classes met once a task is over."""
         return sum(len(labels) for labels in self.stream["tasks"][: task + 1])
@@ -97,23 +115,31 @@ def read(workdir: str | Path) -> RunFiles:
         raise NoRun(f"{folder.path} has no config.json; expected the --workdir of a run")
     config = folder.read_config()
     try:
+        tasks = len(config["stream"]["tasks"])
         summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
-        return RunFiles(
+        done = 0 if summary is None else int(summary["finished_tasks"])
+        commands = folder.commands.read_text().splitlines() if folder.commands.exists() else []
+        run = RunFiles(
             path=folder.path,
             config=config["config"],
             stream=config["stream"],
             summary=summary,
-            matrices=_matrices(folder.accuracy),
-            epochs=files.read_jsonl(folder.metrics),
-            drawn=list(_drawn(sorted(folder.samples.glob("after_task_*.npz")))),
+            # Of a run in progress these may be a task ahead of the summary.
+            matrices={reading: rows[:done] for reading, rows in _matrices(folder.accuracy).items()},
+            epochs=[
+                line for line in files.read_jsonl(folder.metrics) if line["kind"] == "epoch" and line["task"] < tasks
+            ],
+            drawn=list(_drawn(sorted(folder.samples.glob("after_task_*.npz"))[:done])),
             real={
                 int(name.removeprefix("class_")): images
                 for kept in _drawn(sorted(folder.samples.glob("real_*.npz")))
                 for name, images in kept.items()
             },
-            command=folder.commands.read_text().splitlines()[-1] if folder.commands.exists() else None,
+            commands=list(dict.fromkeys(commands)),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        run.check()
+        return run
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise NoRun(f"a file in {folder.path} cannot be read ({type(error).__name__}: {error})") from error
 
 

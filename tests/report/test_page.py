@@ -209,30 +209,34 @@ class TestComparison:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it(scheme, tmp_path):
-    """No console errors; the picture is in the scheme's colours, from edge to edge, with the charts in it."""
-    page, picture = RUNS["dgma"]() / "report.html", tmp_path / "page.png"
-    dark = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
-    command = [
-        CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--enable-logging=stderr",
-    ]
-    command += [*dark, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,6000", f"--screenshot={picture}"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
-    assert picture.exists(), done.stderr
+def browse(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    quiet = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+    command = [str(CHROMIUM), *quiet, f"--user-data-dir={profile}", "--window-size=400,6000", *options, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr
-    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
-    corner = pixels[2, 2].sum()
-    assert corner < 150 if scheme == "dark" else corner > 700
-    bright = pixels.sum(axis=2)
-    content = np.abs(bright - corner) > 200
-    assert 0.01 < content.mean() < 0.5
-    assert np.flatnonzero(content.any(axis=1)).max() > 2500, "the page ends early"
-    blue = (np.abs(pixels - [47, 127, 214]).sum(axis=2) < 40).sum()
-    assert blue > 200, "no line of a chart"
+    return done
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+class TestBrowser:
+    def test_elements_are_there(self, tmp_path):
+        page = browse(RUNS["dgma"]() / "report.html", tmp_path, "--dump-dom").stdout
+        sections = re.findall(r'<section id="(\w+)"', page)
+        expected = ["accuracy", "forgetting", "memory", "growth", "privacy", "confusion", "training", "settings"]
+        assert sections == expected and len(re.findall(r"<svg", page)) == 4
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_it_is_shown_in_both_schemes(self, scheme, tmp_path):
+        """No console errors; in the scheme's colours, to the end of the page, with the charts' lines in it."""
+        picture = tmp_path / "page.png"
+        dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+        done = browse(RUNS["dgma"]() / "report.html", tmp_path / "profile", *dark, f"--screenshot={picture}")
+        assert picture.exists(), done.stderr
+        pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+        corner = pixels[2, 2].sum()
+        assert corner < 150 if scheme == "dark" else corner > 700
+        content = np.abs(pixels.sum(axis=2) - corner) > 200
+        assert 0.01 < content.mean() < 0.5
+        assert np.flatnonzero(content.any(axis=1)).max() > 2500, "the page ends early"
+        blue = (np.abs(pixels - [47, 127, 214]).sum(axis=2) < 40).sum()
+        assert blue > 200, "no line of a chart"
