@@ -1,7 +1,7 @@
 """Kills a run with SIGKILL at random moments, goes on with it, and compares its end with that of an undisturbed run.
 
 Every second kill waits for a checkpoint that is just being written. Runs that end before they are to be killed are
-compared bit for bit (all arrays of the last checkpoint, and the summary but for its seconds) and the next begins, until
+compared (all arrays of the last checkpoint bit for bit, and every other file but for times) and the next begins, until
 there were as many kills as asked for. Then every byte of a checkpoint's files is flipped, one at a time: each flip has
 to be noticed.
 
@@ -58,16 +58,21 @@ class _Phase(Callback):
         self.path = path
 
     def on_task_start(self, event: Any) -> None:
-        self.path.write_text(f"task {event.task} begins")
+        self._say(f"task {event.task} begins")
 
     def on_progress(self, event: Any) -> None:
-        self.path.write_text(f"task {event.task}, {event.phase}")
+        self._say(f"task {event.task}, {event.phase}")
 
     def on_epoch_end(self, event: Any) -> None:
-        self.path.write_text(f"task {event.task}, end of epoch")
+        self._say(f"task {event.task}, end of epoch")
 
     def on_task_end(self, event: Any) -> None:
-        self.path.write_text(f"task {event.task} over")
+        self._say(f"task {event.task} over")
+
+    def _say(self, text: str) -> None:
+        other = self.path.with_suffix(".next")
+        other.write_text(text)
+        other.replace(self.path)
 
 
 def phase_file(workdir: Path) -> Path:
@@ -109,11 +114,23 @@ def kill_at_random(child: subprocess.Popen[bytes], workdir: Path, chance: random
 
 
 def end_of(workdir: Path) -> tuple[Any, dict[str, Any]]:
-    """What two runs have to share: the last checkpoint's arrays, and the summary without times."""
+    """What two runs have to share: the last checkpoint's arrays, and all other files by name, without times."""
     restored = checkpoint.restore(workdir / "checkpoints", on_damage=print)
     assert restored is not None
-    summary = json.loads((workdir / "summary.json").read_text())
-    return restored.tree, {name: value for name, value in summary.items() if name != "seconds"}
+    rest: dict[str, Any] = {"steps": checkpoint.steps(workdir / "checkpoints")}
+    for path in sorted(workdir.rglob("*")):
+        name = path.relative_to(workdir).as_posix()
+        if path.is_dir() or name.startswith(("checkpoints", ".")) or name == "report.html":  # It shows the time.
+            continue
+        if name == "summary.json":
+            summary = json.loads(path.read_text())
+            rest[name] = {key: value for key, value in summary.items() if key != "seconds"}
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                rest[name] = {key: arrays[key].tobytes() for key in arrays}
+        else:
+            rest[name] = path.read_bytes()
+    return restored.tree, rest
 
 
 def equal(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:

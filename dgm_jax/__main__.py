@@ -156,8 +156,8 @@ def _sample(arguments: argparse.Namespace) -> None:
     for label, name in known.items():
         if by_word.setdefault(name, label) != label and name in arguments.classes:
             raise UserError(
-                f"--classes {name}: {name} is the label of class {known[by_word[name]]!r}, and the name of the class of "
-                f"label {label}; say {label} for the latter, {known[by_word[name]]} for the former"
+                f"--classes {name}: {name} is the label of class {known[by_word[name]]!r}, and the name of the class "
+                f"of label {label}; say {label} for the latter, {known[by_word[name]]} for the former"
             )
     unknown = [word for word in arguments.classes if word not in by_word]
     if unknown:

@@ -71,8 +71,9 @@ def place(stream: TaskStream, met: Met, finished_tasks: int, epochs_done: int) -
     ends = list(accumulate(met.days))
     over = sum(end <= finished_tasks for end in ends)  # Days that are learnt.
     plain = Placed(stream, (stream.n_tasks,), False)
+    begun = epochs_done > 0 or finished_tasks > (ends[over - 1] if over else 0)
     # The day that the run is in, or announced; else the one that it ended last, which is then finished already.
-    for day in (over, over - 1):
+    for day in (over,) if begun else (over, over - 1):
         if 0 <= day < len(met.days):
             candidate = _after(stream, met.first(day))
             if candidate is not None and describe(candidate) == met.first(day + 1).stream:
@@ -80,7 +81,7 @@ def place(stream: TaskStream, met: Met, finished_tasks: int, epochs_done: int) -
     again = [name for name in stream.class_names if name in met.first(over).names]
     if len(again) == stream.n_classes:
         return plain
-    if epochs_done or finished_tasks > (ends[over - 1] if over else 0):
+    if begun:
         if over or not set(stream.class_names) & set(met.names):
             classes = ", ".join(met.first(over + 1).names[len(met.first(over).names) :][:5])
             raise OtherConfiguration(

@@ -119,7 +119,7 @@ class Workdir:
     def _is_finished(self) -> bool:
         try:
             summary, tasks = json.loads(self.summary.read_text()), self.read_config()["stream"]["tasks"]
-            return bool(summary["finished"]) and summary["tasks"] == tasks
+            return bool(summary["finished"]) and summary.get("tasks", tasks) == tasks
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
