@@ -3,12 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dgm_jax.version import __version__
+
 if TYPE_CHECKING:
     from dgm_jax.classifier import Classifier, load_classifier
     from dgm_jax.learner import Learner
     from dgm_jax.memory import Memory, load_memory
 
-__all__ = ["Classifier", "Learner", "Memory", "load_classifier", "load_memory"]
+__all__ = ["Classifier", "Learner", "Memory", "__version__", "load_classifier", "load_memory"]
 
 _HOMES = {
     "Classifier": "dgm_jax.classifier",

@@ -18,6 +18,7 @@ from dgm_jax import metrics
 from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
+from dgm_jax.version import __version__
 
 READINGS = ("consolidated", "auxiliary")  # Two classifiers, both reported; the first is the default reading of A_t.
 
@@ -169,8 +170,8 @@ def _known(value: float) -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("dgm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    versions = {"python": platform.python_version()}
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {"python": platform.python_version(), "dgm-jax": __version__}
     for package in packages:
         try:
             versions[package] = metadata.version(package)

@@ -127,7 +127,7 @@ class TestFormat1:
         summary = json.loads((FIXTURE / "run" / "summary.json").read_text())
         assert np.mean(labels == dataset.y_test) == pytest.approx(summary["A_3"]["consolidated"]["micro"], abs=0.02)
 
-    def test_it_goes_on(self, tmp_path):
+    def test_it_goes_on(self, tmp_path, drawn):
         """Its last task is learnt again from the checkpoint before it."""
         config = helpers.small("dgma", image_size=8, headroom=2)
         folder = helpers.copied(FIXTURE / "run", tmp_path / "run")
@@ -136,6 +136,7 @@ class TestFormat1:
         (folder / "summary.json").unlink()
         summary = helpers.fit(config, folder)
         assert summary["finished"] and summary["finished_tasks"] == 3
+        self.assert_draws(load_memory(folder).as_of(2), {label: drawn[label] for label in (0, 1)})
 
     def test_it_grows(self, tmp_path, drawn):
         config = helpers.small("dgma", image_size=8, headroom=2)

@@ -4,6 +4,8 @@ import configparser
 import re
 from pathlib import Path
 
+import dgm_jax
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -13,8 +15,9 @@ def setup() -> configparser.ConfigParser:
     return parser
 
 
-def test_the_version_is_that_of_setup_cfg_everywhere() -> None:
-    version = setup()["metadata"]["version"]
+def test_one_version_everywhere() -> None:
+    assert setup()["metadata"]["version"] == "attr: dgm_jax.version.__version__"
+    version = dgm_jax.__version__
     assert re.search(rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     newest = re.search(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None and newest[1] == version

@@ -1,6 +1,7 @@
 """What a page says of a run, read from the files in its folder; of a run in progress, as far as it has come."""
 
 import csv
+import io
 import json
 import zipfile
 from collections import defaultdict
@@ -155,5 +156,5 @@ def _matrices(path: Path) -> dict[str, Matrix]:
 
 def _drawn(paths: Sequence[Path]) -> Iterable[dict[str, np.ndarray]]:
     for path in paths:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             yield dict(arrays)

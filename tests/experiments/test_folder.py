@@ -3,15 +3,17 @@
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import helpers
+import jax
 import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
-from dgm_jax import load_memory
+from dgm_jax import checkpoint, load_memory
 from dgm_jax.config import PRESETS
 from dgm_jax.data import from_folder
 from experiments import cli
@@ -63,16 +65,34 @@ def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):
     commands_run = Path("runs/mine/commands.txt").read_text().splitlines()
     assert [line.split()[4] for line in commands_run] == ["monday", "tuesday"]
 
-    # No image that was given lies in any file of the run: neither as it was read, nor as it was scaled.
-    kept = [path.read_bytes() for path in Path("runs/mine").rglob("*") if path.is_file()]
-    for image in monday.x_train:
-        assert not any(image.tobytes() in content for content in kept)
-    assert not any(
-        np.array_equal(image, other)
-        for path in Path("runs/mine/samples").glob("*.npz")
-        for other in np.load(path)["images"].reshape(-1, 8, 8, 1)
-        for image in monday.x_train
-    )
+    # No image that was given lies in any file of the run, neither plain nor among arrays or pictures.
+    given = {image.tobytes() for image in monday.x_train}
+    assert not given & set(images_in(Path("runs/mine")))
+    assert len(given) == len(monday.x_train) > 40
+
+
+def images_in(workdir: Path) -> Iterator[bytes]:
+    """Everything of the images' size in the arrays of a run's folder, as uint8; and wherever a file says it plainly."""
+    arrays = [array for path in workdir.rglob("*.npz") for array in np.load(path).values()]
+    for step in checkpoint.steps(workdir / "checkpoints"):
+        restored = checkpoint.restore(workdir / "checkpoints", step, on_damage=print)
+        arrays += jax.tree.leaves(restored.tree)
+    for array in arrays:
+        flat = np.asarray(array).ravel()
+        if flat.dtype == np.uint8 and flat.size % 64 == 0:
+            yield from (row.tobytes() for row in flat.reshape(-1, 64))
+        elif flat.dtype == np.float32 and flat.size % 64 == 0:
+            rounded = np.rint((np.clip(np.nan_to_num(flat), -1, 1) + 1) * 127.5).astype(np.uint8)
+            yield from (row.tobytes() for row in rounded.reshape(-1, 64))
+
+
+def test_images_that_are_kept_would_be_found(tmp_path):
+    images = helpers.digits(8).x_train[:5]
+    checkpoint.save(tmp_path / "a" / "checkpoints", 1, {"kept": images.astype(np.float32) / 127.5 - 1}, {})
+    (tmp_path / "b").mkdir()
+    np.savez_compressed(tmp_path / "b" / "kept.npz", images=images)
+    for folder in ("a", "b"):
+        assert {image.tobytes() for image in images} <= set(images_in(tmp_path / folder))
 
 
 def test_a_class_of_an_earlier_day(tmp_path, monkeypatch, small_preset, capsys):

@@ -21,6 +21,7 @@ from dgm_jax.__main__ import main
 from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.errors import UserError
 from dgm_jax.report.reading import NoRun, read
+from dgm_jax.workdir import Workdir
 
 RUNS = {
     "dgma": lambda: helpers.finished(helpers.small("dgma")).workdir,
@@ -175,15 +176,59 @@ class TestPage:
         text = report.page(read(folder))
         assert "<script" not in text and html.escape("<script>alert(1)</script>", quote=False) in text
 
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("summary.json", b"{}"),
+            ("summary.json", b"[]"),
+            ("summary.json", b'{"finished": tr'),
+            ("summary.json", b"\xff"),
+            ("config.json", b'{"format_version": 1}'),
+            ("accuracy_matrix.csv", b""),
+            ("accuracy_matrix.csv", b"protocol,reading,after_task,0\nstrict,consolidated,0,none\n"),
+            ("metrics.jsonl", b'{"kind": "epoch"}\n'),
+            ("samples/after_task_01.npz", b"PK\3\4"),
+        ],
+    )
+    def test_files_that_are_damaged(self, name, content, tmp_path, capsys):
+        folder = helpers.copied(RUNS["dgma"](), tmp_path / "run")
+        (folder / name).write_bytes(content)
+        assert main(["report", str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: a file in {folder} cannot be read (") and error.count("\n") == 1
+
+    def test_a_page_that_cannot_be_written_does_not_end_a_run(self, tmp_path):
+        notes: list[str] = []
+        folder = helpers.copied(RUNS["dgma"](), tmp_path / "run")
+        (folder / "summary.json").write_text("{}")
+        report.write_at_the_end(Workdir(folder), notes.append)
+        assert len(notes) == 1 and notes[0].startswith("no report.html: ")
+
+    def test_a_task_whose_summary_is_not_written_yet(self, run, tmp_path):
+        """The matrix and the samples are written before it."""
+        folder = helpers.copied(run, tmp_path / "run")
+        summary = json.loads((folder / "summary.json").read_text())
+        n = sum(map(len, summary["tasks"][:2]))
+        shorter = {"finished": False, "finished_tasks": 2, "final": n}
+        shorter["confusion"] = {k: [row[:n] for row in rows[:n]] for k, rows in summary["confusion"].items()}
+        shorter |= {name: [row for row in summary[name] if row["task"] < 2] for name in ("capacity", "privacy")}
+        (folder / "summary.json").write_text(json.dumps(summary | shorter))
+        text = report.page(read(folder))
+        assert "In progress: 2 of 3 tasks are finished" in text
+        _Tables(text)
+
+    def test_empty_commands_are_no_commands(self, run, tmp_path):
+        folder = helpers.copied(run, tmp_path / "run")
+        (folder / "commands.txt").write_text("")
+        assert "<pre>" not in report.page(read(folder))
+        (folder / "commands.txt").write_text("python -m a\npython -m b --c 'd'\npython -m a\n")
+        assert "<pre>python -m a\npython -m b --c &#39;d&#39;</pre>" in report.page(read(folder))
+
     def test_folders_that_are_none(self, tmp_path, run, capsys):
         with pytest.raises(NoRun, match="no such folder"):
             report.write(tmp_path / "none")
         assert main(["report", str(tmp_path)]) == 2
         assert capsys.readouterr().err == f"error: {tmp_path} has no config.json; expected the --workdir of a run\n"
-        folder = helpers.copied(run, tmp_path / "run")
-        (folder / "summary.json").write_text('{"finished": tr')
-        assert main(["report", str(folder)]) == 2
-        assert "a file in " in capsys.readouterr().err
 
 
 class TestComparison:
@@ -224,6 +269,11 @@ class TestBrowser:
         sections = re.findall(r'<section id="(\w+)"', page)
         expected = ["accuracy", "forgetting", "memory", "growth", "privacy", "confusion", "training", "settings"]
         assert sections == expected and len(re.findall(r"<svg", page)) == 4
+
+    def test_it_is_printed(self, tmp_path):
+        out = tmp_path / "page.pdf"
+        browse(RUNS["dgma"]() / "report.html", tmp_path / "profile", f"--print-to-pdf={out}", "--no-pdf-header-footer")
+        assert out.read_bytes().startswith(b"%PDF") and out.stat().st_size > 20_000
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_it_is_shown_in_both_schemes(self, scheme, tmp_path):
