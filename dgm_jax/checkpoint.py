@@ -333,7 +333,11 @@ def _seal(content: dict[str, Any]) -> dict[str, Any]:
 def _unseal(path: Path) -> dict[str, Any]:
     """The description without its seal. Later formats must keep the seal, or damage could pass for a newer version."""
     try:
-        content = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        content = json.loads(text)
+        # Two texts can mean the same: a digit that is one too many for a float may be any.
+        if text != files.to_json(content).encode():
+            raise ValueError("a text that is not in the form in which it was written")
         expected = content.pop("sha256")
         found = _digest_json(content)
     except FileNotFoundError:

@@ -69,10 +69,15 @@ def write_json(path: PathLike, value: Any) -> None:
       TypeError: if `value` holds anything else that is not JSON.
     """
     try:
-        text = json.dumps(value, indent=2, allow_nan=False)
+        text = to_json(value)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; write None, or text, in place of NaN and infinity.") from error
-    write_atomically(path, text + "\n")
+    write_atomically(path, text)
+
+
+def to_json(value: Any) -> str:
+    """The text that `write_json` writes; raises what it does."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def write_npz(path: PathLike, **arrays: np.ndarray) -> None:

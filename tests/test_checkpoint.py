@@ -181,6 +181,18 @@ def test_a_flipped_byte_never_changes_data_silently(tmp_path: Path) -> None:
     assert_same(tree, read(tmp_path).tree)
 
 
+def test_a_digit_that_no_float_needs_is_noticed_too(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, {"a": np.ones(2)}, {"seconds": 0.30000001192092896})
+    path = tmp_path / "0000000001" / "checkpoint.json"
+    text = path.read_text()
+    assert float("0.30000001192092897") == 0.30000001192092896
+    path.write_text(text.replace("0.30000001192092896", "0.30000001192092897"))
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="not in the form in which it was written"):
+        checkpoint.restore(tmp_path, 1, on_damage=print)
+    path.write_text(text)
+    assert checkpoint.restore(tmp_path, 1, on_damage=print) is not None
+
+
 def test_a_leaf_that_orbax_restores_wrongly_is_named(tmp_path: Path) -> None:
     tree = small_tree()
     folder = checkpoint.save(tmp_path, 1, tree, {})
@@ -194,7 +206,7 @@ def test_a_leaf_that_orbax_restores_wrongly_is_named(tmp_path: Path) -> None:
         shutil.rmtree(folder / "arrays")
         (tmp_path / "other" / "arrays").rename(folder / "arrays")
         description = checkpoint._unseal(folder / "checkpoint.json") | {"files": {}}
-        (folder / "checkpoint.json").write_text(json.dumps(checkpoint._seal(description)))
+        (folder / "checkpoint.json").write_text(checkpoint.files.to_json(checkpoint._seal(description)))
         with pytest.raises(checkpoint.DamagedCheckpoint, match=f"leaf generator/0/kernel: expected {what} .*, found "):
             checkpoint.restore(tmp_path, 1, on_damage=undamaged)
 
