@@ -133,13 +133,18 @@ def end_of(workdir: Path) -> tuple[Any, dict[str, Any]]:
     return restored.tree, rest
 
 
-def equal(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
-    """Bit for bit."""
+def differences(a: tuple[Any, Any], b: tuple[Any, Any]) -> list[str]:
+    """Names of arrays and files that are not equal bit for bit."""
     paths, others = (
         {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (a[0], b[0])
     )
-    return paths == others and a[1] == b[1]
+    return [
+        name
+        for ours, theirs in ((paths, others), (a[1], b[1]))
+        for name in {**ours, **theirs}
+        if ours.get(name) != theirs.get(name)
+    ]
 
 
 def kills(variant: str, n: int, seed: int) -> dict[str, Any]:
@@ -165,7 +170,10 @@ def kills(variant: str, n: int, seed: int) -> dict[str, Any]:
                 continue
             _, said = child.communicate()
             assert child.returncode == 0, said.decode()
-            finished, same = finished + 1, same + equal(end_of(workdir), expected)
+            different = differences(end_of(workdir), expected)
+            finished, same = finished + 1, same + (not different)
+            if different:
+                print(f"{variant}: run {finished} differs in {', '.join(different)}", flush=True)
             shutil.rmtree(workdir)
         flips = flip_every_byte(undisturbed / "checkpoints")
     return {

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = 16  # Of a picture of samples; more images of a class go to further rows.
 _MOST_IN_PICTURE = 10_000
-_OTHER_FILES = (".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pdf", ".npy", ".npz")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +140,7 @@ def _sample(arguments: argparse.Namespace) -> None:
                 f"--n {n}: more than {_MOST_IN_PICTURE:,} images are no picture; give a folder, e.g. --out "
                 f"{out.with_suffix('')}, for a file each"
             )
-    elif out.is_file() or out.suffix.lower() in _OTHER_FILES:
+    elif out.is_file() or (out.suffix and not out.is_dir()):
         raise UserError(f"--out {out}: expected a picture's name that ends in .png, or a folder")
 
     import jax
@@ -178,6 +177,11 @@ def _write_each(memory: "Memory", labels: Sequence[int], n: int, key: "jax.Array
 
     from dgm_jax import images
 
+    full = [
+        str(out / str(label)) for label in labels if (out / str(label)).is_dir() and any((out / str(label)).iterdir())
+    ]
+    if full:
+        raise UserError(f"--out {out}: {', '.join(full)} holds files already; choose another folder")
     with tqdm(total=n * len(labels), unit="image") as bar:
         for label in labels:
             folder = out / str(label)
@@ -212,9 +216,9 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     _require_run(arguments.workdir)
-    missing = [str(path) for path in arguments.images if not path.is_file()]
-    if missing:
-        raise UserError(f"{', '.join(missing[:5])}: no such file; expected image files")
+    for path in arguments.images:
+        if not path.is_file():
+            raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected image files")
 
     from dgm_jax.classifier import load_classifier
     from dgm_jax.data.folders import read_images
@@ -228,6 +232,8 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _require_run(path: Path) -> None:
+    if path.is_file():
+        raise UserError(f"{path} is a file; expected the --workdir of a run (an exported memory holds nothing else)")
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; expected the --workdir of a run")
 

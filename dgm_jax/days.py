@@ -53,6 +53,7 @@ class Placed:
     stream: TaskStream
     days: tuple[int, ...]  # Tasks of each day, the stream's own last.
     fits: bool  # It is known to fit what the run has met, which it replaces or adds to.
+    dropped: tuple[str, ...] = ()  # Classes that were announced, and give way.
 
 
 def place(stream: TaskStream, met: Met, finished_tasks: int, epochs_done: int) -> Placed:
@@ -76,10 +77,15 @@ def place(stream: TaskStream, met: Met, finished_tasks: int, epochs_done: int) -
     for day in (over,) if begun else (over, over - 1):
         if 0 <= day < len(met.days):
             candidate = _after(stream, met.first(day))
-            if candidate is not None and describe(candidate) == met.first(day + 1).stream:
-                return Placed(candidate, met.days[: day + 1], True)
+            known = met.first(day + 1)
+            if (
+                candidate is not None
+                and describe(candidate) == known.stream
+                and tuple(candidate.class_names) == known.names
+            ):
+                return Placed(candidate, met.days[: day + 1], True, met.names[len(known.names) :])
     again = [name for name in stream.class_names if name in met.first(over).names]
-    if len(again) == stream.n_classes:
+    if len(again) == stream.n_classes and (len(met.days) == 1 or not over):
         return plain
     if begun:
         if over or not set(stream.class_names) & set(met.names):
@@ -98,11 +104,13 @@ def place(stream: TaskStream, met: Met, finished_tasks: int, epochs_done: int) -
     if list(stream.image_shape) != met.stream["image_shape"]:
         shapes = ("x".join(map(str, shape)) for shape in (met.stream["image_shape"], stream.image_shape))
         raise OtherConfiguration(
-            "has learnt images of {}, these are {}; bring them to one size and number of channels, or choose another "
-            "--workdir".format(*shapes)
+            "has learnt images of {}, these are {}; give the --image-size of the first day, and images with its number "
+            "of channels, or choose another --workdir".format(*shapes)
         )
     learnt = met.first(over)
-    return Placed(stream.after(learnt.past()), (*learnt.days, stream.n_tasks), True)
+    if stream.fingerprint in learnt.stream["fingerprint"].split("+"):
+        raise OtherConfiguration("has learnt these very images before, under other names; choose another --workdir")
+    return Placed(stream.after(learnt.past()), (*learnt.days, stream.n_tasks), True, met.names[len(learnt.names) :])
 
 
 def _after(stream: TaskStream, met: Met) -> TaskStream | None:

@@ -151,6 +151,11 @@ class Learner:
                     folder.checkpoints.mkdir(exist_ok=True)
 
             processes.on_first(claim)
+            for dropped in {own.dropped for own in placed if own.dropped}:
+                for callback in self.callbacks:
+                    callback.on_note(
+                        f"left out, for another day came first: {', '.join(dropped)}, of which nothing was saved"
+                    )
             texts = [folder.config.read_text() if folder.config.exists() else None for folder in folders]
             processes.check_equal("folder", texts)
             return _Session(self, configs, streams, folders).finish()
@@ -354,7 +359,7 @@ def placed_in(folder: Workdir, stream: TaskStream) -> Placed:
     """The stream as the run in this folder meets it."""
     plain = Placed(stream, (stream.n_tasks,), False)
     met = met_before(folder.read_config()) if folder.config.exists() else None
-    if met is None or describe(stream) == met.stream:
+    if met is None or (describe(stream) == met.stream and tuple(stream.class_names) == met.names):
         return plain
     restored = checkpoint.restore(folder.checkpoints, on_damage=lambda _: None)  # The run itself tells of damage.
     record = restored.metadata["record"] if restored is not None else {"finished_tasks": 0, "epochs_done": 0}

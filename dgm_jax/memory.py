@@ -210,7 +210,9 @@ class Memory:
 
     def as_of(self, n_tasks: int) -> "Memory":
         """The memory with only the first `n_tasks` tasks: what it drew then, it draws still."""
-        return replace(self, tasks=self.tasks[:n_tasks])
+        tasks = self.tasks[:n_tasks]
+        n_classes = sum(len(task.classes) for task in tasks)
+        return replace(self, tasks=tasks, labels=self.labels[:n_classes], names=self.names[:n_classes])
 
 
 def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
@@ -252,7 +254,7 @@ def _of_run(folder: Workdir) -> Memory:
     memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
     if not memory.tasks:
         raise NoMemory(f"{folder.path} has not finished its first task yet; go on with the run")
-    return memory
+    return memory.as_of(len(memory.tasks))  # Without the classes of tasks that are still to come.
 
 
 def _warn(text: str) -> None:

@@ -161,7 +161,7 @@ class Run:
     def save_training(self, task: int, state: TrainState) -> None:
         """Saves a task in progress. Of the checkpoints of its earlier epochs the newest stays, should this one fail."""
         step = task * _STEPS_PER_TASK + self.record.epochs_done
-        older = [s for s in checkpoint.steps(self.folder.checkpoints) if task * _STEPS_PER_TASK < s < step]
+        older = [s for s in self._steps_in_progress() if s < step]
         self._save(step, self._in_progress(state) | self._kept_discriminator())
         processes.on_first(self._delete, older[:-1])
 
@@ -362,9 +362,13 @@ class Run:
             "auxiliary": {"params": state.discriminator, "statistics": state.discriminator_statistics},
         }
         step = (task + 1) * _STEPS_PER_TASK - 1
-        older = [s for s in checkpoint.steps(self.folder.checkpoints) if s > task * _STEPS_PER_TASK - 1]
         self._save(step, jax.device_get(tree) | self._kept_discriminator())
-        processes.on_first(self._delete, [old for old in older if old < step])
+        processes.on_first(self._delete, [s for s in self._steps_in_progress() if s < step])
+
+    def _steps_in_progress(self) -> list[int]:
+        """Checkpoints in the midst of a task; a kill can have left those of an earlier one."""
+        steps = checkpoint.steps(self.folder.checkpoints)
+        return [step for step in steps if (step + 1) % _STEPS_PER_TASK]
 
     def _delete(self, steps: Sequence[int]) -> None:
         for step in steps:

@@ -100,5 +100,9 @@ def test_the_command(run, tmp_path, capsys):
     assert "1 of 2 files cannot be read as images" in capsys.readouterr().err
     assert main(["predict", str(run.workdir), str(tmp_path / "none.png")]) == 2
     assert capsys.readouterr().err.endswith("none.png: no such file; expected image files\n")
+    assert main(["predict", str(run.workdir), str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: is a folder; expected image files\n"
+    assert main(["predict", str(paths[0]), str(paths[0])]) == 2
+    assert "is a file; expected the --workdir of a run" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "none"), str(paths[0])]) == 2
     assert "expected the --workdir of a run" in capsys.readouterr().err

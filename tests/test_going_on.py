@@ -45,6 +45,14 @@ class _Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+class _Notes(Callback):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_note(self, text: str) -> None:
+        self.heard.append(text)
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def days(request, tmp_path_factory):
     """Two days of two classes each: settings, folder, and what was drawn after the first."""
@@ -98,7 +106,7 @@ def test_the_same_day_again_is_finished_already(days):
 
 def test_an_earlier_day_again_is_refused(days):
     config, workdir, *_ = days
-    with pytest.raises(OtherConfiguration, match="holds a run on "):
+    with pytest.raises(OtherConfiguration, match="has learnt class nought before; a class belongs to one day"):
         learn(config, (0, 1), workdir)
 
 
@@ -133,12 +141,21 @@ def test_a_day_that_was_announced_but_not_begun_gives_way(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         learn(config, (2, 3), tmp_path, _Interrupt(2, 0))  # Before anything of it is saved.
     assert json.loads((tmp_path / "config.json").read_text())["days"] == [2, 2]
-    assert learn(config, (0, 1), tmp_path)["finished_tasks"] == 2  # Finished already.
-    summary = learn(config, (4,), tmp_path)
+    notes = _Notes()
+    summary = learn(config, (4,), tmp_path, notes)
+    assert notes.heard[0] == "left out, for another day came first: two, three, of which nothing was saved"
     assert summary["finished"] and load_memory(tmp_path).names == ("nought", "one", "four")
     assert json.loads((tmp_path / "config.json").read_text())["days"] == [2, 1]
+    assert learn(config, (4,), tmp_path)["finished_tasks"] == 3  # Finished already.
     learn(config, (2, 3), tmp_path)
     assert load_memory(tmp_path).names == ("nought", "one", "four", "two", "three")
+
+
+def test_the_same_images_under_other_names_are_refused(days, monkeypatch):
+    config, workdir, *_ = days
+    monkeypatch.setitem(globals(), "NAMES", ("a", "b", "c", "d", "e", "f"))
+    with pytest.raises(OtherConfiguration, match="has learnt these very images before, under other names"):
+        learn(config, (2, 3), workdir)
 
 
 def test_a_third_day(days, tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -154,6 +155,18 @@ class TestResume:
         assert status == -signal.SIGKILL, error
         helpers.fit(TINY, tmp_path)
         assert_same_results(tmp_path, helpers.finished(TINY).workdir)
+
+    def test_killed_before_the_checkpoints_of_a_task_are_cleared_away(self, tmp_path):
+        """They go with those of the next task."""
+        workdir = helpers.copied(helpers.finished(TINY).workdir, tmp_path / "run")
+        checkpoints = workdir / "checkpoints"
+        for step in (1_999_999, 2_999_999):
+            shutil.rmtree(checkpoints / f"{step:010d}")
+        left = checkpoint.restore(checkpoints, 999_999, on_damage=print)
+        checkpoint.save(checkpoints, 2, left.tree, left.metadata)
+        (workdir / "summary.json").unlink()
+        helpers.fit(TINY, workdir)
+        assert checkpoint.steps(checkpoints) == [999_999, 1_999_999, 2_999_999]
 
     def test_a_damaged_checkpoint_is_passed_over(self, tmp_path):
         _interrupt(TINY, tmp_path, "epoch end", 1, 2)

@@ -76,6 +76,8 @@ def test_sample_writes_a_file_for_each_image(workdir: Path, tmp_path: Path, caps
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == [
         f"{label}/{i:06}.png" for label in (3, 7) for i in range(9)
     ]
+    assert main(["sample", str(workdir), "--classes", "7", "--n", "1", "--out", str(out)]) == 2
+    assert "holds files already; choose another folder" in capsys.readouterr().err
     with Image.open(out / "7" / "000008.png") as image:
         assert np.asarray(image).shape == (8, 8) and np.asarray(image)[0, 0] == round(1.7 * 127.5)
 

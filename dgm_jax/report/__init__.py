@@ -50,7 +50,8 @@ def page(run: RunFiles) -> str:
     drawn: dict[str, Any] = {"accuracy": None, "growth": None} | _training(run)
     if run.summary is not None:
         tasks = list(range(run.finished_tasks))
-        curves = {reading: (tasks, _percents(run.averages(reading))) for reading in run.readings}
+        last_whole = _untested(run)["last_untested"] + 1 if _untested(run)["untested"] else 0
+        curves = {reading: _broken(tasks, _percents(run.averages(reading)), last_whole) for reading in run.readings}
         drawn["accuracy"] = charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5)
         drawn["growth"] = _growth(run)
     return _render(
@@ -237,6 +238,13 @@ def _data_uri(image: np.ndarray) -> str:
     content = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, format="PNG")
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _broken(
+    places: Sequence[float], values: Sequence[float], at: int
+) -> tuple[Sequence[float], Sequence[float | None]]:
+    """A line with a gap before place number `at`, where what is averaged over changes; 0: none."""
+    return ([*places[:at], at - 0.5, *places[at:]], [*values[:at], None, *values[at:]]) if at else (places, values)
 
 
 def _percents(values: Sequence[float]) -> list[float]:

@@ -68,6 +68,7 @@ def lines(
             known = [float("nan") if value is None else value for value in values]
             axes.plot(places, known, label=name, marker="o" if marks else None, markersize=3.5, linewidth=1.6)
         axes.set(xlabel=x, ylabel=y, ylim=(low, high))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if len(series) > 1:
             axes.legend(loc="best")
 
