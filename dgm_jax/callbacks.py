@@ -21,7 +21,7 @@ class RunStart:
     dataset: str
     seeds: tuple[int, ...]  # One, or several that are trained side by side.
     tasks: tuple[tuple[str, ...], ...]  # Names of the classes of each task.
-    train_counts: tuple[int, ...]  # Training images of each task.
+    train_counts: tuple[int, ...]  # Training images of each task; of a run that goes on, of the new ones.
     test_count: int
     estimated_seconds: float | None
     resumed_from: tuple[int, int] | None  # (task, epochs already done), or None if the run is new.

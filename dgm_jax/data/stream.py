@@ -67,6 +67,7 @@ class TaskStream:
       stored_shape: (h, w, c) of the images as the data set holds them, before they were resized.
       fingerprint: a checksum of all images and class indices: tells a run from one on other data.
       protocol: "strict" or "paper"; see `validation`.
+      part_name: of the data set whose images are here: `name`, unless the stream goes on after another.
       n_past: tasks at the beginning that were learnt in an earlier stream, whose images are not here; see `after`.
     """
 
@@ -102,6 +103,7 @@ class TaskStream:
         self._current: int | None = None
         self.fingerprint = f"{_checksum([*train, *validation, *test]):08x}"
         self.n_past = 0
+        self.part_name = name
 
     def after(self, past: Past) -> TaskStream:
         """The same tasks, after those of an earlier stream, of which no image is here any more.
