@@ -87,7 +87,8 @@ class TestSample:
     def test_unknown_class(self, run):
         memory = load_memory(run.workdir, after_task=0)
         known = ", ".join(map(str, memory.labels[: memory.n_classes]))
-        for label in (memory.labels[-1], 77):
+        assert len(memory.labels) == len(memory.names) == memory.n_classes
+        for label in (load_memory(run.workdir).labels[-1], 77):
             with pytest.raises(ValueError, match=f"^the memory knows no class {label}; it knows {known}$"):
                 memory.sample(label, 1, jax.random.key(0))
 
