@@ -27,16 +27,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dgm_jax", description="What one does before and after a run.")
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", help="show where an error comes from")
+    of_memory = argparse.ArgumentParser(add_help=False)
+    of_memory.add_argument("workdir", metavar="WORKDIR", type=Path, help="the folder of the run, or an exported file")
+    of_memory.add_argument(
+        "--after-task", type=int, metavar="K", help="the memory as it was after task K; the first is 0 (default: now)"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     sample = commands.add_parser(
         "sample",
-        parents=[debug],
+        parents=[debug, of_memory],
         help="draw images of learnt classes from a run's memory",
         description="Draws images of learnt classes from the memory of a run, and writes them as one picture, or each "
         "as a file of its own.",
     )
-    sample.add_argument("workdir", metavar="WORKDIR", type=Path, help="the folder of the run, or an exported file")
     sample.add_argument(
         "--classes", nargs="+", required=True, metavar="CLASS", help="classes, as the data set labels them, or by name"
     )
@@ -47,9 +51,6 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="FILE|FOLDER",
         help="the picture to write, e.g. grid.png; or a folder (any other name) for OUT/CLASS/000000.png and so on",
-    )
-    sample.add_argument(
-        "--after-task", type=int, metavar="K", help="the memory as it was after task K; the first is 0 (default: now)"
     )
     sample.add_argument("--seed", type=_seed, default=0, help="another seed draws other images (default: 0)")
     sample.set_defaults(command=_sample)
@@ -88,12 +89,11 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser(
         "export",
-        parents=[debug],
+        parents=[debug, of_memory],
         help="write a run's memory as one file, to ship it",
         description="Writes the memory of a run as one file, with only what drawing from it needs; docs/formats.md "
         "describes it. Load it by dgm_jax.load_memory(FILE).",
     )
-    export.add_argument("workdir", metavar="WORKDIR", type=Path, help="the folder of the run, or an exported file")
     export.add_argument("out", metavar="FILE", type=Path, help="the file to write, e.g. memory.dgm")
     export.add_argument(
         "--to",
@@ -101,9 +101,6 @@ def _parser() -> argparse.ArgumentParser:
         default="dgm",
         help="dgm: our own format; npz: its arrays, for NumPy; stablehlo: a program that draws, for JAX without us "
         "(default: dgm)",
-    )
-    export.add_argument(
-        "--after-task", type=int, metavar="K", help="the memory as it was after task K; the first is 0 (default: now)"
     )
     export.set_defaults(command=_export)
 

@@ -1,6 +1,5 @@
 """A memory for those who have no dgm_jax: its arrays as .npz, or its sampler as a program that JAX alone can run."""
 
-import io
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dgm_jax import files
 from dgm_jax.errors import UserError
 from dgm_jax.memory import Memory, draw_chunk
 
@@ -36,9 +36,7 @@ def to_npz(memory: Memory) -> bytes:
         arrays |= {f"task_{t}_mask_{i}": mask for i, mask in enumerate(task.masks)}
         for kind, layers in (("norm", task.norms), ("norm", task.statistics)):
             arrays |= {f"task_{t}_{kind}_{i}_{name}": a for i, own in enumerate(layers) for name, a in own.items()}
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # Its stub takes them for allow_pickle.
-    return content.getvalue()
+    return files.to_npz(arrays)
 
 
 def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:

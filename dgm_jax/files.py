@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,9 +82,14 @@ def to_json(value: Any) -> str:
 
 def write_npz(path: PathLike, **arrays: np.ndarray) -> None:
     """Writes arrays by name as a compressed .npz file, atomically."""
+    write_atomically(path, to_npz(arrays))
+
+
+def to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays by name as the bytes of a compressed .npz file."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # Its stub takes them for allow_pickle.
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
 
 
 def append_line(path: PathLike, text: str) -> None:
