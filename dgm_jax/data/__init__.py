@@ -3,6 +3,7 @@
 from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
 from dgm_jax.data.folders import folder_classes, from_folder
+from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_sizes
 from dgm_jax.data.sources import class_names, from_npz, load
 from dgm_jax.data.stream import (
     FutureTaskError,
@@ -10,9 +11,6 @@ from dgm_jax.data.stream import (
     PastTaskError,
     TaskStream,
     class_incremental,
-    parse_class_order,
-    parse_classes_per_task,
-    task_sizes,
 )
 
 __all__ = [
