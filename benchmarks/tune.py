@@ -1,7 +1,8 @@
-"""Chooses settings by the first two tasks alone: each change is tried on images held out of *their* training images.
+"""Chooses settings by the first tasks alone, two by default: each change is tried on their *training* images.
 
 No test image is read, and no image of a later task: who meets classes one after the other has seen none of them when
-settings must be chosen. Of each class's training images the last quarter is what settings are judged by.
+settings must be chosen. Of each class's training images the last quarter is what settings are judged by. With
+`--tasks 10` what a change does can be seen where many classes are to be told apart, still without a test image.
 
     python -m benchmarks.tune cifar10 --variant dgmw --data-dir ../shared/data/tfds --out docs/results/tuning.json \\
         --try generator_learning_rate=0.0005 --try auxiliary_generator=true,generator_width=16
@@ -31,8 +32,6 @@ from dgm_jax.data.sources import NAMES
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.files import write_json
 
-_TASKS = 2
-
 
 def changed(config: Config, change: str) -> Config:
     """The settings with a change, e.g. "epochs=3,auxiliary_generator=true"; "" changes nothing.
@@ -52,26 +51,29 @@ def changed(config: Config, change: str) -> Config:
     return dataclasses.replace(config, **values)
 
 
-def first_tasks(dataset: Dataset, train_per_class: int) -> Dataset:
-    """The classes of the first two tasks, so many training images of each; a quarter of these is in place of a test."""
-    first = dataset.of_classes(dataset.labels[:_TASKS]).first_per_class(train_per_class)
+def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Dataset:
+    """The classes of the first tasks, so many training images of each; a quarter of these is in place of a test."""
+    first = dataset.of_classes(dataset.labels[:tasks]).first_per_class(train_per_class)
     return first.for_choosing()
 
 
 def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
-    """Learns the first two tasks with each seed: A_2 of each classifier, and minutes of all."""
+    """Learns the tasks with each seed: the last accuracy of each classifier, bytes of the memory, minutes of all."""
     begun = time.perf_counter()
     learner = Learner if config.method == "dgm" else BaselineLearner
     averages: dict[str, list[float]] = defaultdict(list)
+    weights: list[int] = []
     for seed in seeds:
         own = dataclasses.replace(config, seed=seed)
         stream = data.class_incremental(dataset, classes_per_task=1)
         with tempfile.TemporaryDirectory() as folder:
             summary = learner(own, devices=1).fit(stream, folder)
-        for reading, average in summary[f"A_{_TASKS}"].items():
+        for reading, average in summary[f"A_{summary['final']}"].items():
             averages[reading].append(average["macro"])
+        weights += [summary["parameters"]["shared_weights"]] if "parameters" in summary else []
     means = {reading: statistics.mean(values) for reading, values in averages.items()}
-    return {"A_2": dict(averages), "mean": means, "minutes": (time.perf_counter() - begun) / 60}
+    minutes = (time.perf_counter() - begun) / 60
+    return {"A": dict(averages), "mean": means, "weights": weights, "minutes": minutes}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
     parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
     parser.add_argument("--train-per-class", type=int, default=500, help="a quarter of them to judge by")
+    parser.add_argument("--tasks", type=int, default=2, help="of one class each")
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1])
     parser.add_argument("--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]")
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
@@ -87,14 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
     options = parser.parse_args(argv)
     keep_programs()
-    first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class)
+    first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
     results = json.loads(options.out.read_text()) if options.out.exists() else []
     for change in ["", *options.changes]:
         config = changed(base, change)
         said = ",".join(filter(None, (options.base, change)))
         entry = {"data": options.data, "variant": options.variant, "change": said, "seeds": options.seeds}
-        entry |= {"train_per_class": options.train_per_class, "config": dataclasses.asdict(config)}
+        entry |= {
+            "train_per_class": options.train_per_class,
+            "tasks": options.tasks,
+            "config": dataclasses.asdict(config),
+        }
         # The settings are compared as well: the preset may have changed since.
         known = next((r for r in results if all(r.get(name) == value for name, value in entry.items())), None)
         if known is None:
@@ -103,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.append(known)
             write_json(options.out, results)
         shown = ", ".join(f"{reading} {100 * known['mean'][reading]:.1f} %" for reading in known["mean"])
-        print(f"{options.variant} {said or 'as it is'}: {shown}; {known['minutes']:.1f} min", flush=True)
+        size = f", {statistics.mean(known['weights']) / 1e6:.2f} M weights" if known["weights"] else ""
+        print(f"{options.variant} {said or 'as it is'}: {shown}{size}; {known['minutes']:.1f} min", flush=True)
     return 0
 
 

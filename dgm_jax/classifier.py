@@ -88,11 +88,14 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
         raise NoMemory(f"{folder.path} has no classifier; expected the workdir of a run of dgm with a finished task")
     own = restored.tree[{"consolidated": "classifier", "auxiliary": "auxiliary"}[reading]]
     config, memory = folder.read_config(), restored.metadata["memory"]
+    network = memory.get("network", "dcgan")
+    if reading == "consolidated":
+        network = config["config"].get("consolidation_network") or network
     known = sum(len(task["classes"]) for task in memory["tasks"])
     return Classifier(
         params=own["params"],
         statistics=own["statistics"],
-        network=memory.get("network", "dcgan"),
+        network=network,
         image_shape=tuple(config["stream"]["image_shape"]),
         n_outputs=len(own["params"]["classifier"]["bias"]),
         labels=tuple(memory["labels"][:known]),

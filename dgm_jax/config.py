@@ -69,6 +69,22 @@ class Config:
     """Add the auxiliary classifier's cross-entropy to the generator's loss [aux_G]."""
     reinitialise_discriminator: bool = True
     """Start the discriminator afresh at every task."""
+    adversarial_loss: Literal["wasserstein", "hinge"] = "wasserstein"
+    """What the critic learns: the paper's Wasserstein distance, or a hinge about +-1 (Lim and Ye 2017)."""
+    penalty: Literal["gradient", "r1"] = "gradient"
+    """Penalty of the critic: the paper's, towards slopes of 1 between real and fake, or of slopes at real images."""
+    critic_steps: int = 1
+    """Steps of the critic for each of the generator."""
+    critic_shift: int = 0
+    """The critic sees images, real and generated, moved by up to so many pixels at random (Zhao et al. 2020)."""
+    critic_condition: Literal["none", "projection"] = "none"
+    """projection: the critic is told the class of an image (Miyato and Koyama 2018); for tasks of several classes."""
+    discriminator_norm: Literal["batch", "none"] = "batch"
+    """Norms of dcgan's discriminator: of the batch, as published, or none, as the gradient penalty's authors advise."""
+    generator_average: float = 0.0
+    """The generator's weights are averaged over a task's steps, fading by this factor a step; 0: the last ones."""
+    warm_start: bool = False
+    """A task begins with norms, output layer and masks of the earlier class that looks most like its first one."""
 
     scale_max: float = 1e5
     """Slope of the gates at the end of a task [s_max]."""
@@ -87,6 +103,12 @@ class Config:
     """Anneal the slope again within each epoch, up to the epoch's own (the paper's dgmw)."""
     gate_gradient: Literal["closed", "product"] = "closed"
     """How embeddings' gradients are compensated: S sigmoid'(e) in closed form, or HAT's product."""
+    gate_learning_rate: float | None = None
+    """Step size of the embeddings' Adam, as a move of s e, the gate's argument; None: the generator's, of e itself."""
+    gate_reach: float | None = None
+    """Embeddings are kept where |s e| is at most this, so that a gate can still turn; None: anywhere."""
+    scale_schedule: Literal["linear", "geometric"] = "linear"
+    """How the gates' slope grows from 1 / s_max to s_max: by equal steps, as published, or by equal factors."""
     sparsity_weight: float = 0.01
     """Weight of the share of free capacity that a task opens [lambda_R]."""
     headroom: int = 2
@@ -109,6 +131,18 @@ class Config:
     """Share of the newest classes' images that are real instead of generated when the classifier is consolidated."""
     consolidation_shift: int = 0
     """Images are moved by up to so many pixels, at random, when the classifier is consolidated."""
+    consolidation_turn: float = 0.0
+    """Images are turned by up to so many degrees, at random, when the classifier is consolidated."""
+    consolidation_flip: bool = False
+    """Images are mirrored left to right, at random, when the classifier is consolidated."""
+    consolidation_smoothing: float = 0.0
+    """Share of the consolidated classifier's target that is spread over all classes (label smoothing)."""
+    consolidation_average: float = 0.0
+    """The consolidated classifier's weights are averaged over its steps, fading by this factor a step; 0: the last."""
+    consolidation_network: Literal["dcgan", "resnet"] | None = None
+    """Network of the consolidated classifier; None: that of the discriminator."""
+    consolidation_width: int | None = None
+    """Width of the first layer of the consolidated classifier; None: that of the discriminator."""
 
     memory_size: int = 200
     """Real images that er and icarl keep, of all classes together."""
@@ -124,6 +158,16 @@ class Config:
         """What JAX calls the precision."""
         return {"float32": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}[self.precision]
 
+    @property
+    def classifier_network(self) -> Literal["dcgan", "resnet"]:
+        """The network of the consolidated classifier, and of the baselines' classifiers."""
+        return self.consolidation_network or self.network
+
+    @property
+    def classifier_width(self) -> int:
+        """The width of its first layer."""
+        return self.consolidation_width or self.discriminator_width
+
     def __post_init__(self) -> None:
         """Refuses values that cannot work, before anything is computed."""
         for name in _POSITIVE:
@@ -135,7 +179,7 @@ class Config:
             if not value >= 0:
                 raise ConfigError(f"{name}={value!r} must not be negative")
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices and not (name in _MAY_BE_NONE and getattr(self, name) is None):
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
         if self.image_size not in (8, 16, 32, 64, 128):
             raise ConfigError(f"image_size={self.image_size} must be 4 times a power of two: 8, 16, 32, 64 or 128")
@@ -145,12 +189,17 @@ class Config:
             raise ConfigError(f"mask_share={self.mask_share} must be a share greater than 0 and at most 1")
         if not 0 <= self.consolidation_real <= 1:
             raise ConfigError(f"consolidation_real={self.consolidation_real} must be a share between 0 and 1")
+        for name in ("consolidation_smoothing", "consolidation_average", "generator_average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         if not 0 <= self.adam_b1 < 1 or not 0 <= self.adam_b2 < 1:
             raise ConfigError(f"adam_b1={self.adam_b1} and adam_b2={self.adam_b2} must be at least 0 and below 1")
         if self.scale_max < 1:
             raise ConfigError(f"scale_max={self.scale_max} must be at least 1: gates start at 1 / scale_max")
         if self.variant == "dgmw" and self.gate_position != "last":
             raise ConfigError("gate_position='before_norm' is for dgma; dgmw gates weights, always before the norm")
+        if self.network != "dcgan" and self.discriminator_norm != "batch":
+            raise ConfigError(f"discriminator_norm={self.discriminator_norm!r} is for dcgan; resnet needs its norms")
         if self.masks == "none" and self.gate_gradient == "product":
             raise ConfigError("masks='none' has no gate to learn; gate_gradient must be 'closed'")
         if self.seed >= 2**32:
@@ -163,15 +212,18 @@ _POSITIVE = (
     *("image_size", "train_per_class", "noise_dim", "generator_width", "discriminator_width", "epochs", "batch_size"),
     *("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "scale_max", "headroom", "replay_steps"),
     *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "checkpoint_epochs"),
-    "memory_size",
+    *("memory_size", "consolidation_width", "critic_steps", "gate_learning_rate", "gate_reach"),
 )
 _NOT_NEGATIVE = (
     *("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "consolidation_shift"),
+    *("consolidation_turn", "critic_shift"),
     *("reconstruction_weight", "scale_lead"),
     *("ewc_weight", "alignment_weight"),
 )
+_MAY_BE_NONE = ("consolidation_network",)
 _CHOICES = {
     "network": ("dcgan", "resnet"),
+    "consolidation_network": ("dcgan", "resnet"),
     "method": get_args(Method),
     "variant": ("dgma", "dgmw"),
     "protocol": ("strict", "paper"),
@@ -180,6 +232,11 @@ _CHOICES = {
     "masks": ("learnt", "random", "none"),
     "precision": ("float32", "tf32", "bf16"),
     "replay": ("fixed", "fresh"),
+    "adversarial_loss": ("wasserstein", "hinge"),
+    "penalty": ("gradient", "r1"),
+    "critic_condition": ("none", "projection"),
+    "discriminator_norm": ("batch", "none"),
+    "scale_schedule": ("linear", "geometric"),
 }
 
 # What the authors released (docs/method.md has their table); of SVHN dgmw alone: dgma takes MNIST's masks.

@@ -108,10 +108,8 @@ class Memory:
         """All that are asked for at once are under way before the host waits for the first."""
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
-        task = next(t for t in self.tasks if index in t.classes)
+        task = self.class_alone(index)
         cut = self.cut(task)
-        head = task.classes.index(index)
-        cut["heads"] = cut["heads"][head : head + 1]
         draw = partial(
             draw_chunk,
             self.generator,
@@ -122,6 +120,12 @@ class Memory:
             n_conditioned=task.n_conditioned,
         )
         return (draw(start=start) for start in range(0, n, CHUNK))
+
+    def class_alone(self, index: int) -> TaskMemory:
+        """What a class owns, by its index, as if it had been the only one of its task."""
+        task = next(t for t in self.tasks if index in t.classes)
+        head = task.classes.index(index)
+        return replace(task, classes=(index,), heads=task.heads[head : head + 1])
 
     def cut(self, task: TaskMemory) -> Params:
         """Cuts a task's own sub-network out of the shared weights, padded to one of few shapes."""

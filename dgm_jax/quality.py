@@ -29,7 +29,8 @@ class Judge:
         restored = checkpoint.restore(workdir.checkpoints, on_damage=lambda _: None)
         if restored is None:
             raise NoMemory(f"{workdir.path} has no classifier to judge by; run --method joint first")
-        network = workdir.read_config()["config"].get("network", "dcgan")
+        settings = workdir.read_config()["config"]
+        network = settings.get("consolidation_network") or settings.get("network", "dcgan")
         return cls(restored.tree["params"], restored.tree["statistics"], n_classes, network)
 
     def predict(self, images: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import serialization
 
 from dgm_jax import checkpoint, consolidation, files, images, metrics, privacy, processes
 from dgm_jax.callbacks import TaskEnd
@@ -21,7 +20,7 @@ from dgm_jax.models.discriminator import widened
 from dgm_jax.record import READINGS, Record, summarise
 from dgm_jax.training.classifier import ClassifierState, predict_features, predict_logits
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
-from dgm_jax.training.state import Capacity, TrainState
+from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
 from dgm_jax.training.task import Trainer
 from dgm_jax.workdir import Workdir
 
@@ -63,6 +62,7 @@ class Run:
         self.key = jax.random.key(config.seed)
         self.record = Record()
         self.memory = self._new_memory()
+        self.classifier: Any = None  # Parameters and statistics of the last task's, as a task begins.
         self.discriminator: Any = None  # Of the last task, where the next goes on with it.
         self.resumed: dict[str, Any] = {}  # The training state of a task in progress.
         self.best: Any = {}  # The best state of that task, in the paper protocol.
@@ -87,13 +87,25 @@ class Run:
             physical=physical,
             classes=self.stream.tasks[task],
             discriminator=self.discriminator,
+            like=self._most_alike(task),
         )
         if self.resumed:
-            state = serialization.from_state_dict(state, self.resumed["state"])
+            state = from_tree(state, self.resumed["state"])
         self.best, self.resumed = self.resumed.get("best", {}), {}
         if list(physical) not in self.record.programs:
             self.record.programs.append(list(physical))
         return state, capacity, self._task_images(*self.stream.train(task))
+
+    def _most_alike(self, task: int) -> list[TaskMemory]:
+        """For each class of a task that begins, the earlier one that it is most often taken for, to begin as that."""
+        if not self.config.warm_start or task == 0 or self.classifier is None:
+            return []
+        pixels, labels = self.stream.train(task)
+        seen, network = self.seen(task - 1), self.config.classifier_network
+        params, statistics = self.classifier
+        taken_for = predict_logits(params, statistics, pixels, seen, network=network).argmax(axis=1)
+        counts = [np.bincount(taken_for[labels == index]) for index in self.stream.tasks[task]]
+        return [self.memory.class_alone(int(count.argmax())) for count in counts]
 
     def train_key(self, task: int) -> jax.Array:
         """The key of a task's training."""
@@ -146,7 +158,7 @@ class Run:
         means["validation_accuracy"] = accuracy = metrics.macro_accuracy(per_class)
         if self.record.best_validation is None or accuracy > self.record.best_validation:
             self.record.best_validation = accuracy
-            self.best = serialization.to_state_dict(jax.device_get(state))
+            self.best = to_tree(state)
 
     def end_epoch(self, task: int, epoch: int, means: dict[str, float]) -> None:
         """Writes down an epoch."""
@@ -173,7 +185,7 @@ class Run:
         """
         state = jax.device_get(state)
         if self.best:
-            state = serialization.from_state_dict(state, self.best)
+            state = from_tree(state, self.best)
         own = self.trainer.freeze(state, self.memory.widths, n_heads=len(self.stream.tasks[task]))
         finished = TaskMemory(
             classes=self.stream.tasks[task],
@@ -218,17 +230,18 @@ class Run:
     def evaluate(self, task: int, classifier: ClassifierState, state: TrainState) -> None:
         """Measures both classifiers on the test images of the classes seen."""
         pixels, labels = self.stream.test(task)
-        for reading, params, statistics in (
-            ("consolidated", classifier.params, classifier.statistics),
-            ("auxiliary", state.discriminator, state.discriminator_statistics),
+        for reading, params, statistics, network in (
+            ("consolidated", classifier.params, classifier.statistics, self.config.classifier_network),
+            ("auxiliary", state.discriminator, state.discriminator_statistics, self.config.network),
         ):
-            logits = predict_logits(params, statistics, pixels, self.seen(task), network=self.config.network)
+            logits = predict_logits(params, statistics, pixels, self.seen(task), network=network)
             self.record.evaluate(reading, logits.argmax(axis=1), labels, self.stream.n_seen(task))
         self.record.privacy += list(self._nearness(task, classifier))
 
     def _nearness(self, task: int, classifier: ClassifierState) -> Iterator[dict[str, Any]]:
         """How near the images drawn of the newest classes come to their training images, while those are at hand."""
-        features = partial(predict_features, classifier.params, classifier.statistics, network=self.config.network)
+        network = self.config.classifier_network
+        features = partial(predict_features, classifier.params, classifier.statistics, network=network)
         (real, real_labels), (held_out, held_out_labels) = self.stream.train(task), self.stream.test(task)
         for index in self.stream.tasks[task]:
             training = real[real_labels == index]
@@ -261,6 +274,7 @@ class Run:
         """Writes what is known after a task; `means` are of the classifier's metrics while it was consolidated."""
         self._require_finite(task, self.config.epochs, means)
         self.record.end_task(rows)
+        self.classifier = jax.device_get((classifier.params, classifier.statistics))
         kept = None if self.config.reinitialise_discriminator else (state.discriminator, state.discriminator_statistics)
         self.discriminator = jax.device_get(kept)
         processes.on_first(self._write_results, task)
@@ -353,7 +367,7 @@ class Run:
         checkpoint.save(self.folder.checkpoints, step, {"memory": memory_tree, **tree}, plain)
 
     def _in_progress(self, state: TrainState) -> dict[str, Any]:
-        tree: dict[str, Any] = {"state": serialization.to_state_dict(jax.device_get(state))}
+        tree: dict[str, Any] = {"state": to_tree(state)}
         return tree | ({"best": self.best} if self.best else {})
 
     def _save_finished(self, task: int, classifier: ClassifierState, state: TrainState) -> None:
@@ -388,6 +402,9 @@ class Run:
             labels, names = tuple(self.stream.classes), tuple(self.stream.class_names)
             self.memory = dataclasses.replace(memory, labels=labels, names=names)
             self.resumed = {name: restored.tree[name] for name in ("state", "best") if name in restored.tree}
+            if "classifier" in restored.tree:
+                kept = restored.tree["classifier"]
+                self.classifier = (widened(kept["params"], self.stream.n_classes), kept["statistics"])
             if "discriminator" in restored.tree:
                 kept = restored.tree["discriminator"]
                 self.discriminator = (widened(kept["params"], self.stream.n_classes), kept["statistics"])

@@ -21,7 +21,8 @@ _CHANGEABLE = (
     *("epochs", "generator_learning_rate", "discriminator_learning_rate", "clip_norm", "adversarial_weight"),
     *("penalty_weight", "sparsity_weight", "scale_max", "mask_share", "replay", "replay_steps"),
     *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "consolidation_real"),
-    *("consolidation_shift", "checkpoint_epochs"),
+    *("consolidation_shift", "consolidation_turn", "consolidation_flip", "consolidation_smoothing"),
+    *("consolidation_average", "checkpoint_epochs"),
 )
 
 

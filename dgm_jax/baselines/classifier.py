@@ -1,7 +1,7 @@
 """Trains a classifier on, with any loss: what the methods without a generator have in common.
 
-Steps, step size, batch and shifts are those of DGM's consolidated classifier, so that the budget after a task is the
-same; unlike that one, these classifiers go on from where the task before left them.
+Network, steps, step size, batch, augmentation and averaging are those of DGM's consolidated classifier, so that the
+budget after a task is the same; unlike that one, these classifiers go on from where the task before left them.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ from jax import lax
 from dgm_jax.config import Config
 from dgm_jax.models import pair
 from dgm_jax.models.discriminator import Output
-from dgm_jax.training.classifier import ClassifierState, descended, shifted
+from dgm_jax.training.augmentation import augmented
+from dgm_jax.training.classifier import ClassifierState, descended, learnt
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy
 from dgm_jax.training.state import init_optimiser
@@ -57,7 +58,8 @@ def train(
       loss: of the parameters, the output for a mini-batch, its images, its labels, the classes seen, and `anchor`.
       anchor: arrays that the loss needs besides.
     """
-    state = replace(state, optimiser=init_optimiser(optax.scale_by_adam(), state.params))
+    average = {"params": state.params, "statistics": state.statistics} if config.consolidation_average else None
+    state = replace(state, optimiser=init_optimiser(optax.scale_by_adam(), state.params), average=average)
     state, sources, anchor = jax.device_put((state, sources, anchor))
     steps = config.consolidation_steps
     for start in range(0, steps, _STEPS_PER_CALL):
@@ -65,7 +67,7 @@ def train(
         state = _steps(state, sources, seen, key, anchor, start, stop, config=config, loss=loss)
         jax.block_until_ready(state.params)
         moved("train", stop, steps)
-    return jax.device_get(state)
+    return learnt(jax.device_get(state))
 
 
 @partial(jax.jit, static_argnames=("config", "loss"), donate_argnums=0)
@@ -84,15 +86,16 @@ def _steps(
     part = config.batch_size // len(sources)
 
     def body(i: jax.Array, state: ClassifierState) -> ClassifierState:
-        shift_key, *pick_keys = jax.random.split(jax.random.fold_in(key, i), 1 + len(sources))
+        change_key, *pick_keys = jax.random.split(jax.random.fold_in(key, i), 1 + len(sources))
         picks = [jax.random.randint(k, (part,), 0, s.count) for k, s in zip(pick_keys, sources, strict=True)]
-        images = to_unit_range(jnp.concatenate([s.images[rows] for s, rows in zip(sources, picks)]))
+        drawn = to_unit_range(jnp.concatenate([s.images[rows] for s, rows in zip(sources, picks)]))
+        images = augmented(change_key, drawn, config)
         labels = jnp.concatenate([s.labels[rows] for s, rows in zip(sources, picks)])
-        if config.consolidation_shift:
-            images = shifted(shift_key, images, config.consolidation_shift)
 
         def loss_of(params: Any) -> Any:
-            output, statistics = pair(config.network).discriminate(params, state.statistics, images, train=True)
+            output, statistics = pair(config.classifier_network).discriminate(
+                params, state.statistics, images, train=True
+            )
             return loss(params, output, images, labels, seen, anchor), statistics
 
         gradients, statistics = jax.grad(loss_of, has_aux=True)(state.params)

@@ -49,7 +49,7 @@ class OnlineEWC(ClassifierMethod):
             picked,
             seen,
             label_key,
-            network=self.config.network,
+            network=self.config.classifier_network,
         )
         self.fisher = jax.tree.map(lambda total, new: total + np.asarray(new), self.fisher, own)
 

@@ -28,7 +28,9 @@ class ICaRL(ClassifierMethod):
             n, size = setting.n_classes, self.config.memory_size
             raise ConfigError(f"memory_size={size}, but icarl keeps an image of each of {n} classes; give at least {n}")
         self.exemplars: list[np.ndarray] = []  # Of each class seen, the most telling first.
-        self._loss = partial(_with_distillation, network=self.config.network)  # One object: one compiled program.
+        self._loss = partial(
+            _with_distillation, network=self.config.classifier_network
+        )  # One object: one compiled program.
 
     def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
         """Trains on new images and exemplars together, old outputs distilled; then chooses exemplars anew."""
@@ -65,7 +67,7 @@ class ICaRL(ClassifierMethod):
     def _features(self, images: np.ndarray) -> np.ndarray:
         """Of unit length, [n, features]."""
         params, statistics = self.classifier.params, self.classifier.statistics
-        return _normalised(predict_features(params, statistics, images, network=self.config.network))
+        return _normalised(predict_features(params, statistics, images, network=self.config.classifier_network))
 
     def to_tree(self) -> Tree:
         """The classifier and the exemplars."""

@@ -100,7 +100,7 @@ class ClassifierMethod(Method):
             self.classifier.statistics,
             images,
             self.setting.seen(task),
-            network=self.config.network,
+            network=self.config.classifier_network,
         )
 
     def to_tree(self) -> Tree:

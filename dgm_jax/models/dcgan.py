@@ -48,9 +48,9 @@ def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
 
 
 def init_discriminator(
-    key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int
+    key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int, norms: bool = True
 ) -> tuple[Params, list[Params]]:
-    """Fresh parameters and running statistics of a discriminator.
+    """Fresh parameters and running statistics of a discriminator, with or without norms.
 
     Returns:
       {"trunk": [{"kernel": [5, 5, c_in, c_out], "norm": {...} (not in the first)}, ...],
@@ -63,9 +63,9 @@ def init_discriminator(
     for i, c_out in enumerate(widths):
         shape = (_TRUNK_KERNEL, _TRUNK_KERNEL, channels if i == 0 else widths[i - 1], c_out)
         layer: Params = {"kernel": random.normal(0, DEVIATION, shape).astype(np.float32)}
-        trunk.append(layer if i == 0 else layer | {"norm": init_norm(c_out)})
+        trunk.append(layer | {"norm": init_norm(c_out)} if norms and i > 0 else layer)
     params = {"trunk": trunk} | init_heads(random, 4 * 4 * widths[-1], n_classes)
-    return params, [init_statistics(w) for w in widths[1:]]
+    return params, [init_statistics(w) for w in widths[1:]] if norms else []
 
 
 def _trunk_widths(width: int, image_size: int) -> list[int]:
@@ -92,7 +92,7 @@ def discriminate(
     updated = []
     for i, layer in enumerate(params["trunk"]):
         x = conv(x, layer["kernel"], stride=2, padding=2)
-        if i > 0:
+        if "norm" in layer:
             x, running = batch_norm(layer["norm"], statistics[i - 1], x, train=train, axis_name=axis_name)
             updated.append(running)
         x = jax.nn.leaky_relu(x, _LEAK)

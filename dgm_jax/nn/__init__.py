@@ -2,7 +2,16 @@
 
 from dgm_jax.nn.convolution import conv, conv_transpose, fold, unfold
 from dgm_jax.nn.expansion import expand, grown_unit_widths, grown_weight_widths, padded_width
-from dgm_jax.nn.gates import annealed_scale, binarise, gate, reserve, sparsity
+from dgm_jax.nn.gates import (
+    annealed_scale,
+    binarise,
+    gate,
+    gate_of_argument,
+    geometric_scale,
+    keep_within,
+    reserve,
+    sparsity,
+)
 from dgm_jax.nn.masked import gate_units, gates_weights, masked_conv, masked_conv_transpose, masked_dense
 from dgm_jax.nn.product import product
 from dgm_jax.nn.protection import compensate, multipliers, protect
@@ -20,10 +29,13 @@ __all__ = [
     "expand",
     "fold",
     "gate",
+    "gate_of_argument",
     "gate_units",
     "gates_weights",
+    "geometric_scale",
     "grown_unit_widths",
     "grown_weight_widths",
+    "keep_within",
     "masked_conv",
     "masked_conv_transpose",
     "masked_dense",

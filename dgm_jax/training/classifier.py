@@ -4,6 +4,7 @@ While a task is learnt, its images are real and all others generated, so the aux
 by the generator's artefacts alone. Where every class is generated, there is no such cue (ALGORITHM, section 11.1).
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,8 @@ from jax import lax
 
 from dgm_jax.config import Config
 from dgm_jax.models import pair
+from dgm_jax.training.augmentation import augmented
+from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import AXIS, share
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
@@ -35,14 +38,16 @@ class ClassifierState:
     params: Params
     statistics: Params
     optimiser: optax.OptState
+    average: Params = None  # {"params", "statistics"}: averaged over the steps so far, if `consolidation_average` asks.
 
 
 def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes: int) -> ClassifierState:
-    """A fresh classifier, with the discriminator's network."""
-    params, statistics = pair(config.network).init_discriminator(
-        key, width=config.discriminator_width, image_size=config.image_size, channels=channels, n_classes=n_classes
+    """A fresh classifier; of the discriminator's network, unless the settings ask for another."""
+    params, statistics = pair(config.classifier_network).init_discriminator(
+        key, width=config.classifier_width, image_size=config.image_size, channels=channels, n_classes=n_classes
     )
-    return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params))
+    average = {"params": params, "statistics": statistics} if config.consolidation_average else None
+    return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params), average)
 
 
 def run_classifier_steps(
@@ -69,7 +74,7 @@ def run_classifier_steps(
       start: first step.
       stop: one past the last.
       shard: the number of this device.
-      config: batch size, number of steps, step size, shift.
+      config: batch size, number of steps, step size, augmentation, smoothing, averaging.
       n_devices: over which each batch is split.
 
     Returns:
@@ -78,18 +83,17 @@ def run_classifier_steps(
 
     def body(i: jax.Array, carry: Any) -> Any:
         state, sums = carry
-        pick_key, shift_key = jax.random.split(jax.random.fold_in(key, i))
+        pick_key, change_key = jax.random.split(jax.random.fold_in(key, i))
         rows = jax.random.randint(pick_key, (config.batch_size,), 0, data.count)
-        images = to_unit_range(data.images[rows])
-        if config.consolidation_shift:
-            images = shifted(shift_key, images, config.consolidation_shift)
+        images = augmented(change_key, to_unit_range(data.images[rows]), config)
         images, labels = share(images, shard, n_devices), share(data.labels[rows], shard, n_devices)
 
         def loss_of(params: Params) -> Any:
-            discriminate = pair(config.network).discriminate
+            discriminate = pair(config.classifier_network).discriminate
             output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
             correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
-            return cross_entropy(output.logits, labels, seen), (statistics, jnp.mean(correct, dtype=jnp.float32))
+            loss = cross_entropy(output.logits, labels, seen, config.consolidation_smoothing)
+            return loss, (statistics, jnp.mean(correct, dtype=jnp.float32))
 
         (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         state = descended(state, lax.pmean(gradients, AXIS), statistics, i, config)
@@ -102,23 +106,23 @@ def run_classifier_steps(
 def descended(
     state: ClassifierState, gradients: Params, statistics: Params, step: jax.Array, config: Config
 ) -> ClassifierState:
-    """The state after one Adam step, whose size decays to 0 along a cosine over `consolidation_steps`."""
+    """The state after one Adam step, whose size decays to 0 along a cosine over `consolidation_steps`.
+
+    What is averaged follows: at first every step counts alike, so that the first weights are soon forgotten.
+    """
     updates, optimiser = optax.scale_by_adam().update(gradients, state.optimiser)
     decay = 0.5 * (1 + jnp.cos(jnp.pi * step / config.consolidation_steps))
     step_size = config.consolidation_learning_rate * decay
     params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
-    return ClassifierState(params, statistics, optimiser)
+    average = state.average
+    if average is not None:
+        average = averaged(average, {"params": params, "statistics": statistics}, step, config.consolidation_average)
+    return ClassifierState(params, statistics, optimiser, average)
 
 
-def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
-    """Moves each image, [batch, h, w, c], by up to `reach` pixels each way; its border is repeated outwards."""
-    padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    offsets = jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1)
-
-    def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
-        return lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
-
-    return jax.vmap(crop)(padded, offsets)
+def learnt(state: ClassifierState) -> ClassifierState:
+    """What counts after the last step: the averaged weights, if there are any."""
+    return state if state.average is None else replace(state, **state.average)
 
 
 def predict_logits(

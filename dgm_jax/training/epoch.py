@@ -4,6 +4,7 @@ Neither the number of steps, nor that of images, nor that of replayed tasks is a
 compiled once for each shape of the generator.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,9 @@ from flax import struct
 from jax import lax
 
 from dgm_jax.models.generator import conditioned_noise
+from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import share
-from dgm_jax.training.state import Array, Capacity, Clock, TrainState
+from dgm_jax.training.state import Array, Capacity, Clock, TrainState, of_average
 from dgm_jax.training.step import Metrics, Step
 
 
@@ -116,8 +118,29 @@ def run_steps(
         images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
         head = labels - capacity.first_class
         scales = step.scales(clock, i)
-        state, critic_metrics = step.critic_step(state, images, head, critic_noise, split(uniform[0]), scales)
-        state, generator_metrics = step.generator_step(state, images, labels, head, generator_noise, scales, capacity)
+        offsets = None
+        if step.config.critic_shift:
+            shape, reach = (batch, 3, 2), step.config.critic_shift
+            offsets = split(jax.random.randint(jax.random.fold_in(uniform_key, 0), shape, 0, 2 * reach + 1))
+        of_critic, of_generator = (None, None) if offsets is None else (offsets[:, :2], offsets[:, 2])
+        critic_uniform = split(uniform[0])
+        state, critic_metrics = step.critic_step(state, images, head, critic_noise, critic_uniform, scales, of_critic)
+        for number in range(1, step.config.critic_steps):  # Further ones, on images and noise of their own.
+            further = jax.random.split(jax.random.fold_in(noise_key, number), 4)
+            rows = jax.random.randint(further[0], (batch,), 0, data.count)
+            noise = split(draw(further[1], classes=data.labels[rows]))
+            alpha = split(jax.random.uniform(further[2], (batch,)))
+            if offsets is not None:
+                of_critic = split(jax.random.randint(further[3], (batch, 2, 2), 0, 2 * reach + 1))
+            real, own_head = to_unit_range(data.images[split(rows)]), data.labels[split(rows)] - capacity.first_class
+            state, critic_metrics = step.critic_step(state, real, own_head, noise, alpha, scales, of_critic)
+        state, generator_metrics = step.generator_step(
+            state, images, labels, head, generator_noise, scales, capacity, of_generator
+        )
+        if state.average is not None:
+            newest = of_average(state.generator, state.generator_statistics)
+            done = clock.epoch * clock.steps + i
+            state = replace(state, average=averaged(state.average, newest, done, step.config.generator_average))
         return state, metrics | critic_metrics | generator_metrics
 
     def body(i: jax.Array, carry: Any) -> Any:

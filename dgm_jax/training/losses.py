@@ -1,4 +1,4 @@
-"""The objectives of section 2 of the paper: classifier, critic with gradient penalty."""
+"""The objectives of section 2 of the paper, and what may stand in their place: classifier, critic, its penalty."""
 
 from collections.abc import Callable
 
@@ -6,21 +6,48 @@ import jax
 import jax.numpy as jnp
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, seen: jax.Array | None = None, smoothing: float = 0.0
+) -> jax.Array:
     """Mean cross-entropy, in nats, over the classes seen so far.
 
     Args:
       logits: [batch, classes].
       labels: [batch], integers.
       seen: [classes], bool; the others count for nothing, exactly. None: all.
+      smoothing: share of the target that is spread evenly over the classes seen (Szegedy et al. 2016), in [0, 1).
     """
     log_probability = jax.nn.log_softmax(only_seen(logits, seen))
-    return -jnp.mean(jnp.take_along_axis(log_probability, labels[:, None], axis=1))
+    loss = -jnp.mean(jnp.take_along_axis(log_probability, labels[:, None], axis=1))
+    if smoothing == 0:
+        return loss
+    counted = jnp.ones(logits.shape[1], bool) if seen is None else seen
+    even = jnp.sum(jnp.where(counted[None], log_probability, 0), axis=1) / jnp.sum(counted)
+    return (1 - smoothing) * loss - smoothing * jnp.mean(even)
 
 
 def only_seen(logits: jax.Array, seen: jax.Array | None) -> jax.Array:
     """Takes classes not met yet out of the running: their logits, [batch, classes], become the lowest finite number."""
     return logits if seen is None else jnp.where(seen[None], logits, jnp.finfo(logits.dtype).min)
+
+
+def critic_loss(real: jax.Array, fake: jax.Array, kind: str) -> jax.Array:
+    """What the critic minimises, of its values [batch] for real and generated images; the penalty comes on top.
+
+    "wasserstein": `mean D(G(z)) - mean D(x)`; "hinge": only values inside +-1 are pushed out (Lim and Ye 2017).
+    """
+    if kind == "hinge":
+        return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
+    return jnp.mean(fake) - jnp.mean(real)
+
+
+def slope_penalty(
+    critic_sum: Callable[[jax.Array], tuple[jax.Array, object]], images: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, object]]:
+    """`mean ||grad_x D(x)||^2 / 2` at real images (R1 of Mescheder et al. 2018); as `gradient_penalty` otherwise."""
+    gradients, rest = jax.grad(critic_sum, has_aux=True)(images)
+    squares = jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+    return jnp.mean(squares) / 2, (jnp.sqrt(squares), rest)
 
 
 def gradient_penalty(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
+from flax import serialization, struct
 
 from dgm_jax import nn
 from dgm_jax.config import Config
@@ -27,6 +27,7 @@ class TrainState:
     discriminator: Params
     discriminator_statistics: Params
     discriminator_optimiser: optax.OptState
+    average: Params = None  # {"generator", "statistics"} but for embeddings: over the task, if `generator_average`.
 
 
 @struct.dataclass
@@ -92,6 +93,22 @@ def make_capacity(
         seen=seen,
         first_class=np.int32(first_class),
     )
+
+
+def to_tree(state: TrainState) -> Params:
+    """The state as nested dicts of arrays, on the host, to be saved; what there is none of is left out."""
+    return {k: v for k, v in serialization.to_state_dict(jax.device_get(state)).items() if v is not None}
+
+
+def from_tree(like: TrainState, tree: Params) -> TrainState:
+    """Undoes `to_tree`; `like` is a state of the same structure."""
+    return serialization.from_state_dict(like, {"average": None, **tree})
+
+
+def of_average(generator: Params, statistics: Params) -> Params:
+    """What is averaged of a generator: all that is drawn with, but for the masks."""
+    kept = {name: generator[name] for name in ("kernels", "norms", "heads")}
+    return {"generator": kept, "statistics": statistics}
 
 
 def init_optimiser(optimiser: optax.GradientTransformation, params: Params) -> optax.OptState:

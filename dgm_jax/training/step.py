@@ -16,9 +16,11 @@ from jax import lax
 from dgm_jax import nn
 from dgm_jax.config import Config
 from dgm_jax.models import Pair, pair
+from dgm_jax.models.discriminator import Output
 from dgm_jax.models.generator import Generator
 from dgm_jax.models.normalisation import in_succession
-from dgm_jax.training.losses import cross_entropy, gradient_penalty, only_seen
+from dgm_jax.training.augmentation import moved
+from dgm_jax.training.losses import critic_loss, cross_entropy, gradient_penalty, only_seen, slope_penalty
 from dgm_jax.training.state import Capacity, Clock, Optimisers, TrainState, make_optimisers
 
 Metrics = dict[str, Any]  # Scalars, NumPy's or JAX's.
@@ -82,13 +84,17 @@ class Step:
         An `epoch_scale` of 0 says that masks are settled: they are binary, and have no gradient.
         """
         compensated = epoch_scale if self.config.gate_gradient == "closed" else None
-        soft = [nn.gate(e, scale, compensated) for e in embeddings]
+        if self.config.gate_learning_rate is None:
+            soft = [nn.gate(e, scale, compensated) for e in embeddings]
+        else:
+            soft = [nn.gate_of_argument(e, scale) for e in embeddings]
         return [jnp.where(epoch_scale > 0, m, nn.binarise(e).astype(m.dtype)) for m, e in zip(soft, embeddings)]
 
     def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (`s`, `S_i`) at a step of an epoch (section 3); once masks are settled, (`s_max`, 0)."""
         position = clock.epoch + self.config.scale_lead
-        epoch_scale = nn.annealed_scale(position, clock.mask_epochs, self.config.scale_max)
+        anneal = nn.geometric_scale if self.config.scale_schedule == "geometric" else nn.annealed_scale
+        epoch_scale = anneal(position, clock.mask_epochs, self.config.scale_max)
         scale = nn.annealed_scale(step, clock.steps, epoch_scale) if self.config.anneal_within_epoch else epoch_scale
         settled = clock.epoch >= clock.mask_epochs
         return jnp.where(settled, self.config.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)
@@ -131,8 +137,9 @@ class Step:
         noise: jax.Array,
         alpha: jax.Array,
         scales: tuple[jax.Array, jax.Array],
+        offsets: jax.Array | None = None,
     ) -> tuple[TrainState, Metrics]:
-        """One Adam step of D as the critic of the current task, with the gradient penalty.
+        """One Adam step of D as the critic of the current task, with its penalty.
 
         Args:
           state: replaced; G's running statistics see the batch drawn here.
@@ -141,36 +148,42 @@ class Step:
           noise: [batch, noise_dim], classes included.
           alpha: [batch] in [0, 1]: the share of the real image in the mixed one.
           scales: (`s`, `S_i`).
+          offsets: [batch, 2, 2], how far real and generated images are moved (`augmentation.moved`), if at all.
         """
         masks = self.masks(state.generator["embeddings"], *scales)
         fake, generator_statistics = self.generate(state.generator, state.generator_statistics, masks, noise, head)
-        discriminator, metrics = self._learn_values(_discriminator_of(state), images, fake, alpha)
+        if offsets is not None:
+            reach = self.config.critic_shift
+            images, fake = moved(images, offsets[:, 0], reach), moved(fake, offsets[:, 1], reach)
+        discriminator, metrics = self._learn_values(_discriminator_of(state), images, fake, alpha, head)
         return replace(state, **discriminator, generator_statistics=generator_statistics), metrics
 
     @partial(jax.jit, static_argnums=0)
     def _learn_values(
-        self, discriminator: dict[str, Any], images: jax.Array, fake: jax.Array, alpha: jax.Array
+        self, discriminator: dict[str, Any], images: jax.Array, fake: jax.Array, alpha: jax.Array, head: jax.Array
     ) -> tuple[dict[str, Any], Metrics]:
+        config = self.config
         share = alpha[:, None, None, None]
-        mixed = share * images + (1 - share) * fake
+        penalised = images if config.penalty == "r1" else share * images + (1 - share) * fake
         before = discriminator["discriminator_statistics"]
 
         def loss_of(params):
             # Three passes, each with its own batch statistics; real and fake side by side, as one that is vectorised.
             judge = jax.vmap(lambda x: self.discriminate(params, before, x))
             output, statistics = judge(jnp.stack([images, fake]))
+            real, drawn = jax.vmap(lambda each: self.value(params, each, head))(output)
 
             def critic_sum(x):
                 output, updated = self.discriminate(params, in_succession(before, statistics), x)
-                return jnp.sum(output.critic), updated
+                return jnp.sum(self.value(params, output, head)), updated
 
-            penalty, (norms, updated) = gradient_penalty(critic_sum, mixed)
-            real, drawn = jnp.mean(output.critic, axis=1)
-            loss = drawn - real + self.config.penalty_weight * penalty
+            penalise = slope_penalty if config.penalty == "r1" else gradient_penalty
+            penalty, (norms, updated) = penalise(critic_sum, penalised)
+            loss = critic_loss(real, drawn, config.adversarial_loss) + config.penalty_weight * penalty
             metrics = {
                 "critic_loss": loss,
-                "critic_real": real,
-                "critic_fake": drawn,
+                "critic_real": jnp.mean(real),
+                "critic_fake": jnp.mean(drawn),
                 "gradient_penalty": penalty,
                 "gradient_norm": jnp.mean(norms),
             }
@@ -188,6 +201,7 @@ class Step:
         noise: jax.Array,
         scales: tuple[jax.Array, jax.Array],
         capacity: Capacity,
+        offsets: jax.Array | None = None,
     ) -> tuple[TrainState, Metrics]:
         """One Adam step of G: weights that are not protected, this task's norms, output layers and embeddings.
 
@@ -199,6 +213,7 @@ class Step:
           noise: [batch, noise_dim], classes included.
           scales: (`s`, `S_i`).
           capacity: what is reserved and what is free.
+          offsets: [batch, 2], how far the discriminator sees the images moved, if at all.
         """
         scale, epoch_scale = scales
         config = self.config
@@ -206,11 +221,13 @@ class Step:
         def loss_of(params):
             masks = self.masks(params["embeddings"], scale, epoch_scale)
             fake, generator_statistics = self.generate(params, state.generator_statistics, masks, noise, head)
-            output, statistics = self.discriminate(state.discriminator, state.discriminator_statistics, fake)
+            seen = fake if offsets is None else moved(fake, offsets, config.critic_shift)
+            output, statistics = self.discriminate(state.discriminator, state.discriminator_statistics, seen)
+            values = self.value(state.discriminator, output, head)
             unavailable = [jnp.logical_not(free) for free in capacity.free]
             sparsity = nn.sparsity(masks, unavailable, capacity.n_free)
             terms = {
-                "adversarial_term": -config.adversarial_weight * jnp.mean(output.critic),
+                "adversarial_term": -config.adversarial_weight * jnp.mean(values),
                 "sparsity_term": capacity.sparsity_weight * sparsity,
             }
             if config.auxiliary_generator:
@@ -235,7 +252,14 @@ class Step:
             epoch_scale=epoch_scale,
         )
         # Momentum would still move the embeddings of settled masks.
+        if config.gate_learning_rate is not None:  # It is of s e.
+            pace = config.gate_learning_rate / (config.generator_learning_rate * scale)
+            updates["embeddings"] = [pace * u for u in updates["embeddings"]]
         updates["embeddings"] = [jnp.where(epoch_scale > 0, u, 0) for u in updates["embeddings"]]
+        generator = optax.apply_updates(state.generator, updates)
+        if config.gate_reach is not None:
+            kept = [nn.keep_within(e, scale, config.gate_reach) for e in generator["embeddings"]]
+            generator["embeddings"] = [jnp.where(epoch_scale > 0, k, e) for k, e in zip(kept, generator["embeddings"])]
         metrics |= {
             "generator_gradient_norm": optax.tree.norm(gradients),
             "generator_update_norm": optax.tree.norm(updates),
@@ -244,7 +268,7 @@ class Step:
         }
         state = replace(
             state,
-            generator=optax.apply_updates(state.generator, updates),
+            generator=generator,
             generator_statistics=generator_statistics,
             generator_optimiser=optimiser,
             discriminator_statistics=statistics,
@@ -257,6 +281,12 @@ class Step:
         """Further terms of the generator's loss, by name; for methods that build on this step."""
         del params, statistics, masks, noise, capacity
         return {}
+
+    def value(self, params: Params, output: Output, head: jax.Array) -> jax.Array:
+        """The critic's value of each image, [batch]: D(x), or D(x, y) by projection (Miyato and Koyama 2018, eq. 3)."""
+        if self.config.critic_condition == "none":
+            return output.critic
+        return output.critic + jnp.sum(params["projection"][head] * output.features, axis=1)
 
     def _update_discriminator(self, discriminator: dict[str, Any], gradients: Params, statistics: Params) -> Any:
         # One optimiser for all of D: a head that a loss does not use moves on by its momentum.

@@ -15,7 +15,7 @@ import optax
 
 from dgm_jax import nn
 from dgm_jax.models.generator import Generator
-from dgm_jax.training.state import Capacity, Params, TrainState
+from dgm_jax.training.state import Capacity, Params, TrainState, of_average
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class OpenUnits:
                 whole.generator_optimiser, {name: take(parts, own) for name, own in _moments(whole).items()}
             ),
         )
+        if whole.average is not None:
+            state = replace(state, average=take(_of_average(parts), whole.average))
         own = {name: take(parts["embeddings"], getattr(capacity, name)) for name in ("reserved", "free")}
         return state, replace(capacity, **own)
 
@@ -72,8 +74,10 @@ class OpenUnits:
         parts = self._parts(whole.generator)
         put = partial(jax.tree.map, lambda part, array, own: part.put(array, own))
         moments = {name: put(parts, own, _moments(cut)[name]) for name, own in _moments(whole).items()}
+        average = None if whole.average is None else put(_of_average(parts), whole.average, cut.average)
         return replace(
             cut,
+            average=average,
             generator=put(parts, whole.generator, cut.generator),
             generator_statistics=put(_of_statistics(parts), whole.generator_statistics, cut.generator_statistics),
             generator_optimiser=_with_moments(cut.generator_optimiser, moments),
@@ -100,6 +104,10 @@ class OpenUnits:
 
 def _of_statistics(parts: Params) -> list[Params]:
     return [{"mean": part, "var": part} for part in parts["embeddings"]]
+
+
+def _of_average(parts: Params) -> Params:
+    return of_average(parts, _of_statistics(parts))
 
 
 def _moments(state: TrainState) -> dict[str, Params]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from dgm_jax import nn, processes
 from dgm_jax.config import Config
+from dgm_jax.memory import TaskMemory
 from dgm_jax.models import pair
 from dgm_jax.models.generator import host_generator
 from dgm_jax.models.normalisation import init_norm
@@ -19,16 +20,18 @@ from dgm_jax.training.classifier import (
     CLASSIFIER_METRICS,
     ClassifierState,
     init_classifier,
+    learnt,
     run_classifier_steps,
 )
 from dgm_jax.training.devices import AXIS, data_parallel, replicate
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
-from dgm_jax.training.state import Capacity, Clock, Params, TrainState, init_optimiser, make_capacity
+from dgm_jax.training.state import Capacity, Clock, Params, TrainState, init_optimiser, make_capacity, of_average
 from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import OpenUnits, find_open_units
 
 Tree = TypeVar("Tree")
 
+_WARM_STEPS = 10
 _SECONDS_PER_CALL = 1.0  # Host and device meet about this often: for progress, and for Ctrl-C.
 
 
@@ -137,6 +140,7 @@ class Trainer:
         physical: Sequence[int],
         classes: Sequence[int],
         discriminator: tuple[Params, Params] | None,
+        like: Sequence[TaskMemory] = (),
     ) -> tuple[TrainState, Capacity]:
         """The state in which a task's training begins, and what earlier tasks left to it; on the host.
 
@@ -147,6 +151,7 @@ class Trainer:
           physical: the padded widths to train at (`shapes.physical_widths`); they change no result beyond rounding.
           classes: class indices of the task.
           discriminator: parameters and statistics to go on with; None: fresh ones.
+          like: for each of the classes an earlier one to begin as, each as a task of one class; if there are any.
         """
         task_key, discriminator_key = jax.random.split(key)
         noise_dim = self.config.noise_dim
@@ -162,6 +167,16 @@ class Trainer:
             "heads": nn.expand(heads, np.zeros((*heads.shape[:3], physical[-1], self.channels), heads.dtype)),
             "embeddings": self._first_embeddings(task_key, reserved, shapes),
         }
+        statistics = self.generator.init_statistics(physical)
+        if like:
+            first = like[0]
+            earlier = np.concatenate([own.heads for own in like])
+            generator["heads"][: len(like), :, :, : earlier.shape[3]] = earlier
+            for mine, others in ((generator["norms"], first.norms), (statistics, first.statistics)):
+                mine[:] = jax.tree.map(lambda new, old: nn.expand(old, new), mine, list(others))
+            for embedding, mask in zip(generator["embeddings"], first.masks, strict=True):
+                corner = tuple(slice(0, n) for n in mask.shape)
+                embedding[corner] = np.where(mask, self._warmth, embedding[corner])
         if discriminator is None:
             discriminator = self.step.pair.init_discriminator(
                 discriminator_key,
@@ -169,15 +184,22 @@ class Trainer:
                 image_size=self.config.image_size,
                 channels=self.channels,
                 n_classes=self.n_classes,
+                norms=self.config.discriminator_norm == "batch",
             )
+        if self.config.critic_condition == "projection":
+            features = len(discriminator[0]["critic"]["kernel"])
+            told = {"projection": np.zeros((self.max_heads, features), np.float32)}
+            discriminator = ({**discriminator[0], **told}, discriminator[1])
         state = TrainState(
             generator=generator,
-            generator_statistics=self.generator.init_statistics(physical),
+            generator_statistics=statistics,
             generator_optimiser=init_optimiser(self.step.optimisers.generator, generator),
             discriminator=discriminator[0],
             discriminator_statistics=discriminator[1],
             discriminator_optimiser=init_optimiser(self.step.optimisers.discriminator, discriminator[0]),
         )
+        if self.config.generator_average:
+            state = replace(state, average=of_average(state.generator, state.generator_statistics))
         grown = self.generator.size(widths, noise_dim) / self.generator.size(self.first_widths, noise_dim)
         capacity = make_capacity(
             [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
@@ -187,6 +209,13 @@ class Trainer:
             first_class=min(classes),
         )
         return state, capacity
+
+    @property
+    def _warmth(self) -> np.float32:
+        """Where the embedding of a gate begins that was open for a similar class: a few steps from closing."""
+        if self.config.gate_learning_rate is None:
+            return np.float32(_WARM_STEPS * self.config.generator_learning_rate)
+        return np.float32(_WARM_STEPS * self.config.gate_learning_rate * self.config.scale_max)  # s is 1 / s_max yet.
 
     def _first_embeddings(
         self, key: jax.Array, reserved: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
@@ -231,21 +260,23 @@ class Trainer:
     def freeze(self, state: TrainState, widths: Sequence[int], *, n_heads: int) -> FrozenTask:
         """Ends a task: binarises its masks and cuts the padding off all arrays."""
         host = jax.device_get(state)
+        drawn_with = of_average(host.generator, host.generator_statistics) if host.average is None else host.average
+        generator, statistics = drawn_with["generator"], drawn_with["statistics"]
         kernel_shapes = self.generator.kernel_shapes(widths, self.config.noise_dim)
 
         def trimmed(norms: Params) -> Params:
             return [{name: _corner(v, (w,)) for name, v in norm.items()} for norm, w in zip(norms, widths, strict=True)]
 
         embeddings = host.generator["embeddings"]
-        heads = host.generator["heads"]
+        heads = generator["heads"]
         return FrozenTask(
-            kernels=[_corner(k, s) for k, s in zip(host.generator["kernels"], kernel_shapes, strict=True)],
+            kernels=[_corner(k, s) for k, s in zip(generator["kernels"], kernel_shapes, strict=True)],
             masks=[
                 _corner(np.asarray(nn.binarise(e)), s)
                 for e, s in zip(embeddings, self.mask_shapes(widths), strict=True)
             ],
-            norms=trimmed(host.generator["norms"]),
-            statistics=trimmed(host.generator_statistics),
+            norms=trimmed(generator["norms"]),
+            statistics=trimmed(statistics),
             heads=_corner(heads, (n_heads, *heads.shape[1:3], widths[-1], self.channels)),
         )
 
@@ -298,7 +329,8 @@ class Trainer:
             state, sums = run(state, images, seen, key, sums, np.int32(start), np.int32(stop))
             sums = jax.device_get(sums)
             on_steps(stop - start)
-        return list(zip(self.apart(state, len(keys)), _means(CLASSIFIER_METRICS, sums, steps), strict=True))
+        own = [learnt(classifier) for classifier in self.apart(state, len(keys))]
+        return list(zip(own, _means(CLASSIFIER_METRICS, sums, steps), strict=True))
 
     def _program(self, name: str, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Any:
         """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""

@@ -1,0 +1,107 @@
+"""What each setting of the consolidated classifier does, for memories that were learnt once.
+
+Each seed learns all tasks once, into a folder that is kept; then the classifier is consolidated anew from what that
+memory draws, with one change at a time. As with `benchmarks.tune`, a quarter of each class's training images takes the
+place of the test images, which are not read.
+
+    python -m benchmarks.consolidate mnist --variant dgma --train-per-class 500 --base epochs=10 --seeds 0,1,2 \\
+        --try consolidation_turn=10 --try consolidation_average=0.99 --data-dir DIR --runs DIR --out consolidate.json
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.tune import changed, first_tasks
+from dgm_jax import Learner, consolidation, data, load_memory
+from dgm_jax.compilation import keep_programs
+from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.data import TaskStream
+from dgm_jax.data.sources import NAMES
+from dgm_jax.errors import exit_status
+from dgm_jax.files import write_json
+from dgm_jax.training.classifier import predict_logits
+from dgm_jax.training.task import Trainer
+
+
+def consolidated(config: Config, stream: TaskStream, workdir: Path) -> float:
+    """The accuracy, mean over classes, of a classifier that learns from what the memory of a finished run draws."""
+    last = stream.n_tasks - 1
+    stream.begin(last)
+    draw_key, learn_key = jax.random.split(jax.random.key(config.seed))
+    drawn = consolidation.draw(
+        load_memory(workdir),
+        config,
+        draw_key,
+        n_classes=stream.n_classes,
+        real=stream.train(last),
+        newest=stream.tasks[last],
+    )
+    trainer = Trainer(
+        config, jax.local_devices()[:1], channels=stream.image_shape[2], n_classes=stream.n_classes, max_heads=1
+    )
+    seen = np.ones(stream.n_classes, bool)
+    ((classifier, _),) = trainer.consolidate([learn_key], [drawn], seen, on_steps=lambda _: None)
+    pixels, labels = stream.test(last)
+    network = config.classifier_network
+    logits = predict_logits(classifier.params, classifier.statistics, pixels, seen, network=network)
+    right = logits.argmax(axis=1) == labels
+    return float(np.mean([right[labels == index].mean() for index in range(stream.n_classes)]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tries each change and writes what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
+    parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
+    parser.add_argument("--train-per-class", type=int, default=500, help="a quarter of them to judge by")
+    parser.add_argument("--tasks", type=int, default=10, help="of one class each")
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]")
+    parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all, for learning too")
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
+    parser.add_argument("--runs", type=Path, required=True, help="folder for what is learnt once, a folder a seed")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
+    options = parser.parse_args(argv)
+    keep_programs()
+    first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
+    base = changed(preset(options.data, options.variant), options.base)
+    stream = data.class_incremental(first.resized(base.image_size), classes_per_task=1)
+    results: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.exists() else []
+    for seed in options.seeds:
+        own = dataclasses.replace(base, seed=seed)
+        Learner(own, devices=1).fit(stream, options.runs / f"seed{seed}")
+    for change in ["", *options.changes]:
+        entry = {"data": options.data, "variant": options.variant, "base": options.base, "change": change}
+        entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
+        known = next((r for r in results if all(r.get(name) == value for name, value in entry.items())), None)
+        if known is None:
+            begun = time.perf_counter()
+            accuracy = [
+                consolidated(
+                    changed(dataclasses.replace(base, seed=seed), change), stream, options.runs / f"seed{seed}"
+                )
+                for seed in options.seeds
+            ]
+            known = entry | {"accuracy": accuracy, "minutes": (time.perf_counter() - begun) / 60}
+            known["machine"] = machine.describe()
+            results.append(known)
+            write_json(options.out, results)
+        mean, deviation = statistics.mean(known["accuracy"]), statistics.pstdev(known["accuracy"])
+        said = f"{100 * mean:.2f} +- {100 * deviation:.2f} %, {known['minutes']:.1f} min"
+        print(f"{options.data} {options.variant} {change or 'as it is'}: {said}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main, interrupted="interrupted; run the same command to go on"))

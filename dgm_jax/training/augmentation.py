@@ -1,0 +1,61 @@
+"""Random changes to images that leave their class alone; each image of a batch gets its own."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.ndimage import map_coordinates
+
+from dgm_jax.config import Config
+
+
+def augmented(key: jax.Array, images: jax.Array, config: Config) -> jax.Array:
+    """Images, [batch, h, w, c] in [-1, 1], as the settings `consolidation_*` ask a classifier to learn them."""
+    shift_key, flip_key, turn_key = jax.random.split(key, 3)
+    if config.consolidation_turn:
+        images = turned(turn_key, images, config.consolidation_turn)
+    if config.consolidation_flip:
+        images = flipped(flip_key, images)
+    if config.consolidation_shift:
+        images = shifted(shift_key, images, config.consolidation_shift)
+    return images
+
+
+def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
+    """Moves each image, [batch, h, w, c], by up to `reach` pixels each way; its border is repeated outwards."""
+    return moved(images, jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1), reach)
+
+
+def moved(images: jax.Array, offsets: jax.Array, reach: int) -> jax.Array:
+    """Moves each image, [batch, h, w, c], by `offsets - reach` pixels, [batch, 2] in [0, 2 reach]; see `shifted`."""
+    padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+
+    def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
+
+    return jax.vmap(crop)(padded, offsets)
+
+
+def flipped(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image, [batch, h, w, c], left to right, or leaves it."""
+    mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def turned(key: jax.Array, images: jax.Array, degrees: float) -> jax.Array:
+    """Turns each image, [batch, h, w, c], about its middle by up to so many degrees; its border is repeated outwards.
+
+    Pixels are interpolated linearly.
+    """
+    n, height, width, _ = images.shape
+    angles = jnp.deg2rad(jax.random.uniform(key, (n,), minval=-degrees, maxval=degrees))
+    rows, columns = jnp.meshgrid(
+        jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij"
+    )
+
+    def turn(image: jax.Array, angle: jax.Array) -> jax.Array:
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        places = [cos * rows - sin * columns + (height - 1) / 2, sin * rows + cos * columns + (width - 1) / 2]
+        channel = lambda pixels: map_coordinates(pixels, places, order=1, mode="nearest")  # noqa: E731
+        return jax.vmap(channel, in_axes=2, out_axes=2)(image)
+
+    return jax.vmap(turn)(images, angles)
