@@ -73,7 +73,7 @@ def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, A
         weights += [summary["parameters"]["shared_weights"]] if "parameters" in summary else []
     means = {reading: statistics.mean(values) for reading, values in averages.items()}
     minutes = (time.perf_counter() - begun) / 60
-    return {"A": dict(averages), "mean": means, "weights": weights, "minutes": minutes}
+    return {f"A_{summary['final']}": dict(averages), "mean": means, "weights": weights, "minutes": minutes}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,11 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = changed(base, change)
         said = ",".join(filter(None, (options.base, change)))
         entry = {"data": options.data, "variant": options.variant, "change": said, "seeds": options.seeds}
-        entry |= {
-            "train_per_class": options.train_per_class,
-            "tasks": options.tasks,
-            "config": dataclasses.asdict(config),
-        }
+        entry |= {"train_per_class": options.train_per_class, "tasks": options.tasks}
+        entry |= {"config": dataclasses.asdict(config)}
         # The settings are compared as well: the preset may have changed since.
         known = next((r for r in results if all(r.get(name) == value for name, value in entry.items())), None)
         if known is None:
