@@ -1,0 +1,75 @@
+"""Random changes to images: each moves pixels as it says, and leaves images alone where it is off."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from dgm_jax.config import Config
+from dgm_jax.training.augmentation import augmented, flipped, moved, shifted, turned
+
+KEY = jax.random.key(3)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).uniform(-1, 1, (40, 12, 12, 3)).astype(np.float32)
+
+
+def test_nothing_is_changed_unless_it_is_asked_for(images):
+    assert augmented(KEY, images, Config()) is images
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (2, 2), (4, 1)])
+def test_moved_is_a_window_of_the_image_with_its_border_repeated(images, offset):
+    result = np.asarray(moved(images, jnp.tile(jnp.array(offset), (40, 1)), 2))
+    rows = np.clip(np.arange(12) + offset[0] - 2, 0, 11)
+    columns = np.clip(np.arange(12) + offset[1] - 2, 0, 11)
+    np.testing.assert_array_equal(result, images[:, rows][:, :, columns])
+
+
+def test_shifted_reaches_as_far_as_it_may_and_no_further(images):
+    result = np.asarray(shifted(KEY, images, 1))
+    middles = {(r, c): images[:, 1 + r : 11 + r, 1 + c : 11 + c] for r in (-1, 0, 1) for c in (-1, 0, 1)}
+    found = [
+        {place for place, middle in middles.items() if np.array_equal(result[i, 1:11, 1:11], middle[i])}
+        for i in range(40)
+    ]
+    assert all(len(places) == 1 for places in found)
+    assert len(set.union(*found)) == 9
+
+
+def test_flipped_mirrors_about_half_of_the_images(images):
+    result = np.asarray(flipped(KEY, images))
+    mirrored = np.array([np.array_equal(r, i[:, ::-1]) for r, i in zip(result, images, strict=True)])
+    left = np.array([np.array_equal(r, i) for r, i in zip(result, images, strict=True)])
+    assert np.all(mirrored ^ left) and 8 < mirrored.sum() < 32
+
+
+def test_turned_is_a_rotation_by_at_most_so_many_degrees(images):
+    """Against SciPy's rotation of a smooth image, by the angle that fits best."""
+    smooth = ndimage.gaussian_filter(images, (0, 2, 2, 0))
+    result = np.asarray(turned(KEY, smooth, 20.0))
+    inner = (slice(3, 9), slice(3, 9), slice(None))
+    angles = np.arange(-24, 24.5, 0.5)
+    best = []
+    for image, turn in zip(smooth[:10], result[:10], strict=True):
+        off = [
+            np.abs(
+                ndimage.rotate(image, a, axes=(0, 1), reshape=False, order=1, mode="nearest")[inner] - turn[inner]
+            ).max()
+            for a in angles
+        ]
+        assert min(off) < 0.02
+        best.append(angles[np.argmin(off)])
+    assert np.abs(best).max() <= 20.5 and np.std(best) > 5
+
+
+def test_each_change_has_its_own_randomness(images):
+    config = dataclasses.replace(Config(), consolidation_shift=1, consolidation_flip=True, consolidation_turn=5.0)
+    once = np.asarray(augmented(KEY, images, config))
+    assert once.shape == images.shape and once.dtype == images.dtype
+    assert not np.array_equal(once, np.asarray(augmented(jax.random.key(4), images, config)))
