@@ -346,6 +346,9 @@ PRESETS |= {
     name: {"dgma": config, "dgmw": _for_weights(config)}
     for name, config in {"digits": _DIGITS, "mnist": _MNIST, "arrays": _MNIST}.items()
 }
+PRESETS["joined"] = {
+    variant: dataclasses.replace(config, image_size=16) for variant, config in PRESETS["mnist"].items()
+}
 PRESETS["svhn"] = {"dgma": _COLOUR, "dgmw": _for_weights(_COLOUR, generator_width=16)}
 PRESETS["folder"] = PRESETS["svhn"]
 PRESETS["cifar10"] = {

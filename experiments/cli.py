@@ -177,6 +177,19 @@ class ImageNetOptions(ImageOptions):
         return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
 
 
+@dataclass(frozen=True, kw_only=True)
+class JoinedOptions(Options):
+    """Options of an experiment on several data sets as one."""
+
+    of: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "digits,mnist"
+    """The data sets to join, in this order, e.g. digits,mnist,svhn,cifar10."""
+
+    def load(self, name: str) -> Dataset:
+        """Loads them, at the size that the networks see."""
+        names = [part.strip() for part in self.of.split(",")]
+        return data.join([data.load(part, self.where) for part in names], self.settings.image_size)
+
+
 def _check_tasks(options: Options, n_classes: int) -> None:
     """Refuses an order or sizes of tasks that do not fit, before the minutes that reading images takes."""
     data.parse_class_order(options.class_order, range(n_classes))

@@ -3,6 +3,7 @@
 from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
 from dgm_jax.data.folders import folder_classes, from_folder
+from dgm_jax.data.joining import join
 from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_sizes
 from dgm_jax.data.sources import class_names, from_npz, load
 from dgm_jax.data.stream import (
@@ -26,6 +27,7 @@ __all__ = [
     "from_arrays",
     "from_folder",
     "from_npz",
+    "join",
     "load",
     "parse_class_order",
     "parse_classes",

@@ -1,0 +1,45 @@
+"""Several data sets as one of all their classes: for streams of more tasks than one data set has classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dgm_jax.data.dataset import DataError, Dataset, Images, from_arrays
+
+
+def join(datasets: Sequence[Dataset], size: int) -> Dataset:
+    """Makes one data set of several: the classes of the first, then those of the second, and so on.
+
+    Classes are numbered anew from 0, and each is called after its data set too ("mnist 3"). All images are scaled to
+    `size` x `size`; grey ones become colour images where others are.
+
+    Args:
+      datasets: two or more, of different names.
+      size: height and width of the result in pixels, >= 1.
+
+    Raises:
+      DataError: if there are fewer than two, or one is there twice.
+    """
+    names = [dataset.name for dataset in datasets]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(f"{', '.join(names) or 'nothing'}: expected two or more different data sets to join.")
+    channels = max(dataset.x_train.shape[-1] for dataset in datasets)
+    arrays: dict[str, list[np.ndarray]] = {"x_train": [], "y_train": [], "x_test": [], "y_test": []}
+    class_names: dict[int, str] = {}
+    for dataset in datasets:
+        resized, first = dataset.resized(size), len(class_names)
+        for part in ("x_train", "x_test"):
+            arrays[part].append(_with_channels(getattr(resized, part), channels))
+        for part in ("y_train", "y_test"):
+            arrays[part].append(first + np.searchsorted(dataset.labels, getattr(dataset, part)))
+        for number, label in enumerate(dataset.labels):
+            class_names[first + number] = f"{dataset.name} {dataset.class_names[label]}"
+    return from_arrays(
+        **{part: np.concatenate(own) for part, own in arrays.items()}, name="+".join(names), class_names=class_names
+    )
+
+
+def _with_channels(images: Images, channels: int) -> Images:
+    return images if images.shape[-1] == channels else np.repeat(images, channels, axis=-1)
