@@ -409,6 +409,8 @@ class Run:
                 kept = restored.tree["discriminator"]
                 self.discriminator = (widened(kept["params"], self.stream.n_classes), kept["statistics"])
             self._grow_late()
+            if not self.resumed:  # A kill may have come after the task was saved, and before this.
+                processes.on_first(self._delete, [s for s in self._steps_in_progress() if s < restored.step])
         processes.check_equal("checkpoints", self.record.position)
         processes.on_first(self._truncate_metrics)
 

@@ -168,6 +168,16 @@ class TestResume:
         helpers.fit(TINY, workdir)
         assert checkpoint.steps(checkpoints) == [999_999, 1_999_999, 2_999_999]
 
+    def test_killed_after_the_last_task_was_saved(self, tmp_path):
+        """What lies there of its epochs goes, although nothing is left to learn."""
+        workdir = helpers.copied(helpers.finished(TINY).workdir, tmp_path / "run")
+        checkpoints = workdir / "checkpoints"
+        before = checkpoint.restore(checkpoints, 1_999_999, on_damage=print)
+        checkpoint.save(checkpoints, 2_000_002, before.tree, before.metadata)
+        helpers.fit(TINY, workdir)
+        assert checkpoint.steps(checkpoints) == [999_999, 1_999_999, 2_999_999]
+        assert_same_results(workdir, helpers.finished(TINY).workdir)
+
     def test_a_damaged_checkpoint_is_passed_over(self, tmp_path):
         _interrupt(TINY, tmp_path, "epoch end", 1, 2)
         damaged = helpers.flip_a_byte(tmp_path)
