@@ -26,7 +26,7 @@ from benchmarks.tune import changed, first_tasks
 from dgm_jax import Learner, consolidation, data, load_memory
 from dgm_jax.compilation import keep_programs
 from dgm_jax.config import PRESETS, Config, preset
-from dgm_jax.data import TaskStream
+from dgm_jax.data import Dataset
 from dgm_jax.data.sources import NAMES
 from dgm_jax.errors import exit_status
 from dgm_jax.files import write_json
@@ -34,8 +34,9 @@ from dgm_jax.training.classifier import predict_logits
 from dgm_jax.training.task import Trainer
 
 
-def consolidated(config: Config, stream: TaskStream, workdir: Path) -> float:
+def consolidated(config: Config, dataset: Dataset, workdir: Path) -> float:
     """The accuracy, mean over classes, of a classifier that learns from what the memory of a finished run draws."""
+    stream = data.class_incremental(dataset)
     last = stream.n_tasks - 1
     stream.begin(last)
     draw_key, learn_key = jax.random.split(jax.random.key(config.seed))
@@ -76,21 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
-    stream = data.class_incremental(first.resized(base.image_size), classes_per_task=1)
+    resized = first.resized(base.image_size)
     results: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.exists() else []
     for seed in options.seeds:
         own = dataclasses.replace(base, seed=seed)
-        Learner(own, devices=1).fit(stream, options.runs / f"seed{seed}")
+        Learner(own, devices=1).fit(data.class_incremental(resized), options.runs / f"seed{seed}")
     for change in ["", *options.changes]:
         entry = {"data": options.data, "variant": options.variant, "base": options.base, "change": change}
         entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
         known = next((r for r in results if all(r.get(name) == value for name, value in entry.items())), None)
         if known is None:
             begun = time.perf_counter()
+            config = changed(base, change)
             accuracy = [
-                consolidated(
-                    changed(dataclasses.replace(base, seed=seed), change), stream, options.runs / f"seed{seed}"
-                )
+                consolidated(dataclasses.replace(config, seed=seed), resized, options.runs / f"seed{seed}")
                 for seed in options.seeds
             ]
             known = entry | {"accuracy": accuracy, "minutes": (time.perf_counter() - begun) / 60}

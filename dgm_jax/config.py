@@ -121,6 +121,9 @@ class Config:
     replay_steps: int | None = None
     """Mini-batches an iteration for the auxiliary classifier, of real and replayed images; None: one for each task."""
 
+    replay_confidence: float = 1.0
+    """Share of the images drawn of an old class that is used: those of which the last classifier is surest."""
+
     consolidation_steps: int = 400
     """Steps for which the consolidated classifier is trained after each task."""
     consolidation_samples: int = 500
@@ -139,6 +142,8 @@ class Config:
     """Share of the consolidated classifier's target that is spread over all classes (label smoothing)."""
     consolidation_average: float = 0.0
     """The consolidated classifier's weights are averaged over its steps, fading by this factor a step; 0: the last."""
+    distillation_weight: float = 0.0
+    """Weight of what the last classifier says of images of old classes, when the next is consolidated."""
     consolidation_network: Literal["dcgan", "resnet"] | None = None
     """Network of the consolidated classifier; None: that of the discriminator."""
     consolidation_width: int | None = None
@@ -185,8 +190,9 @@ class Config:
             raise ConfigError(f"image_size={self.image_size} must be 4 times a power of two: 8, 16, 32, 64 or 128")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out={self.held_out} must be a fraction of at least 0 and below 1")
-        if not 0 < self.mask_share <= 1:
-            raise ConfigError(f"mask_share={self.mask_share} must be a share greater than 0 and at most 1")
+        for name in ("mask_share", "replay_confidence"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a share greater than 0 and at most 1")
         if not 0 <= self.consolidation_real <= 1:
             raise ConfigError(f"consolidation_real={self.consolidation_real} must be a share between 0 and 1")
         for name in ("consolidation_smoothing", "consolidation_average", "generator_average"):
@@ -216,6 +222,7 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     *("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "consolidation_shift"),
+    "distillation_weight",
     *("consolidation_turn", "critic_shift"),
     *("reconstruction_weight", "scale_lead"),
     *("ewc_weight", "alignment_weight"),

@@ -98,14 +98,21 @@ class Run:
 
     def _most_alike(self, task: int) -> list[TaskMemory]:
         """For each class of a task that begins, the earlier one that it is most often taken for, to begin as that."""
-        if not self.config.warm_start or task == 0 or self.classifier is None:
+        judge = self._last_judge(task)
+        if not self.config.warm_start or judge is None:
             return []
         pixels, labels = self.stream.train(task)
-        seen, network = self.seen(task - 1), self.config.classifier_network
-        params, statistics = self.classifier
-        taken_for = predict_logits(params, statistics, pixels, seen, network=network).argmax(axis=1)
+        taken_for = judge(pixels).argmax(axis=1)
         counts = [np.bincount(taken_for[labels == index]) for index in self.stream.tasks[task]]
         return [self.memory.class_alone(int(count.argmax())) for count in counts]
+
+    def _last_judge(self, task: int) -> consolidation.Judge | None:
+        """The classifier that was consolidated before this task, of the classes before it; None if there is none."""
+        if task == 0 or self.classifier is None:
+            return None
+        params, statistics = self.classifier
+        network = self.config.classifier_network
+        return lambda images: predict_logits(params, statistics, images, self.seen(task - 1), network=network)
 
     def train_key(self, task: int) -> jax.Array:
         """The key of a task's training."""
@@ -131,7 +138,11 @@ class Run:
         for u in range(task):
             for index in stream.tasks[u]:
                 place = slice(counts[u], counts[u] + each)
-                pixels[u, place] = self.memory.images(index, each, self._key(_REPLAY, task, epoch, index))
+                pixels[u, place] = consolidation.surest(
+                    *(self.memory, index, each, self._key(_REPLAY, task, epoch, index)),
+                    share=self.config.replay_confidence,
+                    judge=self._last_judge(task),
+                )
                 labels[u, place] = index
                 counts[u] += each
                 moved(1)
@@ -174,7 +185,7 @@ class Run:
         """Saves a task in progress. Of the checkpoints of its earlier epochs the newest stays, should this one fail."""
         step = task * _STEPS_PER_TASK + self.record.epochs_done
         older = [s for s in self._steps_in_progress() if s < step]
-        self._save(step, self._in_progress(state) | self._kept_discriminator())
+        self._save(step, self._in_progress(state) | self._kept_discriminator() | self._kept_classifier())
         processes.on_first(self._delete, older[:-1])
 
     def end_training(self, task: int, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
@@ -221,6 +232,7 @@ class Run:
             n_classes=self.stream.n_classes,
             real=self.stream.train(task),
             newest=self.stream.tasks[task],
+            judge=self._last_judge(task),
         )
 
     def seen(self, task: int) -> np.ndarray:
@@ -393,6 +405,13 @@ class Run:
             return {}
         return {"discriminator": {"params": self.discriminator[0], "statistics": self.discriminator[1]}}
 
+    def _kept_classifier(self) -> dict[str, Any]:
+        """Of a task in progress: the classifier before it, if it is asked for images of old classes."""
+        needed = self.config.replay_confidence < 1 or self.config.distillation_weight > 0
+        if self.classifier is None or not needed:
+            return {}
+        return {"classifier_before": {"params": self.classifier[0], "statistics": self.classifier[1]}}
+
     def _restore(self) -> None:
         restored = processes.together(lambda: checkpoint.restore(self.folder.checkpoints, on_damage=self.note))
         if restored is not None:
@@ -402,8 +421,8 @@ class Run:
             labels, names = tuple(self.stream.classes), tuple(self.stream.class_names)
             self.memory = dataclasses.replace(memory, labels=labels, names=names)
             self.resumed = {name: restored.tree[name] for name in ("state", "best") if name in restored.tree}
-            if "classifier" in restored.tree:
-                kept = restored.tree["classifier"]
+            kept = restored.tree.get("classifier", restored.tree.get("classifier_before"))
+            if kept is not None:
                 self.classifier = (widened(kept["params"], self.stream.n_classes), kept["statistics"])
             if "discriminator" in restored.tree:
                 kept = restored.tree["discriminator"]

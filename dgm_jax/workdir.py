@@ -22,7 +22,7 @@ _CHANGEABLE = (
     *("penalty_weight", "sparsity_weight", "scale_max", "mask_share", "replay", "replay_steps"),
     *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "consolidation_real"),
     *("consolidation_shift", "consolidation_turn", "consolidation_flip", "consolidation_smoothing"),
-    *("consolidation_average", "checkpoint_epochs"),
+    *("consolidation_average", "checkpoint_epochs", "replay_confidence", "distillation_weight"),
 )
 
 

@@ -21,12 +21,14 @@ from dgm_jax.training.augmentation import augmented
 from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import AXIS, share
 from dgm_jax.training.epoch import TaskImages, to_unit_range
-from dgm_jax.training.losses import cross_entropy, only_seen
+from dgm_jax.training.losses import cross_entropy, distillation, only_seen
 from dgm_jax.training.state import init_optimiser
 
 Params = Any
 
 CLASSIFIER_METRICS = ("consolidation_loss", "consolidation_accuracy")  # In the order in which a loop adds them up.
+
+TEMPERATURE = 2.0  # Of what a classifier learns from the one before it.
 
 _PREDICTED_AT_ONCE = 256
 
@@ -93,6 +95,9 @@ def run_classifier_steps(
             output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
             correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             loss = cross_entropy(output.logits, labels, seen, config.consolidation_smoothing)
+            if data.targets is not None:
+                targets = share(data.targets[rows], shard, n_devices)
+                loss += config.distillation_weight * distillation(output.logits, targets, seen, TEMPERATURE)
             return loss, (statistics, jnp.mean(correct, dtype=jnp.float32))
 
         (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)

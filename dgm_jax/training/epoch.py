@@ -28,6 +28,7 @@ class TaskImages:
     images: Array
     labels: Array
     count: Array
+    targets: Array = None  # [capacity, classes]: what another classifier said of each, if that is learnt too.
 
 
 @struct.dataclass

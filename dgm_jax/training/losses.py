@@ -26,6 +26,20 @@ def cross_entropy(
     return (1 - smoothing) * loss - smoothing * jnp.mean(even)
 
 
+def distillation(logits: jax.Array, targets: jax.Array, seen: jax.Array, temperature: float) -> jax.Array:
+    """Mean cross-entropy with what another classifier said, both softened (Hinton et al. 2015), times temperature^2.
+
+    Args:
+      logits: [batch, classes].
+      targets: [batch, classes], its probabilities at that temperature; a row of zeros counts for nothing.
+      seen: [classes], bool; targets of the others are 0.
+      temperature: > 0; the higher, the softer.
+    """
+    log_probability = jax.nn.log_softmax(only_seen(logits / temperature, seen))
+    each = jnp.sum(jnp.where(seen[None], targets * log_probability, 0), axis=1)
+    return -(temperature**2) * jnp.mean(each)
+
+
 def only_seen(logits: jax.Array, seen: jax.Array | None) -> jax.Array:
     """Takes classes not met yet out of the running: their logits, [batch, classes], become the lowest finite number."""
     return logits if seen is None else jnp.where(seen[None], logits, jnp.finfo(logits.dtype).min)
