@@ -235,6 +235,24 @@ def residual(variant: str = "dgma", **changes: Any) -> Config:
     return small(variant, **own, reinitialise_discriminator=False, **changes)
 
 
+def beyond(variant: str = "dgma", **changes: Any) -> Config:
+    """A run of seconds with all that goes beyond the paper at once."""
+    own = {
+        **{"generator_average": 0.9, "warm_start": True, "critic_steps": 2, "critic_shift": 1},
+        **{
+            "adversarial_loss": "hinge",
+            "penalty": "r1",
+            "critic_condition": "projection",
+            "discriminator_norm": "none",
+        },
+        **{"gate_learning_rate": 0.3, "gate_reach": 6.0, "scale_schedule": "geometric"},
+        **{"replay_confidence": 0.5, "distillation_weight": 0.5},
+        **{"consolidation_turn": 5.0, "consolidation_flip": True, "consolidation_smoothing": 0.1},
+        **{"consolidation_average": 0.9, "consolidation_width": 6},
+    }
+    return small(variant, image_size=8, **own, **changes)
+
+
 @functools.cache
 def digits(size: int, labels: Sequence[int] = LABELS, per_class: int = 24, names: Sequence[int] = ()) -> Dataset:
     """Real digits of some classes; `names` are labels to use in place of their own."""

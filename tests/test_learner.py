@@ -130,6 +130,15 @@ class TestResume:
         helpers.fit(TINY, tmp_path)
         assert_same_results(tmp_path, helpers.finished(TINY).workdir)
 
+    @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+    def test_with_all_that_goes_beyond_the_paper(self, variant, tmp_path, step_by_step):
+        config = helpers.beyond(variant)
+        _interrupt(config, tmp_path, "train", 1, 2)
+        _interrupt(config, tmp_path, "consolidate", 1)
+        _interrupt(config, tmp_path, "epoch end", 2, 0)
+        helpers.fit(config, tmp_path)
+        assert_same_results(tmp_path, helpers.finished(config).workdir)
+
     @pytest.mark.parametrize(
         "changes",
         [
