@@ -145,11 +145,12 @@ def test_it_moves_to_the_smallest_shape_that_has_room_for_all_runs(size):
     assert [units.physical for units in find(state, wider, shapes=[roomy, needed])] == [roomy, roomy]
 
 
-def test_a_task_goes_on_in_its_open_units():
+@pytest.mark.parametrize("changes", [{}, {"generator_average": 0.5}], ids=["last", "averaged"])
+def test_a_task_goes_on_in_its_open_units(changes):
     """Trained from the same state with and without narrower arrays: equal to rounding."""
     ends, means = [], []
     for shapes in ([], [(6, 4)]):
-        trainer = _trainer(16)
+        trainer = _trainer(16, **changes)
         state, capacity = _begin(trainer, 16)
         stream = helpers.stream(trainer.config)
         stream.begin(1)
@@ -178,12 +179,13 @@ def test_a_task_goes_on_in_its_open_units():
             assert cut[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-4), name
 
 
-def test_interrupted_while_open_units_are_trained_is_uninterrupted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, {"generator_average": 0.5}], ids=["last", "averaged"])
+def test_interrupted_while_open_units_are_trained_is_uninterrupted(changes, tmp_path, monkeypatch):
     from test_learner import Stop, assert_same_results
 
     found = []
     monkeypatch.setattr(training, "find_open_units", lambda *a: found.append(find_open_units(*a)) or found[-1])
-    config = helpers.small("dgma", image_size=8, generator_width=8, headroom=1, epochs=4, mask_share=0.5)
+    config = helpers.small("dgma", image_size=8, generator_width=8, headroom=1, epochs=4, mask_share=0.5, **changes)
     folders = []
     for name, stop in (("whole", None), ("stopped", Stop("epoch end", 2, 2))):
         folders.append(tmp_path / name)
@@ -191,6 +193,5 @@ def test_interrupted_while_open_units_are_trained_is_uninterrupted(tmp_path, mon
             with pytest.raises(KeyboardInterrupt):
                 helpers.fit(config, folders[-1], stop)
         helpers.fit(config, folders[-1])
-    print([None if f is None else f[0].physical for f in found])
     assert found[2] is not None and found[-1] is not None  # Else nothing was shown.
     assert_same_results(*folders)

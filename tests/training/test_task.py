@@ -151,6 +151,57 @@ def test_freezing_cuts_the_padding_off(trained):
 
 
 @variants
+def test_what_is_drawn_with_is_the_average_but_for_what_is_reserved(variant):
+    """The average of a weight that stands still is that weight, bit for bit: old memories do not drift."""
+    trainer = _trainer(variant, 8, generator_average=0.9)
+    widths, kernels, reserved, state, capacity = _begin(trainer)
+    data, replay = _images(trainer)
+    for epoch in range(2):
+        state, _ = trainer.run_epoch(
+            state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=epoch, steps=3, on_steps=lambda n: None
+        )
+    after = jax.device_get(state)
+    own = trainer.freeze(after, widths, n_heads=1)
+    blocked = nn.multipliers(reserved, kernels, trainer.generator.ends)
+    for old, new, last, multiplier in zip(kernels, own.kernels, after.generator["kernels"], blocked, strict=True):
+        still = np.broadcast_to(np.asarray(multiplier) == 0, old.shape)
+        assert still.any() and old[still].tobytes() == new[still].tobytes()
+        assert np.all((new != _corner(last, new))[~still & (np.abs(new - old) > 1e-6)])
+    for norm, last in zip(own.norms, after.generator["norms"], strict=True):
+        assert np.any(norm["scale"] != last["scale"][: len(norm["scale"])])
+
+
+@pytest.mark.parametrize("paced, beginning", [({}, 0.02), ({"gate_learning_rate": 0.1}, 100.0)])
+@variants
+def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(variant, paced, beginning):
+    trainer = _trainer(variant, 8, **paced)
+    widths, kernels, reserved, *_ = _begin(trainer)
+    memory = helpers.finished(helpers.small(variant, image_size=8)).memories[-1]
+    like = [memory.class_alone(1)]
+    grown = [max(a, b) for a, b in zip(widths, memory.widths, strict=True)]
+    rng = np.random.default_rng(0)
+    shapes = trainer.generator.kernel_shapes(grown, trainer.config.noise_dim)
+    kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
+    reserved = [np.zeros(shape, bool) for shape in trainer.mask_shapes(grown)]
+    state, _ = trainer.begin(
+        jax.random.key(0), kernels, reserved, physical=grown, classes=(2,), discriminator=None, like=like
+    )
+    (own,) = like
+    np.testing.assert_array_equal(_corner(state.generator["heads"], own.heads), own.heads)
+    for norm, running, old, was in zip(
+        *(state.generator["norms"], state.generator_statistics, own.norms, own.statistics), strict=True
+    ):
+        width = len(old["scale"])
+        np.testing.assert_array_equal(norm["scale"][:width], old["scale"])
+        np.testing.assert_array_equal(running["var"][:width], was["var"])
+        assert np.all(norm["scale"][width:] == 1) and np.all(running["var"][width:] == 1)
+    for embedding, mask in zip(state.generator["embeddings"], own.masks, strict=True):
+        corner = _corner(embedding, mask)
+        np.testing.assert_allclose(corner[mask], beginning, rtol=1e-6)
+        assert not corner[~mask].any()
+
+
+@variants
 def test_growth_keeps_old_weights_in_place(variant):
     trainer = _trainer(variant, 16)
     _, kernels, reserved, *_ = _begin(trainer)
