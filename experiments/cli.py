@@ -25,12 +25,17 @@ from dgm_jax.workdir import Workdir
 _IMAGENET50 = 50  # classes
 
 
+def _presets() -> str:
+    """The names of presets, for the help."""
+    return f"{{best,{','.join(name for name in PRESETS if not name.startswith('best-'))}}}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a run is told besides its settings; `settings` come last in the help, being many."""
 
-    preset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(PRESETS)}}}")]
-    """Named set of settings; with --variant it decides the defaults listed below."""
+    preset: Annotated[str, tyro.conf.arg(metavar=_presets())]
+    """Named set of settings; with --variant it decides the defaults listed below. best: what measured best."""
     class_order: str = "natural"
     """Order in which the classes arrive: natural, random:SEED, or all labels, e.g. 3,1,4,0,2."""
     classes_per_task: str = "1"
@@ -285,6 +290,8 @@ def parse(
     first.add_argument("--preset", default=name)
     first.add_argument("--variant", default="dgma")
     chosen, _ = first.parse_known_args(arguments)
+    if chosen.preset == "best":
+        chosen.preset = f"best-{name}"
     settings = preset(chosen.preset, chosen.variant)
     known: dict[str, Any] = {"preset": chosen.preset, "settings": settings}
     required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
