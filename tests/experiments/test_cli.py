@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dgm_jax import data
 from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.errors import UserError
 from experiments import cli
@@ -64,12 +65,13 @@ def test_help_does_not_wait_for_jax(kind: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "svhn", "cifar10", "arrays", "imagenet50"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "svhn", "cifar10", "arrays", "joined", "imagenet50"])
 def test_an_experiment_is_a_module_that_can_be_run(name: str) -> None:
     command = [sys.executable, "-m", f"experiments.{name}", "--preset", "paper-mnist", "--help"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert f"python -m experiments.{name}" in done.stdout
     assert ("--npz" in done.stdout) == (name == "arrays")
+    assert ("--of" in done.stdout.split()) == (name == "joined")
     assert ("--unreadable" in done.stdout) == (name == "imagenet50")
 
 
@@ -87,6 +89,23 @@ def test_the_variant_decides_the_defaults() -> None:
     assert parse().settings == preset("paper-mnist", "dgma")
     assert parse("--variant=dgmw").settings == preset("paper-mnist", "dgmw")
     assert cli.parse("x", "", argv=["--preset=paper-svhn"]).settings == preset("paper-svhn", "dgma")
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
+    best = cli.parse(name, "", argv=["--preset", "best", "--variant", "dgmw"]).settings
+    assert best == preset(f"best-{name}", "dgmw") != preset(name, "dgmw")
+    budget = ("epochs", "image_size", "batch_size", "train_per_class", "generator_width", "consolidation_steps")
+    assert all(getattr(best, of) == getattr(preset(name, "dgmw"), of) for of in budget)
+
+
+def test_data_sets_are_joined(monkeypatch, capsys) -> None:
+    digits = data.load("digits")
+    monkeypatch.setattr(data, "load", lambda name, where: dataclasses.replace(digits, name=name))
+    options = cli.parse("joined", "", kind=cli.JoinedOptions, argv=["--of", "digits, mnist", "--image-size", "8"])
+    (stream,) = cli.make_streams("joined", options, [0])
+    assert stream.n_tasks == 20 and stream.class_names[3] == "digits 3" and stream.class_names[13] == "mnist 3"
+    assert "found digits+mnist: 2,874 training" in capsys.readouterr().out
 
 
 def test_run_options() -> None:
@@ -114,6 +133,13 @@ def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
         (["--epochs", "many"], ["--epochs", "INT", "many"]),
         (["--epochs", "0"], ["epochs=0 must be greater than 0"]),
         (["--batch-size", "-1"], ["batch_size=-1 must be greater than 0"]),
+        (["--gate-reach", "0"], ["gate_reach=0.0 must be greater than 0"]),
+        (["--critic-steps", "0"], ["critic_steps=0 must be greater than 0"]),
+        (["--distillation-weight", "-1"], ["distillation_weight=-1.0 must not be negative"]),
+        (["--generator-average", "1"], ["generator_average=1.0 must be at least 0 and below 1"]),
+        (["--replay-confidence", "0"], ["replay_confidence=0.0 must be a share"]),
+        (["--network", "resnet", "--discriminator-norm", "none"], ["discriminator_norm='none' is for dcgan"]),
+        (["--penalty", "r2"], ["r1"]),
         (["--protocol", "paper", "--held-out", "0"], ["held_out"]),
         (["--devices", "two"], ["--devices", "two"]),
         (["--epochs"], ["--epochs"]),

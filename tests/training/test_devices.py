@@ -18,6 +18,7 @@ from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.callbacks import Callback
+from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.training.devices import choose_devices, data_parallel
 from dgm_jax.training.task import Trainer
@@ -51,6 +52,12 @@ def test_n_devices_train_as_one(variant: str) -> None:
     helpers.outputs(helpers.start(f"import test_devices as t; t.compare({variant!r})", **virtual_devices(8)))
 
 
+def test_what_goes_beyond_the_paper_is_split_over_devices_too() -> None:
+    code = "import helpers, test_devices as t; c = helpers.beyond('dgma', epochs=10)\n"
+    code += "t.assert_close(t.trained(c, 2, 'pmap'), t.trained(c, 1, 'pmap'))"
+    helpers.outputs(helpers.start(code, **virtual_devices(2)))
+
+
 def compare(variant: str) -> None:
     """Trains on 1, 2 and 8 devices with both backends."""
     expected = train(variant, 1, "pmap")
@@ -60,10 +67,14 @@ def compare(variant: str) -> None:
 
 def train(variant: str, n: int, backend: str) -> Any:
     """State and metrics after 21 iterations on real digits, with earlier tasks to protect and to replay."""
+    # Not into the epochs of settled masks: where a gate is open by a hair, rounding may close it.
+    return trained(helpers.small(variant, image_size=16, epochs=10), n, backend)
+
+
+def trained(config: Config, n: int, backend: str) -> Any:
+    """As `train`, with these settings."""
     from test_task import _begin, _images
 
-    # Not into the epochs of settled masks: where a gate is open by a hair, rounding may close it.
-    config = helpers.small(variant, image_size=16, epochs=10)
     trainer = Trainer(config, jax.devices()[:n], channels=1, n_classes=3, max_heads=1, backend=backend)
     *_, state, capacity = _begin(trainer)
     data, replay = _images(trainer)

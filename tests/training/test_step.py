@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from dgm_jax.config import Config
+from dgm_jax.models.discriminator import Output
 from dgm_jax.models.normalisation import MOMENTUM
 from dgm_jax.training.state import Clock, TrainState, make_capacity
 from dgm_jax.training.step import Step
@@ -310,3 +311,20 @@ def test_the_annealing_can_be_ahead(lead, epoch):
     expected = 1 / 50 + (50 - 1 / 50) * 3 / 10
     assert float(epoch_scale) == pytest.approx(expected, rel=1e-6)
     assert float(scale) == pytest.approx(1 / expected + (expected - 1 / expected) * 4 / 8, rel=1e-6)
+
+
+def test_a_critic_that_is_told_the_class_adds_its_projection():
+    rng = np.random.default_rng(0)
+    features, table = rng.normal(size=(4, 5)).astype(np.float32), rng.normal(size=(2, 5)).astype(np.float32)
+    output = Output(jnp.arange(4.0), jnp.zeros((4, 3)), jnp.asarray(features))
+    head = np.array([0, 1, 1, 0])
+    told, untold = (Step.of(Config(critic_condition=kind)) for kind in ("projection", "none"))
+    expected = np.arange(4.0) + np.sum(table[head] * features, axis=1)
+    np.testing.assert_allclose(told.value({"projection": table}, output, head), expected, rtol=1e-5)
+    np.testing.assert_array_equal(untold.value({}, output, head), np.arange(4.0))
+
+
+def test_the_slope_may_grow_by_equal_factors():
+    step = Step.of(Config(scale_schedule="geometric", scale_max=100.0))
+    scale, epoch_scale = step.scales(Clock(task=0, epoch=5, mask_epochs=10, steps=8), jnp.int32(0))
+    assert float(scale) == float(epoch_scale) == pytest.approx(1.0, rel=1e-6)

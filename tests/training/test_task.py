@@ -171,6 +171,32 @@ def test_what_is_drawn_with_is_the_average_but_for_what_is_reserved(variant):
         assert np.any(norm["scale"] != last["scale"][: len(norm["scale"])])
 
 
+def test_the_critic_may_take_several_steps_for_each_of_the_generator():
+    trainer = _trainer("dgma", 8, critic_steps=3, replay_steps=1)
+    *_, state, capacity = _begin(trainer)
+    data, replay = _images(trainer)
+    state, _ = trainer.run_epoch(
+        state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=0, steps=2, on_steps=lambda n: None
+    )
+    counts = (state.discriminator_optimiser, state.generator_optimiser)
+    assert [int(optax.tree_utils.tree_get(own, "count")) for own in counts] == [2 * (1 + 3), 2]
+
+
+@variants
+def test_gates_of_their_own_step_size_stay_where_they_can_turn(variant):
+    trainer = _trainer(variant, 8, gate_learning_rate=2.0, gate_reach=3.0, scale_schedule="geometric")
+    widths, _, reserved, state, capacity = _begin(trainer)
+    data, replay = _images(trainer)
+    for epoch in range(2):
+        state, (means,) = trainer.run_epoch(
+            state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=epoch, steps=3, on_steps=lambda n: None
+        )
+    arguments = [means["scale"] * np.asarray(e) for e in state.generator["embeddings"]]
+    inside = np.concatenate([a[np.isfinite(a)] for a in arguments])
+    assert inside.size == sum(r.size for r in reserved)
+    assert np.abs(inside).max() <= 3 * (1 + 1e-5) and np.mean(np.abs(inside) > 2.9) > 0.2  # Some were held back.
+
+
 @pytest.mark.parametrize("paced, beginning", [({}, 0.02), ({"gate_learning_rate": 0.1}, 100.0)])
 @variants
 def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(variant, paced, beginning):
