@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ import numpy as np
 
 from dgm_jax import nn, processes
 from dgm_jax.config import Config
-from dgm_jax.memory import TaskMemory
 from dgm_jax.models import pair
 from dgm_jax.models.generator import host_generator
 from dgm_jax.models.normalisation import init_norm
@@ -44,6 +43,26 @@ class FrozenTask:
     norms: list[Params]
     statistics: list[Params]
     heads: np.ndarray
+
+
+class Owned(Protocol):
+    """What a finished task owns of a generator, as NumPy arrays."""
+
+    @property
+    def masks(self) -> Sequence[np.ndarray]:
+        """Binary."""
+
+    @property
+    def norms(self) -> Sequence[Params]:
+        """Of each layer."""
+
+    @property
+    def statistics(self) -> Sequence[Params]:
+        """Of each norm."""
+
+    @property
+    def heads(self) -> np.ndarray:
+        """Output layers, one a class."""
 
 
 class Trainer:
@@ -140,7 +159,7 @@ class Trainer:
         physical: Sequence[int],
         classes: Sequence[int],
         discriminator: tuple[Params, Params] | None,
-        like: Sequence[TaskMemory] = (),
+        like: Sequence[Owned] = (),
     ) -> tuple[TrainState, Capacity]:
         """The state in which a task's training begins, and what earlier tasks left to it; on the host.
 
