@@ -95,7 +95,7 @@ def test_the_variant_decides_the_defaults() -> None:
 def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
     best = cli.parse(name, "", argv=["--preset", "best", "--variant", "dgmw"]).settings
     assert best == preset(f"best-{name}", "dgmw") != preset(name, "dgmw")
-    budget = ("epochs", "image_size", "batch_size", "train_per_class", "generator_width", "consolidation_steps")
+    budget = ("epochs", "image_size", "train_per_class", "generator_width", "consolidation_steps")
     assert all(getattr(best, of) == getattr(preset(name, "dgmw"), of) for of in budget)
 
 
