@@ -446,7 +446,7 @@ def test_no_more_is_replayed_than_will_be_picked(changes, each):
 
     run = object.__new__(training_run.Run)
     run.config, run.stream, run.memory = config, helpers.stream(config), Counted()
-    run._key = lambda *_: None
+    run._key, run.classifier = lambda *_: None, None
     replayed = run.replay(2, 0, lambda n: None)
     assert asked == [(0, each), (1, each)]
     assert replayed.counts.tolist() == [each, each]
