@@ -21,7 +21,10 @@ from experiments import cli, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-KINDS = {"arrays": cli.FileOptions, "folder": cli.FolderOptions, "imagenet50": cli.ImageNetOptions}
+KINDS = {
+    **{"arrays": cli.FileOptions, "folder": cli.FolderOptions},
+    **{"joined": cli.JoinedOptions, "imagenet50": cli.ImageNetOptions},
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
