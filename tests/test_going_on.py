@@ -74,6 +74,18 @@ def test_old_classes_are_drawn_as_before(days):
     assert all(np.std(images) > 0 for images in now.values())
 
 
+def test_the_last_classifier_is_asked_on_the_next_day_too(tmp_path):
+    """It knows the classes of its day alone; the next one's begin as theirs, and are told from them."""
+    config = helpers.beyond("dgma", headroom=2)
+    learn(config, (0, 1), tmp_path)
+    drawn = helpers.draw_all(load_memory(tmp_path))
+    summary = learn(config, (2,), tmp_path)
+    now = helpers.draw_all(load_memory(tmp_path))
+    assert summary["finished"] and len(now) == 3
+    for label, images in drawn.items():
+        assert images.tobytes() == now[label].tobytes()
+
+
 def test_the_memory_has_grown_for_the_second_day(days):
     _, workdir, first, _, _ = days
     memory = load_memory(workdir)
