@@ -8,7 +8,6 @@ place of the test images, which are not read.
         --try consolidation_turn=10 --try consolidation_average=0.99 --data-dir DIR --runs DIR --out consolidate.json
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -22,12 +21,11 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.tune import changed, first_tasks
+from benchmarks.tune import changed, command_line, first_tasks
 from dgm_jax import Learner, consolidation, data, load_memory
 from dgm_jax.compilation import keep_programs
-from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.config import Config, preset
 from dgm_jax.data import Dataset
-from dgm_jax.data.sources import NAMES
 from dgm_jax.errors import exit_status
 from dgm_jax.files import write_json
 from dgm_jax.training.classifier import predict_logits
@@ -62,17 +60,8 @@ def consolidated(config: Config, dataset: Dataset, workdir: Path) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tries each change and writes what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
-    parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
-    parser.add_argument("--train-per-class", type=int, default=500, help="a quarter of them to judge by")
-    parser.add_argument("--tasks", type=int, default=10, help="of one class each")
-    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
-    parser.add_argument("--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]")
-    parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all, for learning too")
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
+    parser = command_line(__doc__, tasks=10, seeds="0,1,2")
     parser.add_argument("--runs", type=Path, required=True, help="folder for what is learnt once, a folder a seed")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
     options = parser.parse_args(argv)
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)

@@ -58,7 +58,7 @@ def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Datas
 
 
 def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
-    """Learns the tasks with each seed: the last accuracy of each classifier, bytes of the memory, minutes of all."""
+    """Learns the tasks with each seed: the last accuracy of each classifier, weights, and minutes of all."""
     begun = time.perf_counter()
     learner = Learner if config.method == "dgm" else BaselineLearner
     averages: dict[str, list[float]] = defaultdict(list)
@@ -76,19 +76,24 @@ def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, A
     return {f"A_{summary['final']}": dict(averages), "mean": means, "weights": weights, "minutes": minutes}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Tries each change and writes what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse.ArgumentParser:
+    """The options of benchmarks that try changes of a preset on the training images of the first tasks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
     parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
     parser.add_argument("--train-per-class", type=int, default=500, help="a quarter of them to judge by")
-    parser.add_argument("--tasks", type=int, default=2, help="of one class each")
-    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1])
+    parser.add_argument("--tasks", type=int, default=tasks, help="of one class each")
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=seeds)
     parser.add_argument("--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]")
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tries each change and writes what came of it."""
+    options = command_line(__doc__, tasks=2, seeds="0,1").parse_args(argv)
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)

@@ -5,24 +5,21 @@ budget after a task is the same; unlike that one, these classifiers go on from w
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from dgm_jax.config import Config
 from dgm_jax.models import pair
 from dgm_jax.models.discriminator import Output
 from dgm_jax.training.augmentation import augmented
-from dgm_jax.training.classifier import ClassifierState, descended, learnt
+from dgm_jax.training.classifier import ClassifierState, descended, learnt, started
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy
-from dgm_jax.training.state import init_optimiser
 
 Loss = Callable[[Any, Output, jax.Array, jax.Array, jax.Array, Any], jax.Array]
 
@@ -58,8 +55,7 @@ def train(
       loss: of the parameters, the output for a mini-batch, its images, its labels, the classes seen, and `anchor`.
       anchor: arrays that the loss needs besides.
     """
-    average = {"params": state.params, "statistics": state.statistics} if config.consolidation_average else None
-    state = replace(state, optimiser=init_optimiser(optax.scale_by_adam(), state.params), average=average)
+    state = started(state.params, state.statistics, config)
     state, sources, anchor = jax.device_put((state, sources, anchor))
     steps = config.consolidation_steps
     for start in range(0, steps, _STEPS_PER_CALL):

@@ -28,9 +28,8 @@ class ICaRL(ClassifierMethod):
             n, size = setting.n_classes, self.config.memory_size
             raise ConfigError(f"memory_size={size}, but icarl keeps an image of each of {n} classes; give at least {n}")
         self.exemplars: list[np.ndarray] = []  # Of each class seen, the most telling first.
-        self._loss = partial(
-            _with_distillation, network=self.config.classifier_network
-        )  # One object: one compiled program.
+        # One object: one compiled program.
+        self._loss = partial(_with_distillation, network=self.config.classifier_network)
 
     def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
         """Trains on new images and exemplars together, old outputs distilled; then chooses exemplars anew."""

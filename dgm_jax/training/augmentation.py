@@ -10,13 +10,12 @@ from dgm_jax.config import Config
 
 def augmented(key: jax.Array, images: jax.Array, config: Config) -> jax.Array:
     """Images, [batch, h, w, c] in [-1, 1], as the settings `consolidation_*` ask a classifier to learn them."""
-    shift_key, flip_key, turn_key = jax.random.split(key, 3)
     if config.consolidation_turn:
-        images = turned(turn_key, images, config.consolidation_turn)
+        images = turned(jax.random.fold_in(key, 1), images, config.consolidation_turn)
     if config.consolidation_flip:
-        images = flipped(flip_key, images)
-    if config.consolidation_shift:
-        images = shifted(shift_key, images, config.consolidation_shift)
+        images = flipped(jax.random.fold_in(key, 2), images)
+    if config.consolidation_shift:  # The key itself: runs of the first days, which only shifted, repeat bit for bit.
+        images = shifted(key, images, config.consolidation_shift)
     return images
 
 

@@ -48,6 +48,11 @@ def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes:
     params, statistics = pair(config.classifier_network).init_discriminator(
         key, width=config.classifier_width, image_size=config.image_size, channels=channels, n_classes=n_classes
     )
+    return started(params, statistics, config)
+
+
+def started(params: Params, statistics: Params, config: Config) -> ClassifierState:
+    """A classifier before its first step: with a fresh optimiser, and nothing averaged yet."""
     average = {"params": params, "statistics": statistics} if config.consolidation_average else None
     return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params), average)
 
@@ -113,7 +118,7 @@ def descended(
 ) -> ClassifierState:
     """The state after one Adam step, whose size decays to 0 along a cosine over `consolidation_steps`.
 
-    What is averaged follows: at first every step counts alike, so that the first weights are soon forgotten.
+    The average, if there is one, follows.
     """
     updates, optimiser = optax.scale_by_adam().update(gradients, state.optimiser)
     decay = 0.5 * (1 + jnp.cos(jnp.pi * step / config.consolidation_steps))

@@ -119,22 +119,26 @@ def run_steps(
         images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
         head = labels - capacity.first_class
         scales = step.scales(clock, i)
-        offsets = None
-        if step.config.critic_shift:
-            shape, reach = (batch, 3, 2), step.config.critic_shift
-            offsets = split(jax.random.randint(jax.random.fold_in(uniform_key, 0), shape, 0, 2 * reach + 1))
-        of_critic, of_generator = (None, None) if offsets is None else (offsets[:, :2], offsets[:, 2])
-        critic_uniform = split(uniform[0])
-        state, critic_metrics = step.critic_step(state, images, head, critic_noise, critic_uniform, scales, of_critic)
+
+        def shifts(key: jax.Array, *each: int) -> jax.Array | None:
+            """How far images are moved before the critic sees them, if they are: [batch / n_devices, ..., 2]."""
+            reach = step.config.critic_shift
+            return split(jax.random.randint(key, (batch, *each, 2), 0, 2 * reach + 1)) if reach else None
+
+        of_critic = shifts(jax.random.fold_in(uniform_key, 0), 2)
+        of_generator = shifts(jax.random.fold_in(uniform_key, 1))
+        alpha = split(uniform[0])
+        state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales, of_critic)
         for number in range(1, step.config.critic_steps):  # Further ones, on images and noise of their own.
-            further = jax.random.split(jax.random.fold_in(noise_key, number), 4)
-            rows = jax.random.randint(further[0], (batch,), 0, data.count)
-            noise = split(draw(further[1], classes=data.labels[rows]))
-            alpha = split(jax.random.uniform(further[2], (batch,)))
-            if offsets is not None:
-                of_critic = split(jax.random.randint(further[3], (batch, 2, 2), 0, 2 * reach + 1))
-            real, own_head = to_unit_range(data.images[split(rows)]), data.labels[split(rows)] - capacity.first_class
-            state, critic_metrics = step.critic_step(state, real, own_head, noise, alpha, scales, of_critic)
+            rows_key, draw_key, alpha_key, shift_key = jax.random.split(jax.random.fold_in(noise_key, number), 4)
+            rows = jax.random.randint(rows_key, (batch,), 0, data.count)
+            further = to_unit_range(data.images[split(rows)])
+            its_head = data.labels[split(rows)] - capacity.first_class
+            its_noise = split(draw(draw_key, classes=data.labels[rows]))
+            alpha = split(jax.random.uniform(alpha_key, (batch,)))
+            state, critic_metrics = step.critic_step(
+                state, further, its_head, its_noise, alpha, scales, shifts(shift_key, 2)
+            )
         state, generator_metrics = step.generator_step(
             state, images, labels, head, generator_noise, scales, capacity, of_generator
         )

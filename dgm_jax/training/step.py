@@ -251,10 +251,10 @@ class Step:
             scale=scale,
             epoch_scale=epoch_scale,
         )
-        # Momentum would still move the embeddings of settled masks.
         if config.gate_learning_rate is not None:  # It is of s e.
             pace = config.gate_learning_rate / (config.generator_learning_rate * scale)
             updates["embeddings"] = [pace * u for u in updates["embeddings"]]
+        # Momentum would still move the embeddings of settled masks.
         updates["embeddings"] = [jnp.where(epoch_scale > 0, u, 0) for u in updates["embeddings"]]
         generator = optax.apply_updates(state.generator, updates)
         if config.gate_reach is not None:

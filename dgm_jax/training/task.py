@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,10 @@ from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Capacity, Clock, Params, TrainState, init_optimiser, make_capacity, of_average
 from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import OpenUnits, find_open_units
+from dgm_jax.training.warm_start import Owned, begin_as
 
 Tree = TypeVar("Tree")
 
-_WARM_STEPS = 10
 _SECONDS_PER_CALL = 1.0  # Host and device meet about this often: for progress, and for Ctrl-C.
 
 
@@ -43,26 +43,6 @@ class FrozenTask:
     norms: list[Params]
     statistics: list[Params]
     heads: np.ndarray
-
-
-class Owned(Protocol):
-    """What a finished task owns of a generator, as NumPy arrays."""
-
-    @property
-    def masks(self) -> Sequence[np.ndarray]:
-        """Binary."""
-
-    @property
-    def norms(self) -> Sequence[Params]:
-        """Of each layer."""
-
-    @property
-    def statistics(self) -> Sequence[Params]:
-        """Of each norm."""
-
-    @property
-    def heads(self) -> np.ndarray:
-        """Output layers, one a class."""
 
 
 class Trainer:
@@ -188,14 +168,7 @@ class Trainer:
         }
         statistics = self.generator.init_statistics(physical)
         if like:
-            first = like[0]
-            earlier = np.concatenate([own.heads for own in like])
-            generator["heads"][: len(like), :, :, : earlier.shape[3]] = earlier
-            for mine, others in ((generator["norms"], first.norms), (statistics, first.statistics)):
-                mine[:] = jax.tree.map(lambda new, old: nn.expand(old, new), mine, list(others))
-            for embedding, mask in zip(generator["embeddings"], first.masks, strict=True):
-                corner = tuple(slice(0, n) for n in mask.shape)
-                embedding[corner] = np.where(mask, self._warmth, embedding[corner])
+            generator, statistics = begin_as(generator, statistics, like, self.config)
         if discriminator is None:
             discriminator = self.step.pair.init_discriminator(
                 discriminator_key,
@@ -228,13 +201,6 @@ class Trainer:
             first_class=min(classes),
         )
         return state, capacity
-
-    @property
-    def _warmth(self) -> np.float32:
-        """Where the embedding of a gate begins that was open for a similar class: a few steps from closing."""
-        if self.config.gate_learning_rate is None:
-            return np.float32(_WARM_STEPS * self.config.generator_learning_rate)
-        return np.float32(_WARM_STEPS * self.config.gate_learning_rate * self.config.scale_max)  # s is 1 / s_max yet.
 
     def _first_embeddings(
         self, key: jax.Array, reserved: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
@@ -287,7 +253,6 @@ class Trainer:
             return [{name: _corner(v, (w,)) for name, v in norm.items()} for norm, w in zip(norms, widths, strict=True)]
 
         embeddings = host.generator["embeddings"]
-        heads = generator["heads"]
         return FrozenTask(
             kernels=[_corner(k, s) for k, s in zip(generator["kernels"], kernel_shapes, strict=True)],
             masks=[
@@ -296,7 +261,7 @@ class Trainer:
             ],
             norms=trimmed(generator["norms"]),
             statistics=trimmed(statistics),
-            heads=_corner(heads, (n_heads, *heads.shape[1:3], widths[-1], self.channels)),
+            heads=_corner(generator["heads"], (n_heads, *generator["heads"].shape[1:3], widths[-1], self.channels)),
         )
 
     def grow(

@@ -91,12 +91,17 @@ def test_the_variant_decides_the_defaults() -> None:
     assert cli.parse("x", "", argv=["--preset=paper-svhn"]).settings == preset("paper-svhn", "dgma")
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
     best = cli.parse(name, "", argv=["--preset", "best", "--variant", "dgmw"]).settings
     assert best == preset(f"best-{name}", "dgmw") != preset(name, "dgmw")
     budget = ("epochs", "image_size", "train_per_class", "generator_width", "consolidation_steps")
     assert all(getattr(best, of) == getattr(preset(name, "dgmw"), of) for of in budget)
+
+
+def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
+    assert cli.run("cifar10", "", argv=["--preset", "best"]) == 2
+    assert "preset 'best-cifar10' is unknown; choose one of " in capsys.readouterr().err
 
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
@@ -140,6 +145,8 @@ def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
         (["--replay-confidence", "0"], ["replay_confidence=0.0 must be a share"]),
         (["--network", "resnet", "--discriminator-norm", "none"], ["discriminator_norm='none' is for dcgan"]),
         (["--penalty", "r2"], ["r1"]),
+        (["--warm-start", "--no-reuse"], ["warm_start=True", "reuse=False"]),
+        (["--warm-start", "--masks", "random"], ["warm_start=True", "masks='random'"]),
         (["--protocol", "paper", "--held-out", "0"], ["held_out"]),
         (["--devices", "two"], ["--devices", "two"]),
         (["--epochs"], ["--epochs"]),
