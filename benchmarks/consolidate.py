@@ -9,26 +9,25 @@ place of the test images, which are not read.
 """
 
 import dataclasses
-import json
 import statistics
 import sys
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import results
 from benchmarks.tune import changed, command_line, first_tasks
-from dgm_jax import Learner, consolidation, data, load_memory
+from dgm_jax import Learner, consolidation, data, load_memory, metrics
 from dgm_jax.compilation import keep_programs
 from dgm_jax.config import Config, preset
 from dgm_jax.data import Dataset
 from dgm_jax.errors import exit_status
-from dgm_jax.files import write_json
 from dgm_jax.training.classifier import predict_logits
+from dgm_jax.training.epoch import TaskImages
 from dgm_jax.training.task import Trainer
 
 
@@ -46,16 +45,21 @@ def consolidated(config: Config, dataset: Dataset, workdir: Path) -> float:
         real=stream.train(last),
         newest=stream.tasks[last],
     )
-    trainer = Trainer(
-        config, jax.local_devices()[:1], channels=stream.image_shape[2], n_classes=stream.n_classes, max_heads=1
-    )
-    seen = np.ones(stream.n_classes, bool)
-    ((classifier, _),) = trainer.consolidate([learn_key], [drawn], seen, on_steps=lambda _: None)
-    pixels, labels = stream.test(last)
+    return accuracy_after(config, dataset, drawn, learn_key)
+
+
+def accuracy_after(config: Config, dataset: Dataset, images: TaskImages, key: jax.Array) -> float:
+    """The accuracy, mean over classes, of a classifier that learns from these images, on the data set's test images."""
+    stream = data.class_incremental(dataset, classes_per_task=len(dataset.labels))
+    stream.begin(0)
+    n_classes = stream.n_classes
+    trainer = Trainer(config, jax.local_devices()[:1], channels=stream.image_shape[2], n_classes=n_classes, max_heads=1)
+    seen = np.ones(n_classes, bool)
+    ((classifier, _),) = trainer.consolidate([key], [images], seen, on_steps=lambda _: None)
+    pixels, labels = stream.test(0)
     network = config.classifier_network
     logits = predict_logits(classifier.params, classifier.statistics, pixels, seen, network=network)
-    right = logits.argmax(axis=1) == labels
-    return float(np.mean([right[labels == index].mean() for index in range(stream.n_classes)]))
+    return metrics.macro_accuracy(metrics.per_class_accuracy(logits.argmax(axis=1), labels, n_classes))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,29 +71,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
     resized = first.resized(base.image_size)
-    results: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.exists() else []
     for seed in options.seeds:
         own = dataclasses.replace(base, seed=seed)
         Learner(own, devices=1).fit(data.class_incremental(resized), options.runs / f"seed{seed}")
     for change in ["", *options.changes]:
         entry = {"data": options.data, "variant": options.variant, "base": options.base, "change": change}
         entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
-        known = next((r for r in results if all(r.get(name) == value for name, value in entry.items())), None)
-        if known is None:
-            begun = time.perf_counter()
-            config = changed(base, change)
-            accuracy = [
-                consolidated(dataclasses.replace(config, seed=seed), resized, options.runs / f"seed{seed}")
-                for seed in options.seeds
-            ]
-            known = entry | {"accuracy": accuracy, "minutes": (time.perf_counter() - begun) / 60}
-            known["machine"] = machine.describe()
-            results.append(known)
-            write_json(options.out, results)
+        known = results.once(
+            options.out, entry, partial(_measure, changed(base, change), resized, options.seeds, options.runs)
+        )
         mean, deviation = statistics.mean(known["accuracy"]), statistics.pstdev(known["accuracy"])
         said = f"{100 * mean:.2f} +- {100 * deviation:.2f} %, {known['minutes']:.1f} min"
         print(f"{options.data} {options.variant} {change or 'as it is'}: {said}", flush=True)
     return 0
+
+
+def _measure(config: Config, dataset: Dataset, seeds: Sequence[int], runs: Path) -> dict[str, Any]:
+    seeded = {seed: dataclasses.replace(config, seed=seed) for seed in seeds}
+    return {"accuracy": [consolidated(own, dataset, runs / f"seed{seed}") for seed, own in seeded.items()]}
 
 
 if __name__ == "__main__":

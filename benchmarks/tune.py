@@ -16,13 +16,13 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import results
 from dgm_jax import Learner, data
 from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.compilation import keep_programs
@@ -30,7 +30,6 @@ from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.data import Dataset
 from dgm_jax.data.sources import NAMES
 from dgm_jax.errors import UserError, exit_status
-from dgm_jax.files import write_json
 
 
 def changed(config: Config, change: str) -> Config:
@@ -58,8 +57,7 @@ def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Datas
 
 
 def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
-    """Learns the tasks with each seed: the last accuracy of each classifier, weights, and minutes of all."""
-    begun = time.perf_counter()
+    """Learns the tasks with each seed: the last accuracy of each classifier, and weights."""
     learner = Learner if config.method == "dgm" else BaselineLearner
     averages: dict[str, list[float]] = defaultdict(list)
     weights: list[int] = []
@@ -72,8 +70,7 @@ def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, A
             averages[reading].append(average["macro"])
         weights += [summary["parameters"]["shared_weights"]] if "parameters" in summary else []
     means = {reading: statistics.mean(values) for reading, values in averages.items()}
-    minutes = (time.perf_counter() - begun) / 60
-    return {f"A_{summary['final']}": dict(averages), "mean": means, "weights": weights, "minutes": minutes}
+    return {f"A_{summary['final']}": dict(averages), "mean": means, "weights": weights}
 
 
 def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse.ArgumentParser:
@@ -97,20 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
-    results = json.loads(options.out.read_text()) if options.out.exists() else []
     for change in ["", *options.changes]:
         config = changed(base, change)
         said = ",".join(filter(None, (options.base, change)))
         entry = {"data": options.data, "variant": options.variant, "change": said, "seeds": options.seeds}
         entry |= {"train_per_class": options.train_per_class, "tasks": options.tasks}
-        entry |= {"config": dataclasses.asdict(config)}
-        # The settings are compared as well: the preset may have changed since.
-        known = next((r for r in results if all(r.get(name) == value for name, value in entry.items())), None)
-        if known is None:
-            known = entry | judge(config, first.resized(config.image_size), options.seeds)
-            known["machine"] = machine.describe()
-            results.append(known)
-            write_json(options.out, results)
+        entry |= {"config": dataclasses.asdict(config)}  # The preset may have changed since.
+        resized = first.resized(config.image_size)
+        known = results.once(options.out, entry, partial(judge, config, resized, options.seeds))
         shown = ", ".join(f"{reading} {100 * known['mean'][reading]:.1f} %" for reading in known["mean"])
         size = f", {statistics.mean(known['weights']) / 1e6:.2f} M weights" if known["weights"] else ""
         print(f"{options.variant} {said or 'as it is'}: {shown}{size}; {known['minutes']:.1f} min", flush=True)

@@ -245,7 +245,8 @@ def beyond(variant: str = "dgma", **changes: Any) -> Config:
             "critic_condition": "projection",
             "discriminator_norm": "none",
         },
-        **{"gate_learning_rate": 0.3, "gate_reach": 6.0, "scale_schedule": "geometric"},
+        **{"generator_width": 8},  # So wide that no draw of the gates closes all of them.
+        **{"gate_learning_rate": 0.05, "gate_reach": 6.0, "scale_schedule": "geometric"},
         **{"replay_confidence": 0.5, "distillation_weight": 0.5},
         **{"consolidation_turn": 5.0, "consolidation_flip": True, "consolidation_smoothing": 0.1},
         **{"consolidation_average": 0.9, "consolidation_width": 6},

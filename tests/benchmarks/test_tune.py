@@ -56,12 +56,16 @@ def test_results_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
     for entry in first:
         assert set(entry["A_2"]) == {"consolidated", "auxiliary"}
         assert 0 <= entry["mean"]["consolidated"] == entry["A_2"]["consolidated"][0] <= 1
-    monkeypatch.setattr(tune, "judge", None)  # Would be called.
+    monkeypatch.setattr(tune, "judge", _measured_again)
     tune.main(argv)
     assert json.loads(file.read_text()) == first
     monkeypatch.setitem(PRESETS, "digits", {"dgma": dataclasses.replace(CONFIG, sparsity_weight=9.0)})
-    with pytest.raises(TypeError, match="not callable"):  # Another preset: nothing is known of it.
+    with pytest.raises(AssertionError, match="measured again"):  # Another preset: nothing is known of it.
         tune.main(argv)
+
+
+def _measured_again(*_):
+    raise AssertionError("measured again")
 
 
 def test_baselines_are_tuned_too():

@@ -1,0 +1,46 @@
+"""Separate generators of one class each, beside DGM and joint; no test image is read."""
+
+import dataclasses
+import json
+
+import helpers
+from helpers import compiled_once  # noqa: F401
+
+from benchmarks import ceiling
+from benchmarks.tune import first_tasks
+from dgm_jax import Learner, data
+from dgm_jax.config import PRESETS
+
+CONFIG = helpers.small(image_size=8, epochs=1, warm_start=True)
+
+
+def test_each_memory_is_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
+    file = tmp_path / "ceiling.json"
+    argv = ["digits", "--train-per-class", "40", "--tasks", "2", "--seeds", "0,1", "--out", str(file)]
+    ceiling.main(argv)
+    results = json.loads(file.read_text())
+    assert [entry["memory"] for entry in results] == ["joint", "separate generators", "dgm"]
+    for entry in results:
+        assert len(entry["accuracy"]) == 2 and all(0 <= value <= 1 for value in entry["accuracy"])
+    before = file.read_text()
+    monkeypatch.setattr(ceiling, "unprotected", None)  # Would be called.
+    ceiling.main(argv)
+    assert file.read_text() == before
+
+
+def test_each_class_has_an_unprotected_generator_of_its_own(monkeypatch):
+    learnt = []
+
+    class Watched(Learner):
+        def fit(self, stream, workdir, **options):
+            learnt.append((self.config, stream.classes))
+            return super().fit(stream, workdir, **options)
+
+    monkeypatch.setattr(ceiling, "Learner", Watched)
+    dataset = first_tasks(data.load("digits"), 40, tasks=3).resized(8)
+    longer = dataclasses.replace(CONFIG, epochs=20, consolidation_steps=200, consolidation_samples=50, seed=1)
+    assert ceiling.unprotected(longer, dataset) > 0.5  # Chance is a third.
+    assert [classes for _, classes in learnt] == [(0,), (1,), (2,)]
+    assert len({config.seed for config, _ in learnt}) == 3
+    assert {(config.masks, config.epochs) for config, _ in learnt} == {("none", 20)}
