@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from dgm_jax import Learner, data
+from dgm_jax import Learner, data, load_memory
 from dgm_jax.baselines.learner import BaselineLearner
+from dgm_jax.callbacks import Callback, TaskEnd
 from dgm_jax.compilation import keep_programs
 from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.data import Dataset
@@ -56,21 +57,50 @@ def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Datas
     return first.for_choosing()
 
 
-def judge(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
-    """Learns the tasks with each seed: the last accuracy of each classifier, and weights."""
-    learner = Learner if config.method == "dgm" else BaselineLearner
+def judge(config: Config, dataset: Dataset, seeds: Sequence[int], **stream: Any) -> dict[str, Any]:
+    """Learns the tasks with each seed.
+
+    Args:
+      config: the settings; of a baseline too.
+      dataset: what to learn, and to be judged by.
+      seeds: of the settings.
+      **stream: options of `data.class_incremental`, if classes do not come one by one in their order.
+
+    Returns:
+      The last accuracy of each classifier, by seed and their mean; and by seed, for DGM, the generator's weights.
+      "by_task": of each seed, after each task accuracy, its seconds, and the memory's kB.
+    """
     averages: dict[str, list[float]] = defaultdict(list)
     weights: list[int] = []
+    by_task: dict[str, list[list[float]]] = defaultdict(list)
     for seed in seeds:
         own = dataclasses.replace(config, seed=seed)
-        stream = data.class_incremental(dataset, classes_per_task=1)
+        watch = _TaskWatch()
+        learner = (Learner if own.method == "dgm" else BaselineLearner)(own, devices=1, callbacks=[watch])
         with tempfile.TemporaryDirectory() as folder:
-            summary = learner(own, devices=1).fit(stream, folder)
+            summary = learner.fit(data.class_incremental(dataset, **stream), folder)
+            if own.method == "dgm":
+                memories = [load_memory(folder, after_task=task) for task in range(len(watch.seconds))]
+                by_task["kB"].append([memory.bytes()["total"] / 1000 for memory in memories])
+                weights.append(summary["parameters"]["shared_weights"])
         for reading, average in summary[f"A_{summary['final']}"].items():
             averages[reading].append(average["macro"])
-        weights += [summary["parameters"]["shared_weights"]] if "parameters" in summary else []
+        by_task["accuracy"].append(watch.accuracy)
+        by_task["seconds"].append(watch.seconds)
     means = {reading: statistics.mean(values) for reading, values in averages.items()}
-    return {f"A_{summary['final']}": dict(averages), "mean": means, "weights": weights}
+    return {f"A_{summary['final']}": dict(averages), "mean": means, "weights": weights, "by_task": dict(by_task)}
+
+
+class _TaskWatch(Callback):
+    """What each task came to, and took."""
+
+    def __init__(self) -> None:
+        self.accuracy: list[float] = []
+        self.seconds: list[float] = []
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        self.accuracy.append(next(iter(event.average.values()))["macro"])
+        self.seconds.append(event.seconds)
 
 
 def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse.ArgumentParser:
