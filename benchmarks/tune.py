@@ -7,7 +7,8 @@ settings must be chosen. Of each class's training images the last quarter is wha
     python -m benchmarks.tune cifar10 --variant dgmw --data-dir ../shared/data/tfds --out docs/results/tuning.json \\
         --try generator_learning_rate=0.0005 --try auxiliary_generator=true,generator_width=16
 
-Each change is tried on its own, beside the preset as it is. Results already in the file are kept.
+Each change is tried on its own, beside the preset as it is. Results already in the file are kept. `--figure` draws the
+accuracy of all that is in the file against the bytes of the memory.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks import results
 from dgm_jax import Learner, data, load_memory
@@ -103,6 +106,36 @@ class _TaskWatch(Callback):
         self.seconds.append(event.seconds)
 
 
+def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
+    """Draws the last accuracy against the kB of the memory: a point an entry, with the range over its seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    for number, variant in enumerate(dict.fromkeys(entry["variant"] for entry in entries)):
+        own = [entry for entry in entries if entry["variant"] == variant and entry.get("by_task", {}).get("kB")]
+        if not own:
+            continue
+        last = {
+            name: np.asarray([[seed[-1] for seed in entry["by_task"][name]] for entry in own])
+            for name in ("kB", "accuracy")
+        }
+        sizes, accuracy = last["kB"].mean(axis=1), 100 * last["accuracy"]
+        middle = accuracy.mean(axis=1)
+        spread = np.abs(np.stack([accuracy.min(axis=1), accuracy.max(axis=1)]) - middle)
+        axis.errorbar(sizes, middle, spread, fmt="o", color=f"C{number}", label=variant, capsize=3)
+        for entry, x, y in zip(own, sizes, middle, strict=True):
+            said = entry["change"] or "as it is"
+            axis.annotate(said, (x, y), fontsize=7, textcoords="offset points", xytext=(5, 3))
+    axis.set(xscale="log", xlabel="memory, kB", ylabel="A_final, %")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    shown.savefig(out, dpi=110)
+    pyplot.close(shown)
+
+
 def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse.ArgumentParser:
     """The options of benchmarks that try changes of a preset on the training images of the first tasks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +153,9 @@ def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tries each change and writes what came of it."""
-    options = command_line(__doc__, tasks=2, seeds="0,1").parse_args(argv)
+    parser = command_line(__doc__, tasks=2, seeds="0,1")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw accuracy against bytes")
+    options = parser.parse_args(argv)
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
@@ -135,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = ", ".join(f"{reading} {100 * known['mean'][reading]:.1f} %" for reading in known["mean"])
         size = f", {statistics.mean(known['weights']) / 1e6:.2f} M weights" if known["weights"] else ""
         print(f"{options.variant} {said or 'as it is'}: {shown}{size}; {known['minutes']:.1f} min", flush=True)
+    if options.figure:
+        figure(json.loads(options.out.read_text()), options.figure)
     return 0
 
 

@@ -50,12 +50,17 @@ def test_results_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
     file = tmp_path / "tuning.json"
     argv = ["digits", "--train-per-class", "40", "--seeds", "0", "--try", "generator_width=4", "--out", str(file)]
-    tune.main(argv)
+    tune.main([*argv, "--figure", str(tmp_path / "size.png")])
+    assert (tmp_path / "size.png").read_bytes().startswith(b"\x89PNG")
     first = json.loads(file.read_text())
     assert [entry["change"] for entry in first] == ["", "generator_width=4"]
     for entry in first:
         assert set(entry["A_2"]) == {"consolidated", "auxiliary"}
         assert 0 <= entry["mean"]["consolidated"] == entry["A_2"]["consolidated"][0] <= 1
+        ((_, accuracy),), ((first_kb, kb),), ((*seconds,),) = (
+            entry["by_task"][n] for n in ("accuracy", "kB", "seconds")
+        )
+        assert accuracy == entry["mean"]["consolidated"] and kb > first_kb > 0 and min(seconds) > 0
     monkeypatch.setattr(tune, "judge", _measured_again)
     tune.main(argv)
     assert json.loads(file.read_text()) == first
