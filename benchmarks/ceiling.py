@@ -1,20 +1,25 @@
-"""The ceiling of a generative memory: how good a classifier becomes that learns from generators without any constraint.
+"""How far a memory is from what it could be: the same generators, separate and unprotected, and the real images.
 
-Each class has a generator of its own: all gates open, nothing protected, nothing shared, for as many epochs as a task
-of DGM has. A classifier learns from what all of them draw. Beside it stand DGM itself and `joint`, the classifier that
-learns the real images: from joint to the ceiling is what is lost because images are generated, from the ceiling to DGM
-what is lost because they come from one protected memory. As with `benchmarks.tune`, a quarter of each class's training
-images takes the place of the test images, which are not read.
+Rows, each a classifier of the same budget that learns from images of all classes at once:
 
-    python -m benchmarks.ceiling mnist --variant dgma --base epochs=10,warm_start=true,batch_size=16 --seeds 0,1,2 \\
-        --data-dir DIR --out ceiling.json
+- joint: the real ones.
+- separate: those of a generator for each class, all gates open, nothing protected, nothing shared, learnt for as many
+  epochs as a task of DGM has; with the widths that DGM's first task has, and `--wider` times these, for DGM's grow.
+- dgm, from noise: those of DGM, each task of which begins with norms and output layers that know nothing.
+- dgm, warm start: those of DGM, each task of which begins as an earlier class.
+
+From joint to separate is what is lost because images are generated, from separate to "from noise" what is lost because
+they come from one protected memory; a warm start is an advantage that separate generators do not have. As with
+`benchmarks.tune`, a quarter of each class's training images takes the place of the test images, which are not read.
+
+    python -m benchmarks.ceiling mnist --variant dgma --base epochs=10,batch_size=16 --data-dir DIR --out ceiling.json
 """
 
 import dataclasses
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,9 +37,12 @@ from dgm_jax.errors import exit_status
 from dgm_jax.training.epoch import TaskImages
 
 
-def unprotected(config: Config, dataset: Dataset) -> float:
-    """The accuracy, mean over classes, of a classifier that learns from a separate generator of each class."""
-    own = dataclasses.replace(config, masks="none", warm_start=False, consolidation_steps=1)
+def separate(config: Config, dataset: Dataset) -> float:
+    """The accuracy, mean over classes, of a classifier that learns from a generator of its own for each class."""
+    own = dataclasses.replace(
+        config, masks="none", gate_gradient="closed", gate_learning_rate=None, gate_reach=None, warm_start=False
+    )
+    own = dataclasses.replace(own, consolidation_steps=1)  # Of one class there is nothing to learn.
     each = config.consolidation_samples
     draw_key, learn_key = jax.random.split(jax.random.key(config.seed))
     drawn = []
@@ -48,9 +56,32 @@ def unprotected(config: Config, dataset: Dataset) -> float:
     return accuracy_after(config, dataset, images, learn_key)
 
 
+def rows(config: Config, wider: int) -> dict[str, tuple[Config, Callable[[Config, Dataset], float]]]:
+    """What is compared: its settings, and how the accuracy is measured."""
+    cold = dataclasses.replace(config, warm_start=False)
+    wide = dataclasses.replace(cold, generator_width=wider * cold.generator_width)
+    joint = dataclasses.replace(
+        cold,
+        method="joint",
+        replay_confidence=1.0,
+        distillation_weight=0.0,
+        critic_condition="none",
+        consolidation_smoothing=0.0,
+    )
+    return {
+        "joint": (joint, _learnt),
+        "separate": (cold, separate),
+        f"separate, {wider} x as wide": (wide, separate),
+        "dgm, from noise": (cold, _learnt),
+        "dgm, warm start": (dataclasses.replace(config, warm_start=True), _learnt),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures each memory with each seed, and writes what came of it."""
-    options = command_line(__doc__, tasks=10, seeds="0,1,2").parse_args(argv)
+    """Measures each row with each seed, and writes what came of it."""
+    parser = command_line(__doc__, tasks=10, seeds="0,1,2")
+    parser.add_argument("--wider", type=int, default=4, help="how many times as wide the other separate generators are")
+    options = parser.parse_args(argv)
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
@@ -58,23 +89,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = changed(base, change)
         resized = first.resized(config.image_size)
         said = ",".join(filter(None, (options.base, change)))
-        for memory in ("joint", "separate generators", "dgm"):
-            entry = {"data": options.data, "variant": options.variant, "change": said, "memory": memory}
+        for row, (own, accuracy) in rows(config, options.wider).items():
+            entry = {"data": options.data, "variant": options.variant, "change": said, "row": row}
             entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
-            known = results.once(options.out, entry, partial(_measure, memory, config, resized, options.seeds))
+            entry |= {"config": dataclasses.asdict(own)}  # The preset may have changed since.
+            known = results.once(options.out, entry, partial(_measure, accuracy, own, resized, options.seeds))
             mean, deviation = statistics.mean(known["accuracy"]), statistics.pstdev(known["accuracy"])
             figures = f"{100 * mean:.2f} +- {100 * deviation:.2f} %, {known['minutes']:.1f} min"
-            print(f"{options.data} {options.variant} {said or 'as it is'}, {memory}: {figures}", flush=True)
+            print(f"{options.data} {options.variant} {said or 'as it is'}, {row}: {figures}", flush=True)
     return 0
 
 
-def _measure(memory: str, config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
-    if memory == "separate generators":
-        return {"accuracy": [unprotected(dataclasses.replace(config, seed=seed), dataset) for seed in seeds]}
-    if memory == "joint":
-        config = dataclasses.replace(config, method="joint", warm_start=False)
-    last = judge(config, dataset, seeds)[f"A_{len(dataset.labels)}"]
-    return {"accuracy": last["classifier" if memory == "joint" else "consolidated"]}
+def _measure(
+    accuracy: Callable[[Config, Dataset], float], config: Config, dataset: Dataset, seeds: Sequence[int]
+) -> dict[str, Any]:
+    return {"accuracy": [accuracy(dataclasses.replace(config, seed=seed), dataset) for seed in seeds]}
+
+
+def _learnt(config: Config, dataset: Dataset) -> float:
+    """The last accuracy of a learner that meets the classes one by one."""
+    return next(iter(judge(config, dataset, [config.seed])["mean"].values()))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from dgm_jax import Learner, consolidation, data, load_memory, metrics
 from dgm_jax.compilation import keep_programs
 from dgm_jax.config import Config, preset
 from dgm_jax.data import Dataset
-from dgm_jax.errors import exit_status
+from dgm_jax.errors import UserError, exit_status
 from dgm_jax.training.classifier import predict_logits
 from dgm_jax.training.epoch import TaskImages
 from dgm_jax.training.task import Trainer
@@ -71,12 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
     resized = first.resized(base.image_size)
+    for change in options.changes:
+        _require_own(changed(base, change))
     for seed in options.seeds:
         own = dataclasses.replace(base, seed=seed)
         Learner(own, devices=1).fit(data.class_incremental(resized), options.runs / f"seed{seed}")
     for change in ["", *options.changes]:
         entry = {"data": options.data, "variant": options.variant, "base": options.base, "change": change}
         entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
+        entry |= {"config": dataclasses.asdict(changed(base, change))}  # The preset may have changed since.
         known = results.once(
             options.out, entry, partial(_measure, changed(base, change), resized, options.seeds, options.runs)
         )
@@ -84,6 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = f"{100 * mean:.2f} +- {100 * deviation:.2f} %, {known['minutes']:.1f} min"
         print(f"{options.data} {options.variant} {change or 'as it is'}: {said}", flush=True)
     return 0
+
+
+def _require_own(config: Config) -> None:
+    """Refuses what asks the classifier before the last task, which a memory does not hold."""
+    if config.replay_confidence < 1 or config.distillation_weight:
+        raise UserError(
+            f"replay_confidence={config.replay_confidence} or distillation_weight={config.distillation_weight} asks "
+            "the classifier of the task before, which is not kept with a memory; try it with benchmarks.tune"
+        )
 
 
 def _measure(config: Config, dataset: Dataset, seeds: Sequence[int], runs: Path) -> dict[str, Any]:

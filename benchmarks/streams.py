@@ -12,7 +12,6 @@ read. Beside the numbers a figure is drawn: accuracy, memory and time, task by t
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -53,13 +52,13 @@ def learnt(config: Config, dataset: Dataset, *, group: int, orders: int) -> dict
 
 
 def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
-    """Draws accuracy, memory and time against the classes seen: a line an entry, the mean over its orders."""
+    """Draws accuracy, memory and time against the classes seen: of each entry the mean and range over its orders."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    drawing, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for number, entry in enumerate(entries):
         for axis, name, factor in zip(axes, ("accuracy", "kB", "seconds"), (100, 1, 1), strict=True):
             values = factor * np.asarray(entry["by_task"].get(name, []))
@@ -72,14 +71,15 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
         axis.set(xlabel="classes seen", ylabel=label)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    shown.savefig(out, dpi=110)
-    pyplot.close(shown)
+    drawing.savefig(out, dpi=110)
+    pyplot.close(drawing)
 
 
 def name_of(entry: dict[str, Any]) -> str:
     """What an entry is called in words and figures."""
     tasks = entry["classes"] // entry["group"]
-    return f"{entry['variant']}, {tasks} x {entry['group']}" + (f", {entry['change']}" if entry["change"] else "")
+    name = f"{entry['data']}, {entry['preset']} {entry['variant']}, {tasks} x {entry['group']}"
+    return name + (f", {entry['change']}" if entry["change"] else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to; the figure lies beside it")
     options = parser.parse_args(argv)
     keep_programs()
+    shown: list[dict[str, Any]] = []
     for variant in options.variants:
         config = changed(preset(options.preset, variant), options.base)
         dataset = _load(options.data.split("+"), options.data_dir, config.image_size)
@@ -106,11 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             entry |= {"train_per_class": options.train_per_class, "config": dataclasses.asdict(config)}
             measure = partial(learnt, config, chosen, group=group, orders=options.orders)
             known = results.once(options.out, entry, measure)
-            figure(json.loads(options.out.read_text()), options.out.with_suffix(".png"))
+            shown = [*shown, known]
+            figure(shown, options.out.with_suffix(".png"))
             percent = [100 * value for value in known["accuracy"]]
             each = ", ".join(f"{value:.1f}" for value in percent)
             said = f"{statistics.mean(percent):.1f} +- {statistics.pstdev(percent):.1f} % ({each})"
-            print(f"{options.data} {name_of(entry)}: {said}; {known['minutes']:.1f} min", flush=True)
+            print(f"{name_of(entry)}: {said}; {known['minutes']:.1f} min", flush=True)
     return 0
 
 

@@ -8,7 +8,7 @@ settings must be chosen. Of each class's training images the last quarter is wha
         --try generator_learning_rate=0.0005 --try auxiliary_generator=true,generator_width=16
 
 Each change is tried on its own, beside the preset as it is. Results already in the file are kept. `--figure` draws the
-accuracy of all that is in the file against the bytes of the memory.
+accuracy of each against the bytes of the memory.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    drawing, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
     for number, variant in enumerate(dict.fromkeys(entry["variant"] for entry in entries)):
         own = [entry for entry in entries if entry["variant"] == variant and entry.get("by_task", {}).get("kB")]
         if not own:
@@ -132,8 +132,8 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
     axis.set(xscale="log", xlabel="memory, kB", ylabel="A_final, %")
     axis.grid(alpha=0.3, which="both")
     axis.legend()
-    shown.savefig(out, dpi=110)
-    pyplot.close(shown)
+    drawing.savefig(out, dpi=110)
+    pyplot.close(drawing)
 
 
 def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse.ArgumentParser:
@@ -159,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
+    tried: list[dict[str, Any]] = []
     for change in ["", *options.changes]:
         config = changed(base, change)
         said = ",".join(filter(None, (options.base, change)))
@@ -170,8 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = ", ".join(f"{reading} {100 * known['mean'][reading]:.1f} %" for reading in known["mean"])
         size = f", {statistics.mean(known['weights']) / 1e6:.2f} M weights" if known["weights"] else ""
         print(f"{options.variant} {said or 'as it is'}: {shown}{size}; {known['minutes']:.1f} min", flush=True)
+        tried.append(known)
     if options.figure:
-        figure(json.loads(options.out.read_text()), options.figure)
+        figure(tried, options.figure)
     return 0
 
 

@@ -97,14 +97,17 @@ class Run:
         return state, capacity, self._task_images(*self.stream.train(task))
 
     def _most_alike(self, task: int) -> list[TaskMemory]:
-        """For each class of a task that begins, the earlier one that it is most often taken for, to begin as that."""
+        """For each class of a task that begins, the class to begin as: all are of the earlier task it is most like."""
         judge = self._last_judge(task)
         if not self.config.warm_start or judge is None:
             return []
         pixels, labels = self.stream.train(task)
         taken_for = judge(pixels).argmax(axis=1)
-        counts = [np.bincount(taken_for[labels == index]) for index in self.stream.tasks[task]]
-        return [self.memory.class_alone(int(count.argmax())) for count in counts]
+        met = self.stream.n_seen(task - 1)
+        counts = [np.bincount(taken_for[labels == index], minlength=met) for index in self.stream.tasks[task]]
+        # Norms and masks belong to a task: an output layer reads nothing in those of another one.
+        likest = max(self.memory.tasks, key=lambda own: sum(count[list(own.classes)].sum() for count in counts))
+        return [self.memory.class_alone(max(likest.classes, key=lambda index: count[index])) for count in counts]
 
     def _last_judge(self, task: int) -> consolidation.Judge | None:
         """The classifier that was consolidated before this task, of the classes before it; None if there is none."""

@@ -145,6 +145,9 @@ class TestResume:
             {"replay": "fresh"},
             {"reinitialise_discriminator": False},
             {"protocol": "paper", "held_out": 0.25},
+            {"warm_start": True},
+            {"critic_shift": 1},
+            {"replay_confidence": 0.5},
         ],
         ids=lambda changes: next(iter(changes)),
     )

@@ -130,7 +130,7 @@ def run_steps(
         alpha = split(uniform[0])
         state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales, of_critic)
         for number in range(1, step.config.critic_steps):  # Further ones, on images and noise of their own.
-            rows_key, draw_key, alpha_key, shift_key = jax.random.split(jax.random.fold_in(noise_key, number), 4)
+            rows_key, draw_key, alpha_key, shift_key = jax.random.split(jax.random.fold_in(noise_key, 1 + number), 4)
             rows = jax.random.randint(rows_key, (batch,), 0, data.count)
             further = to_unit_range(data.images[split(rows)])
             its_head = data.labels[split(rows)] - capacity.first_class

@@ -22,7 +22,8 @@ def iteration_flops(config: Config, widths: Sequence[int], channels: int, classi
     d = _discriminator_flops(config, channels)
     g = make_generator(config).flops(widths, config.noise_dim, channels)
     classifier = 3 * d * classifier_steps
-    critic = 3 * (2 * d) + g + 6 * d  # Real and fake; G forward; the penalty: forward, backward, and back through both.
+    # Real and fake; G forward; the penalty: forward, backward, and back through both.
+    critic = config.critic_steps * (3 * (2 * d) + g + 6 * d)
     generator = 3 * g + 2 * d
     return config.batch_size * (classifier + critic + generator)
 
@@ -52,7 +53,7 @@ def estimated_seconds(
         product(a, a).block_until_ready()
     speed = len(devices) * 5 * 2 * _SIDE**3 / (time.perf_counter() - begun)
     widths = pair(config.network).generator_widths(config.generator_width, config.image_size)
-    d = _discriminator_flops(config, channels)
+    d = pair(config.classifier_network).discriminator_flops(config.classifier_width, config.image_size, channels)
     total = 0.0
     for task in range(len(train_counts)):
         epochs = config.epochs - (epochs_done if task == 0 else 0)

@@ -150,7 +150,7 @@ class Trainer:
           physical: the padded widths to train at (`shapes.physical_widths`); they change no result beyond rounding.
           classes: class indices of the task.
           discriminator: parameters and statistics to go on with; None: fresh ones.
-          like: for each of the classes an earlier one to begin as, each as a task of one class; if there are any.
+          like: for each of the classes one of an earlier task to begin as, each as a task of one class; if any.
         """
         task_key, discriminator_key = jax.random.split(key)
         noise_dim = self.config.noise_dim

@@ -15,7 +15,7 @@ from dgm_jax.config import Config
 
 Params = Any
 
-_STEPS_FROM_CLOSING = 10  # Of the optimiser, for a gate that begins open.
+_STEPS_FROM_TURNING = 10  # Of the optimiser, for a gate that begins open or closed.
 
 
 class Owned(Protocol):
@@ -46,8 +46,8 @@ def begin_as(
     Args:
       generator: {"kernels", "norms", "heads", "embeddings"} of the new task, fresh.
       statistics: of its norms.
-      like: for each of its classes an earlier one, as a task of that class alone; norms and masks are the first's.
-      config: the step sizes, which say how far from closing an open gate begins.
+      like: for each of its classes an earlier one, as a task of that class alone; all were learnt in one task.
+      config: the step sizes, which say how far from turning a gate begins.
 
     Returns:
       The generator with its norms, heads and embeddings replaced, and the statistics.
@@ -58,7 +58,7 @@ def begin_as(
 
     heads = np.concatenate([own.heads for own in like])
     embeddings = [
-        np.where(nn.expand(mask, np.zeros(fresh.shape, bool)), _open_embedding(config), fresh)
+        np.where(np.isfinite(fresh), _embeddings(nn.expand(mask, np.zeros(fresh.shape, bool)), config), fresh)
         for mask, fresh in zip(like[0].masks, generator["embeddings"], strict=True)
     ]
     own = {
@@ -69,8 +69,14 @@ def begin_as(
     return generator | own, grown(like[0].statistics, statistics)
 
 
-def _open_embedding(config: Config) -> np.float32:
-    """Where the embedding of an open gate begins: a few steps from closing."""
+def _embeddings(opened: np.ndarray, config: Config) -> np.ndarray:
+    """Where gates begin: those that are open there above 0, the others, and all that has grown since, below.
+
+    How far open or closed is a matter of the slope: in the first epoch it is 1 / s_max, and all gates are half open;
+    with `scale_lead=1` it is what it would be in the second, and they are nearly what they are to be in the end.
+    """
     if config.gate_learning_rate is None:
-        return np.float32(_STEPS_FROM_CLOSING * config.generator_learning_rate)
-    return np.float32(_STEPS_FROM_CLOSING * config.gate_learning_rate * config.scale_max)  # s begins at 1 / s_max.
+        begin = _STEPS_FROM_TURNING * config.generator_learning_rate
+    else:  # Its steps are of s e, and s is lowest at first.
+        begin = _STEPS_FROM_TURNING * config.gate_learning_rate * config.scale_max
+    return np.where(opened, np.float32(begin), -np.float32(begin))

@@ -17,14 +17,18 @@ CONFIG = helpers.small(image_size=8, epochs=1, warm_start=True)
 def test_each_memory_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
     file = tmp_path / "ceiling.json"
-    argv = ["digits", "--train-per-class", "40", "--tasks", "2", "--seeds", "0,1", "--out", str(file)]
+    argv = ["digits", "--train-per-class", "40", "--tasks", "2", "--seeds", "0,1", "--wider", "2"]
+    argv += ["--out", str(file)]
     ceiling.main(argv)
     results = json.loads(file.read_text())
-    assert [entry["memory"] for entry in results] == ["joint", "separate generators", "dgm"]
+    assert [entry["row"] for entry in results] == [
+        *("joint", "separate", "separate, 2 x as wide"),
+        *("dgm, from noise", "dgm, warm start"),
+    ]
     for entry in results:
         assert len(entry["accuracy"]) == 2 and all(0 <= value <= 1 for value in entry["accuracy"])
     before = file.read_text()
-    monkeypatch.setattr(ceiling, "unprotected", None)  # Would be called.
+    monkeypatch.setattr(ceiling, "_measure", None)  # Would be called.
     ceiling.main(argv)
     assert file.read_text() == before
 
@@ -40,7 +44,22 @@ def test_each_class_has_an_unprotected_generator_of_its_own(monkeypatch):
     monkeypatch.setattr(ceiling, "Learner", Watched)
     dataset = first_tasks(data.load("digits"), 40, tasks=3).resized(8)
     longer = dataclasses.replace(CONFIG, epochs=20, consolidation_steps=200, consolidation_samples=50, seed=1)
-    assert ceiling.unprotected(longer, dataset) > 0.5  # Chance is a third.
+    assert ceiling.separate(longer, dataset) > 0.5  # Chance is a third.
     assert [classes for _, classes in learnt] == [(0,), (1,), (2,)]
     assert len({config.seed for config, _ in learnt}) == 3
-    assert {(config.masks, config.epochs) for config, _ in learnt} == {("none", 20)}
+    assert {(config.masks, config.warm_start, config.epochs) for config, _ in learnt} == {("none", False, 20)}
+
+
+def test_rows_differ_in_what_they_are_called_after():
+    rows = {name: config for name, (config, _) in ceiling.rows(CONFIG, 3).items()}
+    assert {name: config.method for name, config in rows.items()} == dict.fromkeys(rows, "dgm") | {"joint": "joint"}
+    assert [name for name, config in rows.items() if config.warm_start] == ["dgm, warm start"]
+    assert rows["separate, 3 x as wide"].generator_width == 3 * rows["separate"].generator_width == 9
+
+
+def test_settings_of_gates_do_not_hinder_generators_without_any():
+    dataset = first_tasks(data.load("digits"), 40, tasks=2).resized(8)
+    product = dataclasses.replace(CONFIG, warm_start=False, gate_gradient="product")
+    paced = dataclasses.replace(CONFIG, gate_learning_rate=0.1, gate_reach=3.0)
+    for config in (product, paced):
+        assert 0 <= ceiling.separate(config, dataset) <= 1

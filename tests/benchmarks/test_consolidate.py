@@ -3,10 +3,12 @@
 import json
 
 import helpers
+import pytest
 from helpers import compiled_once  # noqa: F401
 
 from benchmarks import consolidate
 from dgm_jax.config import PRESETS
+from dgm_jax.errors import UserError
 
 CONFIG = helpers.small(image_size=8, epochs=1)
 
@@ -26,3 +28,11 @@ def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, mon
     monkeypatch.setattr(consolidate, "consolidated", None)  # Would be called.
     consolidate.main(argv)
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize("change", ["replay_confidence=0.5", "distillation_weight=1"])
+def test_what_asks_the_classifier_of_the_task_before_is_refused(change, tmp_path):
+    argv = ["digits", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "c.json"), "--try", change]
+    with pytest.raises(UserError, match="asks the classifier of the task before"):
+        consolidate.main(argv)
+    assert not list(tmp_path.iterdir())

@@ -64,9 +64,12 @@ def test_each_grouping_is_learnt_in_each_order_once(tmp_path, monkeypatch, learn
     assert len(learnt) == 4
 
 
-def test_a_joined_stream_has_the_classes_of_all(tmp_path):
+def test_a_joined_stream_has_the_classes_of_all(tmp_path, monkeypatch):
+    other = data.from_arrays(DIGITS.x_train, DIGITS.y_train, DIGITS.x_test, DIGITS.y_test, name="others")
+    monkeypatch.setattr(streams.data, "load", lambda name, folder: {"digits": DIGITS, "others": other}[name])
     dataset = streams._load(["digits"], tmp_path, 16)
     assert len(dataset.labels) == 10 and dataset.x_train.shape[1:] == (16, 16, 1)
+    assert len(streams._load(["digits", "others"], tmp_path, 16).labels) == 20
     with pytest.raises(data.DataError, match="digits, digits: expected two or more different data sets"):
         streams._load(["digits", "digits"], tmp_path, 16)
 

@@ -91,7 +91,7 @@ def test_the_variant_decides_the_defaults() -> None:
     assert cli.parse("x", "", argv=["--preset=paper-svhn"]).settings == preset("paper-svhn", "dgma")
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
 def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
     best = cli.parse(name, "", argv=["--preset", "best", "--variant", "dgmw"]).settings
     assert best == preset(f"best-{name}", "dgmw") != preset(name, "dgmw")
@@ -100,8 +100,8 @@ def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
 
 
 def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
-    assert cli.run("cifar10", "", argv=["--preset", "best"]) == 2
-    assert "preset 'best-cifar10' is unknown; choose one of " in capsys.readouterr().err
+    assert cli.run("svhn", "", argv=["--preset", "best"]) == 2
+    assert "preset 'best-svhn' is unknown; choose one of " in capsys.readouterr().err
 
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
@@ -145,6 +145,11 @@ def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
         (["--replay-confidence", "0"], ["replay_confidence=0.0 must be a share"]),
         (["--network", "resnet", "--discriminator-norm", "none"], ["discriminator_norm='none' is for dcgan"]),
         (["--penalty", "r2"], ["r1"]),
+        (["--method", "er", "--warm-start"], ["warm_start=True does nothing for method 'er', but for dgm"]),
+        (["--method", "mergan", "--critic-condition", "projection"], ["critic_condition='projection'", "'mergan'"]),
+        (["--method", "joint", "--consolidation-smoothing", "0.1"], ["consolidation_smoothing=0.1", "dgr, mergan"]),
+        (["--gate-learning-rate", "0.1", "--gate-gradient", "product"], ["gate_learning_rate=0.1", "'closed'"]),
+        (["--gate-reach", "3", "--masks", "random"], ["gate_reach=3.0", "masks='random' must be 'learnt'"]),
         (["--warm-start", "--no-reuse"], ["warm_start=True", "reuse=False"]),
         (["--warm-start", "--masks", "random"], ["warm_start=True", "masks='random'"]),
         (["--protocol", "paper", "--held-out", "0"], ["held_out"]),

@@ -224,7 +224,9 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
     for embedding, mask in zip(state.generator["embeddings"], own.masks, strict=True):
         corner = _corner(embedding, mask)
         np.testing.assert_allclose(corner[mask], beginning, rtol=1e-6)
-        assert not corner[~mask].any()
+        np.testing.assert_allclose(corner[~mask], -beginning, rtol=1e-6)
+        grown_since = _surplus(embedding, mask)
+        np.testing.assert_allclose(grown_since, -beginning, rtol=1e-6)
 
 
 @variants
