@@ -51,6 +51,7 @@ def separate(config: Config, dataset: Dataset) -> float:
             alone = dataclasses.replace(own, seed=config.seed * len(dataset.labels) + index)
             Learner(alone, devices=1).fit(data.class_incremental(dataset.of_classes([label])), folder)
             drawn.append(load_memory(folder).images(0, each, jax.random.fold_in(draw_key, index)))
+        jax.clear_caches()  # Each learner maps programs of its own, and a process may map only so many.
     labels = np.repeat(np.arange(len(drawn), dtype=np.int32), each)
     images = TaskImages(np.concatenate(drawn), labels, np.int32(len(labels)), None)
     return accuracy_after(config, dataset, images, learn_key)

@@ -70,7 +70,7 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
     for axis, label in zip(axes, ("A_t, %", "memory, kB", "seconds a task"), strict=True):
         axis.set(xlabel="classes seen", ylabel=label)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     drawing.savefig(out, dpi=110)
     pyplot.close(drawing)
 

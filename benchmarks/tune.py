@@ -14,6 +14,7 @@ accuracy of each against the bytes of the memory.
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -23,10 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks import results
-from dgm_jax import Learner, data, load_memory
+from dgm_jax import Learner, Memory, data, load_memory
 from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.callbacks import Callback, TaskEnd
 from dgm_jax.compilation import keep_programs
@@ -83,15 +85,25 @@ def judge(config: Config, dataset: Dataset, seeds: Sequence[int], **stream: Any)
         with tempfile.TemporaryDirectory() as folder:
             summary = learner.fit(data.class_incremental(dataset, **stream), folder)
             if own.method == "dgm":
-                memories = [load_memory(folder, after_task=task) for task in range(len(watch.seconds))]
-                by_task["kB"].append([memory.bytes()["total"] / 1000 for memory in memories])
+                by_task["kB"].append(_kilobytes(load_memory(folder)))
                 weights.append(summary["parameters"]["shared_weights"])
+        jax.clear_caches()  # Each learner maps programs of its own, and a process may map only so many.
         for reading, average in summary[f"A_{summary['final']}"].items():
             averages[reading].append(average["macro"])
         by_task["accuracy"].append(watch.accuracy)
         by_task["seconds"].append(watch.seconds)
     means = {reading: statistics.mean(values) for reading, values in averages.items()}
     return {f"A_{summary['final']}": dict(averages), "mean": means, "weights": weights, "by_task": dict(by_task)}
+
+
+def _kilobytes(memory: Memory) -> list[float]:
+    """What the memory weighed after each task, with the widths that the generator had then."""
+    sizes = []
+    for number, task in enumerate(memory.tasks):
+        so_far = memory.as_of(number + 1)  # Its weights are all that there are by now.
+        then = sum(map(math.prod, memory.generator.kernel_shapes(task.widths, memory.noise_dim)))
+        sizes.append((so_far.bytes()["total"] + 4 * (then - so_far.parameters()["shared_weights"])) / 1000)
+    return sizes
 
 
 class _TaskWatch(Callback):
