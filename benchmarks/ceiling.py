@@ -3,8 +3,8 @@
 Rows, each a classifier of the same budget that learns from images of all classes at once:
 
 - joint: the real ones.
-- separate: those of a generator for each class, all gates open, nothing protected, nothing shared, learnt for as many
-  epochs as a task of DGM has; with the widths that DGM's first task has, and `--wider` times these, for DGM's grow.
+- separate: those of a generator for each class, all gates open, nothing protected, nothing shared, with the widths that
+  DGM's first task has; learnt for as many epochs as a task of DGM has, and for `--longer` times these.
 - dgm, from noise: those of DGM, each task of which begins with norms and output layers that know nothing.
 - dgm, warm start: those of DGM, each task of which begins as an earlier class.
 
@@ -57,10 +57,10 @@ def separate(config: Config, dataset: Dataset) -> float:
     return accuracy_after(config, dataset, images, learn_key)
 
 
-def rows(config: Config, wider: int) -> dict[str, tuple[Config, Callable[[Config, Dataset], float]]]:
+def rows(config: Config, longer: int) -> dict[str, tuple[Config, Callable[[Config, Dataset], float]]]:
     """What is compared: its settings, and how the accuracy is measured."""
     cold = dataclasses.replace(config, warm_start=False)
-    wide = dataclasses.replace(cold, generator_width=wider * cold.generator_width)
+    long = dataclasses.replace(cold, epochs=longer * cold.epochs)
     joint = dataclasses.replace(
         cold,
         method="joint",
@@ -72,7 +72,7 @@ def rows(config: Config, wider: int) -> dict[str, tuple[Config, Callable[[Config
     return {
         "joint": (joint, _learnt),
         "separate": (cold, separate),
-        f"separate, {wider} x as wide": (wide, separate),
+        f"separate, {longer} x as long": (long, separate),
         "dgm, from noise": (cold, _learnt),
         "dgm, warm start": (dataclasses.replace(config, warm_start=True), _learnt),
     }
@@ -81,7 +81,7 @@ def rows(config: Config, wider: int) -> dict[str, tuple[Config, Callable[[Config
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures each row with each seed, and writes what came of it."""
     parser = command_line(__doc__, tasks=10, seeds="0,1,2")
-    parser.add_argument("--wider", type=int, default=4, help="how many times as wide the other separate generators are")
+    parser.add_argument("--longer", type=int, default=6, help="times the epochs of the other separate generators")
     options = parser.parse_args(argv)
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = changed(base, change)
         resized = first.resized(config.image_size)
         said = ",".join(filter(None, (options.base, change)))
-        for row, (own, accuracy) in rows(config, options.wider).items():
+        for row, (own, accuracy) in rows(config, options.longer).items():
             entry = {"data": options.data, "variant": options.variant, "change": said, "row": row}
             entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
             entry |= {"config": dataclasses.asdict(own)}  # The preset may have changed since.

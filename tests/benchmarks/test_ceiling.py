@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import helpers
+import pytest
 from helpers import compiled_once  # noqa: F401
 
 from benchmarks import ceiling
@@ -17,18 +18,18 @@ CONFIG = helpers.small(image_size=8, epochs=1, warm_start=True)
 def test_each_memory_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
     file = tmp_path / "ceiling.json"
-    argv = ["digits", "--train-per-class", "40", "--tasks", "2", "--seeds", "0,1", "--wider", "2"]
+    argv = ["digits", "--train-per-class", "40", "--tasks", "2", "--seeds", "0,1", "--longer", "2"]
     argv += ["--out", str(file)]
     ceiling.main(argv)
     results = json.loads(file.read_text())
     assert [entry["row"] for entry in results] == [
-        *("joint", "separate", "separate, 2 x as wide"),
+        *("joint", "separate", "separate, 2 x as long"),
         *("dgm, from noise", "dgm, warm start"),
     ]
     for entry in results:
         assert len(entry["accuracy"]) == 2 and all(0 <= value <= 1 for value in entry["accuracy"])
     before = file.read_text()
-    monkeypatch.setattr(ceiling, "_measure", None)  # Would be called.
+    monkeypatch.setattr(ceiling, "_measure", lambda *_: pytest.fail("measured again"))
     ceiling.main(argv)
     assert file.read_text() == before
 
@@ -54,7 +55,7 @@ def test_rows_differ_in_what_they_are_called_after():
     rows = {name: config for name, (config, _) in ceiling.rows(CONFIG, 3).items()}
     assert {name: config.method for name, config in rows.items()} == dict.fromkeys(rows, "dgm") | {"joint": "joint"}
     assert [name for name, config in rows.items() if config.warm_start] == ["dgm, warm start"]
-    assert rows["separate, 3 x as wide"].generator_width == 3 * rows["separate"].generator_width == 9
+    assert rows["separate, 3 x as long"].epochs == 3 * rows["separate"].epochs == 3
 
 
 def test_settings_of_gates_do_not_hinder_generators_without_any():
