@@ -66,7 +66,6 @@ def rows(config: Config, longer: int) -> dict[str, tuple[Config, Callable[[Confi
         method="joint",
         replay_confidence=1.0,
         distillation_weight=0.0,
-        critic_condition="none",
         consolidation_smoothing=0.0,
     )
     return {

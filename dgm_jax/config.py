@@ -78,7 +78,7 @@ class Config:
     critic_shift: int = 0
     """The critic sees images, real and generated, moved by up to so many pixels at random (Zhao et al. 2020)."""
     critic_condition: Literal["none", "projection"] = "none"
-    """projection: the critic is told the class of an image (Miyato and Koyama 2018); for tasks of several classes."""
+    """projection: where tasks have several classes, the critic is told that of an image (Miyato and Koyama 2018)."""
     discriminator_norm: Literal["batch", "none"] = "batch"
     """Norms of dcgan's discriminator: of the batch, as published, or none, as the gradient penalty's authors advise."""
     generator_average: float = 0.0
@@ -244,7 +244,7 @@ _POSITIVE = (
     *("memory_size", "consolidation_width", "critic_steps", "gate_learning_rate", "gate_reach"),
 )
 _SERVES: dict[str, tuple[Method, ...]] = {  # Methods that would pass over an option in silence refuse it.
-    **dict.fromkeys(("warm_start", "replay_confidence", "distillation_weight", "critic_condition"), ("dgm",)),
+    **dict.fromkeys(("warm_start", "replay_confidence", "distillation_weight"), ("dgm",)),
     "consolidation_smoothing": GENERATIVE,
 }
 _NOT_NEGATIVE = (
@@ -340,6 +340,7 @@ _MNIST = Config(
     discriminator_width=16,
     epochs=30,
     batch_size=32,
+    critic_condition="projection",
     scale_max=1e3,
     mask_share=0.5,
     sparsity_weight=0.2,
@@ -367,6 +368,7 @@ _COLOUR = dataclasses.replace(
     generator_learning_rate=5e-4,
     discriminator_learning_rate=5e-4,
     auxiliary_generator=True,
+    critic_condition="none",
 )
 
 

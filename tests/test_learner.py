@@ -313,6 +313,26 @@ class TestRefusals:
         assert_same_results(tmp_path, helpers.finished(TINY).workdir)
 
 
+@pytest.mark.parametrize(
+    ("told", "per_task", "said"),
+    [
+        ({}, [2, 1], 1),
+        ({}, 1, 0),
+        ({"auxiliary_generator": True}, [2, 1], 0),
+        ({"critic_condition": "projection"}, [2, 1], 0),
+    ],
+)
+def test_that_nothing_tells_the_generator_the_class_is_said_at_the_beginning(told, per_task, said, tmp_path):
+    class Begun(Callback):
+        def on_run_start(self, event):
+            raise KeyboardInterrupt
+
+    log = Log()
+    with pytest.raises(KeyboardInterrupt):
+        helpers.fit(dataclasses.replace(TINY, **told), tmp_path, log, Begun(), classes_per_task=per_task)
+    assert sum("nothing tells the generator" in note for note in log.heard("on_note")) == said
+
+
 class TestWhatARunLeaves:
     def test_files(self):
         workdir = helpers.finished(TINY).workdir

@@ -284,7 +284,7 @@ class Step:
 
     def value(self, params: Params, output: Output, head: jax.Array) -> jax.Array:
         """The critic's value of each image, [batch]: D(x), or D(x, y) by projection (Miyato and Koyama 2018, eq. 3)."""
-        if self.config.critic_condition == "none":
+        if "projection" not in params:
             return output.critic
         return output.critic + jnp.sum(params["projection"][head] * output.features, axis=1)
 

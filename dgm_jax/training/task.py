@@ -178,17 +178,16 @@ class Trainer:
                 n_classes=self.n_classes,
                 norms=self.config.discriminator_norm == "batch",
             )
-        if self.config.critic_condition == "projection":
-            features = len(discriminator[0]["critic"]["kernel"])
-            told = {"projection": np.zeros((self.max_heads, features), np.float32)}
-            discriminator = ({**discriminator[0], **told}, discriminator[1])
+        judge = {name: own for name, own in discriminator[0].items() if name != "projection"}  # Each task has its own.
+        if self.config.critic_condition == "projection" and self.max_heads > 1:
+            judge["projection"] = np.zeros((self.max_heads, len(judge["critic"]["kernel"])), np.float32)
         state = TrainState(
             generator=generator,
             generator_statistics=statistics,
             generator_optimiser=init_optimiser(self.step.optimisers.generator, generator),
-            discriminator=discriminator[0],
+            discriminator=judge,
             discriminator_statistics=discriminator[1],
-            discriminator_optimiser=init_optimiser(self.step.optimisers.discriminator, discriminator[0]),
+            discriminator_optimiser=init_optimiser(self.step.optimisers.discriminator, judge),
         )
         if self.config.generator_average:
             state = replace(state, average=of_average(state.generator, state.generator_statistics))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import helpers
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,16 @@ def test_the_critic_may_take_several_steps_for_each_of_the_generator():
     )
     counts = (state.discriminator_optimiser, state.generator_optimiser)
     assert [int(optax.tree_utils.tree_get(own, "count")) for own in counts] == [2 * (1 + 3), 2]
+
+
+def test_the_critic_is_told_the_class_where_a_task_has_several():
+    config = helpers.small("dgma", image_size=8, critic_condition="projection")
+    told = {}
+    for n in (1, 2):
+        trainer = Trainer(config, jax.local_devices()[:1], channels=1, n_classes=len(helpers.LABELS), max_heads=n)
+        told[n] = jax.device_get(_begin(trainer)[3].discriminator)
+    assert told[2].pop("projection").shape == (2, len(told[2]["critic"]["kernel"]))
+    chex.assert_trees_all_equal(told[1], told[2])
 
 
 @variants
