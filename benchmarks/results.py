@@ -10,15 +10,23 @@ from benchmarks import machine
 from dgm_jax.files import write_json
 
 
+def of(file: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the file holds for these settings; nothing if there is no file."""
+    results: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    return [
+        entry for entry in results if all(name in entry and entry[name] == value for name, value in settings.items())
+    ]
+
+
 def once(file: Path, settings: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """Returns what the file holds for these settings; if nothing, measures it and adds it, with minutes and machine."""
-    results: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
-    for entry in results:
-        if all(name in entry and entry[name] == value for name, value in settings.items()):
-            return entry
+    known = of(file, settings)
+    if known:
+        return known[0]
     begun = time.perf_counter()
     measured = measure()
     minutes = (time.perf_counter() - begun) / 60
+    results = of(file, {})
     results.append({**settings, **measured, "minutes": minutes, "machine": machine.describe()})
     write_json(file, results)
     return results[-1]

@@ -8,7 +8,7 @@ settings must be chosen. Of each class's training images the last quarter is wha
         --try generator_learning_rate=0.0005 --try auxiliary_generator=true,generator_width=16
 
 Each change is tried on its own, beside the preset as it is. Results already in the file are kept. `--figure` draws the
-accuracy of each against the bytes of the memory.
+accuracy of all that the file holds of these tasks, both variants, against the bytes of the memory.
 """
 
 import argparse
@@ -119,12 +119,17 @@ class _TaskWatch(Callback):
 
 
 def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
-    """Draws the last accuracy against the kB of the memory: a point an entry, with the range over its seeds."""
+    """Draws the last accuracy against the kB of the memory: a point an entry, with the range over its seeds.
+
+    It is called by its changes, but for those that all entries have.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    changes = [entry["change"].split(",") for entry in entries]
+    common = set.intersection(*map(set, changes))
     drawing, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
     for number, variant in enumerate(dict.fromkeys(entry["variant"] for entry in entries)):
         own = [entry for entry in entries if entry["variant"] == variant and entry.get("by_task", {}).get("kB")]
@@ -139,7 +144,7 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
         spread = np.abs(np.stack([accuracy.min(axis=1), accuracy.max(axis=1)]) - middle)
         axis.errorbar(sizes, middle, spread, fmt="o", color=f"C{number}", label=variant, capsize=3)
         for entry, x, y in zip(own, sizes, middle, strict=True):
-            said = entry["change"] or "as it is"
+            said = ", ".join(part for part in entry["change"].split(",") if part not in common)
             axis.annotate(said, (x, y), fontsize=7, textcoords="offset points", xytext=(5, 3))
     axis.set(xscale="log", xlabel="memory, kB", ylabel="A_final, %")
     axis.grid(alpha=0.3, which="both")
@@ -171,7 +176,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
-    tried: list[dict[str, Any]] = []
     for change in ["", *options.changes]:
         config = changed(base, change)
         said = ",".join(filter(None, (options.base, change)))
@@ -183,9 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = ", ".join(f"{reading} {100 * known['mean'][reading]:.1f} %" for reading in known["mean"])
         size = f", {statistics.mean(known['weights']) / 1e6:.2f} M weights" if known["weights"] else ""
         print(f"{options.variant} {said or 'as it is'}: {shown}{size}; {known['minutes']:.1f} min", flush=True)
-        tried.append(known)
     if options.figure:
-        figure(tried, options.figure)
+        same = {"data": options.data, "train_per_class": options.train_per_class, "tasks": options.tasks}
+        figure(results.of(options.out, same), options.figure)
     return 0
 
 
