@@ -16,7 +16,6 @@ they come from one protected memory; a warm start is an advantage that separate 
 """
 
 import dataclasses
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -61,15 +60,8 @@ def rows(config: Config, longer: int) -> dict[str, tuple[Config, Callable[[Confi
     """What is compared: its settings, and how the accuracy is measured."""
     cold = dataclasses.replace(config, warm_start=False)
     long = dataclasses.replace(cold, epochs=longer * cold.epochs)
-    joint = dataclasses.replace(
-        cold,
-        method="joint",
-        replay_confidence=1.0,
-        distillation_weight=0.0,
-        consolidation_smoothing=0.0,
-    )
     return {
-        "joint": (joint, _learnt),
+        "joint": (cold.for_method("joint"), _learnt),
         "separate": (cold, separate),
         f"separate, {longer} x as long": (long, separate),
         "dgm, from noise": (cold, _learnt),
@@ -94,8 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
             entry |= {"config": dataclasses.asdict(own)}  # The preset may have changed since.
             known = results.once(options.out, entry, partial(_measure, accuracy, own, resized, options.seeds))
-            mean, deviation = statistics.mean(known["accuracy"]), statistics.pstdev(known["accuracy"])
-            figures = f"{100 * mean:.2f} +- {100 * deviation:.2f} %, {known['minutes']:.1f} min"
+            figures = f"{results.spread(known['accuracy'])}, {known['minutes']:.1f} min"
             print(f"{options.data} {options.variant} {said or 'as it is'}, {row}: {figures}", flush=True)
     return 0
 

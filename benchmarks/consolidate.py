@@ -9,7 +9,6 @@ place of the test images, which are not read.
 """
 
 import dataclasses
-import statistics
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = changed(preset(options.data, options.variant), options.base)
     resized = first.resized(base.image_size)
     for change in options.changes:
-        _require_own(changed(base, change))
+        _require_own(base, changed(base, change), change)
     for seed in options.seeds:
         own = dataclasses.replace(base, seed=seed)
         Learner(own, devices=1).fit(data.class_incremental(resized), options.runs / f"seed{seed}")
@@ -83,18 +82,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = results.once(
             options.out, entry, partial(_measure, changed(base, change), resized, options.seeds, options.runs)
         )
-        mean, deviation = statistics.mean(known["accuracy"]), statistics.pstdev(known["accuracy"])
-        said = f"{100 * mean:.2f} +- {100 * deviation:.2f} %, {known['minutes']:.1f} min"
+        said = f"{results.spread(known['accuracy'])}, {known['minutes']:.1f} min"
         print(f"{options.data} {options.variant} {change or 'as it is'}: {said}", flush=True)
     return 0
 
 
-def _require_own(config: Config) -> None:
-    """Refuses what asks the classifier before the last task, which a memory does not hold."""
-    if config.replay_confidence < 1 or config.distillation_weight:
+def _require_own(base: Config, config: Config, change: str) -> None:
+    """Refuses what the memory is learnt with, and what asks the classifier before, which is not kept with a memory."""
+    before, after = dataclasses.asdict(base), dataclasses.asdict(config)
+    others = [name for name in after if after[name] != before[name] and not name.startswith("consolidation_")]
+    if base.replay_confidence < 1 or base.distillation_weight:
+        others += ["replay_confidence", "distillation_weight"]
+    if others:
         raise UserError(
-            f"replay_confidence={config.replay_confidence} or distillation_weight={config.distillation_weight} asks "
-            "the classifier of the task before, which is not kept with a memory; try it with benchmarks.tune"
+            f"--try {change}: the classifier alone is learnt anew here, by the settings called consolidation_...; try "
+            f"{', '.join(others)} with benchmarks.tune"
         )
 
 

@@ -1,13 +1,20 @@
 """Results of benchmarks that are measured once and kept: a JSON file with a list of entries."""
 
 import json
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from dgm_jax.files import write_json
+
+
+def spread(shares: Sequence[float]) -> str:
+    """The mean of shares and, of several, their standard deviation, in %."""
+    deviation = f" +- {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.mean(shares):.1f}{deviation} %"
 
 
 def of(file: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ read. Beside the numbers a figure is drawn: accuracy, memory and time, task by t
 
 import argparse
 import dataclasses
-import statistics
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -109,9 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             known = results.once(options.out, entry, measure)
             shown = [*shown, known]
             figure(shown, options.out.with_suffix(".png"))
-            percent = [100 * value for value in known["accuracy"]]
-            each = ", ".join(f"{value:.1f}" for value in percent)
-            said = f"{statistics.mean(percent):.1f} +- {statistics.pstdev(percent):.1f} % ({each})"
+            each = ", ".join(f"{100 * value:.1f}" for value in known["accuracy"])
+            said = f"{results.spread(known['accuracy'])} ({each})"
             print(f"{name_of(entry)}: {said}; {known['minutes']:.1f} min", flush=True)
     return 0
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from dgm_jax.errors import ConfigError
 
@@ -78,7 +78,7 @@ class Config:
     critic_shift: int = 0
     """The critic sees images, real and generated, moved by up to so many pixels at random (Zhao et al. 2020)."""
     critic_condition: Literal["none", "projection"] = "none"
-    """projection: where tasks have several classes, the critic is told that of an image (Miyato and Koyama 2018)."""
+    """projection: where tasks of dgm have several classes, the critic is told each image's (Miyato and Koyama 2018)."""
     discriminator_norm: Literal["batch", "none"] = "batch"
     """Norms of dcgan's discriminator: of the batch, as published, or none, as the gradient penalty's authors advise."""
     generator_average: float = 0.0
@@ -173,6 +173,11 @@ class Config:
         """The width of its first layer."""
         return self.consolidation_width or self.discriminator_width
 
+    def for_method(self, method: Method) -> "Config":
+        """The same settings for another method; those that would do nothing for it are at their defaults."""
+        idle = {name: _default(name) for name, methods in _SERVES.items() if method not in methods}
+        return dataclasses.replace(self, method=method, **idle)
+
     def __post_init__(self) -> None:
         """Refuses values that cannot work, before anything is computed."""
         for name in _POSITIVE:
@@ -217,13 +222,23 @@ class Config:
             value = getattr(self, name)
             if value is not None and self.masks != "learnt":
                 raise ConfigError(f"{name}={value} is for gates that learn; masks={self.masks!r} must be 'learnt'")
+        if self.gate_learning_rate is not None and self.gate_reach is None:
+            raise ConfigError(
+                f"gate_learning_rate={self.gate_learning_rate} takes steps of s e, from which no gate turns back when "
+                "s has grown, unless gate_reach holds it: give that too, e.g. 6"
+            )
+        if self.scale_schedule == "geometric" and self.anneal_within_epoch:
+            raise ConfigError(
+                "scale_schedule='geometric' begins with slopes below 1, from which anneal_within_epoch would go down: "
+                "leave out one of the two"
+            )
         if self.gate_learning_rate is not None and self.gate_gradient == "product":
             raise ConfigError(
                 f"gate_learning_rate={self.gate_learning_rate} takes the derivative of s e; gate_gradient='product' "
                 "would compensate it once more: it must be 'closed'"
             )
         for name, methods in _SERVES.items():
-            default = Config.__dataclass_fields__[name].default
+            default = _default(name)
             if self.method not in methods and getattr(self, name) != default:
                 raise ConfigError(
                     f"{name}={getattr(self, name)!r} does nothing for method {self.method!r}, but for "
@@ -244,9 +259,17 @@ _POSITIVE = (
     *("memory_size", "consolidation_width", "critic_steps", "gate_learning_rate", "gate_reach"),
 )
 _SERVES: dict[str, tuple[Method, ...]] = {  # Methods that would pass over an option in silence refuse it.
-    **dict.fromkeys(("warm_start", "replay_confidence", "distillation_weight"), ("dgm",)),
+    **dict.fromkeys(("warm_start", "replay_confidence", "distillation_weight", "generator_average"), ("dgm",)),
+    **dict.fromkeys(("gate_learning_rate", "gate_reach", "scale_schedule"), ("dgm",)),
+    **dict.fromkeys(("adversarial_loss", "penalty", "critic_steps", "critic_shift", "discriminator_norm"), GENERATIVE),
     "consolidation_smoothing": GENERATIVE,
 }
+
+
+def _default(name: str) -> Any:
+    return Config.__dataclass_fields__[name].default
+
+
 _NOT_NEGATIVE = (
     *("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "consolidation_shift"),
     "distillation_weight",

@@ -305,7 +305,8 @@ class _Session:
                 f"goes on after {stream.n_past} tasks, with {stream.n_classes - gone} new classes; there are no test "
                 f"images of the {gone} earlier ones, so accuracies are of the new classes alone"
             )
-        told_classes = self.config.auxiliary_generator or self.config.critic_condition == "projection"
+        config = self.config
+        told_classes = config.auxiliary_generator or config.reconstruction_weight or config.critic_condition != "none"
         if max(map(len, stream.tasks)) > 1 and not told_classes:
             self._note(
                 "tasks have several classes, and nothing tells the generator which of them to draw: give it "

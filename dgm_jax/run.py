@@ -22,6 +22,7 @@ from dgm_jax.training.classifier import ClassifierState, predict_features, predi
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
 from dgm_jax.training.task import Trainer
+from dgm_jax.training.warm_start import likest
 from dgm_jax.workdir import Workdir
 
 _STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
@@ -87,7 +88,7 @@ class Run:
             physical=physical,
             classes=self.stream.tasks[task],
             discriminator=self.discriminator,
-            like=self._most_alike(task),
+            like=() if self.resumed else self._most_alike(task),
         )
         if self.resumed:
             state = from_tree(state, self.resumed["state"])
@@ -97,23 +98,20 @@ class Run:
         return state, capacity, self._task_images(*self.stream.train(task))
 
     def _most_alike(self, task: int) -> list[TaskMemory]:
-        """For each class of a task that begins, the class to begin as: all are of the earlier task it is most like."""
+        """For each class of a task that begins, the earlier one to begin as, with a warm start."""
         judge = self._last_judge(task)
         if not self.config.warm_start or judge is None:
             return []
         pixels, labels = self.stream.train(task)
-        taken_for = judge(pixels).argmax(axis=1)
-        met = self.stream.n_seen(task - 1)
-        counts = [np.bincount(taken_for[labels == index], minlength=met) for index in self.stream.tasks[task]]
-        # Norms and masks belong to a task: an output layer reads nothing in those of another one.
-        likest = max(self.memory.tasks, key=lambda own: sum(count[list(own.classes)].sum() for count in counts))
-        return [self.memory.class_alone(max(likest.classes, key=lambda index: count[index])) for count in counts]
+        earlier = [own.classes for own in self.memory.tasks]
+        begun_as = likest(judge(pixels).argmax(axis=1), labels, self.stream.tasks[task], earlier)
+        return [self.memory.class_alone(index) for index in begun_as]
 
     def _last_judge(self, task: int) -> consolidation.Judge | None:
         """The classifier that was consolidated before this task, of the classes before it; None if there is none."""
         if task == 0 or self.classifier is None:
             return None
-        params, statistics = self.classifier
+        params, statistics = jax.device_put(self.classifier)
         network = self.config.classifier_network
         return lambda images: predict_logits(params, statistics, images, self.seen(task - 1), network=network)
 
@@ -138,13 +136,14 @@ class Run:
         labels = np.zeros((rows, capacity), np.int32)
         counts = np.zeros(rows, np.int32)
         each = min(per_class[task], self._picks(task))
+        judge = self._last_judge(task)
         for u in range(task):
             for index in stream.tasks[u]:
                 place = slice(counts[u], counts[u] + each)
                 pixels[u, place] = consolidation.surest(
                     *(self.memory, index, each, self._key(_REPLAY, task, epoch, index)),
                     share=self.config.replay_confidence,
-                    judge=self._last_judge(task),
+                    judge=judge,
                 )
                 labels[u, place] = index
                 counts[u] += each

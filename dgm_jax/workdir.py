@@ -22,7 +22,7 @@ _CHANGEABLE = (
     *("penalty_weight", "sparsity_weight", "scale_max", "mask_share", "replay", "replay_steps"),
     *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "consolidation_real"),
     *("consolidation_shift", "consolidation_turn", "consolidation_flip", "consolidation_smoothing"),
-    *("consolidation_average", "checkpoint_epochs", "replay_confidence", "distillation_weight"),
+    *("consolidation_average", "checkpoint_epochs"),
 )
 
 
@@ -88,6 +88,8 @@ class Workdir:
         earlier = found.pop("before", [])
         # A setting that came later was at its default, before there was a choice.
         found["config"] = dataclasses.asdict(Config()) | found.get("config", {})
+        if "stream" in found and all(len(task) == 1 for task in found["stream"]["tasks"]):
+            found["config"]["critic_condition"] = config.critic_condition  # It has not acted so far.
         met = {name: wanted[name] for name in ("stream", "class_names", "days")}
         changed = fits and any(found.get(name) != value for name, value in met.items())
         found = met | found | (met if fits else {})  # The first runs had no names and no days.

@@ -1,49 +1,91 @@
-"""Which earlier task a new one begins as: that which the last classifier takes its images for."""
+"""A warm start: which earlier task a new one begins as, and that it begins as that one indeed."""
 
-from types import SimpleNamespace
+import dataclasses
 
 import helpers
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax.run import Run
+from dgm_jax import nn, run
+from dgm_jax.config import PRESETS
+from dgm_jax.training import warm_start
+from dgm_jax.training.state import Clock
+from dgm_jax.training.task import Trainer
 
-
-@pytest.fixture(scope="module")
-def memory():
-    """Of two tasks, with classes 0 and 1, 2 and 3."""
-    config = helpers.small("dgmw", image_size=8, headroom=2)
-    return helpers.finished(config, labels=helpers.SIX, classes_per_task=2).memories[-1].as_of(2)
-
-
-def _begun(memory, taken_for, warm_start=True):
-    """What each of classes 4 and 5 begins as, where `taken_for` has what their first images are taken for."""
-    config = helpers.small("dgmw", image_size=8, warm_start=warm_start)
-    stream = helpers.stream(config, labels=helpers.SIX, classes_per_task=2)
-    stream.begin(2)
-    _, labels = stream.train(2)
-    said = np.zeros((len(labels), 4))
-    for index, votes in taken_for.items():
-        rows = np.flatnonzero(labels == index)
-        for row, vote in zip(rows, np.resize(votes, len(rows)), strict=True):
-            said[row, vote] = 1
-    run = SimpleNamespace(config=config, stream=stream, memory=memory, _last_judge=lambda task: lambda images: said)
-    return [own.classes for own in Run._most_alike(run, 2)]
+LABELS = np.array([4, 5, 4, 4, 5, 5])
+TASKS = ((0, 1), (2, 3))
 
 
 @pytest.mark.parametrize(
     "taken_for, expected",
     [
-        ({4: [0], 5: [1]}, [(0,), (1,)]),
-        ({4: [3], 5: [3]}, [(3,), (3,)]),
-        ({4: [3], 5: [0, 0, 2]}, [(3,), (2,)]),  # Most images of both together look like classes 2 and 3.
-        ({4: [3, 0, 0], 5: [1, 0, 0]}, [(0,), (0,)]),
+        ([0, 1, 0, 0, 1, 1], [0, 1]),
+        ([3, 3, 3, 3, 3, 3], [3, 3]),
+        ([3, 0, 3, 3, 0, 2], [3, 2]),  # Most images of both together look like classes 2 and 3.
+        ([3, 1, 0, 0, 0, 0], [0, 0]),
     ],
 )
-def test_all_begin_as_classes_of_the_task_that_most_images_look_like(memory, taken_for, expected):
-    assert _begun(memory, taken_for) == expected
+def test_all_begin_as_classes_of_the_task_that_most_images_look_like(taken_for, expected):
+    assert warm_start.likest(np.array(taken_for), LABELS, (4, 5), TASKS) == expected
 
 
-def test_without_it_nothing_is_begun_as(memory):
-    assert _begun(memory, {4: [3], 5: [3]}, warm_start=False) == []
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_run_asks_its_last_classifier(asked, tmp_path, monkeypatch):
+    begun = []
+
+    def begin(self, *args, like=(), **options):
+        begun.append([own.classes for own in like])
+        return original(self, *args, like=like, **options)
+
+    original = Trainer.begin
+    monkeypatch.setattr(Trainer, "begin", begin)
+    monkeypatch.setattr(run, "likest", lambda taken_for, labels, classes, tasks: [tasks[0][0] for _ in classes])
+    helpers.fit(helpers.small("dgmw", image_size=8, warm_start=asked), tmp_path)
+    assert begun == ([[], [(0,)], [(0,)]] if asked else [[], [], []])
+
+
+@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+def test_a_task_begins_by_drawing_what_it_begins_as(variant):
+    config = helpers.small(variant, image_size=8, warm_start=True, scale_lead=1)
+    memory = helpers.finished(helpers.small(variant, image_size=8)).memories[-1]
+    earlier = memory.class_alone(1)
+    trainer = Trainer(config, jax.local_devices()[:1], channels=1, n_classes=len(helpers.LABELS), max_heads=1)
+    state, _ = trainer.begin(
+        *(jax.random.key(0), memory.kernels, memory.reserved),
+        physical=memory.widths,
+        classes=(2,),
+        discriminator=None,
+        like=[earlier],
+    )
+    step = trainer.step
+    scales = step.scales(Clock(task=2, epoch=0, mask_epochs=trainer.mask_epochs, steps=3), jnp.int32(0))
+    begun = step.masks(state.generator["embeddings"], *scales)
+    noise = jnp.asarray(np.random.default_rng(0).normal(size=(32, config.noise_dim)), jnp.float32)
+
+    def drawn(masks):
+        args = (state.generator, state.generator_statistics, masks, noise, jnp.zeros(32, int))
+        return np.asarray(step.generator.generate(*args, train=False)[0])
+
+    exact = drawn([nn.expand(mask, np.zeros(g.shape)) for mask, g in zip(earlier.masks, begun, strict=True)])
+    half_open = drawn([jnp.full(g.shape, 0.5) for g in begun])
+    assert np.std(exact) > 0.01
+    assert np.abs(drawn(begun) - exact).mean() < 0.2 * np.abs(half_open - exact).mean()
+
+
+BEST = [(name, variant) for name in PRESETS if name.startswith("best-") for variant in ("dgma", "dgmw")]
+
+
+@pytest.mark.parametrize("epochs", [10, 30, 101])
+@pytest.mark.parametrize("preset, variant", BEST)
+def test_gates_begin_nearly_open_or_closed_at_every_budget(preset, variant, epochs):
+    """In the first epoch whose slope can turn a gate."""
+    config = dataclasses.replace(PRESETS[preset][variant], epochs=epochs)
+    trainer = Trainer(config, jax.local_devices()[:1], channels=1, n_classes=10, max_heads=1)
+    opened = np.arange(6) % 2 == 0
+    clock = Clock(task=1, epoch=1 - config.scale_lead, mask_epochs=trainer.mask_epochs, steps=10)
+    begun = warm_start._embeddings(opened, trainer._first_slope)
+    (gates,) = trainer.step.masks([begun], *trainer.step.scales(clock, jnp.int32(0)))
+    np.testing.assert_allclose(np.where(opened, 1 - gates, gates), jax.nn.sigmoid(-4.0), rtol=1e-3)

@@ -129,16 +129,22 @@ def run_steps(
         of_generator = shifts(jax.random.fold_in(uniform_key, 1))
         alpha = split(uniform[0])
         state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales, of_critic)
-        for number in range(1, step.config.critic_steps):  # Further ones, on images and noise of their own.
+
+        def further(number: jax.Array, carry: Any) -> Any:  # On images and noise of its own.
+            state, sums = carry
             rows_key, draw_key, alpha_key, shift_key = jax.random.split(jax.random.fold_in(noise_key, 1 + number), 4)
             rows = jax.random.randint(rows_key, (batch,), 0, data.count)
-            further = to_unit_range(data.images[split(rows)])
+            its_images = to_unit_range(data.images[split(rows)])
             its_head = data.labels[split(rows)] - capacity.first_class
             its_noise = split(draw(draw_key, classes=data.labels[rows]))
-            alpha = split(jax.random.uniform(alpha_key, (batch,)))
-            state, critic_metrics = step.critic_step(
-                state, further, its_head, its_noise, alpha, scales, shifts(shift_key, 2)
-            )
+            its_alpha, its_shifts = split(jax.random.uniform(alpha_key, (batch,))), shifts(shift_key, 2)
+            state, its_metrics = step.critic_step(state, its_images, its_head, its_noise, its_alpha, scales, its_shifts)
+            return state, jax.tree.map(jnp.add, sums, its_metrics)
+
+        n = step.config.critic_steps
+        if n > 1:
+            state, critic_metrics = lax.fori_loop(1, n, further, (state, critic_metrics))
+            critic_metrics = jax.tree.map(lambda total: total / n, critic_metrics)
         state, generator_metrics = step.generator_step(
             state, images, labels, head, generator_noise, scales, capacity, of_generator
         )

@@ -90,11 +90,14 @@ class Step:
             soft = [nn.gate_of_argument(e, scale) for e in embeddings]
         return [jnp.where(epoch_scale > 0, m, nn.binarise(e).astype(m.dtype)) for m, e in zip(soft, embeddings)]
 
+    def epoch_scale(self, position: Any, mask_epochs: Any) -> jax.Array:
+        """Returns `S_i` at epoch `i = position` (section 3)."""
+        anneal = nn.geometric_scale if self.config.scale_schedule == "geometric" else nn.annealed_scale
+        return anneal(position, mask_epochs, self.config.scale_max)
+
     def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (`s`, `S_i`) at a step of an epoch (section 3); once masks are settled, (`s_max`, 0)."""
-        position = clock.epoch + self.config.scale_lead
-        anneal = nn.geometric_scale if self.config.scale_schedule == "geometric" else nn.annealed_scale
-        epoch_scale = anneal(position, clock.mask_epochs, self.config.scale_max)
+        epoch_scale = self.epoch_scale(clock.epoch + self.config.scale_lead, clock.mask_epochs)
         scale = nn.annealed_scale(step, clock.steps, epoch_scale) if self.config.anneal_within_epoch else epoch_scale
         settled = clock.epoch >= clock.mask_epochs
         return jnp.where(settled, self.config.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)

@@ -168,7 +168,7 @@ class Trainer:
         }
         statistics = self.generator.init_statistics(physical)
         if like:
-            generator, statistics = begin_as(generator, statistics, like, self.config)
+            generator, statistics = begin_as(generator, statistics, like, self._first_slope)
         if discriminator is None:
             discriminator = self.step.pair.init_discriminator(
                 discriminator_key,
@@ -200,6 +200,15 @@ class Trainer:
             first_class=min(classes),
         )
         return state, capacity
+
+    @property
+    def _first_slope(self) -> float:
+        """The slope of the first epoch that can turn a gate.
+
+        At first it is 1 / s_max, at which steps of `e` turn nothing, but those of `s e` do.
+        """
+        first = self.config.scale_lead or (1 if self.config.gate_learning_rate is None else 0)
+        return float(self.step.epoch_scale(first, self.mask_epochs))
 
     def _first_embeddings(
         self, key: jax.Array, reserved: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]

@@ -11,11 +11,10 @@ import jax
 import numpy as np
 
 from dgm_jax import nn
-from dgm_jax.config import Config
 
 Params = Any
 
-_STEPS_FROM_TURNING = 10  # Of the optimiser, for a gate that begins open or closed.
+_ARGUMENT = 4.0  # |s e| where a gate begins: 2 % from open or closed, and still able to turn.
 
 
 class Owned(Protocol):
@@ -39,7 +38,7 @@ class Owned(Protocol):
 
 
 def begin_as(
-    generator: Params, statistics: Sequence[Params], like: Sequence[Owned], config: Config
+    generator: Params, statistics: Sequence[Params], like: Sequence[Owned], slope: float
 ) -> tuple[Params, list[Params]]:
     """Gives a task that begins what earlier classes own; what has grown since keeps its fresh values.
 
@@ -47,7 +46,7 @@ def begin_as(
       generator: {"kernels", "norms", "heads", "embeddings"} of the new task, fresh.
       statistics: of its norms.
       like: for each of its classes an earlier one, as a task of that class alone; all were learnt in one task.
-      config: the step sizes, which say how far from turning a gate begins.
+      slope: `s` at which gates are to be 2 % from open or closed.
 
     Returns:
       The generator with its norms, heads and embeddings replaced, and the statistics.
@@ -58,7 +57,7 @@ def begin_as(
 
     heads = np.concatenate([own.heads for own in like])
     embeddings = [
-        np.where(np.isfinite(fresh), _embeddings(nn.expand(mask, np.zeros(fresh.shape, bool)), config), fresh)
+        np.where(np.isfinite(fresh), _embeddings(nn.expand(mask, np.zeros(fresh.shape, bool)), slope), fresh)
         for mask, fresh in zip(like[0].masks, generator["embeddings"], strict=True)
     ]
     own = {
@@ -69,14 +68,25 @@ def begin_as(
     return generator | own, grown(like[0].statistics, statistics)
 
 
-def _embeddings(opened: np.ndarray, config: Config) -> np.ndarray:
-    """Where gates begin: those that are open there above 0, the others, and all that has grown since, below.
+def _embeddings(opened: np.ndarray, slope: float) -> np.ndarray:
+    """Where gates begin: those that are open there above 0, the others, and all that has grown since, below."""
+    begin = np.float32(_ARGUMENT / slope)
+    return np.where(opened, begin, -begin)
 
-    How far open or closed is a matter of the slope: in the first epoch it is 1 / s_max, and all gates are half open;
-    with `scale_lead=1` it is what it would be in the second, and they are nearly what they are to be in the end.
+
+def likest(
+    taken_for: np.ndarray, labels: np.ndarray, classes: Sequence[int], tasks: Sequence[Sequence[int]]
+) -> list[int]:
+    """For each class of a task that begins, the class to begin as: all are of the earlier task that it is most like.
+
+    Norms and masks belong to a task: an output layer reads nothing in those of another one.
+
+    Args:
+      taken_for: [n] what the last classifier takes the task's images for.
+      labels: [n] what they are.
+      classes: of the task that begins.
+      tasks: the classes of each earlier one.
     """
-    if config.gate_learning_rate is None:
-        begin = _STEPS_FROM_TURNING * config.generator_learning_rate
-    else:  # Its steps are of s e, and s is lowest at first.
-        begin = _STEPS_FROM_TURNING * config.gate_learning_rate * config.scale_max
-    return np.where(opened, np.float32(begin), -np.float32(begin))
+    counts = {index: np.bincount(taken_for[labels == index], minlength=max(map(max, tasks)) + 1) for index in classes}
+    alike = max(tasks, key=lambda earlier: sum(count[list(earlier)].sum() for count in counts.values()))
+    return [max(alike, key=lambda earlier: counts[index][earlier]) for index in classes]

@@ -208,9 +208,17 @@ def test_gates_of_their_own_step_size_stay_where_they_can_turn(variant):
     assert np.abs(inside).max() <= 3 * (1 + 1e-5) and np.mean(np.abs(inside) > 2.9) > 0.2  # Some were held back.
 
 
-@pytest.mark.parametrize("paced, beginning", [({}, 0.02), ({"gate_learning_rate": 0.1}, 100.0)])
+@pytest.mark.parametrize(
+    "paced, slope",
+    [  # Of 100 at most, in 34 epochs.
+        ({}, 0.01 + (100 - 0.01) / 34),
+        ({"scale_lead": 2}, 0.01 + (100 - 0.01) / 17),
+        ({"gate_learning_rate": 0.1, "gate_reach": 6.0, "scale_schedule": "geometric"}, 0.01),
+    ],
+)
 @variants
-def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(variant, paced, beginning):
+def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(variant, paced, slope):
+    beginning = 4 / slope
     trainer = _trainer(variant, 8, **paced)
     widths, kernels, reserved, *_ = _begin(trainer)
     memory = helpers.finished(helpers.small(variant, image_size=8)).memories[-1]
