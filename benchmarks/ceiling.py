@@ -72,13 +72,15 @@ def rows(config: Config, longer: int) -> dict[str, tuple[Config, Callable[[Confi
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures each row with each seed, and writes what came of it."""
     parser = command_line(__doc__, tasks=10, seeds="0,1,2")
-    parser.add_argument("--longer", type=int, default=6, help="times the epochs of the other separate generators")
+    parser.add_argument(
+        "--longer", type=results.positive, default=6, help="times the epochs of the other separate generators"
+    )
     options = parser.parse_args(argv)
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
-    for change in ["", *options.changes]:
-        config = changed(base, change)
+    configs = {change: changed(base, change) for change in ["", *options.changes]}  # All, before any work.
+    for change, config in configs.items():
         resized = first.resized(config.image_size)
         said = ",".join(filter(None, (options.base, change)))
         for row, (own, accuracy) in rows(config, options.longer).items():

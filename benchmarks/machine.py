@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +38,16 @@ def describe() -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
     }
+
+
+def commit() -> str | None:
+    """The commit of this checkout, with a + if files differ from it; None where git does not say."""
+    described = ("git", "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=7")
+    here = Path(__file__).parent
+    try:
+        return subprocess.run(described, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def peak_bytes() -> dict[str, int | None]:

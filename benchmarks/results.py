@@ -1,5 +1,6 @@
 """Results of benchmarks that are measured once and kept: a JSON file with a list of entries."""
 
+import argparse
 import json
 import statistics
 import time
@@ -9,6 +10,21 @@ from typing import Any
 
 from benchmarks import machine
 from dgm_jax.files import write_json
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, of a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them, of a command line."""
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them, e.g. 1,2")
+    return [int(part) for part in parts]
 
 
 def spread(shares: Sequence[float]) -> str:
@@ -30,10 +46,12 @@ def once(file: Path, settings: Mapping[str, Any], measure: Callable[[], Mapping[
     known = of(file, settings)
     if known:
         return known[0]
+    file.parent.mkdir(parents=True, exist_ok=True)  # Before the work, not after it.
     begun = time.perf_counter()
     measured = measure()
     minutes = (time.perf_counter() - begun) / 60
     results = of(file, {})
-    results.append({**settings, **measured, "minutes": minutes, "machine": machine.describe()})
+    where = {"machine": machine.describe(), "commit": machine.commit()}
+    results.append({**settings, **measured, "minutes": minutes, **where})
     write_json(file, results)
     return results[-1]

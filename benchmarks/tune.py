@@ -13,6 +13,7 @@ accuracy of all that the file holds of these tasks, both variants, against the b
 
 import argparse
 import dataclasses
+import difflib
 import json
 import math
 import statistics
@@ -48,7 +49,9 @@ def changed(config: Config, change: str) -> Config:
     for part in filter(None, change.split(",")):
         name, _, text = part.partition("=")
         if name not in Config.__dataclass_fields__:
-            raise UserError(f"--try {change}: there is no setting {name!r}; the settings are those of an experiment")
+            near = difflib.get_close_matches(name, Config.__dataclass_fields__, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; the settings are those of an experiment"
+            raise UserError(f"{change}: there is no setting {name!r}{hint}")
         try:
             values[name] = json.loads(text)
         except ValueError:
@@ -158,10 +161,14 @@ def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
     parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
-    parser.add_argument("--train-per-class", type=int, default=500, help="a quarter of them to judge by")
-    parser.add_argument("--tasks", type=int, default=tasks, help="of one class each")
-    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=seeds)
-    parser.add_argument("--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]")
+    parser.add_argument("--train-per-class", type=results.positive, default=500, help="a quarter of them to judge by")
+    parser.add_argument(
+        "--tasks", type=results.positive, default=tasks, help="of one class each (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=results.whole_numbers, default=seeds, help="(default: %(default)s)")
+    parser.add_argument(
+        *("--try",), dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]", help="a change to try"
+    )
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
@@ -176,8 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
-    for change in ["", *options.changes]:
-        config = changed(base, change)
+    configs = {change: changed(base, change) for change in ["", *options.changes]}  # All, before any work.
+    for change, config in configs.items():
         said = ",".join(filter(None, (options.base, change)))
         entry = {"data": options.data, "variant": options.variant, "change": said, "seeds": options.seeds}
         entry |= {"train_per_class": options.train_per_class, "tasks": options.tasks}

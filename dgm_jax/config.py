@@ -1,8 +1,9 @@
 """Every setting of a run, and named sets of them (presets)."""
 
 import dataclasses
+import numbers
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dgm_jax.errors import ConfigError
 
@@ -180,6 +181,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work, before anything is computed."""
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise ConfigError(f"{name}={value!r} must be {_told(kinds)}")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -197,6 +202,9 @@ class Config:
             raise ConfigError(f"image_size={self.image_size} must be 4 times a power of two: 8, 16, 32, 64 or 128")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out={self.held_out} must be a fraction of at least 0 and below 1")
+        for name in ("consolidation_shift", "critic_shift"):
+            if getattr(self, name) >= self.image_size / 2:
+                raise ConfigError(f"{name}={getattr(self, name)} must be below half of image_size={self.image_size}")
         for name in ("mask_share", "replay_confidence"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a share greater than 0 and at most 1")
@@ -252,6 +260,22 @@ class Config:
             raise ConfigError("protocol='paper' chooses epochs on held-out images; set held_out, e.g. 0.15")
 
 
+def _kinds_of(annotation: Any) -> tuple[type, ...]:
+    """The types that a setting may have; a whole number will do for any number."""
+    parts = [kind for part in get_args(annotation) for kind in _kinds_of(part)]
+    if get_origin(annotation) is Literal:
+        return tuple({type(value) for value in get_args(annotation)})
+    if parts:
+        return tuple(dict.fromkeys(parts))
+    return {int: (numbers.Integral,), float: (numbers.Real,)}.get(annotation, (annotation,))
+
+
+def _told(kinds: tuple[type, ...]) -> str:
+    names = {numbers.Integral: "a whole number", numbers.Real: "a number", bool: "true or false", str: "a name"}
+    return " or ".join(names.get(kind, "None") for kind in kinds)
+
+
+_KINDS = {name: _kinds_of(hint) for name, hint in get_type_hints(Config).items()}
 _POSITIVE = (
     *("image_size", "train_per_class", "noise_dim", "generator_width", "discriminator_width", "epochs", "batch_size"),
     *("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "scale_max", "headroom", "replay_steps"),

@@ -34,6 +34,7 @@ class Record:
     micro: dict[str, list[float]] = field(default_factory=lambda: {r: [] for r in READINGS})
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
     capacity: list[dict[str, Any]] = field(default_factory=list)
+    begun_as: list[list[int]] = field(default_factory=list)  # Of each task, with a warm start: earlier classes.
     privacy: list[dict[str, Any]] = field(default_factory=list)  # Of each class, measured when it was learnt.
     seconds: dict[str, float] = field(default_factory=dict)  # By phase.
     programs: list[list[int]] = field(default_factory=list)  # The physical widths that were trained at, each once.

@@ -81,6 +81,10 @@ class Run:
     def begin_task(self, task: int, physical: Sequence[int]) -> tuple[TrainState, Capacity, TaskImages]:
         """Begins a task or goes on with it: the training state, what is reserved, and the images, on the host."""
         self.stream.begin(task)
+        like = () if self.resumed else self._most_alike(task)
+        if not self.resumed:
+            before = [*self.record.begun_as, *([[]] * task)][:task]
+            self.record.begun_as = [*before, [own.classes[0] for own in like]]
         state, capacity = self.trainer.begin(
             self._key(_BEGIN, task),
             self.memory.kernels,
@@ -88,7 +92,7 @@ class Run:
             physical=physical,
             classes=self.stream.tasks[task],
             discriminator=self.discriminator,
-            like=() if self.resumed else self._most_alike(task),
+            like=like,
         )
         if self.resumed:
             state = from_tree(state, self.resumed["state"])
@@ -320,6 +324,7 @@ class Run:
             "programs": self.record.programs,  # One compiled training iteration for each of these physical widths.
             "parameters": self.memory.parameters(),
             "capacity": self.record.capacity,
+            "begun_as": [[self.stream.classes[i] for i in own] for own in self.record.begun_as],
             "privacy": self.record.privacy,
         }
         devices = self.trainer.devices

@@ -130,14 +130,19 @@ class TestResume:
         helpers.fit(TINY, tmp_path)
         assert_same_results(tmp_path, helpers.finished(TINY).workdir)
 
-    @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
-    def test_with_all_that_goes_beyond_the_paper(self, variant, tmp_path, step_by_step):
+    @pytest.mark.parametrize(
+        "variant, stream", [("dgma", {}), ("dgmw", {"labels": helpers.SIX, "classes_per_task": 2})]
+    )
+    def test_with_all_that_goes_beyond_the_paper(self, variant, stream, tmp_path, step_by_step):
         config = helpers.beyond(variant)
-        _interrupt(config, tmp_path, "train", 1, 2)
-        _interrupt(config, tmp_path, "consolidate", 1)
-        _interrupt(config, tmp_path, "epoch end", 2, 0)
-        helpers.fit(config, tmp_path)
-        assert_same_results(tmp_path, helpers.finished(config).workdir)
+        _interrupt(config, tmp_path, "train", 1, 2, **stream)
+        _interrupt(config, tmp_path, "consolidate", 1, **stream)
+        _interrupt(config, tmp_path, "epoch end", 2, 0, **stream)
+        helpers.fit(config, tmp_path, **stream)
+        whole = helpers.finished(config, **stream)
+        assert_same_results(tmp_path, whole.workdir)
+        begun_as = json.loads((tmp_path / "summary.json").read_text())["begun_as"]
+        assert [len(own) for own in begun_as] == [0, *(len(task.classes) for task in whole.memories[-1].tasks[1:])]
 
     @pytest.mark.parametrize(
         "changes",
@@ -160,6 +165,20 @@ class TestResume:
         plain = helpers.newest(helpers.finished(TINY).workdir).tree
         with pytest.raises(AssertionError):  # The setting does something.
             helpers.assert_equal_trees(plain["auxiliary"], helpers.newest(whole).tree["auxiliary"])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"distillation_weight": 1.0}, {"consolidation_smoothing": 0.1}, {"consolidation_average": 0.5}],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_what_the_classifier_learns_by(self, changes):
+        """Each setting changes what it learns, and nothing of the memory."""
+        plain, other = (
+            helpers.newest(helpers.finished(dataclasses.replace(TINY, **own)).workdir).tree for own in ({}, changes)
+        )
+        helpers.assert_equal_trees(plain["memory"], other["memory"])
+        with pytest.raises(AssertionError):
+            helpers.assert_equal_trees(plain["classifier"]["params"], other["classifier"]["params"])
 
     def test_killed(self, tmp_path):
         code = "training._SECONDS_PER_CALL = 0.0\nhelpers.fit(config, workdir, Stop('train', 1, 1, signal.SIGKILL))"

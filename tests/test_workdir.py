@@ -40,6 +40,18 @@ def test_the_same_run_may_come_back(tmp_path):
     assert _claimed(tmp_path).config.read_bytes() == before
 
 
+def test_how_the_critic_is_told_the_class_may_change_where_tasks_have_one(tmp_path):
+    """It has not acted so far; folders of presets that did not have it go on."""
+    told = dataclasses.replace(CONFIG, critic_condition="projection")
+    alone = {**STREAM, "tasks": [[3], [1], [4]]}
+    for name, stream in (("pairs", STREAM), ("alone", alone)):
+        Workdir(tmp_path / name).path.mkdir()
+        Workdir(tmp_path / name).claim(CONFIG, stream, resume_anyway=False)
+    Workdir(tmp_path / "alone").claim(told, alone, resume_anyway=False)
+    with pytest.raises(OtherConfiguration, match="critic_condition is 'none', now 'projection'"):
+        Workdir(tmp_path / "pairs").claim(told, STREAM, resume_anyway=False)
+
+
 STUBBORN = dataclasses.replace(CONFIG, batch_size=32, variant="dgmw")  # Arrays or results depend on these.
 CHANGEABLE = dataclasses.replace(CONFIG, epochs=7, checkpoint_epochs=2)
 

@@ -26,7 +26,7 @@ def test_a_change_in_words():
 @pytest.mark.parametrize(
     "change, error, text",
     [
-        ("epoch=3", UserError, "--try epoch=3: there is no setting 'epoch'"),
+        ("epoch=3", UserError, "epoch=3: there is no setting 'epoch'; did you mean epochs?"),
         ("replay=new", ConfigError, "replay='new' is unknown"),
         ("epochs=0", ConfigError, "epochs=0 must be greater than 0"),
     ],

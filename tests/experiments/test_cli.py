@@ -148,7 +148,10 @@ def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
         (["--method", "er", "--warm-start"], ["warm_start=True does nothing for method 'er', but for dgm"]),
         (["--method", "mergan", "--distillation-weight", "1"], ["distillation_weight=1.0", "'mergan'"]),
         (["--method", "joint", "--consolidation-smoothing", "0.1"], ["consolidation_smoothing=0.1", "dgr, mergan"]),
-        (["--gate-learning-rate", "0.1", "--gate-gradient", "product"], ["gate_learning_rate=0.1", "'closed'"]),
+        (
+            ["--gate-learning-rate", "0.1", "--gate-reach", "6", "--gate-gradient", "product"],
+            ["gate_learning_rate=0.1", "'closed'"],
+        ),
         (["--gate-reach", "3", "--masks", "random"], ["gate_reach=3.0", "masks='random' must be 'learnt'"]),
         (["--warm-start", "--no-reuse"], ["warm_start=True", "reuse=False"]),
         (["--warm-start", "--masks", "random"], ["warm_start=True", "masks='random'"]),

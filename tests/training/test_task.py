@@ -183,6 +183,11 @@ def test_the_critic_may_take_several_steps_for_each_of_the_generator():
     assert [int(optax.tree_utils.tree_get(own, "count")) for own in counts] == [2 * (1 + 3), 2]
 
 
+def test_a_discriminator_without_norms_has_none():
+    states = [_begin(_trainer("dgma", 16, discriminator_norm=norm))[3] for norm in ("batch", "none")]
+    assert [len(jax.tree.leaves(state.discriminator_statistics)) > 0 for state in states] == [True, False]
+
+
 def test_the_critic_is_told_the_class_where_a_task_has_several():
     config = helpers.small("dgma", image_size=8, critic_condition="projection")
     told = {}
