@@ -3,7 +3,7 @@
 Runs the experiments as a person would, one after the other, and collects their summaries. What is finished already is
 not run again; the time of a run that was interrupted is not known, and so is not reported.
 
-    python -m benchmarks.core --data-dir ../shared/data/tfds --seeds 0,1,2 --out docs/results/core.json
+    python -m benchmarks.core --data-dir DIR --seeds 0,1,2 --out docs/results/core.json
 """
 
 import argparse
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgm_jax.data.sources import default_folder
 from dgm_jax.files import write_json
 
 
@@ -95,7 +96,7 @@ def collect(row: Row, summaries: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Runs the chosen rows and writes one JSON of all that are finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
+    parser.add_argument("--data-dir", type=Path, default=default_folder(), help="folder of data sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/core"))
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])

@@ -28,7 +28,7 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.step import USUAL_FOLDER, load_images
+from benchmarks.step import load_images
 from dgm_jax.config import Variant
 from dgm_jax.data import Dataset
 from dgm_jax.errors import exit_status
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, help="so many made-up classes, a task each, in place of the digits run")
     parser.add_argument("--seeds", help="besides, so many seeds side by side, e.g. 0,1,2")
-    parser.add_argument("--data-dir", type=Path, help=f"folder that holds MNIST (default: {USUAL_FOLDER})")
+    parser.add_argument("--data-dir", type=Path, help="folder that holds MNIST (default: where data sets usually are)")
     parser.add_argument("--variants", nargs="+", default=get_args(Variant), choices=get_args(Variant))
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args(argv)

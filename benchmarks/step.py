@@ -43,7 +43,6 @@ from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import find_open_units
 from dgm_jax.training.task import Trainer
 
-USUAL_FOLDER = Path("../shared/data/tfds")
 SECONDS = 3.0  # For each part.
 _EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.
 
@@ -74,7 +73,7 @@ def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Da
       DataError: if the folder was named, or MNIST is `needed`, and it is not there.
     """
     try:
-        dataset = data.load("mnist", data_dir or USUAL_FOLDER)
+        dataset = data.load("mnist", data_dir or data.default_folder())
     except DataError:
         if data_dir is not None or needed:
             raise
@@ -370,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures the chosen points, prints a table, and writes or compares JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [point.name for point in POINTS]
-    parser.add_argument("--data-dir", type=Path, help=f"folder that holds MNIST (default: {USUAL_FOLDER}, or digits)")
+    parser.add_argument("--data-dir", type=Path, help="folder of MNIST (default: the usual one, or else digits)")
     parser.add_argument("--points", nargs="+", choices=names, default=names, help="variant and task")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of matrix products")
     parser.add_argument("--json", type=Path, help="file to write")

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--groups", type=results.whole_numbers, default="1", help="classes a task (default: 1)")
     parser.add_argument("--orders", type=results.positive, default=3, help="how many orders of the classes")
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
+    parser.add_argument("--data-dir", type=Path, default=data.default_folder(), help="folder of data sets")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to; the figure lies beside it")
     options = parser.parse_args(argv)
     keep_programs()

@@ -4,7 +4,7 @@ No test image is read, and no image of a later task: who meets classes one after
 settings must be chosen. Of each class's training images the last quarter is what settings are judged by. With
 `--tasks 10` what a change does can be seen where many classes are to be told apart, still without a test image.
 
-    python -m benchmarks.tune cifar10 --variant dgmw --data-dir ../shared/data/tfds --out docs/results/tuning.json \\
+    python -m benchmarks.tune cifar10 --variant dgmw --data-dir DIR --out docs/results/tuning.json \\
         --try generator_learning_rate=0.0005 --try auxiliary_generator=true,generator_width=16
 
 Each change is tried on its own, beside the preset as it is. Results already in the file are kept. `--figure` draws the
@@ -170,7 +170,7 @@ def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse
         *("--try",), dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]", help="a change to try"
     )
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/tfds"))
+    parser.add_argument("--data-dir", type=Path, default=data.default_folder(), help="folder of data sets")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
     return parser
 

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -86,7 +85,7 @@ class Options:
     @property
     def where(self) -> Path:
         """What the data are read from."""
-        return self.data_dir or Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+        return self.data_dir or data.default_folder()
 
     def load(self, name: str) -> Dataset:
         """Loads the data set of the experiment `name`; raises UserError if it cannot be used."""

@@ -5,7 +5,7 @@ from dgm_jax.data.dataset import DataError, Dataset, from_arrays
 from dgm_jax.data.folders import folder_classes, from_folder
 from dgm_jax.data.joining import join
 from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_sizes
-from dgm_jax.data.sources import class_names, from_npz, load
+from dgm_jax.data.sources import class_names, default_folder, from_npz, load
 from dgm_jax.data.stream import (
     FutureTaskError,
     Past,
@@ -23,6 +23,7 @@ __all__ = [
     "TaskStream",
     "class_incremental",
     "class_names",
+    "default_folder",
     "folder_classes",
     "from_arrays",
     "from_folder",

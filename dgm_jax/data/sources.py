@@ -37,6 +37,11 @@ _ROWS_AT_ONCE = 4096  # bulk reads are several times faster than single ones; in
 PathLike = str | os.PathLike[str]
 
 
+def default_folder() -> Path:
+    """Where data sets of TensorFlow Datasets usually are: $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
 def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] | None = None) -> Dataset:
     """Loads a data set by name into memory.
 
