@@ -5,7 +5,7 @@ its own, so that the spread is that of orders and seeds together. Several data s
 with `benchmarks.tune`, a quarter of each class's training images takes the place of the test images, which are not
 read. Beside the numbers a figure is drawn: accuracy, memory and time, task by task.
 
-    python -m benchmarks.streams digits --preset best-digits --groups 1,2,5 --orders 3 --data-dir DIR --out orders.json
+    python -m benchmarks.streams digits --preset digits --groups 1,2,5 --orders 3 --data-dir DIR --out orders.json
     python -m benchmarks.streams digits+mnist --preset joined --base warm_start=true --train-per-class 180 \\
         --data-dir DIR --out many.json
 """

@@ -5,7 +5,6 @@ each task the memory draws every earlier class exactly as it did when it learnt 
 seen so far apart.
 
     python -m experiments.digits
-    python -m experiments.digits --preset best --variant dgmw
     python -m experiments.digits --variant dgmw --class-order random:1 --classes-per-task 2
 """
 
