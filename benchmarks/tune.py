@@ -129,7 +129,7 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     changes = [entry["change"].split(",") for entry in entries]
     common = set.intersection(*map(set, changes))
@@ -149,7 +149,10 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
         for entry, x, y in zip(own, sizes, middle, strict=True):
             said = ", ".join(part for part in entry["change"].split(",") if part not in common)
             axis.annotate(said, (x, y), fontsize=7, textcoords="offset points", xytext=(5, 3))
-    axis.set(xscale="log", xlabel="memory, kB", ylabel="A_final, %")
+    axis.set(xscale="log", xlabel="memory, kB", ylabel="accuracy after the last task, %")
+    for formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        formatter(ticker.FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    axis.margins(x=0.15)  # Room for what the last ones are called.
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     drawing.savefig(out, dpi=110)
