@@ -152,6 +152,7 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
     axis.set(xscale="log", xlabel="memory, kB", ylabel="accuracy after the last task, %")
     for formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         formatter(ticker.FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    axis.xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
     axis.margins(x=0.15)  # Room for what the last ones are called.
     axis.grid(alpha=0.3, which="both")
     axis.legend()
