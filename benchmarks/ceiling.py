@@ -8,8 +8,9 @@ Rows, each a classifier of the same budget that learns from images of all classe
 - dgm, from noise: those of DGM, each task of which begins with norms and output layers that know nothing.
 - dgm, warm start: those of DGM, each task of which begins as an earlier class.
 
-From joint to separate is what is lost because images are generated, from separate to "from noise" what is lost because
-they come from one protected memory; a warm start is an advantage that separate generators do not have. As with
+Where separate generators are learnt for long enough, from joint to separate is what is lost because images are
+generated, and from separate to "from noise" what is lost because they come from one protected memory. Where they are
+not, DGM can be the better one: its tasks use again what earlier ones have learnt. As with
 `benchmarks.tune`, a quarter of each class's training images takes the place of the test images, which are not read.
 
     python -m benchmarks.ceiling mnist --variant dgma --base epochs=10,batch_size=16 --data-dir DIR --out ceiling.json
@@ -26,6 +27,7 @@ import jax
 import numpy as np
 
 from benchmarks import results
+from benchmarks.arguments import positive
 from benchmarks.consolidate import accuracy_after
 from benchmarks.tune import changed, command_line, first_tasks, judge
 from dgm_jax import Learner, data, load_memory
@@ -72,9 +74,7 @@ def rows(config: Config, longer: int) -> dict[str, tuple[Config, Callable[[Confi
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures each row with each seed, and writes what came of it."""
     parser = command_line(__doc__, tasks=10, seeds="0,1,2")
-    parser.add_argument(
-        "--longer", type=results.positive, default=6, help="times the epochs of the other separate generators"
-    )
+    parser.add_argument("--longer", type=positive, default=6, help="times the epochs of the other separate generators")
     options = parser.parse_args(argv)
     keep_programs()
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)

@@ -70,18 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     base = changed(preset(options.data, options.variant), options.base)
     resized = first.resized(base.image_size)
-    for change in options.changes:
-        _require_own(base, changed(base, change), change)
+    configs = {change: changed(base, change) for change in ["", *options.changes]}
+    for change, config in configs.items():
+        _require_own(base, config, change)
     for seed in options.seeds:
         own = dataclasses.replace(base, seed=seed)
         Learner(own, devices=1).fit(data.class_incremental(resized), options.runs / f"seed{seed}")
-    for change in ["", *options.changes]:
+    for change, config in configs.items():
         entry = {"data": options.data, "variant": options.variant, "base": options.base, "change": change}
         entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
-        entry |= {"config": dataclasses.asdict(changed(base, change))}  # The preset may have changed since.
-        known = results.once(
-            options.out, entry, partial(_measure, changed(base, change), resized, options.seeds, options.runs)
-        )
+        entry |= {"config": dataclasses.asdict(config)}  # The preset may have changed since.
+        known = results.once(options.out, entry, partial(_measure, config, resized, options.seeds, options.runs))
         said = f"{results.spread(known['accuracy'])}, {known['minutes']:.1f} min"
         print(f"{options.data} {options.variant} {change or 'as it is'}: {said}", flush=True)
     return 0
@@ -95,8 +94,8 @@ def _require_own(base: Config, config: Config, change: str) -> None:
         others += ["replay_confidence", "distillation_weight"]
     if others:
         raise UserError(
-            f"--try {change}: the classifier alone is learnt anew here, by the settings called consolidation_...; try "
-            f"{', '.join(others)} with benchmarks.tune"
+            f"{f'--try {change}' if change else '--base'}: the classifier alone is learnt anew here, by the settings "
+            f"called consolidation_...; try {', '.join(others)} with benchmarks.tune"
         )
 
 

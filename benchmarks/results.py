@@ -1,6 +1,5 @@
 """Results of benchmarks that are measured once and kept: a JSON file with a list of entries."""
 
-import argparse
 import json
 import statistics
 import time
@@ -10,21 +9,6 @@ from typing import Any
 
 from benchmarks import machine
 from dgm_jax.files import write_json
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, of a command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def whole_numbers(text: str) -> list[int]:
-    """Whole numbers with commas between them, of a command line."""
-    parts = text.split(",")
-    if not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them, e.g. 1,2")
-    return [int(part) for part in parts]
 
 
 def spread(shares: Sequence[float]) -> str:

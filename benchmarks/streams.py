@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
+from benchmarks.arguments import positive, whole_numbers
 from benchmarks.tune import changed, judge
 from dgm_jax import data
 from dgm_jax.compilation import keep_programs
@@ -87,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", help="a data set, or several with + between them")
     parser.add_argument("--preset", required=True)
     parser.add_argument("--variants", nargs="+", choices=("dgma", "dgmw"), default=("dgma", "dgmw"))
-    parser.add_argument("--train-per-class", type=results.positive, default=500, help="a quarter of them to judge by")
-    parser.add_argument("--groups", type=results.whole_numbers, default="1", help="classes a task (default: 1)")
-    parser.add_argument("--orders", type=results.positive, default=3, help="how many orders of the classes")
+    parser.add_argument("--train-per-class", type=positive, default=500, help="a quarter of them to judge by")
+    parser.add_argument("--groups", type=whole_numbers, default="1", help="classes a task (default: 1)")
+    parser.add_argument("--orders", type=positive, default=3, help="how many orders of the classes")
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
     parser.add_argument("--data-dir", type=Path, default=data.default_folder(), help="folder of data sets")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to; the figure lies beside it")

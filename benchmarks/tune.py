@@ -29,6 +29,7 @@ import jax
 import numpy as np
 
 from benchmarks import results
+from benchmarks.arguments import positive, whole_numbers
 from dgm_jax import Learner, Memory, data, load_memory
 from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.callbacks import Callback, TaskEnd
@@ -165,13 +166,11 @@ def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
     parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
-    parser.add_argument("--train-per-class", type=results.positive, default=500, help="a quarter of them to judge by")
+    parser.add_argument("--train-per-class", type=positive, default=500, help="a quarter of them to judge by")
+    parser.add_argument("--tasks", type=positive, default=tasks, help="of one class each (default: %(default)s)")
+    parser.add_argument("--seeds", type=whole_numbers, default=seeds, help="(default: %(default)s)")
     parser.add_argument(
-        "--tasks", type=results.positive, default=tasks, help="of one class each (default: %(default)s)"
-    )
-    parser.add_argument("--seeds", type=results.whole_numbers, default=seeds, help="(default: %(default)s)")
-    parser.add_argument(
-        *("--try",), dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]", help="a change to try"
+        "--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]", help="a change to try"
     )
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
     parser.add_argument("--data-dir", type=Path, default=data.default_folder(), help="folder of data sets")

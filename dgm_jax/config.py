@@ -184,7 +184,7 @@ class Config:
         for name, kinds in _KINDS.items():
             value = getattr(self, name)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                raise ConfigError(f"{name}={value!r} must be {_told(kinds)}")
+                raise ConfigError(f"{name}={value!r} must be {_in_words(kinds)}")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -262,15 +262,15 @@ class Config:
 
 def _kinds_of(annotation: Any) -> tuple[type, ...]:
     """The types that a setting may have; a whole number will do for any number."""
-    parts = [kind for part in get_args(annotation) for kind in _kinds_of(part)]
+    parts = get_args(annotation)
     if get_origin(annotation) is Literal:
-        return tuple({type(value) for value in get_args(annotation)})
-    if parts:
-        return tuple(dict.fromkeys(parts))
+        return tuple({type(value) for value in parts})
+    if parts:  # Of a union.
+        return tuple(dict.fromkeys(kind for part in parts for kind in _kinds_of(part)))
     return {int: (numbers.Integral,), float: (numbers.Real,)}.get(annotation, (annotation,))
 
 
-def _told(kinds: tuple[type, ...]) -> str:
+def _in_words(kinds: tuple[type, ...]) -> str:
     names = {numbers.Integral: "a whole number", numbers.Real: "a number", bool: "true or false", str: "a name"}
     return " or ".join(names.get(kind, "None") for kind in kinds)
 

@@ -178,16 +178,16 @@ class Trainer:
                 n_classes=self.n_classes,
                 norms=self.config.discriminator_norm == "batch",
             )
-        judge = {name: own for name, own in discriminator[0].items() if name != "projection"}  # Each task has its own.
+        critic = {name: own for name, own in discriminator[0].items() if name != "projection"}  # Each task has its own.
         if self.config.critic_condition == "projection" and self.max_heads > 1:
-            judge["projection"] = np.zeros((self.max_heads, len(judge["critic"]["kernel"])), np.float32)
+            critic["projection"] = np.zeros((self.max_heads, len(critic["critic"]["kernel"])), np.float32)
         state = TrainState(
             generator=generator,
             generator_statistics=statistics,
             generator_optimiser=init_optimiser(self.step.optimisers.generator, generator),
-            discriminator=judge,
+            discriminator=critic,
             discriminator_statistics=discriminator[1],
-            discriminator_optimiser=init_optimiser(self.step.optimisers.discriminator, judge),
+            discriminator_optimiser=init_optimiser(self.step.optimisers.discriminator, critic),
         )
         if self.config.generator_average:
             state = replace(state, average=of_average(state.generator, state.generator_statistics))
