@@ -1,38 +1,15 @@
 """The images that the consolidated classifier learns from: drawn by the memory, of all classes seen."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from dgm_jax.config import Config
 from dgm_jax.memory import Memory
+from dgm_jax.replay import Judge, softened, surest
 from dgm_jax.training.classifier import TEMPERATURE
 from dgm_jax.training.epoch import TaskImages
-
-Judge = Callable[[np.ndarray], np.ndarray]  # Of uint8 images [n, h, w, c], the logits of the classes it knows.
-
-
-def surest(memory: Memory, index: int, n: int, key: jax.Array, *, share: float, judge: Judge | None) -> np.ndarray:
-    """Draws images of a class, and keeps those that look most like it.
-
-    Args:
-      memory: draws.
-      index: of the class.
-      n: how many to keep.
-      key: a PRNG key.
-      share: of those drawn, in (0, 1]; 1 keeps all.
-      judge: who says what they look like; None: nobody knows the class yet, and all are kept.
-
-    Returns:
-      uint8 [n, h, w, c], in the order in which they were drawn.
-    """
-    if judge is None or share == 1:
-        return memory.images(index, n, key)
-    drawn = memory.images(index, math.ceil(n / share), key)
-    sureness = np.log(_softened(judge(drawn), 1.0)[:, index] + np.finfo(np.float32).tiny)
-    return drawn[np.sort(np.argsort(-sureness, kind="stable")[:n])]
 
 
 def draw(
@@ -71,11 +48,5 @@ def draw(
             own[:n_real] = candidates[np.asarray(picks)]
         images[index * each : (index + 1) * each] = own
         if targets is not None and known is not None:
-            targets[index * each : (index + 1) * each] = _softened(known(own), TEMPERATURE)
+            targets[index * each : (index + 1) * each] = softened(known(own), TEMPERATURE)
     return TaskImages(images, labels, np.int32(len(seen) * each), targets)
-
-
-def _softened(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities at a temperature; classes that are not known have the lowest logit there is, and 0."""
-    odds = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    return odds / odds.sum(axis=1, keepdims=True)

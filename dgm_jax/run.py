@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax import checkpoint, consolidation, files, images, metrics, privacy, processes
+from dgm_jax import consolidation, files, images, metrics, privacy, processes, replay
 from dgm_jax.callbacks import TaskEnd
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
@@ -18,6 +18,7 @@ from dgm_jax.errors import NotFinite
 from dgm_jax.memory import Memory, TaskMemory
 from dgm_jax.models.discriminator import widened
 from dgm_jax.record import READINGS, Record, summarise
+from dgm_jax.run_checkpoints import RunCheckpoints
 from dgm_jax.training.classifier import ClassifierState, predict_features, predict_logits
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
@@ -25,7 +26,6 @@ from dgm_jax.training.task import Trainer
 from dgm_jax.training.warm_start import likest
 from dgm_jax.workdir import Workdir
 
-_STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
 _SAMPLES_SHOWN = 12
 _REAL_SHOWN = 3
 _COMPARED = 200  # Images of a class that are compared with its training images, at most.
@@ -60,6 +60,7 @@ class Run:
         """
         self.show_real = show_real
         self.config, self.stream, self.folder, self.trainer, self.note = config, stream, folder, trainer, note
+        self.checkpoints = RunCheckpoints(folder.checkpoints)
         self.key = jax.random.key(config.seed)
         self.record = Record()
         self.memory = self._new_memory()
@@ -111,7 +112,7 @@ class Run:
         begun_as = likest(judge(pixels).argmax(axis=1), labels, self.stream.tasks[task], earlier)
         return [self.memory.class_alone(index) for index in begun_as]
 
-    def _last_judge(self, task: int) -> consolidation.Judge | None:
+    def _last_judge(self, task: int) -> replay.Judge | None:
         """The classifier that was consolidated before this task, of the classes before it; None if there is none."""
         if task == 0 or self.classifier is None:
             return None
@@ -128,38 +129,9 @@ class Run:
         return self._key(_CONSOLIDATE, task)
 
     def replay(self, task: int, epoch: int, moved: Callable[[int], None]) -> ReplayedImages:
-        """Draws, for each earlier class, as many images as the current task has per class (section 6).
-
-        Where fewer will be picked while it is learnt, as in a short task after many, so many are enough.
-        """
-        stream = self.stream
-        per_class = [round(sum(stream.train_counts(t)) / len(stream.tasks[t])) for t in range(stream.n_tasks)]
-        capacity = max(per_class) * max(map(len, stream.tasks))
-        rows = max(stream.n_tasks - 1, 1)
-        pixels = np.zeros((rows, capacity, *stream.image_shape), np.uint8)
-        labels = np.zeros((rows, capacity), np.int32)
-        counts = np.zeros(rows, np.int32)
-        each = min(per_class[task], self._picks(task))
-        judge = self._last_judge(task)
-        for u in range(task):
-            for index in stream.tasks[u]:
-                place = slice(counts[u], counts[u] + each)
-                pixels[u, place] = consolidation.surest(
-                    *(self.memory, index, each, self._key(_REPLAY, task, epoch, index)),
-                    share=self.config.replay_confidence,
-                    judge=judge,
-                )
-                labels[u, place] = index
-                counts[u] += each
-                moved(1)
-        return ReplayedImages(pixels, labels, counts)
-
-    def _picks(self, task: int) -> int:
-        """About how many images of a class the classifier steps of one replay pick."""
-        config, steps = self.config, sum(self.stream.train_counts(task)) // self.config.batch_size
-        epochs = config.epochs if config.replay == "fixed" else 1
-        mini_batches = min(config.replay_steps or task + 1, task + 1)
-        return -(-epochs * steps * mini_batches * config.batch_size // self.stream.n_seen(task))
+        """Draws images of each earlier class; `moved` is told of each (`dgm_jax.replay`)."""
+        key, judge = self._key(_REPLAY, task, epoch), self._last_judge(task)
+        return replay.draw(self.memory, self.config, self.stream, task, key, judge=judge, moved=moved)
 
     def keep_best(self, task: int, state: TrainState, means: dict[str, float]) -> None:
         """The paper protocol: keeps the epoch with the best accuracy on REAL held-out images of all classes so far."""
@@ -188,11 +160,9 @@ class Run:
         self.resumed = self._in_progress(state)
 
     def save_training(self, task: int, state: TrainState) -> None:
-        """Saves a task in progress. Of the checkpoints of its earlier epochs the newest stays, should this one fail."""
-        step = task * _STEPS_PER_TASK + self.record.epochs_done
-        older = [s for s in self._steps_in_progress() if s < step]
-        self._save(step, self._in_progress(state) | self._kept_discriminator() | self._kept_classifier())
-        processes.on_first(self._delete, older[:-1])
+        """Saves a task in progress."""
+        tree = self._in_progress(state) | self._kept_discriminator() | self._kept_classifier()
+        self.checkpoints.save_in_progress(task, self.record.epochs_done, *self._saved(tree))
 
     def end_training(self, task: int, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
         """Binarises the masks, reserves what they use, and freezes what belongs to the task.
@@ -379,11 +349,12 @@ class Run:
             self.note(f"no picture of what the memory draws, for {error.name} is not installed")
         files.write_json(self.folder.summary, self.summary())
 
-    def _save(self, step: int, tree: dict[str, Any]) -> None:
+    def _saved(self, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a checkpoint holds: arrays, and plain values."""
         memory_tree, memory_plain = self.memory.to_tree()
         plain = {"protocol": self.config.protocol, "record": dataclasses.asdict(self.record), "memory": memory_plain}
         processes.on_first(files.sync, self.folder.metrics)  # No checkpoint may outlive lines lost in a power cut.
-        checkpoint.save(self.folder.checkpoints, step, {"memory": memory_tree, **tree}, plain)
+        return {"memory": memory_tree, **tree}, plain
 
     def _in_progress(self, state: TrainState) -> dict[str, Any]:
         tree: dict[str, Any] = {"state": to_tree(state)}
@@ -394,18 +365,7 @@ class Run:
             "classifier": {"params": classifier.params, "statistics": classifier.statistics},
             "auxiliary": {"params": state.discriminator, "statistics": state.discriminator_statistics},
         }
-        step = (task + 1) * _STEPS_PER_TASK - 1
-        self._save(step, jax.device_get(tree) | self._kept_discriminator())
-        processes.on_first(self._delete, [s for s in self._steps_in_progress() if s < step])
-
-    def _steps_in_progress(self) -> list[int]:
-        """Checkpoints in the midst of a task; a kill can have left those of an earlier one."""
-        steps = checkpoint.steps(self.folder.checkpoints)
-        return [step for step in steps if (step + 1) % _STEPS_PER_TASK]
-
-    def _delete(self, steps: Sequence[int]) -> None:
-        for step in steps:
-            checkpoint.delete(self.folder.checkpoints, step)
+        self.checkpoints.save_finished(task, *self._saved(jax.device_get(tree) | self._kept_discriminator()))
 
     def _kept_discriminator(self) -> dict[str, Any]:
         if self.discriminator is None:
@@ -420,7 +380,7 @@ class Run:
         return {"classifier_before": {"params": self.classifier[0], "statistics": self.classifier[1]}}
 
     def _restore(self) -> None:
-        restored = processes.together(lambda: checkpoint.restore(self.folder.checkpoints, on_damage=self.note))
+        restored = self.checkpoints.restore(self.note)
         if restored is not None:
             self.record = Record(**restored.metadata["record"])
             memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
@@ -436,7 +396,7 @@ class Run:
                 self.discriminator = (widened(kept["params"], self.stream.n_classes), kept["statistics"])
             self._grow_late()
             if not self.resumed:  # A kill may have come after the task was saved, and before this.
-                processes.on_first(self._delete, [s for s in self._steps_in_progress() if s < restored.step])
+                self.checkpoints.delete_in_progress_before(restored.step)
         processes.check_equal("checkpoints", self.record.position)
         processes.on_first(self._truncate_metrics)
 
@@ -469,11 +429,9 @@ class Run:
     def _require_finite(self, task: int, epoch: int, means: dict[str, float]) -> None:
         for name, value in means.items():
             if not math.isfinite(value):
-                kept = checkpoint.steps(self.folder.checkpoints)
-                newest = self.folder.checkpoints / f"{kept[-1]:010d}" if kept else "none"
                 raise NotFinite(
                     f"{name} became {value} in task {task}, epoch {epoch}, seed {self.config.seed}; the last good "
-                    f"checkpoint is {newest}. Try a smaller step size."
+                    f"checkpoint is {self.checkpoints.newest()}. Try a smaller step size."
                 )
 
     def _log(self, line: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What happens to folders in the world: full disks, moved folders, clocks set back, files of earlier formats.
 
-Kills at random moments are in `benchmarks/kills.py`; runs interrupted at each of their steps, in `test_learner.py`.
+Kills at random moments are in `benchmarks/kills.py`; runs interrupted at each of their steps, in `test_resume.py`.
 """
 
 import json

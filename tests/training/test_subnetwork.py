@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import compiled_once  # noqa: F401
+from runs import Stop, assert_same_results
 
 from dgm_jax import nn
 from dgm_jax.training import task as training
@@ -181,8 +182,6 @@ def test_a_task_goes_on_in_its_open_units(changes):
 
 @pytest.mark.parametrize("changes", [{}, {"generator_average": 0.5}], ids=["last", "averaged"])
 def test_interrupted_while_open_units_are_trained_is_uninterrupted(changes, tmp_path, monkeypatch):
-    from test_learner import Stop, assert_same_results
-
     found = []
     monkeypatch.setattr(training, "find_open_units", lambda *a: found.append(find_open_units(*a)) or found[-1])
     config = helpers.small("dgma", image_size=8, generator_width=8, headroom=1, epochs=4, mask_share=0.5, **changes)

@@ -1,4 +1,4 @@
-"""What the classifier learns from: whom the last classifier is surest of, and what it said of them."""
+"""What classifiers learn from: how much is drawn, whom the last one is surest of, and what it said of them."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax import consolidation
+from dgm_jax import consolidation, replay
 from dgm_jax.training.classifier import TEMPERATURE
 
 KEY = jax.random.key(5)
@@ -27,16 +27,16 @@ def brightness(images):
 
 def test_the_surest_are_kept_in_the_order_in_which_they_were_drawn(memory):
     drawn = memory.images(1, 20, KEY)
-    kept = consolidation.surest(memory, 1, 5, KEY, share=0.25, judge=brightness)
+    kept = replay.surest(memory, 1, 5, KEY, share=0.25, judge=brightness)
     brightest = np.sort(np.argsort(-drawn.reshape(20, -1).astype(float).mean(axis=1), kind="stable")[:5])
     np.testing.assert_array_equal(kept, drawn[brightest])
-    darkest = consolidation.surest(memory, 0, 5, KEY, share=0.25, judge=brightness)
+    darkest = replay.surest(memory, 0, 5, KEY, share=0.25, judge=brightness)
     assert darkest.shape == kept.shape
 
 
 @pytest.mark.parametrize("share, judge", [(1.0, brightness), (0.25, None)])
 def test_all_are_kept_where_nothing_is_asked_or_nobody_knows(memory, share, judge):
-    kept = consolidation.surest(memory, 1, 5, KEY, share=share, judge=judge)
+    kept = replay.surest(memory, 1, 5, KEY, share=share, judge=judge)
     np.testing.assert_array_equal(kept, memory.images(1, 5, KEY))
 
 
@@ -69,7 +69,30 @@ def test_old_classes_are_chosen_from_and_the_newest_is_not(memory):
     each = helpers.SMALL.consolidation_samples
     for index in (0, 1):
         own = few.images[index * each : (index + 1) * each]
-        expected = consolidation.surest(memory, index, each, jax.random.fold_in(KEY, index), share=0.5, judge=_of_four)
+        expected = replay.surest(memory, index, each, jax.random.fold_in(KEY, index), share=0.5, judge=_of_four)
         np.testing.assert_array_equal(own, expected)
     np.testing.assert_array_equal(few.images[2 * each :], all_of.images[2 * each :])
     assert dataclasses.replace(few, images=all_of.images).count == all_of.count
+
+
+@pytest.mark.parametrize(
+    "changes, each",
+    [
+        ({"epochs": 9, "replay_steps": None}, 24),  # 9 * 3 * 3 * 8 / 3 = 216 picks a class: as many as the task has.
+        ({"epochs": 1, "replay_steps": 1}, 8),  # 1 * 3 * 1 * 8 / 3
+        ({"epochs": 9, "replay_steps": 1, "replay": "fresh"}, 8),  # Drawn anew in each of the 9.
+    ],
+)
+def test_no_more_is_replayed_than_will_be_picked(changes, each):
+    config = helpers.small("dgma", image_size=8, **changes)
+    asked, drawn = [], []
+
+    class Counted:
+        def images(self, index, n, key):
+            asked.append((index, n))
+            return np.zeros((n, 8, 8, 1), np.uint8)
+
+    replayed = replay.draw(Counted(), config, helpers.stream(config), 2, KEY, judge=None, moved=drawn.append)
+    assert asked == [(0, each), (1, each)]
+    assert replayed.counts.tolist() == [each, each]
+    assert drawn == [1, 1]
