@@ -111,7 +111,7 @@ def _kilobytes(memory: Memory) -> list[float]:
 
 
 class _TaskWatch(Callback):
-    """What each task came to, and took."""
+    """What each task came to, and took; said on the way, for a setting can take long."""
 
     def __init__(self) -> None:
         self.accuracy: list[float] = []
@@ -120,6 +120,8 @@ class _TaskWatch(Callback):
     def on_task_end(self, event: TaskEnd) -> None:
         self.accuracy.append(next(iter(event.average.values()))["macro"])
         self.seconds.append(event.seconds)
+        so_far = f"{100 * self.accuracy[-1]:.1f} % after task {event.task}"
+        print(f"  seed {event.seed}: {so_far}, {event.seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,16 +28,14 @@ _IMAGENET50 = 50  # classes
 _BEST = [name.removeprefix("best-") for name in PRESETS if name.startswith("best-")]
 
 
-def _presets() -> str:
-    """The names of presets, for the help."""
-    return f"{{best,{','.join(name for name in PRESETS if not name.startswith('best-'))}}}"
+_PRESETS = ("best", *(name for name in PRESETS if not name.startswith("best-")))  # As the command line has them.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a run is told besides its settings; `settings` come last in the help, being many."""
 
-    preset: Annotated[str, tyro.conf.arg(metavar=_presets())]
+    preset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(_PRESETS)}}}")]
     """Named set of settings; with --variant it decides the defaults listed below. best: what goes beyond the paper and
     measured best, of digits, mnist and cifar10."""
     class_order: str = "natural"
@@ -298,6 +297,8 @@ def parse(
         if f"best-{name}" not in PRESETS:
             raise UserError(f"--preset best was measured for {', '.join(_BEST)} alone; leave it out")
         chosen.preset = f"best-{name}"
+    elif chosen.preset not in PRESETS:
+        raise UserError(f"--preset {chosen.preset!r} is unknown; choose one of {', '.join(_PRESETS)}")
     settings = preset(chosen.preset, chosen.variant)
     if chosen.method in get_args(Method):  # What a preset has for DGM alone does not count for another method.
         settings = settings.for_method(chosen.method)
@@ -420,7 +421,10 @@ def _unknown(argument: str, kind: type[Options]) -> str:
     names = [f"--{field.replace('_', '-')}" for field in fields if field != "settings"]
     close = difflib.get_close_matches(argument.partition("=")[0].replace("_", "-"), names, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"unknown option {argument}{hint}\nThe options are {' '.join(sorted(names))} (--help explains them)"
+    valid = textwrap.fill(
+        " ".join(sorted(names)), width=100, break_on_hyphens=False, initial_indent="  ", subsequent_indent="  "
+    )
+    return f"unknown option {argument}{hint}\nThe options, which --help explains, are\n{valid}"
 
 
 def _program(name: str) -> str:

@@ -17,6 +17,7 @@ from dgm_jax.memory import NoMemory
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
 CONFIG = helpers.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)
 LABELS = (0, 1)
+LABELS_OF_PAIRS = (0, 1, 2, 3)
 SEEDS = (0, 5)
 
 
@@ -68,6 +69,19 @@ def test_each_seed_is_as_if_it_had_run_alone(together):
     assert widths[0] != widths[1]  # Else nothing was shown.
     assert log.tasks[1].physical_widths >= tuple(map(max, zip(*widths)))
     assert log.ends == [(0, 0), (0, 5), (1, 0), (1, 5)]
+
+
+@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+def test_several_classes_a_task(variant, tmp_path):
+    """With a critic that is told the class, which acts there alone."""
+    config = helpers.small(variant, image_size=8, epochs=2, critic_condition="projection", warm_start=True)
+    streams = [helpers.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
+    summary = Learner(config, devices=1).fit_seeds(SEEDS, streams, tmp_path)
+    assert [len(task) for task in summary["tasks"]] == [2, 2]
+    for seed in SEEDS:
+        own = dataclasses.replace(config, seed=seed)
+        alone = helpers.finished(own, labels=LABELS_OF_PAIRS, classes_per_task=2)
+        _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
 
 
 def test_the_summary_has_mean_and_deviation(together):
