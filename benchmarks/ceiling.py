@@ -34,7 +34,7 @@ from dgm_jax import Learner, data, load_memory
 from dgm_jax.compilation import keep_programs
 from dgm_jax.config import Config, preset
 from dgm_jax.data import Dataset
-from dgm_jax.errors import exit_status
+from dgm_jax.errors import UserError, exit_status
 from dgm_jax.training.epoch import TaskImages
 
 
@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = changed(preset(options.data, options.variant), options.base)
     configs = {change: changed(base, change) for change in ["", *options.changes]}  # All, before any work.
     for change, config in configs.items():
+        _require_comparable(config, change)
+    for change, config in configs.items():
         resized = first.resized(config.image_size)
         said = ",".join(filter(None, (options.base, change)))
         for row, (own, accuracy) in rows(config, options.longer).items():
@@ -91,6 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             figures = f"{results.spread(known['accuracy'])}, {known['minutes']:.1f} min"
             print(f"{options.data} {options.variant} {said or 'as it is'}, {row}: {figures}", flush=True)
     return 0
+
+
+def _require_comparable(config: Config, change: str) -> None:
+    """Refuses what separate generators cannot do, and other methods."""
+    for name in ("method", "consolidation_real", "distillation_weight", "replay_confidence"):
+        value, default = getattr(config, name), Config.__dataclass_fields__[name].default
+        if value != default:
+            raise UserError(f"{change or '--base'}: {name} must be {default!r} here, for all rows to have one budget")
 
 
 def _measure(

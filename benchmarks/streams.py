@@ -97,10 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     keep_programs()
     shown: list[dict[str, Any]] = []
-    for variant in options.variants:
-        config = changed(preset(options.preset, variant), options.base)
-        dataset = _load(options.data.split("+"), options.data_dir, config.image_size)
-        chosen = dataset.first_per_class(options.train_per_class).for_choosing()
+    configs = {variant: changed(preset(options.preset, variant), options.base) for variant in options.variants}
+    sizes = {config.image_size for config in configs.values()}
+    datasets = {size: _load(options.data.split("+"), options.data_dir, size) for size in sizes}
+    for group in options.groups:  # All, before any work.
+        for config in configs.values():
+            n_classes = len(datasets[config.image_size].labels)
+            data.task_sizes(group, n_classes)
+    for variant, config in configs.items():
+        chosen = datasets[config.image_size].first_per_class(options.train_per_class).for_choosing()
         for group in options.groups:
             entry = {"data": options.data, "preset": options.preset, "variant": variant, "change": options.base}
             entry |= {"group": group, "classes": len(chosen.labels), "orders": options.orders}

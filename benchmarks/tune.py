@@ -8,7 +8,7 @@ settings must be chosen. Of each class's training images the last quarter is wha
         --try generator_learning_rate=0.0005 --try auxiliary_generator=true,generator_width=16
 
 Each change is tried on its own, beside the preset as it is. Results already in the file are kept. `--figure` draws the
-accuracy of all that the file holds of these tasks, both variants, against the bytes of the memory.
+accuracy of all that the file holds of these tasks and seeds, both variants, against the bytes of the memory.
 """
 
 import argparse
@@ -39,12 +39,17 @@ from dgm_jax.data import Dataset
 from dgm_jax.data.sources import NAMES
 from dgm_jax.errors import UserError, exit_status
 
+_NOT_BY_CHANGE = {  # What the settings say of data, seeds and protocol is not read here: an option does it, or nothing.
+    **{"seed": "give --seeds or --orders", "train_per_class": "give --train-per-class"},
+    **{"held_out": "a quarter is held out", "protocol": "the last epoch counts"},
+}
+
 
 def changed(config: Config, change: str) -> Config:
     """The settings with a change, e.g. "epochs=3,auxiliary_generator=true"; "" changes nothing.
 
     Raises:
-      UserError: if it names no setting, or a value that the setting cannot have.
+      UserError: if it names no setting, one that would do nothing here, or a value that the setting cannot have.
     """
     values: dict[str, Any] = {}
     for part in filter(None, change.split(",")):
@@ -53,6 +58,8 @@ def changed(config: Config, change: str) -> Config:
             near = difflib.get_close_matches(name, Config.__dataclass_fields__, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; the settings are those of an experiment"
             raise UserError(f"{change}: there is no setting {name!r}{hint}")
+        if name in _NOT_BY_CHANGE:
+            raise UserError(f"{change}: {name} is not changed here; {_NOT_BY_CHANGE[name]}")
         try:
             values[name] = json.loads(text)
         except ValueError:
@@ -141,13 +148,10 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
         own = [entry for entry in entries if entry["variant"] == variant and entry.get("by_task", {}).get("kB")]
         if not own:
             continue
-        last = {
-            name: np.asarray([[seed[-1] for seed in entry["by_task"][name]] for entry in own])
-            for name in ("kB", "accuracy")
-        }
-        sizes, accuracy = last["kB"].mean(axis=1), 100 * last["accuracy"]
-        middle = accuracy.mean(axis=1)
-        spread = np.abs(np.stack([accuracy.min(axis=1), accuracy.max(axis=1)]) - middle)
+        sizes = [statistics.mean(seed[-1] for seed in entry["by_task"]["kB"]) for entry in own]
+        accuracy = [[100 * seed[-1] for seed in entry["by_task"]["accuracy"]] for entry in own]
+        middle = [statistics.mean(seeds) for seeds in accuracy]
+        spread = np.abs([[edge(seeds) for seeds in accuracy] for edge in (min, max)] - np.asarray(middle))
         axis.errorbar(sizes, middle, spread, fmt="o", color=f"C{number}", label=variant, capsize=3)
         for entry, x, y in zip(own, sizes, middle, strict=True):
             said = ", ".join(part for part in entry["change"].split(",") if part not in common)
@@ -201,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{options.variant} {said or 'as it is'}: {shown}{size}; {known['minutes']:.1f} min", flush=True)
     if options.figure:
         same = {"data": options.data, "train_per_class": options.train_per_class, "tasks": options.tasks}
+        same |= {"seeds": options.seeds}
         figure(results.of(options.out, same), options.figure)
     return 0
 

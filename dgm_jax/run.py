@@ -18,6 +18,7 @@ from dgm_jax.errors import NotFinite
 from dgm_jax.memory import Memory, TaskMemory
 from dgm_jax.models.discriminator import widened
 from dgm_jax.record import READINGS, Record, summarise
+from dgm_jax.replay import Judge
 from dgm_jax.run_checkpoints import RunCheckpoints
 from dgm_jax.training.classifier import ClassifierState, predict_features, predict_logits
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
@@ -112,7 +113,7 @@ class Run:
         begun_as = likest(judge(pixels).argmax(axis=1), labels, self.stream.tasks[task], earlier)
         return [self.memory.class_alone(index) for index in begun_as]
 
-    def _last_judge(self, task: int) -> replay.Judge | None:
+    def _last_judge(self, task: int) -> Judge | None:
         """The classifier that was consolidated before this task, of the classes before it; None if there is none."""
         if task == 0 or self.classifier is None:
             return None

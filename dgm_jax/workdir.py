@@ -27,7 +27,7 @@ _CHANGEABLE = (
 
 
 class Workdir:
-    """Paths and writers of a run's folder (DESIGN, "Data, on its way through")."""
+    """Paths and writers of a run's folder."""
 
     def __init__(self, path: str | Path) -> None:
         """Names the folder; touches nothing."""

@@ -298,7 +298,8 @@ def parse(
             raise UserError(f"--preset best was measured for {', '.join(_BEST)} alone; leave it out")
         chosen.preset = f"best-{name}"
     elif chosen.preset not in PRESETS:
-        raise UserError(f"--preset {chosen.preset!r} is unknown; choose one of {', '.join(_PRESETS)}")
+        valid = [own for own in _PRESETS if own != "best" or name in _BEST]
+        raise UserError(f"--preset {chosen.preset!r} is unknown; choose one of {', '.join(valid)}")
     settings = preset(chosen.preset, chosen.variant)
     if chosen.method in get_args(Method):  # What a preset has for DGM alone does not count for another method.
         settings = settings.for_method(chosen.method)

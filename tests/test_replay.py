@@ -30,8 +30,10 @@ def test_the_surest_are_kept_in_the_order_in_which_they_were_drawn(memory):
     kept = replay.surest(memory, 1, 5, KEY, share=0.25, judge=brightness)
     brightest = np.sort(np.argsort(-drawn.reshape(20, -1).astype(float).mean(axis=1), kind="stable")[:5])
     np.testing.assert_array_equal(kept, drawn[brightest])
-    darkest = replay.surest(memory, 0, 5, KEY, share=0.25, judge=brightness)
-    assert darkest.shape == kept.shape
+    darker = memory.images(0, 20, KEY)
+    kept = replay.surest(memory, 0, 5, KEY, share=0.25, judge=brightness)
+    darkest = np.sort(np.argsort(darker.reshape(20, -1).astype(float).mean(axis=1), kind="stable")[:5])
+    np.testing.assert_array_equal(kept, darker[darkest])
 
 
 @pytest.mark.parametrize("share, judge", [(1.0, brightness), (0.25, None)])
@@ -89,10 +91,13 @@ def test_no_more_is_replayed_than_will_be_picked(changes, each):
 
     class Counted:
         def images(self, index, n, key):
-            asked.append((index, n))
-            return np.zeros((n, 8, 8, 1), np.uint8)
+            asked.append((index, n, key))
+            return np.full((n, 8, 8, 1), index, np.uint8)
 
     replayed = replay.draw(Counted(), config, helpers.stream(config), 2, KEY, judge=None, moved=drawn.append)
-    assert asked == [(0, each), (1, each)]
+    assert asked == [(index, each, jax.random.fold_in(KEY, index)) for index in (0, 1)]  # A key of its own each.
     assert replayed.counts.tolist() == [each, each]
+    for own, index in zip(replayed.images, (0, 1)):
+        assert np.all(own[:each] == index) and not own[each:].any()
+    assert replayed.labels[:, :each].tolist() == [[0] * each, [1] * each]
     assert drawn == [1, 1]

@@ -227,10 +227,10 @@ class Config:
                 f"warm_start=True begins with an earlier class's masks; masks={self.masks!r} and reuse={self.reuse} "
                 "must be 'learnt' and True"
             )
-        for name in ("gate_learning_rate", "gate_reach"):
+        for name in ("gate_learning_rate", "gate_reach", "scale_schedule"):
             value = getattr(self, name)
-            if value is not None and self.masks != "learnt":
-                raise ConfigError(f"{name}={value} is for gates that learn; masks={self.masks!r} must be 'learnt'")
+            if value != _default(name) and self.masks != "learnt":
+                raise ConfigError(f"{name}={value!r} is for gates that learn; masks={self.masks!r} must be 'learnt'")
         if self.gate_learning_rate is not None and self.gate_reach is None:
             raise ConfigError(
                 f"gate_learning_rate={self.gate_learning_rate} takes steps of s e, from which no gate turns back when "
@@ -305,7 +305,7 @@ _NOT_NEGATIVE = (
 )
 _SERVES: dict[str, tuple[Method, ...]] = {  # Methods that would pass over an option in silence refuse it.
     **dict.fromkeys(("warm_start", "replay_confidence", "distillation_weight", "generator_average"), ("dgm",)),
-    **dict.fromkeys(("gate_learning_rate", "gate_reach", "scale_schedule"), ("dgm",)),
+    **dict.fromkeys(("gate_learning_rate", "gate_reach", "scale_schedule", "critic_condition"), ("dgm",)),
     **dict.fromkeys(("adversarial_loss", "penalty", "critic_steps", "critic_shift", "discriminator_norm"), GENERATIVE),
-    "consolidation_smoothing": GENERATIVE,
+    **dict.fromkeys(("consolidation_smoothing", "consolidation_real"), GENERATIVE),
 }

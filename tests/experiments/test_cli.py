@@ -190,6 +190,11 @@ def test_an_unknown_preset_or_variant_names_the_valid_ones(argv: list[str], expe
     assert capsys.readouterr().err == expected
 
 
+def test_best_is_named_only_where_it_was_measured(capsys) -> None:
+    assert cli.run("svhn", None, argv=["--preset", "nope"]) == 2
+    assert capsys.readouterr().err == f"error: --preset 'nope' is unknown; choose one of {', '.join(NAMED)}\n"
+
+
 def test_the_file_of_arrays_is_required(capsys) -> None:
     with pytest.raises(SystemExit) as end:
         run(kind=cli.FileOptions)

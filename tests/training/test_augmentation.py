@@ -68,8 +68,10 @@ def test_turned_is_a_rotation_by_at_most_so_many_degrees(images):
     assert np.abs(best).max() <= 20.5 and np.std(best) > 5
 
 
-def test_each_change_has_its_own_randomness(images):
+def test_all_changes_together_each_with_a_key_of_its_own(images):
     config = dataclasses.replace(Config(), consolidation_shift=1, consolidation_flip=True, consolidation_turn=5.0)
     once = np.asarray(augmented(KEY, images, config))
-    assert once.shape == images.shape and once.dtype == images.dtype
-    assert not np.array_equal(once, np.asarray(augmented(jax.random.key(4), images, config)))
+    keys = [jax.random.fold_in(KEY, 1), jax.random.fold_in(KEY, 2), KEY]
+    one_by_one = shifted(keys[2], flipped(keys[1], turned(keys[0], images, 5.0)), 1)
+    np.testing.assert_array_equal(once, np.asarray(one_by_one))
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 3
