@@ -64,6 +64,8 @@ def changed(config: Config, change: str) -> Config:
             values[name] = json.loads(text)
         except ValueError:
             values[name] = text
+    if "method" in values:
+        config = config.for_method(values.pop("method"))
     return dataclasses.replace(config, **values)
 
 

@@ -1,5 +1,6 @@
 """What the pages tell a reader to type is right: Python is run, commands are read by the program that they are for."""
 
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -13,10 +14,12 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 
 import dgm_jax
+from benchmarks import ceiling, consolidate, results, streams, tune
 from dgm_jax import __main__, data, export, memory_file
 from dgm_jax.baselines import METHODS
 from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.config import PRESETS
+from dgm_jax.data.sources import NAMES
 from experiments import cli, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,16 +38,22 @@ def commands() -> list[tuple[str, list[str]]]:
     """Of all pages, as (page, words); `cd x && y` is two, and what stands after # is not one."""
     found = []
     for page in PAGES:
+        variables = dict(re.findall(r"^ *([A-Z][A-Z0-9]*)=(\S+)$", page.read_text(), flags=re.MULTILINE))
         without = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
         indented = re.findall(r"^    (python -m (?:.*\\\n)*.*)$", without, flags=re.MULTILINE)
         for text in [*blocks(page, "bash"), *indented]:
             for line in re.sub(r"\\\n", " ", text).splitlines():
-                words = shlex.split(line, comments=True)
+                words = [_filled_in(word, variables) for word in shlex.split(line, comments=True)]
                 starts = [i for i, word in enumerate(words) if word == "python"]
                 for start, stop in zip(starts, [*starts[1:], len(words)]):
                     own = words[start:stop]
                     found.append((str(page.relative_to(ROOT)), own[: own.index("&&")] if "&&" in own else own))
     return found
+
+
+def _filled_in(word: str, variables: dict[str, str]) -> str:
+    """A word with the values of the page's shell variables."""
+    return re.sub(r"\$([A-Z][A-Z0-9]*)", lambda name: variables.get(name[1], name[0]), word)
 
 
 COMMANDS = commands()
@@ -73,6 +82,32 @@ def test_a_command_is_understood(page, words, monkeypatch) -> None:
         table.parse(arguments)
     elif room == "experiments":
         cli.parse(name, None, kind=KINDS.get(name, cli.Options), argv=arguments)
+    elif module in CHANGING:
+        with pytest.raises(Understood):
+            understanding(CHANGING[module], monkeypatch)(arguments)
+
+
+# Benchmarks that try changes of settings.
+CHANGING = {own.__name__: own for own in (tune, streams, consolidate, ceiling)}
+
+
+class Understood(Exception):
+    """Options and changes of settings are found right, and work would begin."""
+
+
+def understanding(benchmark: types.ModuleType, monkeypatch):
+    """A benchmark's program up to its first measurement; in place of all data sets it gets digits."""
+
+    def begin(*_, **__):
+        raise Understood
+
+    digits = data.load("digits")
+    monkeypatch.setattr(results, "once", begin)
+    monkeypatch.setattr(consolidate, "Learner", begin)
+    found = {name: dataclasses.replace(digits, name=name) for name in NAMES}
+    monkeypatch.setattr(data, "load", lambda name, _: found[name])
+    monkeypatch.setattr(benchmark, "keep_programs", lambda: None)
+    return benchmark.main
 
 
 # ---- Python ----
