@@ -40,9 +40,8 @@ from dgm_jax.training.epoch import TaskImages
 
 def separate(config: Config, dataset: Dataset) -> float:
     """The accuracy, mean over classes, of a classifier that learns from a generator of its own for each class."""
-    own = dataclasses.replace(
-        config, masks="none", gate_gradient="closed", gate_learning_rate=None, gate_reach=None, warm_start=False
-    )
+    without = {"gate_gradient": "closed", "gate_learning_rate": None, "gate_reach": None, "scale_schedule": "linear"}
+    own = dataclasses.replace(config, masks="none", warm_start=False, **without)  # type: ignore[arg-type]
     own = dataclasses.replace(own, consolidation_steps=1)  # Of one class there is nothing to learn.
     each = config.consolidation_samples
     draw_key, learn_key = jax.random.split(jax.random.key(config.seed))

@@ -351,7 +351,7 @@ class Run:
         files.write_json(self.folder.summary, self.summary())
 
     def _saved(self, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a checkpoint holds, arrays and plain values; the lines of metrics that it counts on are on disk by then."""
+        """What a checkpoint holds, arrays and plain values; the metrics that it counts on are on disk by then."""
         memory_tree, memory_plain = self.memory.to_tree()
         plain = {"protocol": self.config.protocol, "record": dataclasses.asdict(self.record), "memory": memory_plain}
         processes.on_first(files.sync, self.folder.metrics)  # No checkpoint may outlive lines lost in a power cut.

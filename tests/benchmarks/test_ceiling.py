@@ -11,6 +11,7 @@ from benchmarks import ceiling
 from benchmarks.tune import first_tasks
 from dgm_jax import Learner, data
 from dgm_jax.config import PRESETS
+from dgm_jax.errors import UserError
 
 CONFIG = helpers.small(image_size=8, epochs=1, warm_start=True)
 
@@ -51,6 +52,14 @@ def test_each_class_has_an_unprotected_generator_of_its_own(monkeypatch):
     assert {(config.masks, config.warm_start, config.epochs) for config, _ in learnt} == {("none", False, 20)}
 
 
+@pytest.mark.parametrize("change", ["consolidation_real=0.5", "distillation_weight=1", "method=joint"])
+def test_what_separate_generators_cannot_do_is_refused(change, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
+    monkeypatch.setattr(ceiling, "_measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match=f"{change.partition('=')[0]} must be"):
+        ceiling.main(["digits", "--tasks", "2", "--try", change, "--out", str(tmp_path / "ceiling.json")])
+
+
 def test_rows_differ_in_what_they_are_called_after():
     rows = {name: config for name, (config, _) in ceiling.rows(CONFIG, 3).items()}
     assert {name: config.method for name, config in rows.items()} == dict.fromkeys(rows, "dgm") | {"joint": "joint"}
@@ -61,6 +70,6 @@ def test_rows_differ_in_what_they_are_called_after():
 def test_settings_of_gates_do_not_hinder_generators_without_any():
     dataset = first_tasks(data.load("digits"), 40, tasks=2).resized(8)
     product = dataclasses.replace(CONFIG, warm_start=False, gate_gradient="product")
-    paced = dataclasses.replace(CONFIG, gate_learning_rate=0.1, gate_reach=3.0)
+    paced = dataclasses.replace(CONFIG, gate_learning_rate=0.1, gate_reach=3.0, scale_schedule="geometric")
     for config in (product, paced):
         assert 0 <= ceiling.separate(config, dataset) <= 1

@@ -9,6 +9,7 @@ from helpers import compiled_once  # noqa: F401
 from benchmarks import streams
 from dgm_jax import data
 from dgm_jax.config import PRESETS
+from dgm_jax.errors import UserError
 
 CONFIG = helpers.small(image_size=8, epochs=1)
 
@@ -62,6 +63,20 @@ def test_each_grouping_is_learnt_in_each_order_once(tmp_path, monkeypatch, learn
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     streams.main(argv)
     assert len(learnt) == 4
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--groups", "2,3"], "do not split into tasks of 3"),
+        (["--base", "gate_position=before_norm"], "gate_position='before_norm' is for dgma"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_learnt(argv, said, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "digits", {v: helpers.small(v, image_size=8) for v in ("dgma", "dgmw")})
+    monkeypatch.setattr(streams, "judge", lambda *_, **__: pytest.fail("learnt"))
+    with pytest.raises(UserError, match=said):
+        streams.main(["digits", "--preset", "digits", *argv, "--out", str(tmp_path / "orders.json")])
 
 
 def test_a_joined_stream_has_the_classes_of_all(tmp_path, monkeypatch):

@@ -29,11 +29,28 @@ def test_a_change_in_words():
         ("epoch=3", UserError, "epoch=3: there is no setting 'epoch'; did you mean epochs?"),
         ("replay=new", ConfigError, "replay='new' is unknown"),
         ("epochs=0", ConfigError, "epochs=0 must be greater than 0"),
+        ("seed=3", UserError, "seed=3: seed is not changed here; give --seeds or --orders"),
+        ("epochs=3,held_out=0.2", UserError, "held_out is not changed here; a quarter is held out"),
     ],
 )
 def test_changes_that_are_refused(change, error, text):
     with pytest.raises(error, match=re.escape(text)):
         tune.changed(CONFIG, change)
+
+
+def test_another_method_goes_without_what_it_would_not_use():
+    preset = dataclasses.replace(CONFIG, warm_start=True, critic_condition="projection")
+    config = tune.changed(preset, "epochs=3,method=joint")
+    assert (config.method, config.epochs, config.warm_start, config.critic_condition) == ("joint", 3, False, "none")
+
+
+def test_a_figure_of_entries_with_different_numbers_of_seeds(tmp_path):
+    def entry(change, *accuracy):
+        by_task = {"kB": [[1.0, 2.0]] * len(accuracy), "accuracy": [[1.0, each] for each in accuracy]}
+        return {"variant": "dgma", "change": change, "by_task": by_task}
+
+    tune.figure([entry("epochs=3", 0.5), entry("epochs=4", 0.6, 0.9)], tmp_path / "size.png")
+    assert (tmp_path / "size.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_only_training_images_of_two_classes_are_seen():
