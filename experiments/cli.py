@@ -26,8 +26,6 @@ _IMAGENET50 = 50  # classes
 
 
 _BEST = [name.removeprefix("best-") for name in PRESETS if name.startswith("best-")]
-
-
 _PRESETS = ("best", *(name for name in PRESETS if not name.startswith("best-")))  # As the command line has them.
 
 
@@ -294,7 +292,7 @@ def parse(
     first.add_argument("--method", default="dgm")
     chosen, _ = first.parse_known_args(arguments)
     if chosen.preset == "best":
-        if f"best-{name}" not in PRESETS:
+        if name not in _BEST:
             raise UserError(f"--preset best was measured for {', '.join(_BEST)} alone; leave it out")
         chosen.preset = f"best-{name}"
     elif chosen.preset not in PRESETS:
