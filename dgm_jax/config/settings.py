@@ -222,6 +222,8 @@ class Config:
             raise ConfigError("gate_position='before_norm' is for dgma; dgmw gates weights, always before the norm")
         if self.network != "dcgan" and self.discriminator_norm != "batch":
             raise ConfigError(f"discriminator_norm={self.discriminator_norm!r} is for dcgan; resnet needs its norms")
+        if self.penalty != "gradient" and self.penalty_weight == 0:
+            raise ConfigError(f"penalty={self.penalty!r} does nothing with penalty_weight=0: leave out one of the two")
         if self.warm_start and (self.masks != "learnt" or not self.reuse):
             raise ConfigError(
                 f"warm_start=True begins with an earlier class's masks; masks={self.masks!r} and reuse={self.reuse} "
