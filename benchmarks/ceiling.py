@@ -26,13 +26,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import results
+from benchmarks import choosing, results
 from benchmarks.arguments import positive
 from benchmarks.consolidate import accuracy_after
-from benchmarks.tune import changed, command_line, first_tasks, judge
 from dgm_jax import Learner, data, load_memory
 from dgm_jax.compilation import keep_programs
-from dgm_jax.config import Config, preset
+from dgm_jax.config import Config
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.training.epoch import TaskImages
@@ -72,22 +71,18 @@ def rows(config: Config, longer: int) -> dict[str, tuple[Config, Callable[[Confi
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures each row with each seed, and writes what came of it."""
-    parser = command_line(__doc__, tasks=10, seeds="0,1,2")
+    parser = choosing.command_line(__doc__, tasks=10, seeds="0,1,2")
     parser.add_argument("--longer", type=positive, default=6, help="times the epochs of the other separate generators")
     options = parser.parse_args(argv)
     keep_programs()
-    first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
-    base = changed(preset(options.data, options.variant), options.base)
-    configs = {change: changed(base, change) for change in ["", *options.changes]}  # All, before any work.
+    first, _, configs = choosing.planned(options)
     for change, config in configs.items():
         _require_comparable(config, change)
     for change, config in configs.items():
         resized = first.resized(config.image_size)
-        said = ",".join(filter(None, (options.base, change)))
+        said = choosing.together(options.base, change)
         for row, (own, accuracy) in rows(config, options.longer).items():
-            entry = {"data": options.data, "variant": options.variant, "change": said, "row": row}
-            entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
-            entry |= {"config": dataclasses.asdict(own)}  # The preset may have changed since.
+            entry = choosing.entry(options, own, change=said, row=row)
             known = results.once(options.out, entry, partial(_measure, accuracy, own, resized, options.seeds))
             figures = f"{results.spread(known['accuracy'])}, {known['minutes']:.1f} min"
             print(f"{options.data} {options.variant} {said or 'as it is'}, {row}: {figures}", flush=True)
@@ -110,7 +105,7 @@ def _measure(
 
 def _learnt(config: Config, dataset: Dataset) -> float:
     """The last accuracy of a learner that meets the classes one by one."""
-    return next(iter(judge(config, dataset, [config.seed])["mean"].values()))
+    return next(iter(choosing.judge(config, dataset, [config.seed])["mean"].values()))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import results
-from benchmarks.tune import changed, command_line, first_tasks
+from benchmarks import choosing, results
 from dgm_jax import Learner, consolidation, data, load_memory, metrics
 from dgm_jax.compilation import keep_programs
-from dgm_jax.config import Config, preset
+from dgm_jax.config import Config
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.training.classifier import predict_logits
@@ -63,24 +62,20 @@ def accuracy_after(config: Config, dataset: Dataset, images: TaskImages, key: ja
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tries each change and writes what came of it."""
-    parser = command_line(__doc__, tasks=10, seeds="0,1,2")
+    parser = choosing.command_line(__doc__, tasks=10, seeds="0,1,2")
     parser.add_argument("--runs", type=Path, required=True, help="folder for what is learnt once, a folder a seed")
     options = parser.parse_args(argv)
     keep_programs()
-    first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
-    base = changed(preset(options.data, options.variant), options.base)
+    first, base, configs = choosing.planned(options)
     resized = first.resized(base.image_size)
-    configs = {change: changed(base, change) for change in ["", *options.changes]}
     for change, config in configs.items():
         _require_own(base, config, change)
     for seed in options.seeds:
         own = dataclasses.replace(base, seed=seed)
         Learner(own, devices=1).fit(data.class_incremental(resized), options.runs / f"seed{seed}")
     for change, config in configs.items():
-        entry = {"data": options.data, "variant": options.variant, "base": options.base, "change": change}
-        entry |= {"seeds": options.seeds, "train_per_class": options.train_per_class, "tasks": options.tasks}
-        entry |= {"config": dataclasses.asdict(config)}  # The preset may have changed since.
-        known = results.once(options.out, entry, partial(_measure, config, resized, options.seeds, options.runs))
+        own_entry = choosing.entry(options, config, base=options.base, change=change)
+        known = results.once(options.out, own_entry, partial(_measure, config, resized, options.seeds, options.runs))
         said = f"{results.spread(known['accuracy'])}, {known['minutes']:.1f} min"
         print(f"{options.data} {options.variant} {change or 'as it is'}: {said}", flush=True)
     return 0

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.arguments import positive, whole_numbers
-from benchmarks.tune import changed, judge
+from benchmarks.choosing import changed, judge
 from dgm_jax import data
 from dgm_jax.compilation import keep_programs
 from dgm_jax.config import Config, preset
@@ -37,7 +37,7 @@ def order(dataset: Dataset, number: int) -> list[int]:
 
 
 def learnt(config: Config, dataset: Dataset, *, group: int, orders: int) -> dict[str, Any]:
-    """Learns the classes in several orders, `group` at a time: as `tune.judge`, an order in place of a seed."""
+    """Learns the classes in several orders, `group` at a time: as `choosing.judge`, an order in place of a seed."""
     each = [
         judge(config, dataset, [number], class_order=order(dataset, number), classes_per_task=group)
         for number in range(orders)

@@ -8,7 +8,7 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 
 from benchmarks import ceiling
-from benchmarks.tune import first_tasks
+from benchmarks.choosing import first_tasks
 from dgm_jax import Learner, data
 from dgm_jax.config import PRESETS
 from dgm_jax.errors import UserError

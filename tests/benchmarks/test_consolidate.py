@@ -9,12 +9,21 @@ from helpers import compiled_once  # noqa: F401
 from benchmarks import consolidate
 from dgm_jax.config import PRESETS
 from dgm_jax.errors import UserError
+from dgm_jax.training.task import Trainer
 
 CONFIG = helpers.small(image_size=8, epochs=1)
 
 
 def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
+    consolidated = []
+
+    class Watched(Trainer):
+        def __init__(self, config, *args, **options):
+            consolidated.append(config)
+            super().__init__(config, *args, **options)
+
+    monkeypatch.setattr(consolidate, "Trainer", Watched)
     file, runs = tmp_path / "consolidate.json", tmp_path / "runs"
     argv = ["digits", "--train-per-class", "40", "--tasks", "2", "--seeds", "0,1", "--runs", str(runs)]
     argv += ["--out", str(file), "--try", "consolidation_steps=3", "--try", "consolidation_average=0.5"]
@@ -23,6 +32,9 @@ def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, mon
     assert [entry["change"] for entry in results] == ["", "consolidation_steps=3", "consolidation_average=0.5"]
     for entry in results:
         assert len(entry["accuracy"]) == 2 and all(0 <= value <= 1 for value in entry["accuracy"])
+    asked = [(config.seed, config.consolidation_steps, config.consolidation_average) for config in consolidated]
+    steps = CONFIG.consolidation_steps
+    assert asked == [(0, steps, 0.0), (1, steps, 0.0), (0, 3, 0.0), (1, 3, 0.0), (0, steps, 0.5), (1, steps, 0.5)]
     assert sorted(path.name for path in runs.iterdir()) == ["seed0", "seed1"]
     before = file.read_text()
     monkeypatch.setattr(consolidate, "consolidated", None)  # Would be called.

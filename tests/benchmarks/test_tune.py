@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from benchmarks import tune
-from dgm_jax import data
+from benchmarks import choosing, tune
+from dgm_jax import Learner, data
 from dgm_jax.config import PRESETS
 from dgm_jax.errors import ConfigError, UserError
 
@@ -18,9 +18,9 @@ CONFIG = helpers.small(image_size=8, epochs=2)
 
 
 def test_a_change_in_words():
-    config = tune.changed(CONFIG, "epochs=3,auxiliary_generator=true,replay=fresh,replay_steps=null")
+    config = choosing.changed(CONFIG, "epochs=3,auxiliary_generator=true,replay=fresh,replay_steps=null")
     assert (config.epochs, config.auxiliary_generator, config.replay, config.replay_steps) == (3, True, "fresh", None)
-    assert tune.changed(CONFIG, "") == CONFIG
+    assert choosing.changed(CONFIG, "") == CONFIG
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,12 @@ def test_a_change_in_words():
 )
 def test_changes_that_are_refused(change, error, text):
     with pytest.raises(error, match=re.escape(text)):
-        tune.changed(CONFIG, change)
+        choosing.changed(CONFIG, change)
 
 
 def test_another_method_goes_without_what_it_would_not_use():
     preset = dataclasses.replace(CONFIG, warm_start=True, critic_condition="projection")
-    config = tune.changed(preset, "epochs=3,method=joint")
+    config = choosing.changed(preset, "epochs=3,method=joint")
     assert (config.method, config.epochs, config.warm_start, config.critic_condition) == ("joint", 3, False, "none")
 
 
@@ -55,7 +55,7 @@ def test_a_figure_of_entries_with_different_numbers_of_seeds(tmp_path):
 
 def test_only_training_images_of_two_classes_are_seen():
     whole = data.load("digits")
-    seen = tune.first_tasks(whole, 40)
+    seen = choosing.first_tasks(whole, 40)
     assert seen.labels == (0, 1)
     training = {image.tobytes() for image in whole.x_train[np.isin(whole.y_train, (0, 1))]}
     assert all(image.tobytes() in training for image in (*seen.x_train, *seen.x_test))
@@ -78,7 +78,7 @@ def test_results_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
             entry["by_task"][n] for n in ("accuracy", "kB", "seconds")
         )
         assert accuracy == entry["mean"]["consolidated"] and kb > first_kb > 0 and min(seconds) > 0
-    monkeypatch.setattr(tune, "judge", _measured_again)
+    monkeypatch.setattr(choosing, "judge", _measured_again)
     tune.main(argv)
     assert json.loads(file.read_text()) == first
     monkeypatch.setitem(PRESETS, "digits", {"dgma": dataclasses.replace(CONFIG, sparsity_weight=9.0)})
@@ -86,12 +86,35 @@ def test_results_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
         tune.main(argv)
 
 
+def test_each_change_reaches_the_learner(tmp_path, monkeypatch):
+    learnt = []
+
+    class Watched(Learner):
+        def __init__(self, config, **options):
+            learnt.append((config.seed, config.generator_width, config.epochs))
+            super().__init__(config, **options)
+
+    monkeypatch.setattr(choosing, "Learner", Watched)
+    monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
+    argv = ["digits", "--train-per-class", "40", "--seeds", "0,3", "--base", "epochs=1", "--try", "generator_width=4"]
+    tune.main([*argv, "--out", str(tmp_path / "tuning.json")])
+    width = CONFIG.generator_width
+    assert learnt == [(0, width, 1), (3, width, 1), (0, 4, 1), (3, 4, 1)]
+
+
+def test_what_does_nothing_to_tasks_of_one_class_is_refused(tmp_path):
+    change = "critic_condition=projection"
+    with pytest.raises(UserError, match=f"^{change}: tasks have one class each here.*benchmarks.streams --groups$"):
+        tune.main(["digits", "--try", change, "--out", str(tmp_path / "tuning.json")])
+    assert not list(tmp_path.iterdir())
+
+
 def _measured_again(*_):
     raise AssertionError("measured again")
 
 
 def test_baselines_are_tuned_too():
-    seen = tune.first_tasks(data.load("digits"), 40).resized(8)
-    judged = tune.judge(dataclasses.replace(CONFIG, method="finetune"), seen, [0, 1])
+    seen = choosing.first_tasks(data.load("digits"), 40).resized(8)
+    judged = choosing.judge(dataclasses.replace(CONFIG, method="finetune"), seen, [0, 1])
     assert list(judged["A_2"]) == ["classifier"] and len(judged["A_2"]["classifier"]) == 2
     assert judged["mean"]["classifier"] == pytest.approx(0.5, abs=0.1)  # The newest class alone.
