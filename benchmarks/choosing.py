@@ -19,7 +19,7 @@ from benchmarks.arguments import positive, whole_numbers
 from dgm_jax import Learner, Memory, data, load_memory
 from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.callbacks import Callback, TaskEnd
-from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.config import NAMED_PRESETS, Config, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.data.sources import NAMES
 from dgm_jax.errors import UserError
@@ -38,7 +38,9 @@ def changed(config: Config, change: str) -> Config:
     """
     values: dict[str, Any] = {}
     for part in filter(None, change.split(",")):
-        name, _, text = part.partition("=")
+        name, equals, text = part.partition("=")
+        if not equals:
+            raise UserError(f"{change}: {part!r} is no change; expected NAME=VALUE, e.g. adversarial_loss=hinge")
         if name not in Config.__dataclass_fields__:
             near = difflib.get_close_matches(name, Config.__dataclass_fields__, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; the settings are those of an experiment"
@@ -55,7 +57,13 @@ def changed(config: Config, change: str) -> Config:
 
 
 def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Dataset:
-    """The classes of the first tasks, so many training images of each; a quarter of these is in place of a test."""
+    """The classes of the first tasks, so many training images of each; a quarter of these is in place of a test.
+
+    Raises:
+      UserError: if there are not so many classes.
+    """
+    if tasks > len(dataset.labels):
+        raise UserError(f"--tasks {tasks} is more than the {len(dataset.labels)} classes that {dataset.name} has")
     first = dataset.of_classes(dataset.labels[:tasks]).first_per_class(train_per_class)
     return first.for_choosing()
 
@@ -121,9 +129,15 @@ class _TaskWatch(Callback):
 def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse.ArgumentParser:
     """The options of benchmarks that try changes of a preset on the training images of the first tasks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=sorted({*PRESETS} & {*NAMES}))
+    parser.add_argument("data", choices=sorted({*NAMED_PRESETS} & {*NAMES}))
+    parser.add_argument("--preset", help="what is changed, e.g. best (default: that of the data)")
     parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
-    parser.add_argument("--train-per-class", type=positive, default=500, help="a quarter of them to judge by")
+    parser.add_argument(
+        "--train-per-class",
+        type=positive,
+        default=500,
+        help="or all, where there are fewer; a quarter of them to judge by (default: %(default)s)",
+    )
     parser.add_argument("--tasks", type=positive, default=tasks, help="of one class each (default: %(default)s)")
     parser.add_argument("--seeds", type=whole_numbers, default=seeds, help="(default: %(default)s)")
     parser.add_argument(
@@ -151,7 +165,8 @@ def planned(options: argparse.Namespace) -> tuple[Dataset, Config, dict[str, Con
                 f"{change}: tasks have one class each here, and of one class the critic is told nothing; "
                 "try critic_condition with benchmarks.streams --groups"
             )
-    base = changed(preset(options.data, options.variant), options.base)
+    name = preset_for(options.preset or options.data, options.data)
+    base = changed(preset(name, options.variant), options.base)
     configs = {change: changed(base, change) for change in ["", *options.changes]}
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
     return first, base, configs

@@ -25,9 +25,9 @@ from benchmarks.arguments import positive, whole_numbers
 from benchmarks.choosing import changed, judge
 from dgm_jax import data
 from dgm_jax.compilation import keep_programs
-from dgm_jax.config import Config, preset
+from dgm_jax.config import Config, preset, preset_for
 from dgm_jax.data import Dataset
-from dgm_jax.errors import exit_status
+from dgm_jax.errors import UserError, exit_status
 
 
 def order(dataset: Dataset, number: int) -> list[int]:
@@ -89,7 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", required=True)
     parser.add_argument("--variants", nargs="+", choices=("dgma", "dgmw"), default=("dgma", "dgmw"))
     parser.add_argument("--train-per-class", type=positive, default=500, help="a quarter of them to judge by")
-    parser.add_argument("--groups", type=whole_numbers, default="1", help="classes a task (default: 1)")
+    parser.add_argument(
+        "--groups",
+        type=whole_numbers,
+        default="1",
+        help="classes a task, e.g. 2; or several to try, 1,2,5",
+    )
     parser.add_argument("--orders", type=positive, default=3, help="how many orders of the classes")
     parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
     parser.add_argument("--data-dir", type=Path, default=data.default_folder(), help="folder of data sets")
@@ -97,17 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     keep_programs()
     shown: list[dict[str, Any]] = []
-    configs = {variant: changed(preset(options.preset, variant), options.base) for variant in options.variants}
+    name = preset_for(options.preset, options.data)
+    configs = {variant: changed(preset(name, variant), options.base) for variant in options.variants}
     sizes = {config.image_size for config in configs.values()}
     datasets = {size: _load(options.data.split("+"), options.data_dir, size) for size in sizes}
     for group in options.groups:  # All, before any work.
         for config in configs.values():
             n_classes = len(datasets[config.image_size].labels)
-            data.task_sizes(group, n_classes)
+            if n_classes % group:
+                raise UserError(f"--groups {group}: {n_classes} classes do not split into tasks of {group} each")
     for variant, config in configs.items():
         chosen = datasets[config.image_size].first_per_class(options.train_per_class).for_choosing()
         for group in options.groups:
-            entry = {"data": options.data, "preset": options.preset, "variant": variant, "change": options.base}
+            entry = {"data": options.data, "preset": name, "variant": variant, "change": options.base}
             entry |= {"group": group, "classes": len(chosen.labels), "orders": options.orders}
             entry |= {"train_per_class": options.train_per_class, "config": dataclasses.asdict(config)}
             measure = partial(learnt, config, chosen, group=group, orders=options.orders)

@@ -49,6 +49,7 @@ def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:
         axis.errorbar(sizes, middle, spread, fmt="o", color=f"C{number}", label=variant, capsize=3)
         for entry, x, y in zip(own, sizes, middle, strict=True):
             said = ", ".join(part for part in entry["change"].split(",") if part not in common)
+            said = said or "as it is"
             axis.annotate(said, (x, y), fontsize=7, textcoords="offset points", xytext=(5, 3))
     axis.set(xscale="log", xlabel="memory, kB", ylabel="accuracy after the last task, %")
     for formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):

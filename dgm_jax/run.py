@@ -374,9 +374,8 @@ class Run:
         return {"discriminator": {"params": self.discriminator[0], "statistics": self.discriminator[1]}}
 
     def _kept_classifier(self) -> dict[str, Any]:
-        """Of a task in progress: the classifier before it, if it is asked for images of old classes."""
-        needed = self.config.replay_confidence < 1 or self.config.distillation_weight > 0
-        if self.classifier is None or not needed:
+        """Of a task in progress: the classifier before it, which may be asked for images of old classes."""
+        if self.classifier is None:
             return {}
         return {"classifier_before": {"params": self.classifier[0], "statistics": self.classifier[1]}}
 

@@ -16,7 +16,7 @@ import tyro
 
 from dgm_jax import data, files
 from dgm_jax.callbacks import Callback, RunStart
-from dgm_jax.config import PRESETS, Config, Method, preset
+from dgm_jax.config import NAMED_PRESETS, Config, Method, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, told
 from dgm_jax.progress import ConsoleProgress
@@ -25,15 +25,11 @@ from dgm_jax.workdir import Workdir
 _IMAGENET50 = 50  # classes
 
 
-_BEST = [name.removeprefix("best-") for name in PRESETS if name.startswith("best-")]
-_PRESETS = ("best", *(name for name in PRESETS if not name.startswith("best-")))  # As the command line has them.
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a run is told besides its settings; `settings` come last in the help, being many."""
 
-    preset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(_PRESETS)}}}")]
+    preset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(NAMED_PRESETS)}}}")]
     """Named set of settings; with --variant it decides the defaults listed below. best: what goes beyond the paper and
     measured best, of digits, mnist and cifar10."""
     class_order: str = "natural"
@@ -42,7 +38,7 @@ class Options:
     """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
     workdir: Annotated[
         Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/EXPERIMENT-VARIANT-seedSEED)"),
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/EXPERIMENT[-PRESET]-VARIANT-seedSEED)"),
     ] = None
     """Folder of the run; a run that was interrupted goes on there."""
     data_dir: Annotated[
@@ -222,7 +218,8 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         settings = options.settings
         which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
         learnt_by = settings.variant if settings.method == "dgm" else settings.method
-        workdir = options.workdir or Path("runs") / f"{name}-{learnt_by}-{which}"
+        called = name if options.preset == name else f"{name}-{options.preset}"
+        workdir = options.workdir or Path("runs") / f"{called}-{learnt_by}-{which}"
         if settings.method != "dgm" and options.seeds is not None:
             raise UserError("--seeds is for --method dgm; run a baseline once for each --seed")
         if settings.method != "dgm" and options.show_real:
@@ -291,14 +288,7 @@ def parse(
     first.add_argument("--variant", default="dgma")
     first.add_argument("--method", default="dgm")
     chosen, _ = first.parse_known_args(arguments)
-    if chosen.preset == "best":
-        if name not in _BEST:
-            raise UserError(f"--preset best was measured for {', '.join(_BEST)} alone; leave it out")
-        chosen.preset = f"best-{name}"
-    elif chosen.preset not in PRESETS:
-        valid = [own for own in _PRESETS if own != "best" or name in _BEST]
-        raise UserError(f"--preset {chosen.preset!r} is unknown; choose one of {', '.join(valid)}")
-    settings = preset(chosen.preset, chosen.variant)
+    settings = preset(preset_for(chosen.preset, name), chosen.variant)
     if chosen.method in get_args(Method):  # What a preset has for DGM alone does not count for another method.
         settings = settings.for_method(chosen.method)
     known: dict[str, Any] = {"preset": chosen.preset, "settings": settings}

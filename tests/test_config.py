@@ -22,6 +22,7 @@ from dgm_jax.errors import ConfigError
         ({"penalty_weight": None}, "penalty_weight=None must be a number"),
         ({"critic_shift": 16}, "critic_shift=16 must be below half of image_size=32"),
         ({"masks": "random", "scale_schedule": "geometric"}, "scale_schedule='geometric' is for gates that learn"),
+        ({"warm_start": True, "anneal_within_epoch": True}, "warm_start=True begins with gates nearly open or closed"),
         ({"penalty": "r1", "penalty_weight": 0}, "penalty='r1' does nothing with penalty_weight=0"),
         ({"method": "mergan", "critic_condition": "projection"}, "critic_condition='projection' does nothing for"),
         ({"method": "er", "consolidation_real": 0.5}, "consolidation_real=0.5 does nothing for method 'er'"),

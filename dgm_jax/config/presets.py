@@ -160,6 +160,28 @@ PRESETS["imagenet50"] = {
 }
 
 
+NAMED_PRESETS = ("best", *(name for name in PRESETS if not name.startswith("best-")))  # As a person calls them.
+
+
+def preset_for(name: str, data: str) -> str:
+    """The name in `PRESETS` of what a person calls `name` for the data set `data`: "best" is measured for each.
+
+    Raises:
+      ConfigError: if there is none of that name, or "best" was not measured for these data.
+    """
+    own = f"best-{data}"
+    if name == "best" and own not in PRESETS:
+        settings = ", ".join(f"{setting}={value}" for setting, value in (_QUICKER | _CONSOLIDATED).items())
+        raise ConfigError(
+            f"preset 'best' was measured for {', '.join(_BEST)} alone; leave it out, or try its settings one by one: "
+            f"{settings} (docs/results/beyond.md)"
+        )
+    if name != "best" and name not in NAMED_PRESETS:
+        named = [valid for valid in NAMED_PRESETS if valid != "best" or own in PRESETS]
+        raise ConfigError(f"preset {name!r} is unknown; choose one of {', '.join(named)}")
+    return own if name == "best" else name
+
+
 def preset(name: str, variant: Variant = "dgma") -> Config:
     """Returns the named set of settings for a variant; raises ConfigError naming the valid ones if there is none."""
     if name not in PRESETS:

@@ -229,6 +229,11 @@ class Config:
                 f"warm_start=True begins with an earlier class's masks; masks={self.masks!r} and reuse={self.reuse} "
                 "must be 'learnt' and True"
             )
+        if self.warm_start and self.anneal_within_epoch:
+            raise ConfigError(
+                "warm_start=True begins with gates nearly open or closed, which anneal_within_epoch brings back to "
+                "half open in every epoch: leave out one of the two"
+            )
         for name in ("gate_learning_rate", "gate_reach", "scale_schedule"):
             value = getattr(self, name)
             if value != _default(name) and self.masks != "learnt":

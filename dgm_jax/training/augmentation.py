@@ -10,11 +10,13 @@ from dgm_jax.config import Config
 
 def augmented(key: jax.Array, images: jax.Array, config: Config) -> jax.Array:
     """Images, [batch, h, w, c] in [-1, 1], as the settings `consolidation_*` ask a classifier to learn them."""
+    # `shifted` takes the key itself, so that runs of the first days, which only shifted, repeat bit for bit. It splits
+    # it: what is folded in for the others must be neither 0 nor 1.
     if config.consolidation_turn:
-        images = turned(jax.random.fold_in(key, 1), images, config.consolidation_turn)
+        images = turned(jax.random.fold_in(key, 2), images, config.consolidation_turn)
     if config.consolidation_flip:
-        images = flipped(jax.random.fold_in(key, 2), images)
-    if config.consolidation_shift:  # The key itself: runs of the first days, which only shifted, repeat bit for bit.
+        images = flipped(jax.random.fold_in(key, 3), images)
+    if config.consolidation_shift:
         images = shifted(key, images, config.consolidation_shift)
     return images
 

@@ -68,7 +68,7 @@ def test_each_grouping_is_learnt_in_each_order_once(tmp_path, monkeypatch, learn
 @pytest.mark.parametrize(
     "argv, said",
     [
-        (["--groups", "2,3"], "do not split into tasks of 3"),
+        (["--groups", "2,3"], "do not split into tasks of 3 each"),
         (["--base", "gate_position=before_norm"], "gate_position='before_norm' is for dgma"),
     ],
 )

@@ -27,6 +27,7 @@ def test_a_change_in_words():
     "change, error, text",
     [
         ("epoch=3", UserError, "epoch=3: there is no setting 'epoch'; did you mean epochs?"),
+        ("hinge", UserError, "hinge: 'hinge' is no change; expected NAME=VALUE, e.g. adversarial_loss=hinge"),
         ("replay=new", ConfigError, "replay='new' is unknown"),
         ("epochs=0", ConfigError, "epochs=0 must be greater than 0"),
         ("seed=3", UserError, "seed=3: seed is not changed here; give --seeds or --orders"),
@@ -100,6 +101,19 @@ def test_each_change_reaches_the_learner(tmp_path, monkeypatch):
     tune.main([*argv, "--out", str(tmp_path / "tuning.json")])
     width = CONFIG.generator_width
     assert learnt == [(0, width, 1), (3, width, 1), (0, 4, 1), (3, 4, 1)]
+
+
+def test_more_tasks_than_classes_are_refused():
+    with pytest.raises(UserError, match="^--tasks 11 is more than the 10 classes that digits has$"):
+        choosing.first_tasks(data.load("digits"), 40, tasks=11)
+
+
+def test_best_is_what_is_measured_for_the_data(tmp_path, monkeypatch):
+    options = choosing.command_line(None, tasks=2, seeds="0").parse_args(
+        ["digits", "--preset", "best", "--base", "epochs=7", "--out", str(tmp_path / "tuning.json")]
+    )
+    _, base, _ = choosing.planned(options)
+    assert base == dataclasses.replace(PRESETS["best-digits"]["dgma"], epochs=7)
 
 
 def test_what_does_nothing_to_tasks_of_one_class_is_refused(tmp_path):

@@ -104,7 +104,8 @@ def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
 def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
     assert cli.run("svhn", "", argv=["--preset", "best"]) == 2
     said = capsys.readouterr().err
-    assert said == "error: --preset best was measured for digits, mnist, cifar10 alone; leave it out\n"
+    assert said.startswith("error: preset 'best' was measured for digits, mnist, cifar10 alone; leave it out, or try")
+    assert all(f"{name}=" in said for name in ("warm_start", "batch_size", "consolidation_steps"))
 
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
@@ -182,7 +183,11 @@ NAMED = [name for name in PRESETS if not name.startswith("best-")]
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--preset", "nope"], f"error: --preset 'nope' is unknown; choose one of best, {', '.join(NAMED)}\n"),
+        (["--preset", "nope"], f"error: preset 'nope' is unknown; choose one of best, {', '.join(NAMED)}\n"),
+        (
+            ["--preset", "best-mnist"],
+            f"error: preset 'best-mnist' is unknown; choose one of best, {', '.join(NAMED)}\n",
+        ),
         (["--variant", "dgmx"], "error: variant 'dgmx' is unknown; choose one of dgma, dgmw\n"),
     ],
 )
@@ -193,7 +198,7 @@ def test_an_unknown_preset_or_variant_names_the_valid_ones(argv: list[str], expe
 
 def test_best_is_named_only_where_it_was_measured(capsys) -> None:
     assert cli.run("svhn", None, argv=["--preset", "nope"]) == 2
-    assert capsys.readouterr().err == f"error: --preset 'nope' is unknown; choose one of {', '.join(NAMED)}\n"
+    assert capsys.readouterr().err == f"error: preset 'nope' is unknown; choose one of {', '.join(NAMED)}\n"
 
 
 def test_the_file_of_arrays_is_required(capsys) -> None:
@@ -268,7 +273,7 @@ def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None
         "config": dataclasses.replace(preset("paper-mnist", "dgmw"), seed=4),
         "devices": 1,
         "backend": "shard_map",
-        "workdir": Path("runs/digits-dgmw-seed4"),
+        "workdir": Path("runs/digits-paper-mnist-dgmw-seed4"),
         "resume_anyway": False,
     }
 
@@ -276,7 +281,7 @@ def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None
 def test_a_baseline_is_run_by_its_own_learner(baseline_learner, capsys) -> None:
     assert run("--method", "er", "--memory-size", "30", "--seed", "2") == 0
     assert baseline_learner.fitted["config"].memory_size == 30
-    assert baseline_learner.fitted["workdir"] == Path("runs/digits-er-seed2")
+    assert baseline_learner.fitted["workdir"] == Path("runs/digits-paper-mnist-er-seed2")
     assert run("--method", "er", "--seeds", "0,1") == 2
     assert capsys.readouterr().err.endswith("--seeds is for --method dgm; run a baseline once for each --seed\n")
 
@@ -300,12 +305,12 @@ def test_the_compilation_cache_is_kept_or_not(argv, called, learner, monkeypatch
 def test_several_seeds(learner, capsys) -> None:
     assert run("--seeds", "4,0", "--no-compilation-cache") == 0
     assert learner.fitted["seeds"] == (4, 0) and learner.fitted["streams"] == 2
-    assert learner.fitted["workdir"] == Path("runs/digits-dgma-seeds4-0")
+    assert learner.fitted["workdir"] == Path("runs/digits-paper-mnist-dgma-seeds4-0")
     out = capsys.readouterr().out
     assert "seeds 4, 0: A_10, strict protocol: consolidated 95.1 +- 0.4 %\n" in out
-    assert "runs/digits-dgma-seeds4-0/summary.json" in out
+    assert "runs/digits-paper-mnist-dgma-seeds4-0/summary.json" in out
     assert run("--seeds", "4", "--no-compilation-cache") == 0
-    assert learner.fitted["workdir"] == Path("runs/digits-dgma-seeds4")
+    assert learner.fitted["workdir"] == Path("runs/digits-paper-mnist-dgma-seeds4")
 
 
 @pytest.mark.parametrize("text", ["0,0", "1;2", "", "0,-1", "0,01,1"])

@@ -71,7 +71,8 @@ def test_turned_is_a_rotation_by_at_most_so_many_degrees(images):
 def test_all_changes_together_each_with_a_key_of_its_own(images):
     config = dataclasses.replace(Config(), consolidation_shift=1, consolidation_flip=True, consolidation_turn=5.0)
     once = np.asarray(augmented(KEY, images, config))
-    keys = [jax.random.fold_in(KEY, 1), jax.random.fold_in(KEY, 2), KEY]
+    keys = [jax.random.fold_in(KEY, 2), jax.random.fold_in(KEY, 3), KEY]
     one_by_one = shifted(keys[2], flipped(keys[1], turned(keys[0], images, 5.0)), 1)
     np.testing.assert_array_equal(once, np.asarray(one_by_one))
-    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 3
+    used = [*keys, *jax.random.split(KEY)]  # What `shifted` makes of its own.
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in used}) == 5
