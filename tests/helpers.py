@@ -251,7 +251,7 @@ def beyond(variant: str = "dgma", **changes: Any) -> Config:
         **{"consolidation_turn": 5.0, "consolidation_flip": True, "consolidation_smoothing": 0.1},
         **{"consolidation_average": 0.9, "consolidation_width": 6},
     }
-    return small(variant, image_size=8, **own, **changes)
+    return small(variant, **({"image_size": 8} | own | changes))
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """The classifier that a run leaves behind says what the run measured."""
 
+import json
+
 import helpers
 import numpy as np
 import pytest
@@ -20,8 +22,6 @@ def run():
 
 @pytest.mark.parametrize("reading", ["consolidated", "auxiliary"])
 def test_it_is_right_as_often_as_the_run_said(run, reading):
-    import json
-
     summary = json.loads((run.workdir / "summary.json").read_text())
     dataset = helpers.digits(8, helpers.SIX, 24, (70, -3, 12, 5, 900, 41))
     classifier = load_classifier(run.workdir, reading=reading)
@@ -30,6 +30,19 @@ def test_it_is_right_as_often_as_the_run_said(run, reading):
     assert probabilities.shape == (len(dataset.x_test), 6) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert np.array_equal(np.asarray(classifier.labels)[probabilities.argmax(axis=1)], labels)
+
+
+def test_a_network_of_its_own():
+    """Of another kind than the discriminator; it decides what the next task begins as, too."""
+    config = helpers.beyond("dgmw", consolidation_network="resnet")
+    run = helpers.finished(config, labels=helpers.SIX, classes_per_task=2)
+    summary = json.loads((run.workdir / "summary.json").read_text())
+    test = helpers.digits(8, helpers.SIX)
+    classifiers = [load_classifier(run.workdir, reading=reading) for reading in ("consolidated", "auxiliary")]
+    assert [own.network for own in classifiers] == ["resnet", "dcgan"]
+    for reading, classifier in zip(("consolidated", "auxiliary"), classifiers, strict=True):
+        labels, _ = classifier.predict(test.x_test)
+        assert np.mean(labels == test.y_test) == pytest.approx(summary["A_6"][reading]["micro"])
 
 
 def test_after_a_part_of_the_tasks(run, tmp_path):

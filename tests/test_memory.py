@@ -22,7 +22,7 @@ RUNS = {
         helpers.small("dgmw", image_size=8, headroom=2), labels=helpers.SIX, classes_per_task=2
     ),
     "dgma-resnet": lambda: helpers.finished(helpers.residual("dgma")),
-    "dgma-8-beyond": lambda: helpers.finished(helpers.beyond("dgma")),
+    "dgma-16-beyond": lambda: helpers.finished(helpers.beyond("dgma", image_size=16)),
     "dgmw-8-beyond-pairs": lambda: helpers.finished(helpers.beyond("dgmw"), labels=helpers.SIX, classes_per_task=2),
     "dgmw-resnet-pairs": lambda: helpers.finished(helpers.residual("dgmw"), labels=helpers.SIX, classes_per_task=2),
 }

@@ -50,10 +50,17 @@ class TestResume:
         assert_same_results(tmp_path, helpers.finished(TINY).workdir)
 
     @pytest.mark.parametrize(
-        "variant, stream", [("dgma", {}), ("dgmw", {"labels": helpers.SIX, "classes_per_task": 2})]
+        "config, stream",
+        [
+            (helpers.beyond("dgma", image_size=16), {}),
+            (
+                helpers.beyond("dgmw", consolidation_network="resnet"),
+                {"labels": helpers.SIX, "classes_per_task": 2},
+            ),
+        ],
+        ids=["dgma", "dgmw"],
     )
-    def test_with_all_that_goes_beyond_the_paper(self, variant, stream, tmp_path, step_by_step):
-        config = helpers.beyond(variant)
+    def test_with_all_that_goes_beyond_the_paper(self, config, stream, tmp_path, step_by_step):
         interrupt(config, tmp_path, "train", 1, 2, **stream)
         interrupt(config, tmp_path, "consolidate", 1, **stream)
         interrupt(config, tmp_path, "epoch end", 2, 0, **stream)

@@ -4,6 +4,7 @@ import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dgm_jax.training.step import Step
@@ -56,3 +57,35 @@ def test_hinge_is_what_is_minimised():
 def test_the_penalty_counts_with_its_weight(penalty):
     free, weighed = (_learnt((1, 2), penalty=penalty, penalty_weight=w)[0] for w in (0.0, 3.0))
     assert weighed["critic_loss"] - free["critic_loss"] == pytest.approx(3 * weighed["gradient_penalty"], rel=1e-4)
+
+
+def test_a_projection_is_learnt_by_all_of_the_loss():
+    """Its gradient, penalty included, against differences of the loss, in float64."""
+    step = Step.of(helpers.small("dgma", image_size=8, critic_condition="projection", penalty_weight=3.0))
+    params, statistics = step.pair.init_discriminator(jax.random.key(0), width=4, image_size=8, channels=1, n_classes=3)
+    images = helpers.digits(8).x_train / 127.5 - 1
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        wide = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)  # noqa: E731
+        params, statistics = wide(params), wide(statistics)
+        table = rng.normal(0, 0.3, (2, len(params["critic"]["kernel"])))
+        real, fake = (jnp.asarray(rng.permutation(images)[:BATCH]) for _ in range(2))
+        head, alpha = jnp.arange(BATCH) % 2, jnp.asarray(rng.uniform(size=BATCH))
+
+        @helpers.quick_jit
+        def learn(table):
+            own = params | {"projection": table}
+            optimiser = step.optimisers.discriminator.init(own)
+            state = {"discriminator": own, "discriminator_statistics": statistics, "discriminator_optimiser": optimiser}
+            after, metrics = step._learn_values(state, real, fake, alpha, head)
+            moments = optax.tree_utils.tree_get(after["discriminator_optimiser"], "mu")
+            return after["discriminator"]["projection"], moments["projection"], metrics["critic_loss"]
+
+        moved, moment, _ = learn(table)
+        gradient = moment / (1 - step.config.adam_b1)
+        for place in [(0, 0), (0, 3), (1, 1), (1, 2)]:
+            change = np.zeros_like(table)
+            change[place] = 1e-5
+            slope = (learn(table + change)[2] - learn(table - change)[2]) / 2e-5
+            assert gradient[place] == pytest.approx(float(slope), rel=1e-5, abs=1e-8) and slope != 0
+        assert np.all(np.sign(moved - table) == -np.sign(gradient))

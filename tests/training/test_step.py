@@ -330,6 +330,28 @@ def test_both_networks_learn_from_images_that_are_moved():
     assert terms[1] == pytest.approx(terms[0], rel=1e-12) and terms[2] != pytest.approx(terms[0], rel=1e-6)
 
 
+def test_the_generator_is_judged_by_the_projection_too():
+    """Its term is linear in the table, and what it learns changes."""
+    file, states, _ = _discriminated("dgmw_t1", "float64")
+    with jax.enable_x64(True):
+        step = Step.of(dataclasses.replace(_config(file, "dgmw_t1", "closed"), critic_condition="projection"))
+        _, of_generator = _inputs(file, "float64")
+        critic = states[-1].discriminator
+        heads, features = int(np.max(of_generator[2])) + 1, len(critic["critic"]["kernel"])
+        table = np.random.default_rng(0).normal(size=(heads, features))
+
+        @helpers.quick_jit
+        def run(table):
+            state = dataclasses.replace(states[-1], discriminator=critic | {"projection": table})
+            return step.generator_step(state, *of_generator)
+
+        (plain, none), (once, one), (_, two) = (jax.device_get(run(factor * table)) for factor in (0.0, 1.0, 2.0))
+    terms = [metrics["adversarial_term"] for metrics in (none, one, two)]
+    assert terms[0] != terms[1] and terms[2] - terms[0] == pytest.approx(2 * (terms[1] - terms[0]), rel=1e-9)
+    plainly, told = (_gradient(states[-1], own, "generator", file)["heads"] for own in (plain, once))
+    assert np.any(plainly != told)
+
+
 @pytest.mark.parametrize("lead, epoch", [(0, 3), (1, 2), (2, 1)])
 def test_the_annealing_can_be_ahead(lead, epoch):
     """ImageNet counts epochs from 1 (ALGORITHM, section 3)."""

@@ -183,6 +183,23 @@ def test_the_critic_may_take_several_steps_for_each_of_the_generator():
     assert [int(optax.tree_utils.tree_get(own, "count")) for own in counts] == [2 * (1 + 3), 2]
 
 
+def test_each_further_step_of_the_critic_has_images_and_noise_of_its_own():
+    """Networks stand all but still here, so that equal images and noise would have the same values again."""
+    still = {"generator_learning_rate": 1e-30, "discriminator_learning_rate": 1e-30, "replay_steps": 1}
+    means = []
+    for n in (1, 2):
+        trainer = _trainer("dgma", 8, critic_steps=n, **still)
+        *_, state, capacity = _begin(trainer)
+        _, (mean,) = trainer.run_epoch(
+            *(state, *_images(trainer), capacity, [jax.random.key(1)]),
+            **{"task": 1, "epoch": 0, "steps": 1, "on_steps": lambda n: None},
+        )
+        means.append(mean)
+    once, twice = means
+    assert all(abs(twice[name] - once[name]) > 1e-5 for name in ("critic_real", "critic_fake", "gradient_penalty"))
+    assert all(twice[name] == pytest.approx(once[name]) for name in ("adversarial_term", "classifier_loss"))
+
+
 def test_a_discriminator_without_norms_has_none():
     states = [_begin(_trainer("dgma", 16, discriminator_norm=norm))[3] for norm in ("batch", "none")]
     assert [len(jax.tree.leaves(state.discriminator_statistics)) > 0 for state in states] == [True, False]
