@@ -84,6 +84,16 @@ def test_several_classes_a_task(variant, tmp_path):
         _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
 
 
+def test_with_all_that_goes_beyond_the_paper(tmp_path):
+    """And with masks that settle before a task ends."""
+    config = helpers.beyond("dgma", mask_share=0.5, headroom=1)
+    streams = [helpers.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
+    Learner(config, devices=1).fit_seeds(SEEDS, streams, tmp_path)
+    for seed in SEEDS:
+        alone = helpers.finished(dataclasses.replace(config, seed=seed), labels=LABELS_OF_PAIRS, classes_per_task=2)
+        _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
+
+
 def test_the_summary_has_mean_and_deviation(together):
     folder, summary, _ = together
     assert json.loads((folder / "summary.json").read_text()) == summary
