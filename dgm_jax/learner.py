@@ -90,7 +90,8 @@ class Learner:
     ) -> dict[str, Any]:
         """Learns a stream with several seeds at once, as one vectorised program.
 
-        Each seed's results are those of a run of its own, to rounding, and lie in a folder of its own, `seed<number>`;
+        Each seed's results are those of a run of its own, to rounding (and to what `training.subnetwork` says of free
+        weights of closed units), and lie in a folder of its own, `seed<number>`;
         `summary.json` beside these folders has mean and standard deviation. What ends one seed, such as a loss that is
         not finite any more, ends all; each can go on by itself in its folder.
 

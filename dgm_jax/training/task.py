@@ -147,7 +147,8 @@ class Trainer:
           key: a PRNG key.
           kernels: shared weights, of logical widths.
           reserved: cumulative masks, of logical widths.
-          physical: the padded widths to train at (`shapes.physical_widths`); they change no result beyond rounding.
+          physical: the padded widths to train at (`shapes.physical_widths`); they change no result beyond rounding, but
+            for free weights of closed units (`subnetwork`).
           classes: class indices of the task.
           discriminator: parameters and statistics to go on with; None: fresh ones.
           like: for each of the classes one of an earlier task to begin as, each as a task of one class; if any.
