@@ -4,7 +4,7 @@ The data are read from a folder of TensorFlow Datasets, without TensorFlow; `pyt
 one. The authors released no settings for CIFAR-10: these are ours.
 
     python -m experiments.cifar10 --data-dir DIR
-    python -m experiments.cifar10 --data-dir DIR --preset best --variant dgmw --train-per-class 1500 --epochs 10
+    python -m experiments.cifar10 --data-dir DIR --preset best --variant dgmw --train-per-class 1500
     python -m experiments.cifar10 --data-dir DIR --variant dgmw --classes-per-task 2
 """
 
