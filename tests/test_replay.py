@@ -1,6 +1,5 @@
 """What classifiers learn from: how much is drawn, whom the last one is surest of, and what it said of them."""
 
-
 import helpers
 import jax
 import numpy as np
