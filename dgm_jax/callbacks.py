@@ -3,6 +3,7 @@
 Each event is a plain, frozen record. Callbacks run on the host between compiled calls and cannot change a run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class TaskStart:
 class Progress:
     """Something moved: `done` of `total` units of a phase ("replay", "train", "consolidate").
 
-    The units are classes drawn, iterations of the epoch, and steps of the consolidated classifier.
+    The units are classes drawn, iterations of the epoch (of a baseline's classifier: of the task), and steps of the
+    consolidated classifier.
     """
 
     task: int
@@ -54,6 +56,7 @@ class Progress:
     done: float
     total: float
     epoch: int | None = None
+    metrics: Mapping[str, float] | None = None  # Means since the last report, of training that has no epochs.
 
 
 @dataclass(frozen=True)

@@ -92,14 +92,15 @@ class ConsoleProgress(Callback):
         self._task, self._epoch, self._metrics = event, event.first_epoch, {}
         self._follow(event.task, "train")
         left = f"epochs {event.first_epoch + 1} to {event.epochs}" if event.first_epoch else f"{event.epochs} epochs"
-        widths = "-".join(map(str, event.widths))
+        steps = f"{left} of {event.steps:,} steps" if event.epochs > 1 else f"{event.steps:,} steps"
+        widths = f", widths {'-'.join(map(str, event.widths))}" if event.widths else ""
         compiling = "; compiling first, or loading what was compiled before" if event.compiles else ""
-        training = f"; {left} of {event.steps} steps, widths {widths}{compiling}" if widths else ""
-        self._show(f"classes {', '.join(event.classes)}{training}", always=True)
+        self._show(f"classes {', '.join(event.classes)}; {steps}{widths}{compiling}", always=True)
 
     def on_progress(self, event: Progress) -> None:
         """Moves the bar."""
         self._follow(event.task, event.phase)
+        self._metrics = event.metrics or self._metrics
         share = event.done / event.total if event.total else 1.0
         if event.phase == "train" and event.epoch is not None and self._task is not None:  # Of one epoch, not of all.
             self._epoch = event.epoch
@@ -195,7 +196,7 @@ class ConsoleProgress(Callback):
         """What stands beside the bar, piece by piece; the most important first, as narrow terminals cut the rest."""
         task = self._task if self._phase == "train" else None
         rate = self._paces[self._phase].rate if self._phase in self._paces else None
-        if task is not None:
+        if task is not None and task.epochs > 1:
             yield f"epoch {min(self._epoch + 1, task.epochs)}/{task.epochs}"
         else:
             yield f"{self._phase} {share:.0%}"

@@ -409,11 +409,12 @@ def _unknown(argument: str, kind: type[Options]) -> str:
     fields = [*kind.__dataclass_fields__, *Config.__dataclass_fields__]
     names = [f"--{field.replace('_', '-')}" for field in fields if field != "settings"]
     close = difflib.get_close_matches(argument.partition("=")[0].replace("_", "-"), names, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    if close:
+        return f"unknown option {argument}; did you mean {close[0]}? --help explains all options"
     valid = textwrap.fill(
         " ".join(sorted(names)), width=100, break_on_hyphens=False, initial_indent="  ", subsequent_indent="  "
     )
-    return f"unknown option {argument}{hint}\nThe options, which --help explains, are\n{valid}"
+    return f"unknown option {argument}\nThe options, which --help explains, are\n{valid}"
 
 
 def _program(name: str) -> str:

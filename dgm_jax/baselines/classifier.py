@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dgm_jax.baselines.method import Watch
 from dgm_jax.config import Config
 from dgm_jax.models import pair
 from dgm_jax.models.discriminator import Output
@@ -38,7 +39,7 @@ def train(
     seen: np.ndarray,
     key: jax.Array,
     config: Config,
-    moved: Callable[[str, float, float], None],
+    watch: Watch,
     *,
     loss: Loss = classification,
     anchor: Any = None,
@@ -51,7 +52,7 @@ def train(
       seen: the classes met so far.
       key: a PRNG key.
       config: the budget.
-      moved: told of the steps.
+      watch: told of the steps, and of the mean loss of the last ones.
       loss: of the parameters, the output for a mini-batch, its images, its labels, the classes seen, and `anchor`.
       anchor: arrays that the loss needs besides.
     """
@@ -60,9 +61,8 @@ def train(
     steps = config.consolidation_steps
     for start in range(0, steps, _STEPS_PER_CALL):
         stop = min(steps, start + _STEPS_PER_CALL)
-        state = _steps(state, sources, seen, key, anchor, start, stop, config=config, loss=loss)
-        jax.block_until_ready(state.params)
-        moved("train", stop, steps)
+        state, total = _steps(state, sources, seen, key, anchor, start, stop, config=config, loss=loss)
+        watch.moved("train", stop, steps, metrics={"classifier_loss": float(total) / (stop - start)})
     return learnt(jax.device_get(state))
 
 
@@ -78,10 +78,12 @@ def _steps(
     *,
     config: Config,
     loss: Loss,
-) -> ClassifierState:
+) -> tuple[ClassifierState, jax.Array]:
+    """The state after steps `start` to `stop`, and the sum of their losses."""
     part = config.batch_size // len(sources)
 
-    def body(i: jax.Array, state: ClassifierState) -> ClassifierState:
+    def body(i: jax.Array, carry: tuple[ClassifierState, jax.Array]) -> tuple[ClassifierState, jax.Array]:
+        state, total = carry
         change_key, *pick_keys = jax.random.split(jax.random.fold_in(key, i), 1 + len(sources))
         picks = [jax.random.randint(k, (part,), 0, s.count) for k, s in zip(pick_keys, sources, strict=True)]
         drawn = to_unit_range(jnp.concatenate([s.images[rows] for s, rows in zip(sources, picks)]))
@@ -94,8 +96,8 @@ def _steps(
             )
             return loss(params, output, images, labels, seen, anchor), statistics
 
-        gradients, statistics = jax.grad(loss_of, has_aux=True)(state.params)
-        return descended(state, gradients, statistics, i, config)
+        (value, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        return descended(state, gradients, statistics, i, config), total + value
 
     with jax.default_matmul_precision(config.matmul_precision):
-        return lax.fori_loop(start, stop, body, state)
+        return lax.fori_loop(start, stop, body, (state, jnp.zeros(())))

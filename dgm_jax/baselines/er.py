@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ImageMemory, Moved, Setting, Tree
+from dgm_jax.baselines.method import ImageMemory, Setting, Tree, Watch
 from dgm_jax.training.epoch import padded
 
 
@@ -18,13 +18,13 @@ class ExperienceReplay(ImageMemory):
         super().__init__(setting)
         self.met = 0
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
+    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
         """Trains on new images and old ones, then lets the new ones into the reservoir."""
         sources = [padded(images, labels, max(map(sum, self.setting.counts)))]
         if len(self.images):
             sources.append(padded(self.images, self.labels, self.config.memory_size))
         self.classifier = classifier.train(
-            self.classifier, tuple(sources), self.setting.seen(task), key, self.config, moved
+            self.classifier, tuple(sources), self.setting.seen(task), key, self.config, watch
         )
         self._let_in(images, labels, np.random.default_rng([self.config.seed, task]))
 

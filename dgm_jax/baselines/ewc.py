@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
+from dgm_jax.baselines.method import ClassifierMethod, Setting, Tree, Watch
 from dgm_jax.models import pair
 from dgm_jax.training.epoch import padded, to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
@@ -29,7 +29,7 @@ class OnlineEWC(ClassifierMethod):
         super().__init__(setting)
         self.fisher = jax.tree.map(np.zeros_like, self.classifier.params)
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
+    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
         """Trains on the task's images under the penalty, then measures what they needed."""
         data = padded(images, labels, max(map(sum, self.setting.counts)))
         seen = self.setting.seen(task)
@@ -40,7 +40,7 @@ class OnlineEWC(ClassifierMethod):
             "weight": np.float32(self.config.ewc_weight),
         }
         self.classifier = classifier.train(
-            self.classifier, (data,), seen, train_key, self.config, moved, loss=_with_springs, anchor=anchor
+            self.classifier, (data,), seen, train_key, self.config, watch, loss=_with_springs, anchor=anchor
         )
         picked = images[np.asarray(jax.random.randint(pick_key, (_FISHER_IMAGES,), 0, len(images)))]
         own = _fisher(

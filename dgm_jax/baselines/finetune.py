@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Moved
+from dgm_jax.baselines.method import ClassifierMethod, Watch
 from dgm_jax.training.epoch import padded
 
 
@@ -13,7 +13,7 @@ class Finetune(ClassifierMethod):
 
     paper = "no paper: plain fine-tuning, the floor"
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
+    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
         """Trains on the task's images."""
         data = padded(images, labels, max(map(sum, self.setting.counts)))
-        self.classifier = classifier.train(self.classifier, (data,), self.setting.seen(task), key, self.config, moved)
+        self.classifier = classifier.train(self.classifier, (data,), self.setting.seen(task), key, self.config, watch)

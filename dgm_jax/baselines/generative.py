@@ -13,13 +13,15 @@ import jax
 import numpy as np
 
 from dgm_jax import consolidation
-from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
+from dgm_jax.baselines.method import ClassifierMethod, Setting, Tree, Watch
 from dgm_jax.errors import NotFinite
 from dgm_jax.memory import Memory, TaskMemory
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState
 from dgm_jax.training.step import Step
 from dgm_jax.training.task import FrozenTask, Trainer
+
+_OF_GATES = {"scale", "open_share", "sparsity", "sparsity_term"}  # Metrics of DGM's step that say nothing here.
 
 
 class UnmaskedGenerator(ClassifierMethod):
@@ -54,8 +56,12 @@ class UnmaskedGenerator(ClassifierMethod):
         self.memory: Memory | None = None
         self.discriminator: tuple[Any, Any] | None = None
 
+    def plan(self, task: int) -> tuple[int, int]:
+        """As DGM's."""
+        return self.config.epochs, sum(self.setting.counts[task]) // self.config.batch_size
+
     def train_generator(
-        self, task: int, data: TaskImages, key: jax.Array, moved: Moved, adapt: Callable[[Capacity], Capacity]
+        self, task: int, data: TaskImages, key: jax.Array, watch: Watch, adapt: Callable[[Capacity], Capacity]
     ) -> None:
         """Goes on training both networks, for as many iterations as DGM takes on this task.
 
@@ -63,7 +69,7 @@ class UnmaskedGenerator(ClassifierMethod):
           task: its number.
           data: real images, and replayed ones if the method mixes them in.
           key: a PRNG key.
-          moved: told of the epochs.
+          watch: told of the epochs and their iterations.
           adapt: adds to the capacity what the method's own step needs.
 
         Raises:
@@ -82,14 +88,14 @@ class UnmaskedGenerator(ClassifierMethod):
         state, capacity = trainer.together([self._go_on(state)]), trainer.together([adapt(capacity)])
         data = trainer.together([data])
         nothing = trainer.together([_nothing_replayed(self.setting.image_shape)])
-        steps = sum(self.setting.counts[task]) // config.batch_size
-        for epoch in range(config.epochs):
+        epochs, steps = self.plan(task)
+        for epoch in range(epochs):
             state, (means,) = trainer.run_epoch(
                 *(state, data, nothing, capacity, [train_key]),
                 task=0,  # The images are a mixture already.
                 epoch=epoch,
                 steps=steps,
-                on_steps=lambda n: None,
+                on_steps=_counted(watch, "train", steps, epoch),
             )
             broken = [name for name, mean in means.items() if not math.isfinite(mean)]
             if broken:
@@ -97,20 +103,14 @@ class UnmaskedGenerator(ClassifierMethod):
                     f"{self.config.method}: {broken[0]} is not finite in task {task}, epoch {epoch}, seed "
                     f"{config.seed}; the tasks before are saved. Try a smaller step size."
                 )
-            moved("train", epoch + 1, config.epochs)
+            watch.epoch_ended(epoch, {name: mean for name, mean in means.items() if name not in _OF_GATES})
         state = jax.device_get(state)
         self.discriminator = (state.discriminator, state.discriminator_statistics)
         self.memory = self._remember(trainer.freeze(state, trainer.first_widths, n_heads=1), task)
 
-    def consolidate(self, task: int, data: TaskImages, key: jax.Array, moved: Moved) -> None:
+    def consolidate(self, task: int, data: TaskImages, key: jax.Array, watch: Watch) -> None:
         """Learns the classifier afresh from `data`, as DGM's consolidated one is."""
-        done = 0
-
-        def on_steps(n: int) -> None:
-            nonlocal done
-            done += n
-            moved("consolidate", done, self.config.consolidation_steps)
-
+        on_steps = _counted(watch, "consolidate", self.config.consolidation_steps)
         data = self.trainer.together([data])
         ((state, _),) = self.trainer.consolidate([key], [data], self.setting.seen(task), on_steps=on_steps)
         self.classifier = jax.device_get(state)
@@ -127,7 +127,7 @@ class UnmaskedGenerator(ClassifierMethod):
             newest=self.setting.tasks[task],
         )
 
-    def replayed(self, task: int, key: jax.Array, moved: Moved) -> tuple[np.ndarray, np.ndarray]:
+    def replayed(self, task: int, key: jax.Array, watch: Watch) -> tuple[np.ndarray, np.ndarray]:
         """For each earlier class as many images as the current task has per class, with the classes asked for."""
         old = range(int(self.setting.seen(task - 1).sum()))
         each = round(sum(self.setting.counts[task]) / len(self.setting.tasks[task]))
@@ -135,7 +135,7 @@ class UnmaskedGenerator(ClassifierMethod):
         for index in old:
             assert self.memory is not None
             images.append(self.memory.images(index, each, jax.random.fold_in(key, index)))
-            moved("replay", index + 1, len(old))
+            watch.moved("replay", index + 1, len(old))
         return np.concatenate(images), np.repeat(np.asarray(old, np.int32), each)
 
     def mixture(self, *parts: tuple[np.ndarray, np.ndarray]) -> TaskImages:
@@ -200,6 +200,18 @@ class UnmaskedGenerator(ClassifierMethod):
             labels=tuple(range(setting.n_classes)),
             names=tuple(map(str, range(setting.n_classes))),
         )
+
+
+def _counted(watch: Watch, phase: str, steps: int, epoch: int | None = None) -> Callable[[int], None]:
+    """Tells of the steps of a phase as they are done, n at a time."""
+    done = 0
+
+    def on_steps(n: int) -> None:
+        nonlocal done
+        done += n
+        watch.moved(phase, done, steps, epoch=epoch)
+
+    return on_steps
 
 
 def _nothing_replayed(image_shape: tuple[int, int, int]) -> ReplayedImages:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Moved, Setting, Tree
+from dgm_jax.baselines.method import ClassifierMethod, Setting, Tree, Watch
 from dgm_jax.errors import ConfigError
 from dgm_jax.models import pair
 from dgm_jax.training.classifier import predict_features
@@ -31,7 +31,7 @@ class ICaRL(ClassifierMethod):
         # One object: one compiled program.
         self._loss = partial(_with_distillation, network=self.config.classifier_network)
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
+    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
         """Trains on new images and exemplars together, old outputs distilled; then chooses exemplars anew."""
         old = len(self.exemplars)
         kept = [np.full(len(own), c, np.int32) for c, own in enumerate(self.exemplars)]
@@ -47,7 +47,7 @@ class ICaRL(ClassifierMethod):
         }
         seen = self.setting.seen(task)
         self.classifier = classifier.train(
-            self.classifier, (data,), seen, key, self.config, moved, loss=self._loss, anchor=anchor
+            self.classifier, (data,), seen, key, self.config, watch, loss=self._loss, anchor=anchor
         )
         each = self.config.memory_size // int(seen.sum())
         self.exemplars = [own[:each] for own in self.exemplars]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 from dgm_jax import checkpoint, files, processes, report
 from dgm_jax.agreement import check_fit, describe
 from dgm_jax.baselines import METHODS
-from dgm_jax.baselines.method import Method, Setting
-from dgm_jax.callbacks import Callback, Progress, RunEnd, RunStart, TaskEnd, TaskStart
+from dgm_jax.baselines.method import Method, Setting, Watch
+from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
 from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
@@ -103,7 +103,7 @@ class _Run:
         self.record = Record(accuracy={READING: []}, micro={READING: []})
         self.building = BuildClock()
         self.key = jax.random.key(self.config.seed)
-        restored = checkpoint.restore(folder.checkpoints, on_damage=lambda text: self._tell("on_note", text))
+        restored = checkpoint.restore(folder.checkpoints, on_damage=lambda text: self.tell("on_note", text))
         if restored is not None:
             self.record = Record(**restored.metadata["record"])
             self.method.restore(restored.tree, self.record.finished_tasks)
@@ -119,9 +119,9 @@ class _Run:
                     self._learn(task)
         summary = self._summary()
         files.write_json(self.folder.summary, summary)
-        report.write_at_the_end(self.folder, lambda text: self._tell("on_note", text))
+        report.write_at_the_end(self.folder, lambda text: self.tell("on_note", text))
         named = {"summary": self.folder.summary, "accuracy": self.folder.accuracy, "page": self.folder.report}
-        self._tell(
+        self.tell(
             "on_run_end",
             RunEnd(
                 summary, self.folder.path, begun == self.stream.n_tasks, {name: str(p) for name, p in named.items()}
@@ -131,11 +131,12 @@ class _Run:
 
     def _learn(self, task: int) -> None:
         stream, begun = self.stream, time.perf_counter()
-        self._tell("on_task_start", self._task_start(task))
+        self.tell("on_task_start", self._task_start(task))
         stream.begin(task)
         key = jax.random.fold_in(self.key, task + 1)
         with timed("train", self.building, [self.record]):
-            self.method.learn(task, *stream.train(task), key, lambda *moved: self._moved(task, *moved))
+            watch = _Teller(self, task)
+            self.method.learn(task, *stream.train(task), key, watch)
         self._require_finite(task)
         with timed("evaluate", self.building, [self.record]):
             pixels, labels = stream.test(task)
@@ -144,8 +145,7 @@ class _Run:
         average = {READING: self.record.average(READING, task)}
         names = [str(label) for label in stream.classes]
         self.folder.write_accuracy({READING: self.record.matrix(READING, stream.n_classes)}, names, "strict")
-        line = {"kind": "task", "task": task, "protocol": "strict", "average": average}
-        files.append_line(self.folder.metrics, json.dumps(line))
+        self.log({"kind": "task", "task": task, "protocol": "strict", "average": average, **watch.metrics})
         files.write_json(self.folder.summary, self._summary())
         older = checkpoint.steps(self.folder.checkpoints)
         checkpoint.save(
@@ -153,7 +153,7 @@ class _Run:
         )
         for step in older:
             checkpoint.delete(self.folder.checkpoints, step)
-        self._tell("on_task_end", self._task_end(task, average, time.perf_counter() - begun))
+        self.tell("on_task_end", self._task_end(task, average, watch.metrics, time.perf_counter() - begun))
 
     def _require_finite(self, task: int) -> None:
         for path, leaf in jax.tree.leaves_with_path(self.method.to_tree()):
@@ -170,18 +170,19 @@ class _Run:
         )
 
     def _task_start(self, task: int) -> TaskStart:
+        epochs, steps = self.method.plan(task)
         return TaskStart(
             task=task,
             classes=self._names(self.stream.tasks[task]),
-            epochs=1,
+            epochs=epochs,
             first_epoch=0,
-            steps=1,
+            steps=steps,
             images_per_step=self.config.batch_size,
             widths=(),
             physical_widths=(),
         )
 
-    def _task_end(self, task: int, average: dict[str, Any], seconds: float) -> TaskEnd:
+    def _task_end(self, task: int, average: dict[str, Any], metrics: dict[str, float], seconds: float) -> TaskEnd:
         return TaskEnd(
             task=task,
             seed=self.config.seed,
@@ -193,12 +194,13 @@ class _Run:
             widths=(),
             seconds=seconds,
             protocol="strict",
+            metrics=metrics,
         )
 
     def _announce(self) -> None:
         stream = self.stream
         done = self.record.position
-        self._tell(
+        self.tell(
             "on_run_start",
             RunStart(
                 config=self.config,
@@ -215,12 +217,40 @@ class _Run:
             ),
         )
 
-    def _moved(self, task: int, phase: str, done: float, total: float) -> None:
-        self._tell("on_progress", Progress(task, phase, done, total))
-
     def _names(self, indices: Sequence[int] | range) -> tuple[str, ...]:
         return tuple(self.stream.class_names[i] for i in indices)
 
-    def _tell(self, event: str, record: Any) -> None:
+    def log(self, line: dict[str, Any]) -> None:
+        files.append_line(self.folder.metrics, json.dumps(line))
+
+    def tell(self, event: str, record: Any) -> None:
         for callback in self.learner.callbacks:
             getattr(callback, event)(record)
+
+
+class _Teller(Watch):
+    """Passes on what a method says of a task, to the callbacks and, at the end of an epoch, to metrics.jsonl."""
+
+    def __init__(self, run: _Run, task: int) -> None:
+        self._run, self._task = run, task
+        self._epoch_begun = time.perf_counter()
+        self.metrics: dict[str, float] = {}  # Of the newest steps of a classifier.
+
+    def moved(
+        self,
+        phase: str,
+        done: float,
+        total: float,
+        *,
+        epoch: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        if metrics is not None:
+            self.metrics = dict(metrics)
+        self._run.tell("on_progress", Progress(self._task, phase, done, total, epoch, metrics))
+
+    def epoch_ended(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._run.log({"kind": "epoch", "task": self._task, "epoch": epoch, "protocol": "strict", **metrics})
+        now = time.perf_counter()
+        self._run.tell("on_epoch_end", EpochEnd(self._task, epoch, dict(metrics), now - self._epoch_begun))
+        self._epoch_begun = now

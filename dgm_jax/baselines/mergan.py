@@ -11,7 +11,7 @@ from flax import struct
 from jax import lax
 
 from dgm_jax.baselines.generative import UnmaskedGenerator
-from dgm_jax.baselines.method import Moved
+from dgm_jax.baselines.method import Watch
 from dgm_jax.training.state import Array, Capacity, Params
 from dgm_jax.training.step import Metrics, Step
 
@@ -21,12 +21,12 @@ class JointRetraining(UnmaskedGenerator):
 
     paper = "Wu et al. 2018 (arXiv 1809.02058), joint retraining; here with the networks and the step of DGM"
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
+    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
         """Retrains on everything, then learns the classifier from generated images of all classes."""
         replay_key, train_key, draw_key, classifier_key = jax.random.split(key, 4)
-        data = self.mixture((images, labels), self.replayed(task, replay_key, moved))
-        self.train_generator(task, data, train_key, moved, lambda capacity: capacity)
-        self.consolidate(task, self.drawn_of_all(task, draw_key, images, labels), classifier_key, moved)
+        data = self.mixture((images, labels), self.replayed(task, replay_key, watch))
+        self.train_generator(task, data, train_key, watch, lambda capacity: capacity)
+        self.consolidate(task, self.drawn_of_all(task, draw_key, images, labels), classifier_key, watch)
 
 
 @struct.dataclass
@@ -82,11 +82,11 @@ class ReplayAlignment(UnmaskedGenerator):
     paper = "Wu et al. 2018 (arXiv 1809.02058), replay alignment; here with the networks and the step of DGM"
     step = AlignedStep
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
+    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
         """Trains on the new images, then learns the classifier from generated images of all classes."""
         train_key, draw_key, classifier_key = jax.random.split(key, 3)
-        self.train_generator(task, self.mixture((images, labels)), train_key, moved, self._aligned)
-        self.consolidate(task, self.drawn_of_all(task, draw_key, images, labels), classifier_key, moved)
+        self.train_generator(task, self.mixture((images, labels)), train_key, watch, self._aligned)
+        self.consolidate(task, self.drawn_of_all(task, draw_key, images, labels), classifier_key, watch)
 
     def _aligned(self, capacity: Capacity) -> AlignedCapacity:
         own: dict[str, Any] = {name: getattr(capacity, name) for name in capacity.__dataclass_fields__}

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,7 +13,24 @@ from dgm_jax.config import Config
 from dgm_jax.training.classifier import init_classifier, predict_logits
 
 Tree = Any
-Moved = Callable[[str, float, float], None]  # (phase, done, in all)
+
+
+class Watch:
+    """Hears how far a task is; this one does nothing with it."""
+
+    def moved(
+        self,
+        phase: str,
+        done: float,
+        total: float,
+        *,
+        epoch: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """`done` of `total` units of a phase, in training of the epoch if there are several; means since the last."""
+
+    def epoch_ended(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch of a task is over; `metrics` are means over its iterations."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,11 @@ class Method(ABC):
         self.setting, self.config = setting, setting.config
 
     @abstractmethod
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, moved: Moved) -> None:
+    def plan(self, task: int) -> tuple[int, int]:
+        """How many epochs training on a task takes, and how many mini-batches each of them."""
+
+    @abstractmethod
+    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
         """Learns a task.
 
         Args:
@@ -60,7 +81,7 @@ class Method(ABC):
           images: uint8 [n, h, w, c], of the task's classes.
           labels: class indices [n].
           key: a PRNG key.
-          moved: is told how far each phase is.
+          watch: is told how far each phase is.
         """
 
     @abstractmethod
@@ -92,6 +113,11 @@ class ClassifierMethod(Method):
             channels=setting.image_shape[2],
             n_classes=setting.n_classes,
         )
+
+    def plan(self, task: int) -> tuple[int, int]:
+        """As many steps for every task, whatever its size."""
+        del task
+        return 1, self.config.consolidation_steps
 
     def logits(self, task: int, images: np.ndarray) -> np.ndarray:
         """The class head's, over the classes seen."""

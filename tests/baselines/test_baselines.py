@@ -1,7 +1,10 @@
 """Baselines: each learns, is resumed to the same end, and does what its paper says."""
 
 import dataclasses
+import io
+import itertools
 import json
+import re
 
 import helpers
 import jax
@@ -9,18 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
+from runs import Log
 
 from dgm_jax import load_memory
-from dgm_jax.baselines import METHODS, ewc, icarl, mergan
+from dgm_jax.baselines import METHODS, classifier, ewc, icarl, mergan
 from dgm_jax.baselines.er import ExperienceReplay
 from dgm_jax.baselines.generative import UnmaskedGenerator
 from dgm_jax.baselines.learner import BaselineLearner, load_method
-from dgm_jax.baselines.method import Setting
+from dgm_jax.baselines.method import Setting, Watch
 from dgm_jax.callbacks import Callback
 from dgm_jax.config import GENERATIVE, KEEPS_IMAGES
 from dgm_jax.data.stream import PastTaskError
 from dgm_jax.errors import ConfigError, NoMemory, NotFinite
 from dgm_jax.models import dcgan
+from dgm_jax.progress import ConsoleProgress
+from dgm_jax.training.classifier import started
+from dgm_jax.training.epoch import padded
 
 CONFIG = helpers.small(
     image_size=8, epochs=2, consolidation_steps=60, consolidation_samples=24, memory_size=12, discriminator_width=8
@@ -59,7 +66,9 @@ def test_interrupted_is_uninterrupted(method, tmp_path):
     trees = [helpers.newest(tmp_path / name).tree for name in ("whole", "stopped")]
     helpers.assert_equal_trees(*trees)
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "stopped")]
-    assert lines[0] == lines[1] and len(lines[0].splitlines()) == 3
+    kinds = [json.loads(line)["kind"] for line in lines[0].splitlines()]
+    of_a_task = [*["epoch"] * (config.epochs if method in GENERATIVE else 0), "task"]
+    assert lines[0] == lines[1] and kinds == 3 * of_a_task
     again = _fit(config, tmp_path / "whole")  # Finished: nothing is trained.
     assert again["seconds"] == whole["seconds"]
 
@@ -77,6 +86,51 @@ def test_what_is_loaded_classifies_as_the_run_did(method, tmp_path):
     np.add.at(confusion, (labels, predictions), 1)
     assert confusion.tolist() == summary["confusion"]["classifier"]
     assert summary["bytes"]["memory"] == loaded.memory_bytes()
+
+
+@methods
+def test_what_a_run_says_while_it_learns(method, tmp_path):
+    """Epochs and their losses where there are several, steps and theirs where not; always how fast it goes."""
+    log, err, ticks = Log(), io.StringIO(), itertools.count()
+    console = ConsoleProgress(out=io.StringIO(), err=err, interval=0, clock=lambda: next(ticks))
+    config = _config(method)
+    _fit(config, tmp_path, log, console)
+    starts, ends = log.heard("on_task_start"), log.heard("on_task_end")
+    trained = [event for event in log.heard("on_progress") if (event.task, event.phase) == (1, "train")]
+    if method in GENERATIVE:
+        assert [(event.epochs, event.steps) for event in starts] == 3 * [(2, 24 // config.batch_size)]
+        assert [(event.epoch, event.done, event.total) for event in trained] == [(0, 3, 3), (1, 3, 3)]
+        epochs = log.heard("on_epoch_end")
+        assert [(event.task, event.epoch) for event in epochs] == [(t, e) for t in range(3) for e in range(2)]
+        assert all({"critic_loss", "generator_loss"} <= set(event.metrics) for event in epochs)
+        assert not any({"scale", "open_share"} & set(event.metrics) for event in epochs)
+        shown = r"task 1 \(2 of 3\): epoch 2/2, [^\n]* left, critic [-\d.e]+, generator [-\d.e]+, .* [1-9]\d* images/s"
+    else:
+        assert [(event.epochs, event.steps) for event in starts] == 3 * [(1, 60)]
+        assert [(event.epoch, event.done, event.total) for event in trained] == [(None, 50, 60), (None, 60, 60)]
+        assert ends[1].metrics == trained[-1].metrics and set(ends[1].metrics) == {"classifier_loss"}
+        assert not log.heard("on_epoch_end")
+        shown = r"task 1 \(2 of 3\): train 100%, 0:00 left, classifier [-\d.e]+, [1-9]\d* images/s"
+    assert re.search(shown, err.getvalue()), err.getvalue()
+
+
+def test_the_loss_that_is_told_is_the_mean_of_the_steps_since():
+    told = []
+
+    class Keeps(Watch):
+        def moved(self, phase, done, total, *, epoch=None, metrics=None):
+            told.append((done, metrics["classifier_loss"]))
+
+    data = padded(np.zeros((8, 8, 8, 1), np.uint8), np.arange(8, dtype=np.int32) % 2, 8)
+    method = METHODS["finetune"](_setting(_config("finetune")))
+    state = started(method.classifier.params, method.classifier.statistics, method.config)
+    seen = method.setting.seen(2)
+
+    def count(params, output, images, labels, seen, anchor):
+        return 3.0 + 0 * jnp.sum(output.logits)
+
+    classifier.train(state, (data,), seen, jax.random.key(0), method.config, Keeps(), loss=count)
+    assert told == [(50, 3.0), (60, 3.0)]
 
 
 def test_the_ceiling_is_above_the_floor(tmp_path):
@@ -205,7 +259,7 @@ def test_generative_replay_is_labelled_by_the_solver(monkeypatch):
     stream = helpers.stream(config)
     method = METHODS["dgr"](_setting(config, tuple(stream.train_counts(t) for t in range(3))))
     stream.begin(0)
-    method.learn(0, *stream.train(0), jax.random.key(0), lambda *_: None)
+    method.learn(0, *stream.train(0), jax.random.key(0), Watch())
     stream.begin(1)
     images, labels = stream.train(1)
     learnt = []
@@ -213,7 +267,7 @@ def test_generative_replay_is_labelled_by_the_solver(monkeypatch):
     monkeypatch.setattr(method, "train_generator", lambda task, data, *_: learnt.append(data))
     said = np.arange(24) % 2
     monkeypatch.setattr(method, "logits", lambda task, drawn: np.eye(3)[said[: len(drawn)]])
-    method.learn(1, images, labels, jax.random.key(1), lambda *_: None)
+    method.learn(1, images, labels, jax.random.key(1), Watch())
     for data in learnt:  # New images first, then as many replayed ones.
         assert data.count == 48
         np.testing.assert_array_equal(data.images[:24], images)
@@ -250,7 +304,7 @@ def test_alignment_holds_the_generator(tmp_path):
         drawn = []
         for task in range(2):
             stream.begin(task)
-            method.learn(task, *stream.train(task), jax.random.key(task), lambda *_: None)
+            method.learn(task, *stream.train(task), jax.random.key(task), Watch())
             drawn.append(method.memory.draw(0, 16, jax.random.key(9)))
         drift.append(np.mean((drawn[1] - drawn[0]) ** 2))
     assert drift[1] < 0.3 * drift[0]

@@ -126,12 +126,17 @@ def test_run_options() -> None:
 # ---- mistakes: exit status 2, and the valid values ----
 
 
-def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
+def test_an_option_that_is_nearly_one_is_named(capsys) -> None:
     assert run("--epoch", "3") == 2
-    error = capsys.readouterr().err
-    assert error.startswith(
-        "error: unknown option --epoch; did you mean --epochs?\nThe options, which --help explains, are\n  --"
+    assert (
+        capsys.readouterr().err == "error: unknown option --epoch; did you mean --epochs? --help explains all options\n"
     )
+
+
+def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
+    assert run("--zzz", "3") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: unknown option --zzz\nThe options, which --help explains, are\n  --")
     assert max(map(len, error.splitlines())) <= 100
     told = error.split()
     for field in dataclasses.fields(Config):
