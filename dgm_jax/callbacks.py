@@ -61,7 +61,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch of a task is over; `metrics` are means over its iterations, plus "scale" and "open_share"."""
+    """An epoch of a task is over; `metrics` are means over its iterations, of DGM also "scale" and "open_share"."""
 
     task: int
     epoch: int
@@ -84,7 +84,7 @@ class TaskEnd:
     widths: tuple[int, ...]  # After growth.
     seconds: float
     protocol: str
-    metrics: dict[str, float] = field(default_factory=dict)  # Of the consolidated classifier while it was trained.
+    metrics: dict[str, float] = field(default_factory=dict)  # Means over all steps of the classifier that is asked.
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ class Classifier:
     labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them.
     names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """What it tells apart: the weights themselves would fill the screen."""
+        shape = "x".join(map(str, self.image_shape))
+        return f"Classifier(labels={list(self.labels)}, images={shape}, network={self.network!r})"
+
     def predict(self, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Tells images apart.
 

@@ -55,6 +55,15 @@ class Memory:
     network: str = "dcgan"  # The kind of generator.
     gate_before_norm: bool = False
 
+    def __repr__(self) -> str:
+        """What it draws and how large it is: the weights themselves would fill the screen."""
+        kilobytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.kernels)) / 1000
+        shape = "x".join(map(str, (self.image_size, self.image_size, self.tasks[0].heads.shape[-1])))
+        return (
+            f"Memory(labels={list(self.labels[: self.n_classes])}, tasks={len(self.tasks)}, images={shape}, "
+            f"network={self.network!r}, widths={'-'.join(map(str, self.widths))}, weights={kilobytes:,.0f} kB)"
+        )
+
     @property
     def generator(self) -> Generator:
         """How its layers are wired."""

@@ -93,9 +93,10 @@ class ConsoleProgress(Callback):
         self._follow(event.task, "train")
         left = f"epochs {event.first_epoch + 1} to {event.epochs}" if event.first_epoch else f"{event.epochs} epochs"
         steps = f"{left} of {event.steps:,} steps" if event.epochs > 1 else f"{event.steps:,} steps"
+        plan = f"; {steps}" if event.epochs * event.steps > 1 else ""  # Else it has no mini-batches.
         widths = f", widths {'-'.join(map(str, event.widths))}" if event.widths else ""
         compiling = "; compiling first, or loading what was compiled before" if event.compiles else ""
-        self._show(f"classes {', '.join(event.classes)}; {steps}{widths}{compiling}", always=True)
+        self._show(f"classes {', '.join(event.classes)}{plan}{widths}{compiling}", always=True)
 
     def on_progress(self, event: Progress) -> None:
         """Moves the bar."""
@@ -204,7 +205,7 @@ class ConsoleProgress(Callback):
             yield f"{_time((1 - share) / rate)} left"
         if task is not None:
             yield from (text.format(self._metrics[name]) for name, text in _SHOWN.items() if name in self._metrics)
-            if rate:
+            if rate and task.epochs * task.steps > 1:
                 yield f"{rate * task.epochs * task.steps * task.images_per_step:,.0f} images/s"
 
     def _show(self, text: str, *, always: bool = False) -> None:

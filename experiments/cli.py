@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from dgm_jax import data, files
-from dgm_jax.callbacks import Callback, RunStart
+from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunStart
 from dgm_jax.config import NAMED_PRESETS, Config, Method, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, told
@@ -210,7 +210,8 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
       The exit status: 0; 2 after an error that the user can mend; 130 after an interrupt.
     """
     progress = ConsoleProgress()
-    debug = False
+    debug, on_return = False, "go on"
+    ctrl_c = files.CtrlC()
     try:
         options = parse(name, description, kind=kind, argv=argv)
         debug = options.debug
@@ -224,8 +225,11 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
             raise UserError("--seeds is for --method dgm; run a baseline once for each --seed")
         if settings.method != "dgm" and options.show_real:
             raise UserError("--show-real is for --method dgm: a baseline has no page of what it draws")
+        if settings.method != "dgm":
+            on_return = "go on after the last task that was finished: a baseline saves nothing within a task"
         arguments = sys.argv[1:] if argv is None else argv
-        callbacks: list[Callback] = [progress, _Command(f"{_program(name)} {shlex.join(arguments)}".strip())]
+        command = f"{_program(name)} {shlex.join(arguments)}".strip()
+        callbacks: list[Callback] = [progress, _Command(command), _Heeding(ctrl_c)]
         if options.tensorboard:
             from dgm_jax.tensorboard import TensorBoard
 
@@ -247,9 +251,11 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
             lambda: of_kind(settings, devices=options.devices, backend=options.backend, callbacks=callbacks)
         )
         if options.seeds is None:
-            learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
+            with ctrl_c:
+                learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
         else:
-            summary = learner.fit_seeds(seeds, streams, workdir, resume_anyway=options.resume_anyway)
+            with ctrl_c:
+                summary = learner.fit_seeds(seeds, streams, workdir, resume_anyway=options.resume_anyway)
             if processes.is_first():
                 print(*seeds_report(summary, workdir), sep="\n")
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
@@ -260,7 +266,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         return 2
     except KeyboardInterrupt:
         progress.close()
-        print("interrupted; run the same command to go on", file=sys.stderr)
+        print(f"interrupted; run the same command to {on_return}", file=sys.stderr)
         return 130
     finally:
         progress.close()
@@ -342,6 +348,19 @@ class _Command(Callback):
         several = len(event.seeds) > 1
         for folder in [event.workdir / f"seed{seed}" for seed in event.seeds] if several else [event.workdir]:
             files.append_line(Workdir(folder).commands, self.command)
+
+
+class _Heeding(Callback):
+    """Ends the run where a Ctrl-C that was lost should have."""
+
+    def __init__(self, ctrl_c: files.CtrlC) -> None:
+        self._ctrl_c = ctrl_c
+
+    def on_progress(self, event: Progress) -> None:
+        self._ctrl_c.raise_if_heard()
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        self._ctrl_c.raise_if_heard()
 
 
 def _join(options: Options) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgm_jax import sheets
-from dgm_jax.errors import exit_status
+from dgm_jax.errors import UserError, exit_status
 from experiments import cells, cli
 
 
@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = options.runs or Path("runs") / kind
     chosen = options.methods or (["joint", *cells.ABLATIONS] if options.ablations else list(cells.METHODS))
     seeds = cli.parse_seeds(options.seeds or ("0" if options.quick else "0,1,2"), 0)
+    for folder in (options.data_dir, options.images):
+        if folder is not None and not folder.is_dir() and not options.collect:
+            raise UserError(f"{folder}: no such folder; expected one with data sets")
     plan = [
         cells.Cell(data, method, seed, runs, options.quick, options.data_dir, options.images)
         for data in options.data or ["digits", "mnist-500"]

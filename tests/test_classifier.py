@@ -32,6 +32,11 @@ def test_it_is_right_as_often_as_the_run_said(run, reading):
     assert np.array_equal(np.asarray(classifier.labels)[probabilities.argmax(axis=1)], labels)
 
 
+def test_it_is_printed_in_a_line(run):
+    said = repr(load_classifier(run.workdir))
+    assert said == "Classifier(labels=[70, -3, 12, 5, 900, 41], images=8x8x1, network='dcgan')"
+
+
 def test_a_network_of_its_own():
     """Of another kind than the discriminator; it decides what the next task begins as, too."""
     config = helpers.beyond("dgmw", consolidation_network="resnet")

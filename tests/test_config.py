@@ -26,6 +26,19 @@ from dgm_jax.errors import ConfigError
         ({"penalty": "r1", "penalty_weight": 0}, "penalty='r1' does nothing with penalty_weight=0"),
         ({"method": "mergan", "critic_condition": "projection"}, "critic_condition='projection' does nothing for"),
         ({"method": "er", "consolidation_real": 0.5}, "consolidation_real=0.5 does nothing for method 'er'"),
+        (
+            {"method": "dgr", "consolidation_real": 0.5},
+            "does nothing for method 'dgr', but for dgm, mergan, mergan-jtr",
+        ),
+        ({"method": "er", "scale_lead": 1}, "scale_lead=1 does nothing for method 'er', but for dgm"),
+        ({"method": "mergan", "replay": "fresh"}, "replay='fresh' does nothing for method 'mergan'"),
+        ({"scale_max": float("inf")}, "scale_max=inf must be a finite number"),
+        ({"consolidation_turn": float("nan")}, "consolidation_turn=nan must be a finite number"),
+        ({"replay_confidence": 1e-9}, "replay_confidence=1e-09 must be a share from 0.01 to 1"),
+        (
+            {"gate_learning_rate": 0.05, "gate_reach": 6.0, "anneal_within_epoch": True},
+            "anneal_within_epoch brings s down again",
+        ),
         ({"gate_learning_rate": 0.05}, "unless gate_reach holds it: give that too"),
         ({"scale_schedule": "geometric", "anneal_within_epoch": True}, "anneal_within_epoch would go down"),
         ({"method": "er", "generator_average": 0.9}, "generator_average=0.9 does nothing for method 'er', but for dgm"),
@@ -50,7 +63,7 @@ def test_settings_of_a_preset_for_another_method(preset, method):
     config = PRESETS[preset]["dgma"]
     other = config.for_method(method)
     changed = {name for name, value in dataclasses.asdict(config).items() if getattr(other, name) != value}
-    idle = {"warm_start", "generator_average", "critic_condition", "consolidation_smoothing"}
+    idle = {"warm_start", "generator_average", "critic_condition", "consolidation_smoothing", "scale_lead", "replay"}
     assert other.method == method and changed <= {"method", *idle}
     assert ("warm_start" in changed) == config.warm_start
 

@@ -1,5 +1,6 @@
-"""Small files: whole or not at all, one line at a time, one run to a folder."""
+"""Small files: whole or not at all, one line at a time, one run to a folder; and Ctrl-C."""
 
+import gc
 import json
 import os
 import signal
@@ -164,6 +165,45 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         done.append("not reached")
     assert not done and signal.getsignal(signal.SIGINT) is before
+
+
+def lose_a_ctrl_c() -> None:
+    """Ctrl-C while garbage is collected: Python prints what is raised there, and goes on."""
+
+    def interrupt(phase, _):
+        if phase == "start":
+            signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(interrupt)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(interrupt)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_was_lost_is_raised_again() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with files.CtrlC() as ctrl_c:
+        ctrl_c.raise_if_heard()
+        lose_a_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c.raise_if_heard()
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt), files.CtrlC():  # One that was not.
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_stays_ignored_where_it_is() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with files.CtrlC() as ctrl_c:
+            signal.raise_signal(signal.SIGINT)
+            ctrl_c.raise_if_heard()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_block_that_is_not_interrupted_says_nothing() -> None:

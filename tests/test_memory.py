@@ -33,6 +33,14 @@ def run(request):
     return RUNS[request.param]()
 
 
+def test_it_is_printed_in_a_line(run):
+    memory = run.memories[-1]
+    said = repr(memory)
+    assert len(said) < 200 and f"labels={list(memory.labels)}" in said and f"tasks={len(memory.tasks)}" in said
+    assert f"images={memory.image_size}x{memory.image_size}x1," in said
+    assert f"weights={sum(k.nbytes for k in memory.kernels) / 1000:,.0f} kB" in said
+
+
 class TestExactRetention:
     def test_after_every_later_task(self, run):
         assert len(run.drawn) == 3

@@ -58,11 +58,13 @@ def train(
     """
     state = started(state.params, state.statistics, config)
     state, sources, anchor = jax.device_put((state, sources, anchor))
-    steps = config.consolidation_steps
+    steps, total = config.consolidation_steps, 0.0
     for start in range(0, steps, _STEPS_PER_CALL):
         stop = min(steps, start + _STEPS_PER_CALL)
-        state, total = _steps(state, sources, seen, key, anchor, start, stop, config=config, loss=loss)
-        watch.moved("train", stop, steps, metrics={"classifier_loss": float(total) / (stop - start)})
+        state, losses = _steps(state, sources, seen, key, anchor, start, stop, config=config, loss=loss)
+        total += float(losses)
+        watch.moved("train", stop, steps, metrics={"classifier_loss": float(losses) / (stop - start)})
+    watch.consolidated({"consolidation_loss": total / steps})
     return learnt(jax.device_get(state))
 
 

@@ -6,6 +6,7 @@ and one output layer serve all classes.
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,7 @@ class UnmaskedGenerator(ClassifierMethod):
         nothing = trainer.together([_nothing_replayed(self.setting.image_shape)])
         epochs, steps = self.plan(task)
         for epoch in range(epochs):
+            begun = time.perf_counter()
             state, (means,) = trainer.run_epoch(
                 *(state, data, nothing, capacity, [train_key]),
                 task=0,  # The images are a mixture already.
@@ -103,7 +105,8 @@ class UnmaskedGenerator(ClassifierMethod):
                     f"{self.config.method}: {broken[0]} is not finite in task {task}, epoch {epoch}, seed "
                     f"{config.seed}; the tasks before are saved. Try a smaller step size."
                 )
-            watch.epoch_ended(epoch, {name: mean for name, mean in means.items() if name not in _OF_GATES})
+            told = {name: mean for name, mean in means.items() if name not in _OF_GATES}
+            watch.epoch_ended(epoch, told, time.perf_counter() - begun)
         state = jax.device_get(state)
         self.discriminator = (state.discriminator, state.discriminator_statistics)
         self.memory = self._remember(trainer.freeze(state, trainer.first_widths, n_heads=1), task)
@@ -112,8 +115,9 @@ class UnmaskedGenerator(ClassifierMethod):
         """Learns the classifier afresh from `data`, as DGM's consolidated one is."""
         on_steps = _counted(watch, "consolidate", self.config.consolidation_steps)
         data = self.trainer.together([data])
-        ((state, _),) = self.trainer.consolidate([key], [data], self.setting.seen(task), on_steps=on_steps)
+        ((state, means),) = self.trainer.consolidate([key], [data], self.setting.seen(task), on_steps=on_steps)
         self.classifier = jax.device_get(state)
+        watch.consolidated(means)
 
     def drawn_of_all(self, task: int, key: jax.Array, images: np.ndarray, labels: np.ndarray) -> TaskImages:
         """Generated images of all classes seen, for the classifier."""

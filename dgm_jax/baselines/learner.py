@@ -233,8 +233,7 @@ class _Teller(Watch):
 
     def __init__(self, run: _Run, task: int) -> None:
         self._run, self._task = run, task
-        self._epoch_begun = time.perf_counter()
-        self.metrics: dict[str, float] = {}  # Of the newest steps of a classifier.
+        self.metrics: dict[str, float] = {}  # Of the classifier, once it is learnt.
 
     def moved(
         self,
@@ -245,12 +244,11 @@ class _Teller(Watch):
         epoch: int | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        if metrics is not None:
-            self.metrics = dict(metrics)
         self._run.tell("on_progress", Progress(self._task, phase, done, total, epoch, metrics))
 
-    def epoch_ended(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def epoch_ended(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
         self._run.log({"kind": "epoch", "task": self._task, "epoch": epoch, "protocol": "strict", **metrics})
-        now = time.perf_counter()
-        self._run.tell("on_epoch_end", EpochEnd(self._task, epoch, dict(metrics), now - self._epoch_begun))
-        self._epoch_begun = now
+        self._run.tell("on_epoch_end", EpochEnd(self._task, epoch, dict(metrics), seconds))
+
+    def consolidated(self, metrics: Mapping[str, float]) -> None:
+        self.metrics = dict(metrics)

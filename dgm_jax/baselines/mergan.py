@@ -43,6 +43,11 @@ class AlignedCapacity(Capacity):
 class AlignedStep(Step):
     """DGM's step, whose generator must draw old classes as it did before this task."""
 
+    @property
+    def metric_names(self) -> list[str]:
+        """Those of DGM's step, and the alignment."""
+        return sorted([*super().metric_names, "alignment_term"])
+
     def extra_terms(
         self, params: Params, statistics: Params, masks: list[jax.Array], noise: jax.Array, capacity: Capacity
     ) -> Metrics:

@@ -171,15 +171,21 @@ def preset_for(name: str, data: str) -> str:
     """
     own = f"best-{data}"
     if name == "best" and own not in PRESETS:
-        settings = ", ".join(f"{setting}={value}" for setting, value in (_QUICKER | _CONSOLIDATED).items())
+        changes = _QUICKER | _CONSOLIDATED
+        options = " ".join(_option(setting, value) for setting, value in changes.items())
         raise ConfigError(
             f"preset 'best' was measured for {', '.join(_BEST)} alone; leave it out, or try its settings one by one: "
-            f"{settings} (docs/results/beyond.md)"
+            f"{options} (docs/results/beyond.md)"
         )
     if name != "best" and name not in NAMED_PRESETS:
         named = [valid for valid in NAMED_PRESETS if valid != "best" or own in PRESETS]
         raise ConfigError(f"preset {name!r} is unknown; choose one of {', '.join(named)}")
     return own if name == "best" else name
+
+
+def _option(setting: str, value: Any) -> str:
+    """As it is typed."""
+    return f"--{setting.replace('_', '-')}" + ("" if value is True else f" {value}")
 
 
 def preset(name: str, variant: Variant = "dgma") -> Config:

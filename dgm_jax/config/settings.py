@@ -1,6 +1,7 @@
 """Every setting of a run, what each may be, and for which methods it does something."""
 
 import dataclasses
+import math
 import numbers
 from dataclasses import dataclass
 from types import NoneType
@@ -186,6 +187,8 @@ class Config:
             value = getattr(self, name)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 raise ConfigError(f"{name}={value!r} must be {_in_words(kinds)}")
+            if isinstance(value, numbers.Real) and not math.isfinite(value):
+                raise ConfigError(f"{name}={value!r} must be a finite number")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -206,9 +209,10 @@ class Config:
         for name in ("consolidation_shift", "critic_shift"):
             if getattr(self, name) >= self.image_size / 2:
                 raise ConfigError(f"{name}={getattr(self, name)} must be below half of image_size={self.image_size}")
-        for name in ("mask_share", "replay_confidence"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a share greater than 0 and at most 1")
+        if not 0 < self.mask_share <= 1:
+            raise ConfigError(f"mask_share={self.mask_share} must be a share greater than 0 and at most 1")
+        if not 0.01 <= self.replay_confidence <= 1:  # Drawn are so many times more than are used.
+            raise ConfigError(f"replay_confidence={self.replay_confidence} must be a share from 0.01 to 1")
         if not 0 <= self.consolidation_real <= 1:
             raise ConfigError(f"consolidation_real={self.consolidation_real} must be a share between 0 and 1")
         for name in ("consolidation_smoothing", "consolidation_average", "generator_average"):
@@ -247,6 +251,11 @@ class Config:
             raise ConfigError(
                 "scale_schedule='geometric' begins with slopes below 1, from which anneal_within_epoch would go down: "
                 "leave out one of the two"
+            )
+        if self.gate_learning_rate is not None and self.anneal_within_epoch:
+            raise ConfigError(
+                f"gate_learning_rate={self.gate_learning_rate} takes steps of s e, which are large ones of e where "
+                "anneal_within_epoch brings s down again, in every epoch: leave out one of the two"
             )
         if self.gate_learning_rate is not None and self.gate_gradient == "product":
             raise ConfigError(
@@ -312,7 +321,9 @@ _NOT_NEGATIVE = (
 )
 _SERVES: dict[str, tuple[Method, ...]] = {  # Methods that would pass over an option in silence refuse it.
     **dict.fromkeys(("warm_start", "replay_confidence", "distillation_weight", "generator_average"), ("dgm",)),
-    **dict.fromkeys(("gate_learning_rate", "gate_reach", "scale_schedule", "critic_condition"), ("dgm",)),
+    **dict.fromkeys(("gate_learning_rate", "gate_reach", "scale_schedule", "scale_lead"), ("dgm",)),
+    **dict.fromkeys(("critic_condition", "replay"), ("dgm",)),
     **dict.fromkeys(("adversarial_loss", "penalty", "critic_steps", "critic_shift", "discriminator_norm"), GENERATIVE),
-    **dict.fromkeys(("consolidation_smoothing", "consolidation_real"), GENERATIVE),
+    "consolidation_smoothing": GENERATIVE,
+    "consolidation_real": ("dgm", "mergan", "mergan-jtr"),  # dgr's solver learns from the mixture that it replays.
 }

@@ -97,7 +97,8 @@ class Step:
 
     def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (`s`, `S_i`) at a step of an epoch (section 3); once masks are settled, (`s_max`, 0)."""
-        epoch_scale = self.epoch_scale(clock.epoch + self.config.scale_lead, clock.mask_epochs)
+        position = jnp.minimum(clock.epoch + self.config.scale_lead, clock.mask_epochs)  # No steeper than `s_max`.
+        epoch_scale = self.epoch_scale(position, clock.mask_epochs)
         scale = nn.annealed_scale(step, clock.steps, epoch_scale) if self.config.anneal_within_epoch else epoch_scale
         settled = clock.epoch >= clock.mask_epochs
         return jnp.where(settled, self.config.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)

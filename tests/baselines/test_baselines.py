@@ -26,7 +26,7 @@ from dgm_jax.data.stream import PastTaskError
 from dgm_jax.errors import ConfigError, NoMemory, NotFinite
 from dgm_jax.models import dcgan
 from dgm_jax.progress import ConsoleProgress
-from dgm_jax.training.classifier import started
+from dgm_jax.training.classifier import init_classifier, started
 from dgm_jax.training.epoch import padded
 
 CONFIG = helpers.small(
@@ -104,11 +104,14 @@ def test_what_a_run_says_while_it_learns(method, tmp_path):
         assert [(event.task, event.epoch) for event in epochs] == [(t, e) for t in range(3) for e in range(2)]
         assert all({"critic_loss", "generator_loss"} <= set(event.metrics) for event in epochs)
         assert not any({"scale", "open_share"} & set(event.metrics) for event in epochs)
+        assert all(("alignment_term" in event.metrics) == (method == "mergan") for event in epochs)
+        assert all(set(event.metrics) == {"consolidation_loss", "consolidation_accuracy"} for event in ends)
         shown = r"task 1 \(2 of 3\): epoch 2/2, [^\n]* left, critic [-\d.e]+, generator [-\d.e]+, .* [1-9]\d* images/s"
     else:
         assert [(event.epochs, event.steps) for event in starts] == 3 * [(1, 60)]
         assert [(event.epoch, event.done, event.total) for event in trained] == [(None, 50, 60), (None, 60, 60)]
-        assert ends[1].metrics == trained[-1].metrics and set(ends[1].metrics) == {"classifier_loss"}
+        first, last = (event.metrics["classifier_loss"] for event in trained)
+        assert ends[1].metrics == {"consolidation_loss": pytest.approx((50 * first + 10 * last) / 60)}
         assert not log.heard("on_epoch_end")
         shown = r"task 1 \(2 of 3\): train 100%, 0:00 left, classifier [-\d.e]+, [1-9]\d* images/s"
     assert re.search(shown, err.getvalue()), err.getvalue()
@@ -121,16 +124,37 @@ def test_the_loss_that_is_told_is_the_mean_of_the_steps_since():
         def moved(self, phase, done, total, *, epoch=None, metrics=None):
             told.append((done, metrics["classifier_loss"]))
 
-    data = padded(np.zeros((8, 8, 8, 1), np.uint8), np.arange(8, dtype=np.int32) % 2, 8)
-    method = METHODS["finetune"](_setting(_config("finetune")))
-    state = started(method.classifier.params, method.classifier.statistics, method.config)
-    seen = method.setting.seen(2)
+        def consolidated(self, metrics):
+            told.append(metrics["consolidation_loss"])
 
-    def count(params, output, images, labels, seen, anchor):
-        return 3.0 + 0 * jnp.sum(output.logits)
+    config = _config("finetune")
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    sources = (padded(images, np.arange(8, dtype=np.int32) % 3, 8),)
+    seen, key = np.ones(3, bool), jax.random.key(0)
+    of = {"config": config, "loss": classifier.classification}
 
-    classifier.train(state, (data,), seen, jax.random.key(0), method.config, Keeps(), loss=count)
-    assert told == [(50, 3.0), (60, 3.0)]
+    def fresh():
+        params = init_classifier(jax.random.key(1), config, channels=1, n_classes=3)
+        return jax.device_put(started(params.params, params.statistics, config))
+
+    state, each = fresh(), []
+    for step in range(60):  # One by one.
+        state, loss = classifier._steps(state, sources, seen, key, None, step, step + 1, **of)
+        each.append(float(loss))
+    classifier.train(fresh(), sources, seen, key, config, Keeps())
+    assert max(each) > 1.05 * min(each)
+    expected = [(50, np.mean(each[:50])), (60, np.mean(each[50:])), np.mean(each)]
+    np.testing.assert_allclose(np.hstack(told), np.hstack(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["mergan", "mergan-jtr"])
+def test_real_images_of_the_newest_class_may_teach_the_classifier(method, tmp_path):
+    trees = []
+    for share in (0.0, 0.5):
+        _fit(_config(method, consolidation_real=share), tmp_path / str(share))
+        trees.append(helpers.newest(tmp_path / str(share)).tree)
+    helpers.assert_equal_trees(*(tree["generator"] for tree in trees))
+    assert any(np.any(a != b) for a, b in zip(*(jax.tree.leaves(tree["params"]) for tree in trees), strict=True))
 
 
 def test_the_ceiling_is_above_the_floor(tmp_path):

@@ -11,6 +11,7 @@ class _Learner:
 
     def __init__(self, config, *, devices, backend, callbacks, show_real=False):
         type(self).fitted = {"config": config, "devices": devices, "backend": backend}
+        self.callbacks = callbacks
 
     def fit(self, stream, workdir, *, resume_anyway):
         if self.failure is not None:

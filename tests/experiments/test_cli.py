@@ -1,6 +1,8 @@
 """The command line of the experiments, up to the learner."""
 
 import dataclasses
+import gc
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from dgm_jax import data
 from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.errors import UserError
+from dgm_jax.progress import ConsoleProgress
 from experiments import cli
 
 
@@ -105,7 +108,7 @@ def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
     assert cli.run("svhn", "", argv=["--preset", "best"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: preset 'best' was measured for digits, mnist, cifar10 alone; leave it out, or try")
-    assert all(f"{name}=" in said for name in ("warm_start", "batch_size", "consolidation_steps"))
+    assert " --warm-start --scale-lead 1 " in said and " --consolidation-steps 3200 " in said  # As they are typed.
 
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
@@ -366,6 +369,35 @@ def test_what_ends_a_run_early(failure, status: int, said: str, learner, capsys)
     learner.failure = failure
     assert run() == status
     assert capsys.readouterr().err == said
+
+
+def test_an_interrupted_baseline_says_where_it_goes_on(baseline_learner, learner, capsys) -> None:
+    learner.failure = KeyboardInterrupt()
+    assert run("--method", "er") == 130
+    assert "go on after the last task that was finished: a baseline saves nothing within" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("event", ["on_progress", "on_epoch_end"])
+def test_a_lost_ctrl_c_ends_the_run_at_its_next_word(event: str, learner, monkeypatch, capsys) -> None:
+    """What is raised while garbage is collected goes no further: Python prints it, and goes on."""
+
+    def interrupt(phase, _) -> None:
+        if phase == "start":
+            signal.raise_signal(signal.SIGINT)
+
+    def fit(self, *_, **__) -> None:
+        gc.callbacks.append(interrupt)
+        gc.collect()
+        gc.callbacks.remove(interrupt)
+        for callback in self.callbacks:
+            if not isinstance(callback, ConsoleProgress):
+                getattr(callback, event)(None)
+        raise AssertionError("the run went on")
+
+    monkeypatch.setattr(learner, "fit", fit)
+    assert run() == 130
+    assert "interrupted; run the same command to go on" in capsys.readouterr().err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(learner) -> None:

@@ -155,7 +155,8 @@ def test_cells_have_folders_of_their_own(tmp_path):
 
 def test_a_cell_that_fails_does_not_stop_the_table(tmp_path, capsys):
     """MNIST is not in this folder; and what there was is read."""
-    runs, empty = tmp_path / "runs", tmp_path / "none"
+    runs, empty = tmp_path / "runs", tmp_path / "empty"
+    empty.mkdir()
     argv = ["--data", "mnist", "--methods", "finetune", "joint", "--seeds", "0", "--runs", str(runs)]
     assert table.main([*argv, "--data-dir", str(empty)]) == 1
     text = (runs / "table.md").read_text()
@@ -257,6 +258,12 @@ def test_unknown_names_are_refused(capsys):
         with pytest.raises(SystemExit):
             table.main(argv)
         assert "invalid choice" in capsys.readouterr().err
+
+
+def test_a_data_folder_that_is_not_there_is_refused_before_the_first_run(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}/none: no such folder"):
+        table.main(["--quick", "--data-dir", str(tmp_path / "none"), "--runs", str(tmp_path / "runs")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_memory_is_judged_by_the_ceiling(tmp_path):
