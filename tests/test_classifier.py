@@ -34,7 +34,7 @@ def test_it_is_right_as_often_as_the_run_said(run, reading):
 
 def test_it_is_printed_in_a_line(run):
     said = repr(load_classifier(run.workdir))
-    assert said == "Classifier(labels=[70, -3, 12, 5, 900, 41], images=8x8x1, network='dcgan')"
+    assert said == "Classifier(labels=[12, 900, -3, 70, 5, 41], images=8x8x1, network='dcgan')"
 
 
 def test_a_network_of_its_own():
