@@ -30,6 +30,7 @@ from orbax.checkpoint import v1 as ocp
 
 from dgm_jax import files, processes
 from dgm_jax.errors import NewerFormat, UserError
+from dgm_jax.interruption import uninterrupted
 
 FORMAT_VERSION = 1
 
@@ -99,7 +100,7 @@ def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, A
     folder = _folder(directory, step)
     partial = folder.with_name(f".{folder.name}.partial")
     # Orbax writes in threads of its own: cut off, they would go on into a folder that is gone, and complain at length.
-    with files.uninterrupted():
+    with uninterrupted():
         processes.on_first(_make_room, folder.parent)
         try:
             _save_arrays(partial, arrays)

@@ -57,10 +57,11 @@ class Memory:
 
     def __repr__(self) -> str:
         """What it draws and how large it is: the weights themselves would fill the screen."""
-        kilobytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.kernels)) / 1000
-        shape = "x".join(map(str, (self.image_size, self.image_size, self.tasks[0].heads.shape[-1])))
+        kilobytes = sum(kernel.nbytes for kernel in self.kernels) / 1000
+        channels = f"x{self.channels}" if self.tasks else ""  # Before the first task none draws.
         return (
-            f"Memory(labels={list(self.labels[: self.n_classes])}, tasks={len(self.tasks)}, images={shape}, "
+            f"Memory(labels={list(self.labels[: self.n_classes])}, tasks={len(self.tasks)}, "
+            f"images={self.image_size}x{self.image_size}{channels}, "
             f"network={self.network!r}, widths={'-'.join(map(str, self.widths))}, weights={kilobytes:,.0f} kB)"
         )
 
@@ -78,6 +79,11 @@ class Memory:
     def n_classes(self) -> int:
         """Classes that can be drawn."""
         return sum(len(task.classes) for task in self.tasks)
+
+    @property
+    def channels(self) -> int:
+        """Of the images; there must have been a task."""
+        return self.tasks[0].heads.shape[-1]
 
     def sample(self, label: int, n: int, key: jax.Array) -> jax.Array:
         """Draws images of one class.

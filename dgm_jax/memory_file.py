@@ -120,7 +120,7 @@ def encode(memory: Memory) -> bytes:
     header = _Header(
         network=memory.network,
         image_size=memory.image_size,
-        channels=memory.tasks[0].heads.shape[-1],
+        channels=memory.channels,
         noise_dim=memory.noise_dim,
         gates="units" if memory.tasks[0].masks[0].ndim == 1 else "weights",
         gate_before_norm=memory.gate_before_norm,

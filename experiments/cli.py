@@ -19,6 +19,7 @@ from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunStart
 from dgm_jax.config import NAMED_PRESETS, Config, Method, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, told
+from dgm_jax.interruption import CtrlC
 from dgm_jax.progress import ConsoleProgress
 from dgm_jax.workdir import Workdir
 
@@ -211,7 +212,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
     """
     progress = ConsoleProgress()
     debug, on_return = False, "go on"
-    ctrl_c = files.CtrlC()
+    ctrl_c = CtrlC()
     try:
         options = parse(name, description, kind=kind, argv=argv)
         debug = options.debug
@@ -250,14 +251,13 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         learner = processes.together(
             lambda: of_kind(settings, devices=options.devices, backend=options.backend, callbacks=callbacks)
         )
-        if options.seeds is None:
-            with ctrl_c:
+        with ctrl_c:
+            if options.seeds is None:
                 learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
-        else:
-            with ctrl_c:
+            else:
                 summary = learner.fit_seeds(seeds, streams, workdir, resume_anyway=options.resume_anyway)
-            if processes.is_first():
-                print(*seeds_report(summary, workdir), sep="\n")
+                if processes.is_first():
+                    print(*seeds_report(summary, workdir), sep="\n")
     except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
         progress.close()
         if debug:
@@ -353,7 +353,7 @@ class _Command(Callback):
 class _Heeding(Callback):
     """Ends the run where a Ctrl-C that was lost should have."""
 
-    def __init__(self, ctrl_c: files.CtrlC) -> None:
+    def __init__(self, ctrl_c: CtrlC) -> None:
         self._ctrl_c = ctrl_c
 
     def on_progress(self, event: Progress) -> None:

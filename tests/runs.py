@@ -1,8 +1,10 @@
 """Runs that are watched, stopped and compared."""
 
 import csv
+import gc
 import json
 import os
+import signal
 from pathlib import Path
 
 import helpers
@@ -52,6 +54,20 @@ def interrupt(config, workdir, *place, **options):
     with pytest.raises(KeyboardInterrupt):
         helpers.fit(config, workdir, Stop(*place), **options)
     return workdir
+
+
+def lose_a_ctrl_c() -> None:
+    """Ctrl-C while garbage is collected: Python prints what is raised there, and goes on."""
+
+    def interrupt(phase, _):
+        if phase == "start":
+            signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(interrupt)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(interrupt)
 
 
 def lines(workdir):

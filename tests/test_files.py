@@ -1,9 +1,7 @@
-"""Small files: whole or not at all, one line at a time, one run to a folder; and Ctrl-C."""
+"""Small files: whole or not at all, one line at a time, one run to a folder."""
 
-import gc
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -148,66 +146,3 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(files.os, "access", lambda *_: False)
     with pytest.raises(files.WorkdirError, match="is not writable by this user"), files.RunLock(tmp_path):
         pass
-
-
-def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
-    before, done = signal.getsignal(signal.SIGINT), []
-    with pytest.raises(KeyboardInterrupt), files.uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        done.append("all of it")
-    assert done and signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_second_ctrl_c_does_not_wait() -> None:
-    before, done = signal.getsignal(signal.SIGINT), []
-    with pytest.raises(KeyboardInterrupt), files.uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        done.append("not reached")
-    assert not done and signal.getsignal(signal.SIGINT) is before
-
-
-def lose_a_ctrl_c() -> None:
-    """Ctrl-C while garbage is collected: Python prints what is raised there, and goes on."""
-
-    def interrupt(phase, _):
-        if phase == "start":
-            signal.raise_signal(signal.SIGINT)
-
-    gc.callbacks.append(interrupt)
-    try:
-        gc.collect()
-    finally:
-        gc.callbacks.remove(interrupt)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_ctrl_c_that_was_lost_is_raised_again() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with files.CtrlC() as ctrl_c:
-        ctrl_c.raise_if_heard()
-        lose_a_ctrl_c()
-        with pytest.raises(KeyboardInterrupt):
-            ctrl_c.raise_if_heard()
-    assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(KeyboardInterrupt), files.CtrlC():  # One that was not.
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_ctrl_c_stays_ignored_where_it_is() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with files.CtrlC() as ctrl_c:
-            signal.raise_signal(signal.SIGINT)
-            ctrl_c.raise_if_heard()
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_a_block_that_is_not_interrupted_says_nothing() -> None:
-    with files.uninterrupted():
-        pass
-    with pytest.raises(ValueError, match="own"), files.uninterrupted():
-        raise ValueError("own")

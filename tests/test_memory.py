@@ -38,6 +38,7 @@ def test_it_is_printed_in_a_line(run):
     said = repr(memory)
     assert len(said) < 200 and f"labels={list(memory.labels)}" in said and f"tasks={len(memory.tasks)}" in said
     assert f"images={memory.image_size}x{memory.image_size}x1," in said
+    assert repr(dataclasses.replace(memory, tasks=())).startswith("Memory(labels=[], tasks=0, images=")
     assert f"weights={sum(k.nbytes for k in memory.kernels) / 1000:,.0f} kB" in said
 
 

@@ -1,14 +1,13 @@
 """The command line of the experiments, up to the learner."""
 
 import dataclasses
-import gc
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import lose_a_ctrl_c
 
 from dgm_jax import data
 from dgm_jax.config import PRESETS, Config, preset
@@ -108,7 +107,9 @@ def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
     assert cli.run("svhn", "", argv=["--preset", "best"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: preset 'best' was measured for digits, mnist, cifar10 alone; leave it out, or try")
-    assert " --warm-start --scale-lead 1 " in said and " --consolidation-steps 3200 " in said  # As they are typed.
+    assert (
+        " --warm-start --scale-lead 1 " in said and " --batch-size 16 --consolidation-steps 3200 " in said
+    )  # As typed.
 
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
@@ -382,14 +383,8 @@ def test_an_interrupted_baseline_says_where_it_goes_on(baseline_learner, learner
 def test_a_lost_ctrl_c_ends_the_run_at_its_next_word(event: str, learner, monkeypatch, capsys) -> None:
     """What is raised while garbage is collected goes no further: Python prints it, and goes on."""
 
-    def interrupt(phase, _) -> None:
-        if phase == "start":
-            signal.raise_signal(signal.SIGINT)
-
     def fit(self, *_, **__) -> None:
-        gc.callbacks.append(interrupt)
-        gc.collect()
-        gc.callbacks.remove(interrupt)
+        lose_a_ctrl_c()
         for callback in self.callbacks:
             if not isinstance(callback, ConsoleProgress):
                 getattr(callback, event)(None)
