@@ -30,10 +30,10 @@ from benchmarks import choosing, results
 from benchmarks.arguments import positive
 from benchmarks.consolidate import accuracy_after
 from dgm_jax import Learner, data, load_memory
-from dgm_jax.compilation import keep_programs
 from dgm_jax.config import Config
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
+from dgm_jax.system.compilation import keep_programs
 from dgm_jax.training.epoch import TaskImages
 
 

@@ -17,12 +17,12 @@ import jax
 
 from benchmarks.arguments import positive, whole_numbers
 from dgm_jax import Learner, Memory, data, load_memory
-from dgm_jax.baselines.learner import BaselineLearner
-from dgm_jax.callbacks import Callback, TaskEnd
 from dgm_jax.config import NAMED_PRESETS, Config, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.data.sources import NAMES
 from dgm_jax.errors import UserError
+from dgm_jax.methods.learner import BaselineLearner
+from dgm_jax.runs.events import Callback, TaskEnd
 
 _NOT_BY_CHANGE = {  # What the settings say of data, seeds and protocol is not read here: an option does it, or nothing.
     **{"seed": "give --seeds or --orders", "train_per_class": "give --train-per-class"},

@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks import machine, results
 from dgm_jax.errors import UserError, exit_status
-from dgm_jax.files import write_json
-from dgm_jax.workdir import Workdir
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.system.files import write_json
 
 _COPIED = ("seed", "method", "protocol", "A_5", "A_10", "forgetting", "parameters", "bytes", "begun_as", "seconds")
 

@@ -17,16 +17,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from dgm_jax.training.trainer import Trainer
 
 from benchmarks import choosing, results
-from dgm_jax import Learner, consolidation, data, load_memory, metrics
-from dgm_jax.compilation import keep_programs
+from dgm_jax import Learner, data, load_memory, metrics
 from dgm_jax.config import Config
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
-from dgm_jax.training.classifier import predict_logits
+from dgm_jax.methods import consolidation
+from dgm_jax.models.prediction import predict_logits
+from dgm_jax.system.compilation import keep_programs
 from dgm_jax.training.epoch import TaskImages
-from dgm_jax.training.task import Trainer
 
 
 def consolidated(config: Config, dataset: Dataset, workdir: Path) -> float:

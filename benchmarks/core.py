@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.arguments import whole_numbers
 from dgm_jax.data.sources import default_folder
-from dgm_jax.files import write_json
+from dgm_jax.system.files import write_json
 
 
 @dataclass(frozen=True)

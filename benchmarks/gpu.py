@@ -29,12 +29,12 @@ from benchmarks import machine, step
 from benchmarks.points import POINTS, Point, settings
 from benchmarks.replay import memory_at
 from dgm_jax import Learner, data
-from dgm_jax.callbacks import Callback, EpochEnd, TaskEnd, TaskStart
 from dgm_jax.config import Config, Precision, Variant, preset
 from dgm_jax.data import Dataset
 from dgm_jax.errors import exit_status
-from dgm_jax.files import write_json
 from dgm_jax.models import dcgan
+from dgm_jax.runs.events import Callback, EpochEnd, TaskEnd, TaskStart
+from dgm_jax.system.files import write_json
 
 _TOLERANCE = 1e-3  # Of the largest entry: single precision, after three layers and back twice.
 _STEP_SHARE = 0.4  # Of the minutes, after which no further point is timed.

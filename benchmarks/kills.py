@@ -27,12 +27,13 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from dgm_jax import Learner, checkpoint, data
-from dgm_jax.callbacks import Callback
-from dgm_jax.compilation import keep_programs
+from dgm_jax import Learner, data
 from dgm_jax.config import Config, preset
 from dgm_jax.errors import exit_status
-from dgm_jax.files import write_json
+from dgm_jax.runs.events import Callback
+from dgm_jax.system import checkpoint
+from dgm_jax.system.compilation import keep_programs
+from dgm_jax.system.files import write_json
 
 _CLASSES = 4
 

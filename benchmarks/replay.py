@@ -20,9 +20,10 @@ import numpy as np
 from benchmarks import arithmetic, machine
 from benchmarks.points import TASKS, settings, widths_of_tasks
 from dgm_jax.config import Config, Variant
-from dgm_jax.files import write_json
-from dgm_jax.memory import Memory, TaskMemory
+from dgm_jax.memory.memory import Memory
+from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
+from dgm_jax.system.files import write_json
 
 REPLAYED = 1000  # Images whose drawing is timed.
 CHUNK = 125  # Of which so many are counted, and drawn plainly, at once: about as many as a memory draws at once.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from dgm_jax.files import write_json
+from dgm_jax.system.files import write_json
 
 
 def spread(shares: Sequence[float]) -> str:

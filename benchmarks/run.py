@@ -32,7 +32,7 @@ from benchmarks.step import load_images
 from dgm_jax.config import Variant
 from dgm_jax.data import Dataset
 from dgm_jax.errors import exit_status
-from dgm_jax.files import write_json
+from dgm_jax.system.files import write_json
 
 _SHORT = ("--epochs", "2", "--consolidation-steps", "100", "--consolidation-samples", "200")
 _ENDS = 5  # Tasks at either end of a run, whose times are compared.

@@ -25,6 +25,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from dgm_jax.training.trainer import Trainer
 
 from benchmarks import arithmetic, machine
 from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
@@ -33,15 +34,15 @@ from dgm_jax import data
 from dgm_jax.config import Config, Precision
 from dgm_jax.data import DataError, Dataset
 from dgm_jax.errors import exit_status
-from dgm_jax.files import write_json
 from dgm_jax.models.generator import conditioned_noise
+from dgm_jax.models.prediction import to_unit_range
+from dgm_jax.system.files import write_json
 from dgm_jax.training.devices import choose_devices, data_parallel
-from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps, to_unit_range
+from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import find_open_units
-from dgm_jax.training.task import Trainer
 
 SECONDS = 3.0  # For each part.
 _EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.

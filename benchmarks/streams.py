@@ -24,10 +24,10 @@ from benchmarks import results
 from benchmarks.arguments import positive, whole_numbers
 from benchmarks.choosing import changed, judge
 from dgm_jax import data
-from dgm_jax.compilation import keep_programs
 from dgm_jax.config import Config, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
+from dgm_jax.system.compilation import keep_programs
 
 
 def order(dataset: Dataset, number: int) -> list[int]:

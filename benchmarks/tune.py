@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import choosing, results
-from dgm_jax.compilation import keep_programs
 from dgm_jax.errors import exit_status
+from dgm_jax.system.compilation import keep_programs
 
 
 def figure(entries: Sequence[dict[str, Any]], out: Path) -> None:

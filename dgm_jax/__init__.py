@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from dgm_jax.version import __version__
 
 if TYPE_CHECKING:
-    from dgm_jax.classifier import Classifier, load_classifier
     from dgm_jax.learner import Learner
-    from dgm_jax.memory import Memory, load_memory
+    from dgm_jax.loading import load_classifier, load_memory
+    from dgm_jax.memory.classifier import Classifier
+    from dgm_jax.memory.memory import Memory
 
 __all__ = ["Classifier", "Learner", "Memory", "__version__", "load_classifier", "load_memory"]
 

@@ -143,7 +143,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     import jax
 
     import dgm_jax
-    from dgm_jax import images
+    from dgm_jax.data import pictures as images
 
     memory = dgm_jax.load_memory(arguments.workdir, after_task=arguments.after_task)
     known = dict(zip(memory.labels[: memory.n_classes], memory.names))
@@ -172,7 +172,7 @@ def _write_each(memory: "Memory", labels: Sequence[int], n: int, key: "jax.Array
     """A file for each image, part by part: there may be more than memory holds."""
     from tqdm import tqdm
 
-    from dgm_jax import images
+    from dgm_jax.data import pictures as images
 
     full = [
         str(out / str(label)) for label in labels if (out / str(label)).is_dir() and any((out / str(label)).iterdir())
@@ -198,8 +198,9 @@ def _report(arguments: argparse.Namespace) -> None:
         _require_run(workdir)
     _require_place(out, "--out " if arguments.out else "", "report.html")
 
-    from dgm_jax import files, report
-    from dgm_jax.report.reading import read
+    from dgm_jax.reporting import page as report
+    from dgm_jax.runs.reading import read
+    from dgm_jax.system import files
 
     try:
         text = report.comparison(arguments.workdirs) if several else report.page(read(arguments.workdirs[0]))
@@ -217,8 +218,8 @@ def _predict(arguments: argparse.Namespace) -> None:
         if not path.is_file():
             raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected image files")
 
-    from dgm_jax.classifier import load_classifier
     from dgm_jax.data.folders import read_images
+    from dgm_jax.loading import load_classifier
 
     classifier = load_classifier(arguments.workdir, reading=arguments.reading)
     height, _, channels = classifier.image_shape
@@ -240,7 +241,9 @@ def _export(arguments: argparse.Namespace) -> None:
     _require_place(arguments.out, "", "memory.dgm")
 
     import dgm_jax
-    from dgm_jax import export, files, memory_file
+    from dgm_jax.memory import export
+    from dgm_jax.memory import file as memory_file
+    from dgm_jax.system import files
 
     memory = dgm_jax.load_memory(arguments.workdir, after_task=arguments.after_task)
     encode = {"dgm": memory_file.encode, "npz": export.to_npz, "stablehlo": export.to_stablehlo}[arguments.to]

@@ -8,21 +8,24 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dgm_jax import checkpoint, files, processes, report
-from dgm_jax.agreement import check_fit, describe
-from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskStart
-from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
-from dgm_jax.days import Placed, met_before, place
+from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
-from dgm_jax.record import summarise_seeds, timed
-from dgm_jax.run import Run
+from dgm_jax.reporting import page as report
+from dgm_jax.runs.continuation import Placed, met_before, place
+from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskStart
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.opening import check_fit
+from dgm_jax.runs.record import timed
+from dgm_jax.runs.run import Run
+from dgm_jax.runs.summary import summarise_seeds
+from dgm_jax.system import checkpoint, files, processes
+from dgm_jax.system.compilation import BuildClock
 from dgm_jax.training.devices import check_precision, choose_devices
 from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.training.shapes import physical_widths
-from dgm_jax.training.task import TaskTraining, Trainer
-from dgm_jax.workdir import Workdir
+from dgm_jax.training.trainer import TaskTraining, Trainer
 
 _ALIKE = ("dataset", "tasks", "image_shape", "train_counts")  # What the streams of several seeds share.
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgm_jax import sheets
 from dgm_jax.config import GENERATIVE, Config
 from dgm_jax.errors import OtherConfiguration, UserError
-from dgm_jax.files import write_json
+from dgm_jax.reporting import table as sheets
+from dgm_jax.system.files import write_json
 from experiments import cli
 
 DATA = {  # name -> (experiment, arguments, arguments of the quick table)
@@ -168,8 +168,8 @@ class Cell:
                 return known
         import jax
 
-        from dgm_jax import quality
-        from dgm_jax.workdir import Workdir
+        from dgm_jax.metrics import quality
+        from dgm_jax.runs.folder import Workdir
 
         options = self.options
         (stream,) = cli.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
@@ -185,9 +185,9 @@ class Cell:
 
 def _memory(workdir: Path, config: Config, stream: Any) -> tuple[Any, Any]:
     """What the run remembers, as something that draws; and what labels its images, if they cannot be asked for."""
-    from dgm_jax.baselines.generative import UnmaskedGenerator
-    from dgm_jax.baselines.learner import load_method
-    from dgm_jax.memory import load_memory
+    from dgm_jax.loading import load_memory
+    from dgm_jax.methods.generative import UnmaskedGenerator
+    from dgm_jax.methods.learner import load_method
 
     if config.method == "dgm":
         return load_memory(workdir), None

@@ -14,14 +14,15 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from dgm_jax import data, files
-from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunStart
+from dgm_jax import data
 from dgm_jax.config import NAMED_PRESETS, Config, Method, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, told
-from dgm_jax.interruption import CtrlC
-from dgm_jax.progress import ConsoleProgress
-from dgm_jax.workdir import Workdir
+from dgm_jax.reporting.console import ConsoleProgress
+from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunStart
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.system import files
+from dgm_jax.system.interruption import CtrlC
 
 _IMAGENET50 = 50  # classes
 
@@ -232,16 +233,18 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         command = f"{_program(name)} {shlex.join(arguments)}".strip()
         callbacks: list[Callback] = [progress, _Command(command), _Heeding(ctrl_c)]
         if options.tensorboard:
-            from dgm_jax.tensorboard import TensorBoard
+            from dgm_jax.reporting.tensorboard import TensorBoard
 
             callbacks.append(TensorBoard())
-        from dgm_jax import processes  # It imports JAX, which is slow: not before the command line is found right.
+        from dgm_jax.system import (
+            processes,  # It imports JAX, which is slow: not before the command line is found right.
+        )
 
         _join(options)
         streams = processes.together(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
-        from dgm_jax.baselines.learner import BaselineLearner  # Slower still: not before the data are found right.
-        from dgm_jax.compilation import keep_no_programs, keep_programs
         from dgm_jax.learner import Learner
+        from dgm_jax.methods.learner import BaselineLearner  # Slower still: not before the data are found right.
+        from dgm_jax.system.compilation import keep_no_programs, keep_programs
 
         if options.compilation_cache:
             keep_programs()
@@ -367,7 +370,7 @@ def _join(options: Options) -> None:
     """Makes this process one of several, if it is to be."""
     given = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed:
-        from dgm_jax import processes
+        from dgm_jax.system import processes
 
         processes.join(*given)
     elif any(value is not None for value in given):

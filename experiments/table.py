@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgm_jax import sheets
 from dgm_jax.errors import UserError, exit_status
+from dgm_jax.reporting import table as sheets
 from experiments import cells, cli
 
 

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from dgm_jax import Learner, Memory, checkpoint, data, load_memory
-from dgm_jax.callbacks import Callback, TaskEnd
+from dgm_jax import Learner, Memory, data, load_memory
 from dgm_jax.config import Config
 from dgm_jax.data import Dataset, TaskStream
 from dgm_jax.models import dcgan
 from dgm_jax.models.generator import Generator
+from dgm_jax.runs.events import Callback, TaskEnd
+from dgm_jax.system import checkpoint
 
 DTYPES = ("float32", "float64")
 

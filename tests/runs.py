@@ -10,7 +10,7 @@ from pathlib import Path
 import helpers
 import pytest
 
-from dgm_jax.callbacks import Callback
+from dgm_jax.runs.events import Callback
 
 TINY = helpers.small("dgma", image_size=8)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from dgm_jax import checkpoint
+from dgm_jax.system import checkpoint
 
 METADATA = {"task": 3, "widths": [4, 5], "rate": 1e-4, "name": "grün", "none": None}
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from dgm_jax import load_classifier
 from dgm_jax.__main__ import main
-from dgm_jax.classifier import BadImages
 from dgm_jax.data.dataset import resize
 from dgm_jax.errors import NoMemory, UserError
+from dgm_jax.memory.classifier import BadImages
 
 
 @pytest.fixture(scope="module")

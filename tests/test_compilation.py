@@ -8,11 +8,11 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from dgm_jax import compilation
+from dgm_jax.system import compilation
 
 PROGRAM = """
 import sys, jax, jax.numpy as jnp
-from dgm_jax.compilation import BuildClock, keep_programs
+from dgm_jax.system.compilation import BuildClock, keep_programs
 print(keep_programs())
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event.endswith("cache_hits")))

@@ -15,11 +15,13 @@ from helpers import compiled_once  # noqa: F401
 
 import dgm_jax
 from benchmarks import ceiling, consolidate, results, streams, tune
-from dgm_jax import __main__, data, export, memory_file
-from dgm_jax.baselines import METHODS
-from dgm_jax.baselines.learner import BaselineLearner
+from dgm_jax import __main__, data
 from dgm_jax.config import PRESETS
 from dgm_jax.data.sources import NAMES
+from dgm_jax.memory import export
+from dgm_jax.memory import file as memory_file
+from dgm_jax.methods import METHODS
+from dgm_jax.methods.learner import BaselineLearner
 from experiments import cli, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,7 +209,7 @@ def test_extend(desk, monkeypatch) -> None:
 def test_many_hosts(desk, monkeypatch) -> None:
     """Of one process, joined to no other."""
     (text,) = blocks(ROOT / "docs" / "devices.md", "python")
-    monkeypatch.setattr("dgm_jax.processes.join", lambda *_: None)
+    monkeypatch.setattr("dgm_jax.system.processes.join", lambda *_: None)
     exec(compile(text.replace("/shared/run", "shared-run"), "docs/devices.md", "exec"), desk)
     assert Path("shared-run/summary.json").exists()
 

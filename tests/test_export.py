@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax import export
 from dgm_jax.errors import UserError
-from dgm_jax.memory import CHUNK
-from dgm_jax.memory_file import decode, encode
+from dgm_jax.memory import export
+from dgm_jax.memory.file import decode, encode
+from dgm_jax.memory.memory import CHUNK
 
 RUNS = {
     "dgma": lambda: helpers.finished(helpers.small("dgma")),

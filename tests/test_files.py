@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgm_jax import files
+from dgm_jax.system import files
 
 
 def test_write_atomically_replaces_and_leaves_nothing_over(tmp_path: Path) -> None:

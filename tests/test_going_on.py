@@ -10,9 +10,9 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner, data, load_memory
-from dgm_jax.callbacks import Callback
 from dgm_jax.data import DataError, PastTaskError
 from dgm_jax.errors import OtherConfiguration
+from dgm_jax.runs.events import Callback
 
 NAMES = ("nought", "one", "two", "three", "four", "five")
 CONFIGS = {
@@ -237,7 +237,7 @@ def _in_colour(stream: data.TaskStream):
 
 class TestStream:
     def past(self, labels=(0, 1)):
-        from dgm_jax.agreement import describe
+        from dgm_jax.data.stream import describe
 
         known = describe(day(labels))
         return data.Past("mine", tuple(map(tuple, known["tasks"])), ("nought", "one"), ((24,), (24,)), "ab")

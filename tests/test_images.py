@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dgm_jax import images
+from dgm_jax.data import pictures as images
 
 
 def test_grid_puts_every_pixel_in_its_place() -> None:

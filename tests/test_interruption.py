@@ -6,7 +6,7 @@ import signal
 import pytest
 from runs import lose_a_ctrl_c
 
-from dgm_jax.interruption import CtrlC, uninterrupted
+from dgm_jax.system.interruption import CtrlC, uninterrupted
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block() -> None:

@@ -11,10 +11,11 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 from runs import TINY, Log, assert_same_results, interrupt, lines, table
 
-from dgm_jax import Learner, checkpoint, load_memory
-from dgm_jax.callbacks import Callback
+from dgm_jax import Learner, load_memory
 from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, NotFinite
+from dgm_jax.runs.events import Callback
+from dgm_jax.system import checkpoint
 from dgm_jax.training import task as training
 
 

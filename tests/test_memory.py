@@ -11,7 +11,7 @@ from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NoMemory
-from dgm_jax.memory import TaskMemory
+from dgm_jax.memory.task import TaskMemory
 
 RUNS = {
     "dgma-16": lambda: helpers.finished(helpers.small("dgma")),

@@ -17,10 +17,11 @@ from helpers import compiled_once  # noqa: F401
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dgm_jax import Memory, load_memory, memory_file
+from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NewerFormat, NoMemory
-from dgm_jax.memory import used_weights
-from dgm_jax.memory_file import DamagedMemoryFile, decode, encode
+from dgm_jax.memory import file as memory_file
+from dgm_jax.memory.file import DamagedMemoryFile, decode, encode
+from dgm_jax.memory.task import used_weights
 
 RUNS = {
     "dgma": lambda: helpers.finished(helpers.small("dgma")),

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax import checkpoint, load_classifier, load_memory
-from dgm_jax.callbacks import Callback
+from dgm_jax import load_classifier, load_memory
+from dgm_jax.runs.events import Callback
+from dgm_jax.system import checkpoint
 
 FIXTURE = Path(__file__).parent / "fixtures" / "format-1"
 

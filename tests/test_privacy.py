@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dgm_jax import data, privacy
+from dgm_jax import data
+from dgm_jax.metrics import privacy
 
 
 def test_nearest_distances_by_hand():

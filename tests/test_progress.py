@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dgm_jax.callbacks import EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
 from dgm_jax.config import Config
-from dgm_jax.progress import ConsoleProgress, _rough, _time
+from dgm_jax.reporting.console import ConsoleProgress, _rough, _time
+from dgm_jax.runs.events import EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
 
 METRICS = {
     "critic_loss": -0.3125,

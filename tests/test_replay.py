@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax import consolidation, replay
+from dgm_jax.methods import consolidation, replay
 from dgm_jax.training.classifier import TEMPERATURE
 
 KEY = jax.random.key(5)

@@ -11,8 +11,8 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 from runs import TINY, Log, assert_same_results, interrupt, lines
 
-from dgm_jax import checkpoint
 from dgm_jax.errors import OtherConfiguration
+from dgm_jax.system import checkpoint
 from dgm_jax.training import task as training
 
 

@@ -10,9 +10,9 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner, load_memory
-from dgm_jax.callbacks import Callback
 from dgm_jax.errors import ConfigError, OtherConfiguration
-from dgm_jax.memory import NoMemory
+from dgm_jax.memory.memory import NoMemory
+from dgm_jax.runs.events import Callback
 
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
 CONFIG = helpers.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)

@@ -11,7 +11,7 @@ from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
 from dgm_jax.errors import UserError
-from dgm_jax.tensorboard import TensorBoard
+from dgm_jax.reporting.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboardX", reason="tensorboardX is an extra")
 from tensorboardX.proto import event_pb2  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, OtherConfiguration
-from dgm_jax.workdir import FORMAT_VERSION, Workdir
+from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 
 CONFIG = Config(batch_size=64, variant="dgma")
 STREAM = {"tasks": [[3], [1, 4]], "image_shape": (32, 32, 1)}

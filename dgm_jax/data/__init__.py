@@ -5,14 +5,9 @@ from dgm_jax.data.dataset import DataError, Dataset, from_arrays
 from dgm_jax.data.folders import folder_classes, from_folder
 from dgm_jax.data.joining import join
 from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_sizes
-from dgm_jax.data.sources import class_names, default_folder, from_npz, load
-from dgm_jax.data.stream import (
-    FutureTaskError,
-    Past,
-    PastTaskError,
-    TaskStream,
-    class_incremental,
-)
+from dgm_jax.data.sources import class_names, from_npz, load
+from dgm_jax.data.stream import FutureTaskError, Past, PastTaskError, TaskStream, class_incremental
+from dgm_jax.data.tfds import default_folder
 
 __all__ = [
     "DataError",

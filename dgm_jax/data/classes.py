@@ -76,3 +76,10 @@ def _read_names(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"classes @{path}: the file cannot be read ({error}); expected a name a line.") from error
     return [name for name in (line.partition("#")[0].strip() for line in lines) if name]
+
+
+def new_labels(classes: Sequence[str] | None, names: Sequence[str], where: str) -> dict[int, int]:
+    """Returns the label that each stored label, if it is kept, gets; `names` are those of the labels 0, 1, ..."""
+    if classes is None:
+        return {label: label for label in range(len(names))}
+    return {names.index(name): label for label, name in enumerate(check_classes(classes, names, where))}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgm_jax import files
+from dgm_jax.system import files
 
 _SEPARATOR = 255  # White: generated and real images alike are mostly dark at their borders.
 _MARGIN = 4

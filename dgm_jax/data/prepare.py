@@ -15,16 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dgm_jax.data.dataset import DataError, Dataset, Images
-from dgm_jax.data.sources import (
-    REWRITTEN,
-    TFDS_NAMES,
-    PathLike,
-    check_folder,
-    import_tfds,
-    list_versions,
-    read_info,
-    splits,
-)
+from dgm_jax.data.sources import PathLike
+from dgm_jax.data.tfds import REWRITTEN, TFDS_NAMES, check_folder, import_tfds, list_versions, read_info, splits
 
 Rows = Iterable[tuple[Images, int]]
 

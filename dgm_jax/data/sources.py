@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dgm_jax.data.classes import check_classes, few
-from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_arrays
-
-TFDS_NAMES: Mapping[str, str] = {
-    "mnist": "mnist",
-    "cifar10": "cifar10",
-    "svhn": "svhn_cropped",
-    "imagenet32": "imagenet_resized/32x32",
-}
-NAMES = ("digits", *TFDS_NAMES)
-
-# `prepare` writes beside a tfrecord folder of the same version, which it leaves alone; hence the suffix.
-REWRITTEN = "-array_record"
+from dgm_jax.data import tfds
+from dgm_jax.data.classes import new_labels
+from dgm_jax.data.dataset import DataError, Dataset, from_arrays
 
 _DIGITS = tuple(map(str, range(10)))
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_TEST_SPLITS: Mapping[str, str] = {"imagenet32": "validation"}  # the labelled one; the others have "test"
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _DIGITS_SEED = 0
-_ROWS_AT_ONCE = 4096  # bulk reads are several times faster than single ones; in pieces they stay small in memory
 
 PathLike = str | os.PathLike[str]
 
 
-def default_folder() -> Path:
-    """Where data sets of TensorFlow Datasets usually are: $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
 def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] | None = None) -> Dataset:
@@ -61,7 +41,7 @@ def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] 
     """
     if name == "digits":
         return _load_digits(classes)
-    return _read_folder(name, _whole_folder(name, data_dir), classes)
+    return tfds.read_data_set(name, tfds.whole_folder(name, data_dir), classes)
 
 
 def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:
@@ -79,8 +59,8 @@ def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:
     """
     if name == "digits":
         return _DIGITS
-    folder = _whole_folder(name, data_dir)
-    names = _label_names(name, _open(folder), folder)
+    folder = tfds.whole_folder(name, data_dir)
+    names = tfds.label_names(name, tfds.open_builder(folder), folder)
     return tuple(names if names == [str(label) for label in range(len(names))] else sorted(names))
 
 
@@ -130,224 +110,39 @@ def _load_digits(classes: Sequence[str] | None) -> Dataset:
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
     rows = train_test_split(np.arange(len(images)), test_size=0.2, random_state=_DIGITS_SEED, stratify=digits.target)
-    new = _new_labels(classes, _DIGITS, "of digits")
+    new = new_labels(classes, _DIGITS, "of digits")
     train, test = (np.sort(part[np.isin(digits.target[part], list(new))]) for part in rows)
     y_train, y_test = ([new[label] for label in digits.target[part]] for part in (train, test))
     names = {new[label]: _DIGITS[label] for label in new}
     return from_arrays(images[train], y_train, images[test], y_test, name="digits", class_names=names)
 
 
-def _new_labels(classes: Sequence[str] | None, names: Sequence[str], where: str) -> dict[int, int]:
-    """Returns the label that each stored label, if it is kept, gets; `names` are those of the labels 0, 1, ..."""
-    if classes is None:
-        return {label: label for label in range(len(names))}
-    return {names.index(name): label for label, name in enumerate(check_classes(classes, names, where))}
 
 
 # ---- TFDS folders: found, checked, read ----
 
 
-def splits(name: str) -> tuple[str, str]:
-    """Returns what TFDS calls the training and the test images of a data set, a key of `TFDS_NAMES`."""
-    return "train", _TEST_SPLITS.get(name, "test")
 
 
-def _whole_folder(name: str, data_dir: PathLike | None) -> Path:
-    if name not in TFDS_NAMES:
-        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)} (or from_npz for a file).")
-    folder = find_version(name, data_dir)
-    check_folder(name, folder)
-    return folder
 
 
-def find_version(name: str, data_dir: PathLike | None) -> Path:
-    """Finds the folder of the newest version of a TFDS data set.
-
-    Args:
-      name: a key of `TFDS_NAMES`.
-      data_dir: the folder that holds `<tfds name>/<version>/`.
-
-    Returns:
-      `data_dir/<tfds name>/<version>`; of one version, what `prepare` has rewritten comes first.
-
-    Raises:
-      DataError: if there is none.
-    """
-    tfds_name = TFDS_NAMES[name]
-    how = (
-        f"give --data-dir DIR holding {tfds_name}/<version>/, "
-        f"or make one with `python -m dgm_jax prepare {name} --data-dir DIR`"
-    )
-    if data_dir is None:
-        raise DataError(f"{name} is read from disk and no data_dir was given; {how}.")
-    if not Path(data_dir).is_dir():
-        raise DataError(f"data_dir={os.fspath(data_dir)!r} is not a folder; {how}.")
-    versions = list_versions(name, data_dir)
-    if not versions:
-        found = ", ".join(sorted(entry.name for entry in Path(data_dir).iterdir())[:8]) or "nothing"
-        raise DataError(f"data_dir={os.fspath(data_dir)!r} has no {tfds_name}/<version>/ (it holds: {found}); {how}.")
-    return versions[-1]
 
 
-def list_versions(name: str, data_dir: PathLike) -> list[Path]:
-    """Lists the version folders of a TFDS data set, oldest first."""
-    parent = Path(data_dir) / TFDS_NAMES[name]
-    pattern = re.compile(rf"(\d+)\.(\d+)\.(\d+)({re.escape(REWRITTEN)})?")
-    matches = [pattern.fullmatch(entry.name) for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-    # As numbers, because "10.0.0" is newer than "9.0.0".
-    found = sorted(((*map(int, m.group(1, 2, 3)), bool(m.group(4))), m.group(0)) for m in matches if m)
-    return [parent / folder for _, folder in found]
 
 
-def read_info(folder: Path) -> dict[str, Any]:
-    """Reads a TFDS folder's dataset_info.json.
-
-    Raises:
-      DataError: if it (or features.json, without which records cannot be decoded) is missing or not JSON.
-    """
-    contents: dict[str, Any] = {}
-    for file in ("features.json", "dataset_info.json"):
-        try:
-            contents = json.loads((folder / file).read_text())
-        except FileNotFoundError as error:
-            raise DataError(f"{folder} has no {file}: the data set is only half there; {_again(folder)}.") from error
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder / file} cannot be read ({error}); {_again(folder)}.") from error
-    return contents
 
 
-def check_folder(name: str, folder: Path) -> None:
-    """Checks, before any image is decoded, that a TFDS folder is whole and readable without TensorFlow.
-
-    Args:
-      name: a key of `TFDS_NAMES`, for the advice.
-      folder: `<data_dir>/<tfds name>/<version>`.
-
-    Raises:
-      DataError: if its format is not array_record, or a split, a shard or a record is missing.
-    """
-    info = read_info(folder)
-    file_format = info.get("fileFormat", "tfrecord")  # TFDS leaves its default unsaid
-    if file_format != "array_record":
-        data_dir = folder.parents[1 + TFDS_NAMES[name].count("/")]
-        raise DataError(
-            f"{folder} is in {file_format} format, and reading {file_format} needs TensorFlow; rewrite it once: "
-            f"`python -m pip install -r requirements-prepare.txt`, then `python -m dgm_jax prepare {name} "
-            f"--data-dir {data_dir}`; or give another --data-dir that holds array_record files."
-        )
-    import_tfds()
-    lengths = {split["name"]: [int(n) for n in split.get("shardLengths", [])] for split in info.get("splits", [])}
-    for split in splits(name):
-        if not sum(lengths.get(split, [])):
-            raise DataError(
-                f"{folder} has no {split} images (splits: {', '.join(lengths) or 'none'}); {_again(folder)}."
-            )
-        _check_shards(folder, split, lengths[split])
 
 
-def _check_shards(folder: Path, split: str, lengths: list[int]) -> None:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    pattern = re.compile(rf".+-{split}\.array_record-\d{{5}}-of-\d{{5}}")
-    shards = sorted(entry for entry in folder.iterdir() if pattern.fullmatch(entry.name))
-    if len(shards) != len(lengths):
-        raise DataError(
-            f"{folder} has {len(shards)} {split} shards ({', '.join(s.name for s in shards[:4]) or 'none'}), "
-            f"dataset_info.json counts {len(lengths)}; {_again(folder)}."
-        )
-    for shard, expected in zip(shards, lengths, strict=True):
-        try:
-            reader = ArrayRecordReader(str(shard))
-            records = int(reader.num_records())
-            reader.close()
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"{shard} is truncated or damaged ({error}); {_again(folder)}.") from error
-        if records != expected:
-            raise DataError(f"{shard} has {records} records, dataset_info.json counts {expected}; {_again(folder)}.")
 
 
-def _again(folder: Path) -> str:
-    return f"copy {folder} again, or remove it and prepare it anew"
 
 
-def import_tfds() -> Any:
-    """Imports TensorFlow Datasets only when it is used: it is slow, and "digits" and npz files do without."""
-    try:
-        import array_record  # noqa: F401
-        import tensorflow_datasets
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"reading TFDS folders needs {error.name}; run `python -m pip install tensorflow-datasets array_record`."
-        ) from error
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Else it warns on every read that OpenCV would be faster.
-    return tensorflow_datasets
 
 
-def _open(folder: Path) -> Any:
-    return import_tfds().builder_from_directory(os.fspath(folder))
 
 
-def _label_names(name: str, builder: Any, folder: Path) -> list[str]:
-    """Returns the name of every stored label, 0, 1, ..."""
-    features = builder.info.features
-    if not {"image", "label"} <= set(features):
-        raise DataError(f"{folder} has the features {', '.join(features)}; expected image and label.")
-    names = list(getattr(features["label"], "names", None) or [])
-    if name == "cifar10" and names == [str(i) for i in range(10)]:  # stored without its names
-        return list(_CIFAR10)
-    return names
 
 
-def _read_folder(name: str, folder: Path, classes: Sequence[str] | None) -> Dataset:
-    builder = _open(folder)
-    names = _label_names(name, builder, folder)
-    image = builder.info.features["image"]
-    dtype = np.dtype(image.np_dtype)
-    if len(image.shape) != 3 or None in image.shape or dtype != np.uint8:
-        raise DataError(
-            f"{folder} has images of shape {image.shape} and type {dtype}; expected a fixed (h, w, c) of uint8."
-        )
-    new = None if classes is None else _new_labels(classes, names, f"of {name}")
-    parts = [_read_split(builder, split, folder, new) for split in splits(name)]
-    for (_, labels), split in zip(parts, splits(name), strict=True):
-        gone = [label for i, label in enumerate(classes or ()) if i not in labels]
-        if gone:
-            raise DataError(f"{folder} has no {split} images of {few(gone)}; choose other classes.")
-    (x_train, y_train), (x_test, y_test) = parts
-    return from_arrays(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names)))
 
 
-def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] | None) -> tuple[Images, Labels]:
-    """Reads the images of a split, in stored order.
-
-    Args:
-      builder: of TFDS.
-      split: e.g. "train".
-      folder: what is read, for errors.
-      new: the new label of each stored label that is kept; None: all are, as they are.
-    """
-    # Of ImageNet most images are not wanted, and decoding is what takes time.
-    source = builder.as_data_source(split=split, decoders={"image": import_tfds().decode.SkipDecoding()})
-    feature = builder.info.features["image"]
-    images, labels = [], []
-    for start in range(0, len(source), _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, len(source))
-        try:
-            rows = source.__getitems__(list(range(start, stop)))
-            kept = [(i, row) for i, row in enumerate(rows, start) if new is None or row["label"] in new]
-            decoded = [feature.decode_example_np(row["image"]) for _, row in kept]
-        except (RuntimeError, OSError, ValueError, LookupError) as error:
-            raise DataError(
-                f"{folder}: the {split} images {start}..{stop - 1} are damaged ({error}); {_again(folder)}."
-            ) from error
-        for (i, _), image in zip(kept, decoded, strict=True):
-            if image.shape != feature.shape or image.dtype != np.uint8:
-                raise DataError(
-                    f"{folder}: {split} image {i} is {image.dtype} {image.shape}, features.json says uint8 "
-                    f"{feature.shape}; {_again(folder)}."
-                )
-        if kept:
-            images.append(np.stack(decoded))
-            labels += [row["label"] if new is None else new[row["label"]] for _, row in kept]
-    empty = np.empty((0, *feature.shape), np.uint8)
-    return np.concatenate([empty, *images]), np.array(labels, np.int64)

@@ -363,3 +363,14 @@ def _freeze(images: Images, indices: Indices) -> Part:
 def _present(part: Part | None) -> Part:
     assert part is not None, "dropped parts are refused before they are looked up"
     return part
+
+
+def describe(stream: TaskStream) -> dict[str, object]:
+    """What tells a stream from another: data, order, tasks, counts."""
+    return {
+        "dataset": stream.name,
+        "fingerprint": stream.fingerprint,
+        "tasks": [[stream.classes[c] for c in task] for task in stream.tasks],
+        "image_shape": list(stream.image_shape),
+        "train_counts": [list(stream.train_counts(t)) for t in range(stream.n_tasks)],
+    }

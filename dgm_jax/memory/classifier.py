@@ -1,57 +1,68 @@
-"""The classifier that a run leaves behind, to tell images of all classes learnt."""
+"""A trained classifier: what tells images of all classes learnt apart."""
 
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dgm_jax import checkpoint
 from dgm_jax.data.dataset import resize
-from dgm_jax.errors import NoMemory, UserError
-from dgm_jax.training.classifier import predict_logits
-from dgm_jax.workdir import Workdir
-
-READINGS = ("consolidated", "auxiliary")
+from dgm_jax.errors import UserError
+from dgm_jax.models.prediction import predict_features, predict_logits
 
 
 class BadImages(UserError, ValueError):
-    """Images that the classifier cannot tell anything of."""
+    """Images that the classifier cannot judge."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """Tells the class of images; made by `load_classifier`."""
+    """Tells images of the classes learnt so far apart; `load_classifier` loads that of a run."""
 
     params: Any
     statistics: Any
     network: str
-    image_shape: tuple[int, int, int]  # Of the images it learnt, as its network met them.
-    n_outputs: int  # Of its head: classes that are not learnt yet included.
-    labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them.
+    image_shape: tuple[int, int, int]  # [height, width, channels] of the images that the network reads.
+    labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them, in the order of the outputs.
     names: tuple[str, ...]
 
     def __repr__(self) -> str:
-        """What it tells apart: the weights themselves would fill the screen."""
+        """A short description: the weights would fill the screen."""
         shape = "x".join(map(str, self.image_shape))
         return f"Classifier(labels={list(self.labels)}, images={shape}, network={self.network!r})"
 
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the network, those of classes that are not learnt yet included."""
+        return len(self.params["classifier"]["bias"])
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Scores uint8 images [n, height, width, channels] of `image_shape`.
+
+        Returns:
+          float32 [n, n_outputs]; classes that are not learnt yet have the lowest number there is.
+        """
+        seen = np.arange(self.n_outputs) < len(self.labels)
+        return predict_logits(self.params, self.statistics, images, seen, network=self.network)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What the class head reads of uint8 images [n, height, width, channels]: float32 [n, features]."""
+        return predict_features(self.params, self.statistics, images, network=self.network)
+
     def predict(self, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Tells images apart.
+        """Predicts the class of images.
 
         Args:
-          images: uint8 [n, height, width, channels] (or [n, height, width] if grey), of any size, which is scaled to
-            the network's own (what is not square is squeezed; images of class folders were cut to their central square
-            before, as `python -m dgm_jax predict` does); channels as in training.
+          images: uint8 [n, height, width, channels], or [n, height, width] if grey, of any size, with the channels of
+            training. They are resized to what the network reads; an image that is not square is squeezed.
+            (`python -m dgm_jax predict` cuts images to their central square first, as training on class folders does.)
 
         Returns:
           Labels, int64 [n], and probabilities, float32 [n, classes], in the order of `labels`: the network's softmax.
-          They are not calibrated: it learnt generated images and meets real ones.
+          They are not calibrated: the network learnt generated images and now reads real ones.
 
         Raises:
-          BadImages: if the images are none of these.
+          BadImages: if the images have another shape or type.
         """
         pixels = np.asarray(images)
         if pixels.ndim == 3:
@@ -61,63 +72,9 @@ class Classifier:
             raise BadImages(
                 f"images of {pixels.dtype} {list(pixels.shape)}; expected uint8 [n, height, width, {channels}]"
             )
-        seen = np.arange(self.n_outputs) < len(self.labels)
         if pixels.shape[1:3] != self.image_shape[:2]:
             pixels = resize(pixels, self.image_shape[0])
-        logits = predict_logits(self.params, self.statistics, pixels, seen, network=self.network)
+        logits = self.logits(pixels)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))[:, : len(self.labels)]
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return np.asarray(self.labels, np.int64)[probabilities.argmax(axis=1)], probabilities
-
-
-def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Classifier:
-    """Loads the classifier of all classes that a run of DGM has learnt so far.
-
-    Args:
-      workdir: the folder of the run, finished or not.
-      reading: "consolidated", which learnt from images that the memory drew, or "auxiliary", the paper's.
-
-    Raises:
-      NoMemory: if there is none yet, or the run is a baseline's.
-      UserError: if `reading` is unknown, or what is there cannot be read.
-    """
-    if reading not in READINGS:
-        raise UserError(f"reading={reading!r} is unknown; choose one of {', '.join(READINGS)}")
-    folder = Workdir(workdir)
-    if not folder.path.is_dir():
-        raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run")
-    if folder.seeds() and not folder.config.exists():
-        raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
-    restored = _newest_finished(folder)
-    if restored is None:
-        raise NoMemory(f"{folder.path} has no classifier; expected the workdir of a run of dgm with a finished task")
-    own = restored.tree[{"consolidated": "classifier", "auxiliary": "auxiliary"}[reading]]
-    config, memory = folder.read_config(), restored.metadata["memory"]
-    network = memory.get("network", "dcgan")
-    if reading == "consolidated":
-        network = config["config"].get("consolidation_network") or network
-    known = sum(len(task["classes"]) for task in memory["tasks"])
-    return Classifier(
-        params=own["params"],
-        statistics=own["statistics"],
-        network=network,
-        image_shape=tuple(config["stream"]["image_shape"]),
-        n_outputs=len(own["params"]["classifier"]["bias"]),
-        labels=tuple(memory["labels"][:known]),
-        names=tuple(memory["names"][:known]),
-    )
-
-
-def _newest_finished(folder: Workdir) -> checkpoint.Checkpoint | None:
-    """Of a task in progress there are checkpoints without a classifier; that of the task before it lies beside them."""
-    for step in reversed(checkpoint.steps(folder.checkpoints)):
-        try:
-            restored = checkpoint.restore(folder.checkpoints, step, on_damage=warnings.warn)
-        except FileNotFoundError:  # A live run has just deleted it.
-            continue
-        except checkpoint.DamagedCheckpoint as error:
-            warnings.warn(f"{error} The classifier is that of an earlier task.", stacklevel=3)
-            continue
-        if restored is not None and "classifier" in restored.tree:
-            return restored
-    return None

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dgm_jax import files
 from dgm_jax.errors import UserError
-from dgm_jax.memory import Memory, draw_chunk
+from dgm_jax.memory.memory import Memory, draw_chunk
+from dgm_jax.system import files
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # That an exported sampler runs on.
 _KEYS = "threefry2x32"

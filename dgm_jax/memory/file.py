@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax import files
 from dgm_jax.errors import NewerFormat, UserError
-from dgm_jax.memory import Memory, TaskMemory, used_weights
+from dgm_jax.memory.memory import Memory
+from dgm_jax.memory.task import TaskMemory, used_weights
 from dgm_jax.models import NETWORKS, pair
 from dgm_jax.models.generator import Generator
+from dgm_jax.system import files
 
 MAGIC = b"\x89DGM\r\n\x1a\n"  # As in PNG files: what treats the file as text damages these first.
 FORMAT_VERSION = 1

@@ -6,11 +6,9 @@ task ended, masked. The cut never changes, in value or in shape, however much th
 old images stay equal bit for bit, and why old classes stay as cheap to draw as on their first day.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,27 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax import nn
-from dgm_jax.errors import NoMemory
+from dgm_jax.memory.task import Params, TaskMemory, cut_units, cut_weights
 from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator, conditioned_noise
-from dgm_jax.workdir import Workdir
-
-Params = Any
 
 CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
 
 
-@dataclass(frozen=True)
-class TaskMemory:
-    """What one finished task owns; arrays are NumPy's, of logical widths."""
-
-    classes: tuple[int, ...]  # Class indices, in the order of the output layers.
-    widths: tuple[int, ...]  # Output units of each layer when the task ended.
-    masks: list[np.ndarray]  # Binary: of each layer, [c_l] (DGMa), or of each kernel, of its shape (DGMw).
-    norms: list[Params]
-    statistics: list[Params]
-    heads: np.ndarray  # [classes of the task, k, k, c_last, channels]
-    n_conditioned: int  # Entries of the noise that carry the one-hot class.
 
 
 @dataclass(frozen=True)
@@ -234,112 +218,18 @@ class Memory:
         return replace(self, tasks=tasks, labels=self.labels[:n_classes], names=self.names[:n_classes])
 
 
-def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
-    """Loads a memory; needs no training code and no special device.
-
-    Args:
-      path: the folder of a run, finished or not, or a file that `python -m dgm_jax export` wrote, which needs no other
-        packages than jax and numpy.
-      after_task: the memory as it was after this task (0 is the first); None: the newest.
-
-    Raises:
-      NoMemory: if there is no memory, or none of that task; a baseline's run has none.
-      DamagedMemoryFile, DamagedCheckpoint, NewerFormat: if what is there cannot be read.
-    """
-    path = Path(path)
-    if path.is_file():
-        from dgm_jax import memory_file  # It knows this module.
-
-        memory = memory_file.read(path)
-    elif path.is_dir():
-        memory = _of_run(Workdir(path))
-    else:
-        raise NoMemory(f"{path} is not there; expected the workdir of a run, or a file that was exported from one")
-    if after_task is not None and not 0 <= after_task < len(memory.tasks):
-        raise NoMemory(f"after_task={after_task}, but {path} has {len(memory.tasks)} finished tasks, from 0")
-    return memory if after_task is None else memory.as_of(after_task + 1)
 
 
-def _of_run(folder: Workdir) -> Memory:
-    from dgm_jax import checkpoint  # Here, because an exported file is read without Orbax.
-
-    restored = checkpoint.restore(folder.checkpoints, on_damage=_warn) if folder.checkpoints.is_dir() else None
-    if restored is None and folder.seeds():
-        raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
-    if restored is None:
-        raise NoMemory(f"{folder.path} holds no checkpoint yet; expected the workdir of a run with a finished task")
-    if "memory" not in restored.tree:
-        raise NoMemory(f"{folder.path} is the run of a baseline; only dgm's memory can be drawn from")
-    memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
-    if not memory.tasks:
-        raise NoMemory(f"{folder.path} has not finished its first task yet; go on with the run")
-    return memory.as_of(len(memory.tasks))  # Without the classes of tasks that are still to come.
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
 
 
-def cut_units(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
-    """Keeps the open units of a DGMa task: its sub-network as a smaller, unmasked one."""
-    units: dict[int, Any] = dict(enumerate(map(np.flatnonzero, task.masks)))
-    cut: Params = {"kernels": []}
-    for kernel, (source, target) in zip(kernels, generator.ends, strict=True):
-        inputs = slice(None) if source == nn.INPUT else units[source]
-        cut["kernels"].append(kernel[:, :, inputs][..., units[target]])
-    for name, own in (("norms", task.norms), ("statistics", task.statistics)):
-        cut[name] = [jax.tree.map(lambda a, i=i: a[units[i]], arrays) for i, arrays in enumerate(own)]
-    return _padded(generator, cut | {"heads": task.heads[:, :, :, units[len(units) - 1]]})
 
 
-def cut_weights(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
-    """Slices the weights to a task's widths and applies its masks: of weights (DGMw), or of units as they stand."""
-    cut: Params = {"kernels": [], "norms": task.norms, "statistics": task.statistics, "heads": task.heads}
-    for number, (kernel, (source, target)) in enumerate(zip(kernels, generator.ends, strict=True)):
-        c_in = kernel.shape[2] if source == nn.INPUT else task.widths[source]
-        sliced = kernel[:, :, :c_in, : task.widths[target]]
-        mask = task.masks[number if task.masks[0].ndim > 1 else target]
-        cut["kernels"].append(np.where(mask, sliced, np.zeros((), sliced.dtype)))
-    return _padded(generator, cut)
 
 
-def used_weights(memory: Memory) -> list[np.ndarray]:
-    """Which weights of each kernel some task draws with, bool of the kernels' shapes: all that any cut can hold."""
-    used = [np.zeros(kernel.shape, bool) for kernel in memory.kernels]
-    for task in memory.tasks:
-        of_units = task.masks[0].ndim == 1
-        for number, (source, target) in enumerate(memory.generator.ends):
-            if not of_units:
-                own = used[number][tuple(slice(0, n) for n in task.masks[number].shape)]
-                own |= task.masks[number]
-            elif source == nn.INPUT:
-                used[number][..., : task.widths[target]] |= task.masks[target]
-            else:
-                # Units that are gated before their norm say something even where they are closed: its shift.
-                inputs = task.masks[source] | memory.gate_before_norm
-                own = used[number][:, :, : task.widths[source], : task.widths[target]]
-                own |= inputs[:, None] & task.masks[target]
-    return used
 
 
-def _padded(generator: Generator, cut: Params) -> Params:
-    """Pads a sub-network with units that emit exactly 0, so that many tasks share a compiled sampler."""
-    padded = [nn.padded_width(max(width, 1), 8) for width in generator.widths(cut["kernels"])]
-
-    def grow(array: np.ndarray, shape: Sequence[int], fill: float = 0.0) -> np.ndarray:
-        grown = np.full(tuple(shape), fill, array.dtype)
-        grown[tuple(slice(0, n) for n in array.shape)] = array
-        return grown
-
-    shapes = generator.kernel_shapes(padded, cut["kernels"][0].shape[2])
-    heads = cut["heads"]
-    return {
-        "kernels": [grow(kernel, shape) for kernel, shape in zip(cut["kernels"], shapes, strict=True)],
-        # Scale and shift of 0: whatever the statistics, a padded unit emits relu(0).
-        "norms": [jax.tree.map(lambda a, w=w: grow(a, (w,)), norm) for norm, w in zip(cut["norms"], padded)],
-        "statistics": [jax.tree.map(lambda a, w=w: grow(a, (w,), 1.0), s) for s, w in zip(cut["statistics"], padded)],
-        "heads": grow(heads, (*heads.shape[:3], padded[-1], heads.shape[4])),
-    }
 
 
 def _unpacked(packed: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -368,3 +258,22 @@ def draw_chunk(
     head = jnp.zeros(CHUNK, jnp.int32)
     with jax.default_matmul_precision("highest"):  # Whatever it was trained in.
         return generator.generate(cut, cut["statistics"], masks, noise, head, train=False)[0]
+
+
+def used_weights(memory: Memory) -> list[np.ndarray]:
+    """Which weights of each kernel some task draws with, bool of the kernels' shapes: all that any cut can hold."""
+    used = [np.zeros(kernel.shape, bool) for kernel in memory.kernels]
+    for task in memory.tasks:
+        of_units = task.masks[0].ndim == 1
+        for number, (source, target) in enumerate(memory.generator.ends):
+            if not of_units:
+                own = used[number][tuple(slice(0, n) for n in task.masks[number].shape)]
+                own |= task.masks[number]
+            elif source == nn.INPUT:
+                used[number][..., : task.widths[target]] |= task.masks[target]
+            else:
+                # Units that are gated before their norm say something even where they are closed: its shift.
+                inputs = task.masks[source] | memory.gate_before_norm
+                own = used[number][:, :, : task.widths[source], : task.widths[target]]
+                own |= inputs[:, None] & task.masks[target]
+    return used

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dgm_jax.baselines.method import Watch
 from dgm_jax.config import Config
+from dgm_jax.methods.method import Watch
 from dgm_jax.models import pair
 from dgm_jax.models.discriminator import Output
+from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.augmentation import augmented
 from dgm_jax.training.classifier import ClassifierState, descended, learnt, started
-from dgm_jax.training.epoch import TaskImages, to_unit_range
+from dgm_jax.training.epoch import TaskImages
 from dgm_jax.training.losses import cross_entropy
 
 Loss = Callable[[Any, Output, jax.Array, jax.Array, jax.Array, Any], jax.Array]

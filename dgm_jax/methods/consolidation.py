@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from dgm_jax.config import Config
-from dgm_jax.memory import Memory
-from dgm_jax.replay import Judge, softened, surest
+from dgm_jax.memory.memory import Memory
+from dgm_jax.methods.replay import Judge, softened, surest
 from dgm_jax.training.classifier import TEMPERATURE
 from dgm_jax.training.epoch import TaskImages
 

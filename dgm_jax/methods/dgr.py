@@ -1,23 +1,25 @@
 """Deep generative replay: an unconditional generator, and a solver that labels what it draws."""
 
-import jax
 import numpy as np
 
-from dgm_jax.baselines.generative import UnmaskedGenerator
-from dgm_jax.baselines.method import Watch
+from dgm_jax.methods.generative import Keys, State, Training, UnmaskedGenerator
+from dgm_jax.methods.method import TaskInput, Watch
+from dgm_jax.training.epoch import TaskImages
 
 
 class DeepGenerativeReplay(UnmaskedGenerator):
-    """Replays unlabelled images; the solver of the task before says what they show."""
+    """Replays images without labels; the solver of the task before labels them."""
 
     paper = "Shin et al. 2017 (arXiv 1705.08690); here with the networks and the step of DGM"
     conditional = False
+    random_uses = ("replay", "train", "classifier")
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
-        """Retrains generator and solver on new images and replayed ones, as many of each class."""
-        replay_key, train_key, solver_key = jax.random.split(key, 3)
-        replayed, _ = self.replayed(task, replay_key, watch)
-        told = self.logits(task - 1, replayed).argmax(axis=1).astype(np.int32)
-        data = self.mixture((images, labels), (replayed, told))
-        self.consolidate(task, data, solver_key, watch)
-        self.train_generator(task, data, train_key, watch, lambda capacity: capacity)
+    def data(self, task: int, own: TaskInput[State], keys: Keys, watch: Watch) -> TaskImages:
+        """New images and replayed ones, as many of each class."""
+        replayed, _ = self.replayed(task, own, keys["replay"], watch)
+        predicted = own.state.classifier.logits(replayed).argmax(axis=1).astype(np.int32)
+        return self.mixture((own.images, own.labels), (replayed, predicted))
+
+    def classifier_data(self, training: Training, run: int, state: State, keys: Keys) -> TaskImages:
+        """The images that the generator learnt from."""
+        return training.data[run]

@@ -1,19 +1,9 @@
-"""The floor: one classifier goes on learning, from the newest images alone."""
+"""The floor: one classifier continues to learn from the newest images only."""
 
-import jax
-import numpy as np
-
-from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Watch
-from dgm_jax.training.epoch import padded
+from dgm_jax.methods.classifying import ClassifierMethod
 
 
 class Finetune(ClassifierMethod):
-    """Forgets: nothing asks for the old classes again."""
+    """Forgets: no image of an old class is seen again."""
 
     paper = "no paper: plain fine-tuning, the floor"
-
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
-        """Trains on the task's images."""
-        data = padded(images, labels, max(map(sum, self.setting.counts)))
-        self.classifier = classifier.train(self.classifier, (data,), self.setting.seen(task), key, self.config, watch)

@@ -1,38 +1,64 @@
 """One unmasked generator for all classes, retrained at every task: what dgr and mergan have in common.
 
-It is DGM's network with every gate open, trained by DGM's own step: nothing is protected, nothing grows, and one norm
-and one output layer serve all classes.
+It is DGM's network with every gate open, trained by DGM's step: nothing is protected, nothing grows, and one norm and one
+output layer serve all classes.
 """
 
 import dataclasses
-import math
-import time
-from collections.abc import Callable
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from dgm_jax import consolidation
-from dgm_jax.baselines.method import ClassifierMethod, Setting, Tree, Watch
-from dgm_jax.errors import NotFinite
-from dgm_jax.memory import Memory, TaskMemory
+from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.memory import Memory
+from dgm_jax.memory.task import TaskMemory
+from dgm_jax.methods.method import Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
+from dgm_jax.models.discriminator import widened
+from dgm_jax.training import task as tasks
+from dgm_jax.training.classifier import init_classifier
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
-from dgm_jax.training.state import Capacity, TrainState
+from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
 from dgm_jax.training.step import Step
-from dgm_jax.training.task import FrozenTask, Trainer
+from dgm_jax.training.trainer import TaskTraining, Trainer
 
-_OF_GATES = {"scale", "open_share", "sparsity", "sparsity_term"}  # Metrics of DGM's step that say nothing here.
+Keys = dict[str, jax.Array]  # By what they are for.
+
+_ABOUT_GATES = {"scale", "open_share", "sparsity", "sparsity_term"}  # Metrics of DGM's step that say nothing here.
 
 
-class UnmaskedGenerator(ClassifierMethod):
+@dataclass(frozen=True)
+class State:
+    """What one seed knows between two tasks."""
+
+    classifier: Classifier
+    generator: Memory | None = None  # None before the first task.
+    discriminator: tuple[Any, Any] | None = None  # Parameters and statistics.
+
+
+@dataclass
+class Training:
+    """A task in progress, of all seeds side by side."""
+
+    task: int
+    inputs: Sequence[TaskInput[State]]
+    data: list[TaskImages]  # What each seed learns from, on the host.
+    running: TaskTraining
+    nothing_replayed: Any  # Replayed images are part of the data already.
+
+
+class UnmaskedGenerator(Method[State, Training]):
     """Holds a generator, its discriminator, and the classifier that was learnt last."""
 
     step: type[Step] = Step
     conditional = True  # Whether the noise carries the class.
+    random_uses: ClassVar[tuple[str, ...]]  # What a task's key is split for, in this order.
 
     def __init__(self, setting: Setting) -> None:
-        """Begins with fresh networks."""
+        """Binds the method to settings and devices."""
         super().__init__(setting)
         config = dataclasses.replace(
             self.config,
@@ -44,178 +70,196 @@ class UnmaskedGenerator(ClassifierMethod):
             auxiliary_generator=self.conditional,
             replay_steps=1,
         )
-        self.trainer = Trainer(
+        self.networks = tasks.Networks(
             config,
-            setting.devices,
             channels=setting.image_shape[2],
             n_classes=setting.n_classes,
             max_heads=1,
-            backend=setting.backend,
-            n_conditioned=None if self.conditional else 0,
-            step=self.step,
+            conditional=self.conditional,
         )
-        self.memory: Memory | None = None
-        self.discriminator: tuple[Any, Any] | None = None
+        self.trainer = Trainer(self.networks, setting.devices, backend=setting.backend, step=self.step)
+        self.widths = self.networks.first_widths
 
-    def plan(self, task: int) -> tuple[int, int]:
-        """As DGM's."""
-        return self.config.epochs, sum(self.setting.counts[task]) // self.config.batch_size
+    # ---- What a subclass says ----
 
-    def train_generator(
-        self, task: int, data: TaskImages, key: jax.Array, watch: Watch, adapt: Callable[[Capacity], Capacity]
-    ) -> None:
-        """Goes on training both networks, for as many iterations as DGM takes on this task.
+    @abstractmethod
+    def data(self, task: int, own: TaskInput[State], keys: Keys, watch: Watch) -> TaskImages:
+        """What the networks learn from: new images and, if the method mixes them in, replayed ones."""
 
-        Args:
-          task: its number.
-          data: real images, and replayed ones if the method mixes them in.
-          key: a PRNG key.
-          watch: told of the epochs and their iterations.
-          adapt: adds to the capacity what the method's own step needs.
+    @abstractmethod
+    def classifier_data(self, training: Training, run: int, state: State, keys: Keys) -> TaskImages:
+        """What the classifier learns from after a task."""
 
-        Raises:
-          NotFinite: if training breaks down.
-        """
-        trainer, config = self.trainer, self.trainer.config
-        begin_key, train_key = jax.random.split(key)
-        state, capacity = trainer.begin(
-            begin_key,
-            self.memory.kernels if self.memory else trainer.new_kernels(begin_key, trainer.first_widths),
-            [np.zeros(width, bool) for width in trainer.first_widths],
-            physical=trainer.first_widths,
-            classes=range(int(self.setting.seen(task).sum())),
-            discriminator=self.discriminator,
-        )
-        state, capacity = trainer.together([self._go_on(state)]), trainer.together([adapt(capacity)])
-        data = trainer.together([data])
-        nothing = trainer.together([_nothing_replayed(self.setting.image_shape)])
-        epochs, steps = self.plan(task)
-        for epoch in range(epochs):
-            begun = time.perf_counter()
-            state, (means,) = trainer.run_epoch(
-                *(state, data, nothing, capacity, [train_key]),
-                task=0,  # The images are a mixture already.
-                epoch=epoch,
-                steps=steps,
-                on_steps=_counted(watch, "train", steps, epoch),
+    def adapt(self, capacity: Capacity, state: State) -> Capacity:
+        """Adds to the capacity what the method's step needs."""
+        del state
+        return capacity
+
+    # ---- The interface ----
+
+    def new_state(self, key: jax.Array) -> State:
+        """Fresh networks."""
+        channels, n_classes = self.networks.channels, self.networks.n_classes
+        new = init_classifier(jax.random.fold_in(key, 0), self.config, channels=channels, n_classes=n_classes)
+        return State(self._classifier(new.params, new.statistics, -1))
+
+    def plan(self, task: int, states: Sequence[State]) -> Plan:
+        """The epochs and steps of DGM."""
+        physical = tuple(self.widths)
+        compiles = self.trainer.is_new_shape(physical, len(states))
+        return Plan(self.config.epochs, self.setting.steps_per_epoch(task), compiles=compiles)
+
+    def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
+        """Draws what is replayed, and places both networks on the devices, as the task before left them."""
+        keys = [self._keys(task, own) for own in inputs]
+        data = [self.data(task, own, key, watch) for own, key in zip(inputs, keys, strict=True)]
+        with watch.phase("begin"):
+            begun, train_keys = [], []
+            for own, images, key in zip(inputs, data, keys, strict=True):
+                begin_key, steps_key = jax.random.split(key["train"])
+                begun.append((*self._begin(task, own, begin_key), images))
+                train_keys.append(steps_key)
+            # Task 0: the images are a mixture already, and no other replay is added.
+            running = TaskTraining(
+                self.trainer, begun, train_keys, task=0, steps=self.setting.steps_per_epoch(task)
             )
-            broken = [name for name, mean in means.items() if not math.isfinite(mean)]
-            if broken:
-                raise NotFinite(
-                    f"{self.config.method}: {broken[0]} is not finite in task {task}, epoch {epoch}, seed "
-                    f"{config.seed}; the tasks before are saved. Try a smaller step size."
-                )
-            told = {name: mean for name, mean in means.items() if name not in _OF_GATES}
-            watch.epoch_ended(epoch, told, time.perf_counter() - begun)
-        state = jax.device_get(state)
-        self.discriminator = (state.discriminator, state.discriminator_statistics)
-        self.memory = self._remember(trainer.freeze(state, trainer.first_widths, n_heads=1), task)
+            nothing = self.trainer.stack_runs([_nothing_replayed(self.setting.image_shape)] * len(inputs))
+        return Training(task, inputs, data, running, nothing)
 
-    def consolidate(self, task: int, data: TaskImages, key: jax.Array, watch: Watch) -> None:
-        """Learns the classifier afresh from `data`, as DGM's consolidated one is."""
-        on_steps = _counted(watch, "consolidate", self.config.consolidation_steps)
-        data = self.trainer.together([data])
-        ((state, means),) = self.trainer.consolidate([key], [data], self.setting.seen(task), on_steps=on_steps)
-        self.classifier = jax.device_get(state)
-        watch.consolidated(means)
-
-    def drawn_of_all(self, task: int, key: jax.Array, images: np.ndarray, labels: np.ndarray) -> TaskImages:
-        """Generated images of all classes seen, for the classifier."""
-        assert self.memory is not None
-        return consolidation.draw(
-            self.memory,
-            self.config,
+    def _begin(self, task: int, own: TaskInput[State], key: jax.Array) -> tuple[TrainState, Capacity]:
+        old = own.state.generator
+        state, capacity = tasks.begin_task(
+            self.networks,
             key,
-            n_classes=self.setting.n_classes,
-            real=(images, labels),
-            newest=self.setting.tasks[task],
+            old.kernels if old else self.networks.new_kernels(key, self.widths),
+            [np.zeros(width, bool) for width in self.widths],
+            physical=self.widths,
+            classes=range(self.setting.n_seen(task)),
+            discriminator=own.state.discriminator,
         )
+        if old is not None:
+            kept = old.tasks[0]
+            generator = state.generator | {"norms": kept.norms, "heads": kept.heads[:1]}
+            state = replace(state, generator=generator, generator_statistics=kept.statistics)
+        if own.in_progress:
+            state = from_tree(state, own.in_progress["state"])
+        return state, self.adapt(capacity, own.state)
 
-    def replayed(self, task: int, key: jax.Array, watch: Watch) -> tuple[np.ndarray, np.ndarray]:
+    def train_epoch(self, training: Training, epoch: int, watch: Watch) -> list[dict[str, float]]:
+        """One epoch, as long as DGM's."""
+        with watch.phase("train", training.running.steps, epoch=epoch) as on_steps:
+            means = training.running.run_epoch(training.nothing_replayed, epoch, [self.widths], on_steps)
+        return [{name: mean for name, mean in own.items() if name not in _ABOUT_GATES} for own in means]
+
+    def in_progress(self, training: Training) -> list[Tree]:
+        """Both networks and their moments."""
+        return [{"state": to_tree(state)} for state in training.running.states()]
+
+    def end(self, training: Training, watch: Watch) -> list[Learnt[State]]:
+        """Keeps both networks, and trains a fresh classifier as DGM's is consolidated."""
+        task, states = training.task, []
+        for own, train_state in zip(training.inputs, training.running.states(), strict=True):
+            host = jax.device_get(train_state)
+            kernels, frozen = tasks.freeze(self.networks, host, self.widths, classes=self._known(task), n_heads=1)
+            discriminator = (host.discriminator, host.discriminator_statistics)
+            states.append(replace(own.state, generator=self._memory(kernels, frozen), discriminator=discriminator))
+        keys = [self._keys(task, own) for own in training.inputs]
+        with watch.phase("consolidate", self.config.consolidation_steps) as on_steps:
+            consolidated = self.trainer.consolidate(
+                [own["classifier"] for own in keys],
+                [self.classifier_data(training, run, state, keys[run]) for run, state in enumerate(states)],
+                self.setting.seen(task),
+                on_steps=on_steps,
+            )
+        learnt = []
+        for state, (learner, means) in zip(states, consolidated, strict=True):
+            learner = jax.device_get(learner)
+            classifier = self._classifier(learner.params, learner.statistics, task)
+            learnt.append(Learnt(replace(state, classifier=classifier), {"classifier": classifier}, means))
+        return learnt
+
+    def replayed(self, task: int, own: TaskInput[State], key: jax.Array, watch: Watch) -> tuple[np.ndarray, np.ndarray]:
         """For each earlier class as many images as the current task has per class, with the classes asked for."""
-        old = range(int(self.setting.seen(task - 1).sum()))
-        each = round(sum(self.setting.counts[task]) / len(self.setting.tasks[task]))
+        old, each = range(self.setting.n_seen(task - 1)), self.setting.images_per_class(task)
         images = [np.zeros((0, *self.setting.image_shape), np.uint8)]
-        for index in old:
-            assert self.memory is not None
-            images.append(self.memory.images(index, each, jax.random.fold_in(key, index)))
-            watch.moved("replay", index + 1, len(old))
+        with watch.phase("replay", len(old)) as on_class:
+            for index in old:
+                assert own.state.generator is not None
+                images.append(own.state.generator.images(index, each, jax.random.fold_in(key, index)))
+                on_class(1)
         return np.concatenate(images), np.repeat(np.asarray(old, np.int32), each)
 
     def mixture(self, *parts: tuple[np.ndarray, np.ndarray]) -> TaskImages:
-        """Several sets of images as one, with room for the largest."""
-        room = self.setting.n_classes * max(max(counts) for counts in self.setting.counts)
+        """Several sets of images and labels as one, with room for the largest."""
+        room = self.setting.n_classes * max(map(max, self.setting.counts))
         images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return padded(images, labels, max(room, len(images)))
 
-    def to_tree(self) -> Tree:
+    def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
         """All networks."""
-        assert self.memory is not None
-        own = self.memory.tasks[0]
-        generator = {
-            "kernels": list(self.memory.kernels),
-            "norms": own.norms,
-            "statistics": own.statistics,
-            "heads": own.heads[:1],
-        }
-        return super().to_tree() | {"generator": generator, "discriminator": list(self.discriminator or ())}
+        tree: Tree = {"params": state.classifier.params, "statistics": state.classifier.statistics}
+        if state.generator is not None:
+            kept = state.generator.tasks[0]
+            tree["generator"] = {
+                "kernels": list(state.generator.kernels),
+                "norms": kept.norms,
+                "statistics": kept.statistics,
+                "heads": kept.heads[:1],
+            }
+            tree["discriminator"] = list(state.discriminator or ())
+        return tree, {}
 
-    def restore(self, tree: Tree, finished_tasks: int) -> None:
-        """Takes them back."""
-        super().restore(tree, finished_tasks)
+    def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
+        """Undoes `to_tree`; class heads are widened if the stream has more classes now."""
+        n_classes, task = self.setting.n_classes, finished_tasks - 1
+        classifier = self._classifier(widened(tree["params"], n_classes), tree["statistics"], task)
+        if "generator" not in tree:
+            return State(classifier)
         own = tree["generator"]
-        masks = [np.ones(width, bool) for width in self.trainer.first_widths]
-        frozen = FrozenTask(own["kernels"], masks, own["norms"], own["statistics"], own["heads"])
-        self.memory = self._remember(frozen, finished_tasks - 1)
-        self.discriminator = tuple(tree["discriminator"])
+        frozen = TaskMemory(
+            classes=self._known(task),
+            widths=tuple(self.widths),
+            masks=[np.ones(width, bool) for width in self.widths],
+            norms=own["norms"],
+            statistics=own["statistics"],
+            heads=own["heads"],
+            n_conditioned=self.networks.n_conditioned,
+        )
+        params, statistics = tree["discriminator"]
+        return State(classifier, self._memory(own["kernels"], frozen), (widened(params, n_classes), statistics))
 
-    def memory_bytes(self) -> dict[str, int]:
-        """The generator's parameters."""
-        total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(self.to_tree()["generator"]))
+    def memory_bytes(self, state: State) -> dict[str, int]:
+        """Bytes of the generator's parameters."""
+        tree, _ = self.to_tree(state)
+        total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree.get("generator", {})))
         return {"generator": total, "total": total}
 
-    def _go_on(self, state: TrainState) -> TrainState:
-        """Takes norms and output layer from the task before."""
-        if self.memory is None:
-            return state
-        own = self.memory.tasks[0]
-        generator = state.generator | {"norms": own.norms, "heads": own.heads[:1]}
-        return dataclasses.replace(state, generator=generator, generator_statistics=own.statistics)
+    def _known(self, task: int) -> tuple[int, ...]:
+        return tuple(range(self.setting.n_seen(task)))
 
-    def _remember(self, frozen: FrozenTask, task: int) -> Memory:
-        setting = self.setting
-        classes = tuple(range(int(setting.seen(task).sum())))
-        own = TaskMemory(
-            classes=classes,
-            widths=tuple(self.trainer.first_widths),
-            masks=[np.ones(width, bool) for width in self.trainer.first_widths],
-            norms=frozen.norms,
-            statistics=frozen.statistics,
-            heads=np.broadcast_to(frozen.heads, (len(classes), *frozen.heads.shape[1:])),  # One for all classes.
-            n_conditioned=setting.n_classes if self.conditional else 0,
-        )
+    def _keys(self, task: int, own: TaskInput[State]) -> Keys:
+        key = jax.random.fold_in(own.key, task + 1)
+        return dict(zip(self.random_uses, jax.random.split(key, len(self.random_uses)), strict=True))
+
+    def _classifier(self, params: Any, statistics: Any, task: int) -> Classifier:
+        n = self.setting.n_seen(task)
+        labels, names = self.setting.labels[:n], self.setting.names[:n]
+        network, shape = self.config.classifier_network, self.setting.image_shape
+        return Classifier(params, statistics, network, shape, labels, names)
+
+    def _memory(self, kernels: list[np.ndarray], frozen: TaskMemory) -> Memory:
+        """The generator as a memory of one task, whose one output layer serves all classes."""
+        heads = np.broadcast_to(frozen.heads, (len(frozen.classes), *frozen.heads.shape[1:]))
         return Memory(
-            kernels=frozen.kernels,
-            reserved=[np.zeros(width, bool) for width in self.trainer.first_widths],
-            tasks=(own,),
+            kernels=kernels,
+            reserved=[np.zeros(width, bool) for width in self.widths],
+            tasks=(replace(frozen, heads=heads),),
             noise_dim=self.config.noise_dim,
             network=self.config.network,
             image_size=self.config.image_size,
-            labels=tuple(range(setting.n_classes)),
-            names=tuple(map(str, range(setting.n_classes))),
+            labels=self.setting.labels,
+            names=self.setting.names,
         )
-
-
-def _counted(watch: Watch, phase: str, steps: int, epoch: int | None = None) -> Callable[[int], None]:
-    """Tells of the steps of a phase as they are done, n at a time."""
-    done = 0
-
-    def on_steps(n: int) -> None:
-        nonlocal done
-        done += n
-        watch.moved(phase, done, steps, epoch=epoch)
-
-    return on_steps
 
 
 def _nothing_replayed(image_shape: tuple[int, int, int]) -> ReplayedImages:

@@ -1,5 +1,6 @@
-"""iCaRL: exemplars chosen by herding, distillation, and the nearest mean of exemplars."""
+"""iCaRL: exemplars chosen by herding, distillation, and classification by the nearest mean of exemplars."""
 
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -8,79 +9,82 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ClassifierMethod, Setting, Tree, Watch
 from dgm_jax.errors import ConfigError
+from dgm_jax.memory.classifier import Classifier
+from dgm_jax.methods.classifying import ClassifierMethod, State
+from dgm_jax.methods.method import Setting
 from dgm_jax.models import pair
-from dgm_jax.training.classifier import predict_features
-from dgm_jax.training.epoch import padded
+from dgm_jax.training.epoch import TaskImages, padded
 
 
 class ICaRL(ClassifierMethod):
     """Keeps `memory_size` real images in all, equally many of each class."""
 
     paper = "Rebuffi et al. 2017 (arXiv 1611.07725); here on the discriminator's network, with Adam"
+    checkpoints_kept = 2  # Each holds all exemplars.
 
     def __init__(self, setting: Setting) -> None:
-        """Begins with no exemplars; raises ConfigError if there is no room for one of each class."""
+        """Binds the method to settings; raises ConfigError if there is no room for one image of each class."""
         super().__init__(setting)
         if self.config.memory_size < setting.n_classes:
             n, size = setting.n_classes, self.config.memory_size
             raise ConfigError(f"memory_size={size}, but icarl keeps an image of each of {n} classes; give at least {n}")
-        self.exemplars: list[np.ndarray] = []  # Of each class seen, the most telling first.
-        # One object: one compiled program.
-        self._loss = partial(_with_distillation, network=self.config.classifier_network)
+        # One object, so that one program serves all tasks.
+        self.loss = partial(_with_distillation, network=self.config.classifier_network)
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
-        """Trains on new images and exemplars together, old outputs distilled; then chooses exemplars anew."""
-        old = len(self.exemplars)
-        kept = [np.full(len(own), c, np.int32) for c, own in enumerate(self.exemplars)]
-        data = padded(
-            np.concatenate([images, *self.exemplars]),
-            np.concatenate([labels, *kept]),
-            max(map(sum, self.setting.counts)) + self.config.memory_size,
-        )
-        anchor = {
-            "params": self.classifier.params,
-            "statistics": self.classifier.statistics,
-            "old": np.arange(self.setting.n_classes) < old,
-        }
-        seen = self.setting.seen(task)
-        self.classifier = classifier.train(
-            self.classifier, (data,), seen, key, self.config, watch, loss=self._loss, anchor=anchor
-        )
-        each = self.config.memory_size // int(seen.sum())
-        self.exemplars = [own[:each] for own in self.exemplars]
+    def new_state(self, key: jax.Array) -> State:
+        """A fresh classifier, and no exemplars."""
+        return replace(super().new_state(key), kept={"exemplars": []})
+
+    def sources(self, state: State, images: np.ndarray, labels: np.ndarray) -> tuple[TaskImages, ...]:
+        """New images and exemplars together."""
+        exemplars = state.kept["exemplars"]
+        old_labels = [np.full(len(own), index, np.int32) for index, own in enumerate(exemplars)]
+        room = self.setting.largest_task + self.config.memory_size
+        return (padded(np.concatenate([images, *exemplars]), np.concatenate([labels, *old_labels]), room),)
+
+    def anchor(self, task: int, state: State) -> Any:
+        """The network before this task, whose outputs for old classes are distilled."""
+        old = np.arange(self.setting.n_classes) < self.setting.n_seen(task - 1)
+        return {"params": state.params, "statistics": state.statistics, "old": old}
+
+    def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
+        """Shortens the lists of old exemplars, and chooses those of the new classes (algorithms 4 and 5)."""
+        del key
+        each = self.config.memory_size // self.setting.n_seen(task)
+        exemplars = [own[:each] for own in state.kept["exemplars"]]
+        classifier = self.classifier(task, state)
         for index in self.setting.tasks[task]:
-            own = images[labels == index]
-            self.exemplars.append(own[herded(self._features(own), min(each, len(own)))])
+            candidates = images[labels == index]
+            features = _normalised(classifier.features(candidates))
+            exemplars.append(candidates[herded(features, min(each, len(candidates)))])
+        return replace(state, kept={"exemplars": exemplars})
 
-    def logits(self, task: int, images: np.ndarray) -> np.ndarray:
-        """Minus the distance to each class's mean of exemplars."""
-        means = np.stack([_normalised(self._features(own).mean(axis=0)) for own in self.exemplars])
-        distances = np.linalg.norm(self._features(images)[:, None] - means[None], axis=2)
-        scores = np.full((len(images), self.setting.n_classes), -np.inf)
+    def reading(self, task: int, state: State) -> "NearestMean":
+        """The nearest mean of exemplars (algorithm 1)."""
+        return NearestMean(self.classifier(task, state), state.kept["exemplars"])
+
+    def memory_bytes(self, state: State) -> dict[str, int]:
+        """Bytes of the exemplars, as the data set stores them."""
+        total = self.setting.bytes_of(sum(map(len, state.kept["exemplars"])))
+        return {"images": total, "total": total}
+
+
+@dataclass(frozen=True)
+class NearestMean:
+    """Predicts the class whose exemplars' mean feature is nearest."""
+
+    classifier: Classifier
+    exemplars: list[np.ndarray]  # Of each class seen, uint8 [n, h, w, c].
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Minus the distance to each class's mean; minus infinity for classes that are not learnt yet."""
+        features = self.classifier.features
+        means = np.stack([_normalised(_normalised(features(own)).mean(axis=0)) for own in self.exemplars])
+        distances = np.linalg.norm(_normalised(features(images))[:, None] - means[None], axis=2)
+        scores = np.full((len(images), self.classifier.n_outputs), -np.inf)
         scores[:, : len(means)] = -distances
         return scores
-
-    def _features(self, images: np.ndarray) -> np.ndarray:
-        """Of unit length, [n, features]."""
-        params, statistics = self.classifier.params, self.classifier.statistics
-        return _normalised(predict_features(params, statistics, images, network=self.config.classifier_network))
-
-    def to_tree(self) -> Tree:
-        """The classifier and the exemplars."""
-        return super().to_tree() | {"exemplars": self.exemplars}
-
-    def restore(self, tree: Tree, finished_tasks: int) -> None:
-        """Takes both back."""
-        super().restore(tree, finished_tasks)
-        self.exemplars = list(tree["exemplars"])
-
-    def memory_bytes(self) -> dict[str, int]:
-        """The exemplars."""
-        total = self.setting.bytes_of(sum(map(len, self.exemplars)))
-        return {"images": total, "total": total}
 
 
 def herded(features: np.ndarray, n: int) -> np.ndarray:

@@ -1,24 +1,36 @@
-"""The ceiling: after each task a classifier is learnt afresh from all real images so far."""
+"""The ceiling: after each task a fresh classifier learns from all real images so far."""
+
+from dataclasses import replace
 
 import jax
 import numpy as np
 
-from dgm_jax.baselines import classifier
-from dgm_jax.baselines.method import ImageMemory, Watch
-from dgm_jax.training.classifier import init_classifier
-from dgm_jax.training.epoch import padded
+from dgm_jax.methods.classifying import ImageMemory, State
+from dgm_jax.training.epoch import TaskImages, padded
 
 
 class Joint(ImageMemory):
-    """Keeps every image it meets, which the other methods may not."""
+    """Keeps every image, which the other methods may not."""
 
     paper = "no paper: joint training on all real images, the ceiling"
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
-        """Trains a new classifier on everything."""
-        self.images = np.concatenate([self.images, images])
-        self.labels = np.concatenate([self.labels, labels])
-        data = padded(self.images, self.labels, sum(map(sum, self.setting.counts)))
-        init_key, key = jax.random.split(key)
-        fresh = init_classifier(init_key, self.config, channels=images.shape[3], n_classes=self.setting.n_classes)
-        self.classifier = classifier.train(fresh, (data,), self.setting.seen(task), key, self.config, watch)
+    def start(self, state: State, key: jax.Array) -> State:
+        """A fresh classifier for every task."""
+        return replace(self.fresh(key), kept=state.kept)
+
+    def sources(self, state: State, images: np.ndarray, labels: np.ndarray) -> tuple[TaskImages, ...]:
+        """All images so far."""
+        everything = _with(state, images, labels)
+        return (padded(everything["images"], everything["labels"], sum(map(sum, self.setting.counts))),)
+
+    def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
+        """Keeps the task's images."""
+        del task, key
+        return replace(state, kept=_with(state, images, labels))
+
+
+def _with(state: State, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "images": np.concatenate([state.kept["images"], images]),
+        "labels": np.concatenate([state.kept["labels"], labels]),
+    }

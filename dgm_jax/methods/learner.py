@@ -10,18 +10,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax import checkpoint, files, processes, report
-from dgm_jax.agreement import check_fit, describe
-from dgm_jax.baselines import METHODS
-from dgm_jax.baselines.method import Method, Setting, Watch
-from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
-from dgm_jax.compilation import BuildClock
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
-from dgm_jax.errors import ConfigError, NoMemory, NotFinite
-from dgm_jax.record import Record, summarise, timed
+from dgm_jax.data.stream import describe
+from dgm_jax.errors import ConfigError, NotFinite
+from dgm_jax.methods import METHODS, new_method
+from dgm_jax.methods.method import Watch
+from dgm_jax.reporting import page as report
+from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.opening import check_fit
+from dgm_jax.runs.record import Record, timed
+from dgm_jax.runs.summary import summarise
+from dgm_jax.system import checkpoint, files, processes
+from dgm_jax.system.compilation import BuildClock
 from dgm_jax.training.devices import check_precision, choose_devices
-from dgm_jax.workdir import Workdir
 
 READING = "classifier"  # A baseline has one.
 
@@ -68,38 +71,14 @@ class BaselineLearner:
             return _Run(self, stream, folder).finish()
 
 
-def load_method(config: Config, stream: TaskStream, workdir: str | Path) -> Method:
-    """A baseline as its run left it after the last finished task.
-
-    Raises:
-      NoMemory: if the folder has no checkpoint.
-    """
-    folder = Workdir(workdir)
-    restored = checkpoint.restore(folder.checkpoints, on_damage=lambda _: None) if folder.path.is_dir() else None
-    if restored is None:
-        raise NoMemory(f"{folder.path} holds no checkpoint of {config.method}; run it first")
-    method = _new_method(config, stream, jax.local_devices()[:1], "pmap")
-    method.restore(restored.tree, restored.metadata["record"]["finished_tasks"])
-    return method
 
 
-def _new_method(config: Config, stream: TaskStream, devices: Sequence[jax.Device], backend: str) -> Method:
-    setting = Setting(
-        config=config,
-        devices=devices,
-        backend=backend,
-        image_shape=stream.image_shape,
-        stored_shape=stream.stored_shape,
-        tasks=stream.tasks,
-        counts=tuple(stream.train_counts(t) for t in range(stream.n_tasks)),
-    )
-    return METHODS[config.method](setting)
 
 
 class _Run:
     def __init__(self, learner: BaselineLearner, stream: TaskStream, folder: Workdir) -> None:
         self.learner, self.config, self.stream, self.folder = learner, learner.config, stream, folder
-        self.method = _new_method(self.config, stream, learner.devices, learner.backend)
+        self.method = new_method(self.config, stream, learner.devices, learner.backend)
         self.record = Record(accuracy={READING: []}, micro={READING: []})
         self.building = BuildClock()
         self.key = jax.random.key(self.config.seed)

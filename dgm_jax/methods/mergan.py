@@ -1,8 +1,6 @@
 """Memory replay GANs: a conditional generator, retrained on its own replay, or held to what it drew before."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +8,33 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from dgm_jax.baselines.generative import UnmaskedGenerator
-from dgm_jax.baselines.method import Watch
+from dgm_jax.methods.generative import Keys, State, Training, UnmaskedGenerator
+from dgm_jax.methods.method import TaskInput, Watch
+from dgm_jax.methods.replay import images_of_all_classes
+from dgm_jax.training.epoch import TaskImages
 from dgm_jax.training.state import Array, Capacity, Params
 from dgm_jax.training.step import Metrics, Step
+from dgm_jax.training.task import begin_task
 
 
-class JointRetraining(UnmaskedGenerator):
+class _Conditional(UnmaskedGenerator):
+    """Trains the classifier on images that the generator draws of all classes."""
+
+    def classifier_data(self, training: Training, run: int, state: State, keys: Keys) -> TaskImages:
+        """As many generated images of every class seen as DGM's consolidated classifier learns from."""
+        assert state.generator is not None
+        return images_of_all_classes(state.generator, self.setting, keys["sample"])
+
+
+class JointRetraining(_Conditional):
     """Joint retraining with replay (MeRGAN-JTR): new images and replayed ones train both networks."""
 
     paper = "Wu et al. 2018 (arXiv 1809.02058), joint retraining; here with the networks and the step of DGM"
+    random_uses = ("replay", "train", "sample", "classifier")
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
-        """Retrains on everything, then learns the classifier from generated images of all classes."""
-        replay_key, train_key, draw_key, classifier_key = jax.random.split(key, 4)
-        data = self.mixture((images, labels), self.replayed(task, replay_key, watch))
-        self.train_generator(task, data, train_key, watch, lambda capacity: capacity)
-        self.consolidate(task, self.drawn_of_all(task, draw_key, images, labels), classifier_key, watch)
+    def data(self, task: int, own: TaskInput[State], keys: Keys, watch: Watch) -> TaskImages:
+        """New images and replayed ones, as many of each class."""
+        return self.mixture((own.images, own.labels), self.replayed(task, own, keys["replay"], watch))
 
 
 @struct.dataclass
@@ -81,43 +89,42 @@ class AlignedStep(Step):
         return (start.astype(jnp.int32) + place) % jnp.maximum(n_old, 1)
 
 
-class ReplayAlignment(UnmaskedGenerator):
+class ReplayAlignment(_Conditional):
     """Replay alignment (MeRGAN-RA): only new images train the critic; the generator is held to its former self."""
 
     paper = "Wu et al. 2018 (arXiv 1809.02058), replay alignment; here with the networks and the step of DGM"
     step = AlignedStep
+    random_uses = ("train", "sample", "classifier")
 
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
-        """Trains on the new images, then learns the classifier from generated images of all classes."""
-        train_key, draw_key, classifier_key = jax.random.split(key, 3)
-        self.train_generator(task, self.mixture((images, labels)), train_key, watch, self._aligned)
-        self.consolidate(task, self.drawn_of_all(task, draw_key, images, labels), classifier_key, watch)
+    def data(self, task: int, own: TaskInput[State], keys: Keys, watch: Watch) -> TaskImages:
+        """New images only."""
+        del task, keys, watch
+        return self.mixture((own.images, own.labels))
 
-    def _aligned(self, capacity: Capacity) -> AlignedCapacity:
-        own: dict[str, Any] = {name: getattr(capacity, name) for name in capacity.__dataclass_fields__}
-        old: Sequence[int] = self.memory.tasks[0].classes if self.memory else ()
-        before, statistics = self._generator()
+    def adapt(self, capacity: Capacity, state: State) -> AlignedCapacity:
+        """Adds the generator as it was before the task; before the first one, any of the right shapes."""
+        old = state.generator
+        if old is not None:
+            kept = old.tasks[0]
+            before = {"kernels": old.kernels, "norms": kept.norms, "heads": kept.heads[:1]}
+            statistics, n_old = kept.statistics, len(kept.classes)
+        else:
+            key = jax.random.key(0)
+            fresh, _ = begin_task(
+                self.networks,
+                key,
+                self.networks.new_kernels(key, self.widths),
+                [np.zeros(width, bool) for width in self.widths],
+                physical=self.widths,
+                classes=(0,),
+                discriminator=None,
+            )
+            before = {name: fresh.generator[name] for name in ("kernels", "norms", "heads")}
+            statistics, n_old = fresh.generator_statistics, 0
         return AlignedCapacity(
-            **own,
+            **{name: getattr(capacity, name) for name in capacity.__dataclass_fields__},
             before=before,
             statistics=statistics,
-            n_old=np.int32(len(old)),
+            n_old=np.int32(n_old),
             weight=np.float32(self.config.alignment_weight),
         )
-
-    def _generator(self) -> tuple[Params, Params]:
-        """Parameters and statistics as they are; before the first task, any of the right shapes."""
-        trainer = self.trainer
-        if self.memory is not None:
-            own = self.memory.tasks[0]
-            return {"kernels": self.memory.kernels, "norms": own.norms, "heads": own.heads[:1]}, own.statistics
-        state, _ = trainer.begin(
-            jax.random.key(0),
-            trainer.new_kernels(jax.random.key(0), trainer.first_widths),
-            [np.zeros(width, bool) for width in trainer.first_widths],
-            physical=trainer.first_widths,
-            classes=(0,),
-            discriminator=None,
-        )
-        params = {name: state.generator[name] for name in ("kernels", "norms", "heads")}
-        return params, state.generator_statistics

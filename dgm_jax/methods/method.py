@@ -1,170 +1,207 @@
-"""What a baseline is: something that learns tasks one after the other, classifies, and can be saved between tasks."""
+"""What a method of class-incremental learning is: the interface between a method and the loop over tasks.
+
+A method learns one task after the other, for one seed or for several side by side. Between two tasks all that it knows
+lies in a *state*, one for each seed, which a checkpoint can hold. While a task is learnt, all that training needs lies in
+a *training*, one for all seeds. To add a method, write a file with a subclass and name it in `methods/__init__.py`
+(docs/extend.md).
+"""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
 
 from dgm_jax.config import Config
-from dgm_jax.training.classifier import init_classifier, predict_logits
+from dgm_jax.memory.memory import Memory
 
-Tree = Any
-
-
-class Watch:
-    """Hears how far a task is; this one does nothing with it."""
-
-    def moved(
-        self,
-        phase: str,
-        done: float,
-        total: float,
-        *,
-        epoch: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
-        """`done` of `total` units of a phase, in training of the epoch if there are several; means since the last."""
-
-    def epoch_ended(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
-        """An epoch of a task is over; `metrics` are means over its iterations."""
-
-    def consolidated(self, metrics: Mapping[str, float]) -> None:
-        """The classifier that will be asked has learnt the task; `metrics` are means over all of its steps."""
+Tree = Any  # Nested dicts and lists with arrays at the leaves, as a checkpoint holds them.
+State = TypeVar("State")
+Training = TypeVar("Training")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a stream before its first task."""
+    """What is known before the first task: the settings, the machine, and the outline of the stream."""
 
     config: Config
     devices: Sequence[jax.Device]
-    backend: str
+    backend: str  # "pmap" or "shard_map".
     image_shape: tuple[int, int, int]
     stored_shape: tuple[int, ...]  # Of the images before they were resized.
-    tasks: tuple[tuple[int, ...], ...]  # Class indices.
+    tasks: tuple[tuple[int, ...], ...]  # Class indices of each task.
     counts: tuple[tuple[int, ...], ...]  # Training images of each class of each task.
+    labels: tuple[int, ...]  # The data set's label of each class.
+    names: tuple[str, ...]  # The name of each class.
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of the whole stream."""
+        return len(self.tasks)
 
     @property
     def n_classes(self) -> int:
-        """Of the whole stream."""
+        """Classes of the whole stream."""
         return sum(map(len, self.tasks))
 
-    def bytes_of(self, n_images: int) -> int:
-        """What so many images take as the data set holds them."""
-        return n_images * math.prod(self.stored_shape)
+    @property
+    def largest_task(self) -> int:
+        """Training images of the largest task."""
+        return max(map(sum, self.counts))
+
+    def n_seen(self, task: int) -> int:
+        """Classes seen once a task is learnt; 0 for task -1."""
+        return sum(map(len, self.tasks[: task + 1]))
 
     def seen(self, task: int) -> np.ndarray:
-        """The classes met once a task is learnt, bool [classes]."""
-        return np.arange(self.n_classes) < sum(map(len, self.tasks[: task + 1]))
+        """The classes seen once a task is learnt, bool [classes]."""
+        return np.arange(self.n_classes) < self.n_seen(task)
+
+    def images_per_class(self, task: int) -> int:
+        """Training images per class of a task, on average."""
+        return round(sum(self.counts[task]) / len(self.tasks[task]))
+
+    def steps_per_epoch(self, task: int) -> int:
+        """Mini-batches of a task's images in an epoch."""
+        return sum(self.counts[task]) // self.config.batch_size
+
+    def bytes_of(self, n_images: int) -> int:
+        """Bytes of `n_images` images as the data set stores them."""
+        return n_images * math.prod(self.stored_shape)
 
 
-class Method(ABC):
-    """A method of class-incremental learning."""
+@dataclass(frozen=True)
+class Plan:
+    """What learning a task will take."""
 
-    paper: ClassVar[str]  # The paper that it is from, and what differs here.
+    epochs: int  # A run can be interrupted and resumed between any two.
+    steps: int  # Mini-batches in an epoch.
+    widths: tuple[int, ...] = ()  # Of the generator's layers, for the widest of the seeds.
+    physical_widths: tuple[int, ...] = ()  # As arrays are padded.
+    compiles: bool = False  # The first step waits until its program is compiled.
 
-    def __init__(self, setting: Setting) -> None:
-        """Begins before the first task."""
-        self.setting, self.config = setting, setting.config
 
-    def plan(self, task: int) -> tuple[int, int]:
-        """How many epochs training on a task takes, and how many mini-batches each; (1, 1) of what has none."""
-        del task
-        return 1, 1
+@dataclass(frozen=True)
+class TaskInput(Generic[State]):
+    """What one seed brings into a task."""
 
-    @abstractmethod
-    def learn(self, task: int, images: np.ndarray, labels: np.ndarray, key: jax.Array, watch: Watch) -> None:
-        """Learns a task.
+    key: jax.Array  # The seed's.
+    state: State
+    images: np.ndarray  # uint8 [n, h, w, c], of the task's classes.
+    labels: np.ndarray  # Class indices [n].
+    validation: tuple[np.ndarray, np.ndarray] | None = None  # Held-out images of all classes so far (paper protocol).
+    in_progress: Tree | None = None  # What `Method.in_progress` gave when the task was interrupted.
+
+
+class Reads(Protocol):
+    """A trained classifier, as far as evaluation needs it."""
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Scores uint8 images for every class, [n, classes]; the highest score is the prediction."""
+
+
+@dataclass(frozen=True)
+class Learnt(Generic[State]):
+    """What one seed takes out of a task."""
+
+    state: State
+    classifiers: Mapping[str, Reads]  # One for each of `Method.readings`.
+    metrics: dict[str, float] = field(default_factory=dict)  # Means over the training of the classifier that is asked.
+    capacity: list[dict[str, Any]] = field(default_factory=list)  # What the task used of each layer.
+    notes: tuple[str, ...] = ()  # What a person should know.
+
+
+class Watch:
+    """Follows a task; the loop passes one that reports and measures time. This one does neither."""
+
+    @contextmanager
+    def phase(self, name: str, total: float = 0, *, epoch: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Surrounds a phase of `total` units of work.
 
         Args:
-          task: its number.
-          images: uint8 [n, h, w, c], of the task's classes.
-          labels: class indices [n].
-          key: a PRNG key.
-          watch: is told how far each phase is.
+          name: for example "replay", "train" or "consolidate".
+          total: units of work; 0 if progress is not reported.
+          epoch: the epoch, if there are several.
+
+        Yields:
+          A function to call with n whenever n more units are done.
         """
-
-    @abstractmethod
-    def logits(self, task: int, images: np.ndarray) -> np.ndarray:
-        """Scores uint8 images for every class, [n, classes]; the highest is the prediction."""
-
-    @abstractmethod
-    def to_tree(self) -> Tree:
-        """All that later tasks need, as arrays."""
-
-    @abstractmethod
-    def restore(self, tree: Tree, finished_tasks: int) -> None:
-        """Undoes `to_tree`."""
-
-    @abstractmethod
-    def memory_bytes(self) -> dict[str, int]:
-        """Bytes kept of old classes, by part, "total" among them; the classifier itself does not count."""
+        del name, total, epoch
+        yield lambda n: None
 
 
-class ClassifierMethod(Method):
-    """A method whose state is one classifier, of the discriminator's network."""
+class Method(ABC, Generic[State, Training]):
+    """A method of class-incremental learning."""
+
+    paper: ClassVar[str]  # The paper that describes it, and what differs here.
+    readings: ClassVar[tuple[str, ...]] = ("classifier",)  # Its classifiers; the first is the one that counts.
+    protocols: ClassVar[tuple[str, ...]] = ("strict",)
+    checkpoints_kept: ClassVar[int | None] = None  # Of finished tasks; None: all.
 
     def __init__(self, setting: Setting) -> None:
-        """Begins with a fresh classifier."""
-        super().__init__(setting)
-        self.classifier = init_classifier(
-            jax.random.fold_in(jax.random.key(self.config.seed), 0),
-            self.config,
-            channels=setting.image_shape[2],
-            n_classes=setting.n_classes,
-        )
+        """Binds the method to settings and stream; computes nothing."""
+        self.setting, self.config = setting, setting.config
 
-    def plan(self, task: int) -> tuple[int, int]:
-        """As many steps for every task, whatever its size."""
-        del task
-        return 1, self.config.consolidation_steps
+    @abstractmethod
+    def new_state(self, key: jax.Array) -> State:
+        """The state before the first task, from the seed's key."""
 
-    def logits(self, task: int, images: np.ndarray) -> np.ndarray:
-        """The class head's, over the classes seen."""
-        return predict_logits(
-            self.classifier.params,
-            self.classifier.statistics,
-            images,
-            self.setting.seen(task),
-            network=self.config.classifier_network,
-        )
+    @abstractmethod
+    def plan(self, task: int, states: Sequence[State]) -> Plan:
+        """What learning a task from these states will take."""
 
-    def to_tree(self) -> Tree:
-        """The classifier; what else there is, subclasses add."""
-        return {"params": self.classifier.params, "statistics": self.classifier.statistics}
+    @abstractmethod
+    def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
+        """Begins a task, or takes it up again where `TaskInput.in_progress` says."""
 
-    def restore(self, tree: Tree, finished_tasks: int) -> None:
-        """Takes the classifier back."""
-        self.classifier = replace(self.classifier, params=tree["params"], statistics=tree["statistics"])
+    @abstractmethod
+    def train_epoch(self, training: Training, epoch: int, watch: Watch) -> list[dict[str, float]]:
+        """Trains for one epoch; returns for each seed the mean of each metric."""
 
-    def memory_bytes(self) -> dict[str, int]:
-        """Nothing."""
-        return {"total": 0}
+    @abstractmethod
+    def in_progress(self, training: Training) -> list[Tree]:
+        """For each seed the arrays, on the host, with which `begin` can take the task up again."""
 
+    @abstractmethod
+    def end(self, training: Training, watch: Watch) -> list[Learnt[State]]:
+        """Ends a task whose epochs are over."""
 
-class ImageMemory(ClassifierMethod):
-    """A classifier, and real images kept of old classes."""
+    def expand(self, task: int, key: jax.Array, state: State) -> State:
+        """Makes room after a task for the next one; does nothing more if called again."""
+        del task, key
+        return state
 
-    def __init__(self, setting: Setting) -> None:
-        """Begins with no images."""
-        super().__init__(setting)
-        self.images = np.zeros((0, *setting.image_shape), np.uint8)
-        self.labels = np.zeros(0, np.int32)
+    @abstractmethod
+    def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
+        """The state as a checkpoint holds it: arrays, and plain values that JSON can hold."""
 
-    def to_tree(self) -> Tree:
-        """The classifier and the images."""
-        return super().to_tree() | {"images": self.images, "labels": self.labels}
+    @abstractmethod
+    def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
+        """Undoes `to_tree`; the stream may have more classes than when the checkpoint was written."""
 
-    def restore(self, tree: Tree, finished_tasks: int) -> None:
-        """Takes both back."""
-        super().restore(tree, finished_tasks)
-        self.images, self.labels = tree["images"], tree["labels"]
+    @abstractmethod
+    def memory_bytes(self, state: State) -> dict[str, int]:
+        """Bytes kept of old classes, by part, and their "total"; the classifier itself does not count."""
 
-    def memory_bytes(self) -> dict[str, int]:
-        """The images, as the data set holds them."""
-        total = self.setting.bytes_of(len(self.images))
-        return {"images": total, "total": total}
+    def memory(self, state: State) -> Memory | None:
+        """The memory whose images a run shows and compares with its training images; None if there is none."""
+        del state
+        return None
+
+    def facts(self, state: State) -> dict[str, Any]:
+        """Further entries of summary.json."""
+        del state
+        return {"paper": self.paper}
+
+    def advice(self) -> list[str]:
+        """What a person should know before the run begins."""
+        return []
+
+    def estimated_seconds(self, epochs_done: int) -> float | None:
+        """A rough guess of the seconds that a run takes from the first task on; None if nothing is known."""
+        del epochs_done
+        return None

@@ -1,90 +1,70 @@
-"""What a memory draws of old classes for those who learn from them, and which of it is used (section 6)."""
-
-import math
-from collections.abc import Callable
+"""Images that a memory draws for learning: of earlier classes while a task is learnt, of all classes afterwards."""
 
 import jax
 import numpy as np
 
-from dgm_jax.config import Config
-from dgm_jax.data import TaskStream
-from dgm_jax.memory import Memory
-from dgm_jax.training.epoch import ReplayedImages
-
-Judge = Callable[[np.ndarray], np.ndarray]  # Of uint8 images [n, h, w, c], the logits of the classes it knows.
+from dgm_jax.memory.memory import Memory
+from dgm_jax.methods.method import Setting, Watch
+from dgm_jax.training.epoch import ReplayedImages, TaskImages
 
 
-def surest(memory: Memory, index: int, n: int, key: jax.Array, *, share: float, judge: Judge | None) -> np.ndarray:
-    """Draws images of a class, and keeps those that look most like it.
+def replayed_images(
+    memories: list[Memory], setting: Setting, task: int, keys: list[jax.Array], watch: Watch, *, epoch: int | None = None
+) -> list[ReplayedImages]:
+    """Draws, for each seed and each earlier class, as many images as the current task has per class (section 3.3).
 
-    Args:
-      memory: draws.
-      index: of the class.
-      n: how many to keep.
-      key: a PRNG key.
-      share: of those drawn, in (0, 1]; 1 keeps all.
-      judge: who says what they look like; None: nobody knows the class yet, and all are kept.
-
-    Returns:
-      uint8 [n, h, w, c], in the order in which they were drawn.
-    """
-    if judge is None or share == 1:
-        return memory.images(index, n, key)
-    drawn = memory.images(index, math.ceil(n / share), key)
-    sureness = np.log(softened(judge(drawn), 1.0)[:, index] + np.finfo(np.float32).tiny)
-    return drawn[np.sort(np.argsort(-sureness, kind="stable")[:n])]
-
-
-def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities at a temperature; classes that are not known have the lowest logit there is, and 0."""
-    odds = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
-def draw(
-    memory: Memory,
-    config: Config,
-    stream: TaskStream,
-    task: int,
-    key: jax.Array,
-    *,
-    judge: Judge | None,
-    moved: Callable[[int], None],
-) -> ReplayedImages:
-    """Draws, for each earlier class, as many images as the current task has per class.
-
-    Where fewer will be picked while it is learnt, as in a short task after many, so many are enough.
+    If training will pick fewer of a class, as in a short task after many, no more are drawn than it needs.
 
     Args:
-      memory: knows the earlier classes.
-      config: how much is replayed, how often it is drawn anew, and which of it is used.
-      stream: the tasks.
-      task: that is about to be learnt.
-      key: a PRNG key.
-      judge: the last classifier; None before there is one.
-      moved: is told of each class that was drawn.
+      memories: one for each seed; they know the earlier classes.
+      setting: the stream's outline, and how much is replayed and how often it is drawn anew.
+      task: the task that is about to be learnt.
+      keys: a PRNG key for each seed; the class index is folded in.
+      watch: hears of every class that is drawn.
+      epoch: the epoch, if images are drawn anew for each.
     """
-    per_class = [round(sum(stream.train_counts(t)) / len(stream.tasks[t])) for t in range(stream.n_tasks)]
-    capacity = max(per_class) * max(map(len, stream.tasks))
-    rows = max(stream.n_tasks - 1, 1)
-    pixels = np.zeros((rows, capacity, *stream.image_shape), np.uint8)
-    labels = np.zeros((rows, capacity), np.int32)
+    total = len(memories) * setting.n_seen(task - 1)
+    with watch.phase("replay", total, epoch=epoch) as on_class:
+        return [_replayed(memory, setting, task, key, on_class) for memory, key in zip(memories, keys, strict=True)]
+
+
+def _replayed(memory: Memory, setting: Setting, task: int, key: jax.Array, on_class) -> ReplayedImages:
+    room = max(map(setting.images_per_class, range(setting.n_tasks))) * max(map(len, setting.tasks))
+    rows = max(setting.n_tasks - 1, 1)
+    pixels = np.zeros((rows, room, *setting.image_shape), np.uint8)
+    labels = np.zeros((rows, room), np.int32)
     counts = np.zeros(rows, np.int32)
-    each = min(per_class[task], _picks(config, stream, task))
-    for u in range(task):
-        for index in stream.tasks[u]:
-            place = slice(counts[u], counts[u] + each)
-            own = jax.random.fold_in(key, index)
-            pixels[u, place] = surest(memory, index, each, own, share=config.replay_confidence, judge=judge)
-            labels[u, place] = index
-            counts[u] += each
-            moved(1)
+    each = min(setting.images_per_class(task), _picks_per_class(setting, task))
+    for earlier in range(task):
+        for index in setting.tasks[earlier]:
+            place = slice(counts[earlier], counts[earlier] + each)
+            pixels[earlier, place] = memory.images(index, each, jax.random.fold_in(key, index))
+            labels[earlier, place] = index
+            counts[earlier] += each
+            on_class(1)
     return ReplayedImages(pixels, labels, counts)
 
 
-def _picks(config: Config, stream: TaskStream, task: int) -> int:
+def images_of_all_classes(memory: Memory, setting: Setting, key: jax.Array) -> TaskImages:
+    """Draws `consolidation_samples` images of every class that a memory knows, the newest included.
+
+    Args:
+      memory: draws the images.
+      setting: says how many; there is room for all classes of the stream, so that one program serves all tasks.
+      key: a PRNG key; the class index is folded in.
+    """
+    each, n_classes = setting.config.consolidation_samples, setting.n_classes
+    images = np.zeros((n_classes * each, *setting.image_shape), np.uint8)
+    labels = np.repeat(np.arange(n_classes, dtype=np.int32), each)
+    for index in range(memory.n_classes):
+        images[index * each : (index + 1) * each] = memory.images(index, each, jax.random.fold_in(key, index))
+    return TaskImages(images, labels, np.int32(memory.n_classes * each))
+
+
+def _picks_per_class(setting: Setting, task: int) -> int:
     """About how many images of a class the classifier steps of one replay pick."""
-    steps = sum(stream.train_counts(task)) // config.batch_size
+    config = setting.config
     epochs = config.epochs if config.replay == "fixed" else 1
     mini_batches = min(config.replay_steps or task + 1, task + 1)
-    return -(-epochs * steps * mini_batches * config.batch_size // stream.n_seen(task))
+    picks = epochs * setting.steps_per_epoch(task) * mini_batches * config.batch_size
+    return -(-picks // setting.n_seen(task))

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax import checkpoint, metrics
+from dgm_jax import metrics
 from dgm_jax.errors import NoMemory
-from dgm_jax.memory import Memory
-from dgm_jax.training.classifier import predict_features, predict_logits
-from dgm_jax.workdir import Workdir
+from dgm_jax.memory.memory import Memory
+from dgm_jax.models.prediction import predict_features, predict_logits
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.system import checkpoint
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.models.discriminator import Output, heads, init_heads
-from dgm_jax.models.generator import (
-    DEVIATION,
-    FROM_NOISE,
-    Edge,
-    Generator,
-    OutputLayer,
-    host_generator,
-    n_doublings,
-)
+from dgm_jax.models.generator import DEVIATION, FROM_NOISE, Edge, Generator, OutputLayer, host_generator, n_doublings
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
 from dgm_jax.nn import conv, masked_conv, product
 

@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from dgm_jax.callbacks import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
 from dgm_jax.config import KEEPS_IMAGES, Config
+from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
 
 _SHOWN = {  # metric -> what the bar calls it
     "critic_loss": "critic {:.3g}",

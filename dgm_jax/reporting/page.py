@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax import files, privacy
 from dgm_jax.config import KEEPS_IMAGES
 from dgm_jax.errors import UserError
-from dgm_jax.report.reading import RunFiles, read
-from dgm_jax.workdir import Workdir
+from dgm_jax.metrics import privacy
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.reading import RunFiles, read
+from dgm_jax.system import files
 
 _PERCENT = 100
 _GATES = {"open_share": "open gates", "sparsity": "free capacity in use"}
@@ -45,7 +46,7 @@ def write_at_the_end(folder: Workdir, note: Callable[[str], None]) -> None:
 
 def page(run: RunFiles) -> str:
     """The page of one run."""
-    from dgm_jax.report import charts  # Matplotlib is slow to import.
+    from dgm_jax.reporting import charts  # Matplotlib is slow to import.
 
     drawn: dict[str, Any] = {"accuracy": None, "growth": None} | _training(run)
     if run.summary is not None:
@@ -77,7 +78,7 @@ def comparison(workdirs: Sequence[str | Path]) -> str:
     Raises:
       UserError: if a folder is named twice, is no run's, or a file in it cannot be read.
     """
-    from dgm_jax.report import charts
+    from dgm_jax.reporting import charts
 
     paths = [Path(workdir) for workdir in workdirs]
     if len({path.resolve() for path in paths}) < len(paths):
@@ -119,14 +120,14 @@ def _render(template: str, **values: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dgm_jax.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("dgm_jax.reporting.page", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template(template).render(size=_size, **values)
 
 
 def _training(run: RunFiles) -> dict[str, Any]:
     """Charts of losses and gates over all epochs."""
-    from dgm_jax.report import charts
+    from dgm_jax.reporting import charts
 
     lines = run.epochs
     if not lines:
@@ -149,7 +150,7 @@ def _training(run: RunFiles) -> dict[str, Any]:
 
 
 def _growth(run: RunFiles) -> Any:
-    from dgm_jax.report import charts
+    from dgm_jax.reporting import charts
 
     tasks = [task for task in range(run.finished_tasks) if run.rows(task)]
     if not tasks:

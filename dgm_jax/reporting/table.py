@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dgm_jax.config import GENERATIVE
-from dgm_jax.files import write_atomically, write_json
+from dgm_jax.system.files import write_atomically, write_json
 
 # Test accuracy, %, as published (half-way and at the end: A5 and A10), and what was measured.
 # Ostapenko et al. 2019, table 1.

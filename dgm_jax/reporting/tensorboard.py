@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax.callbacks import Callback, EpochEnd, RunEnd, RunStart, TaskEnd
 from dgm_jax.errors import UserError
+from dgm_jax.runs.events import Callback, EpochEnd, RunEnd, RunStart, TaskEnd
 
 
 class TensorBoard(Callback):

@@ -1,33 +1,41 @@
-"""Which checkpoints a run has: one after each task, and of a task in progress the newest two."""
+"""Which checkpoints a run has: one after each task, and the newest two of a task in progress."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgm_jax import checkpoint, processes
+from dgm_jax.system import checkpoint, processes
 
 _STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
 
 
 class RunCheckpoints:
-    """The checkpoints of one seed's run; of several processes the first one deletes."""
+    """The checkpoints of one seed's run; of several processes, the first one deletes."""
 
-    def __init__(self, folder: Path) -> None:
-        """Names the folder; touches nothing."""
-        self.folder = folder
+    def __init__(self, folder: Path, *, kept: int | None = None) -> None:
+        """Names the folder; touches nothing.
+
+        Args:
+          folder: of all checkpoints.
+          kept: how many checkpoints of finished tasks stay; None: all.
+        """
+        self.folder, self.kept = folder, kept
 
     def save_in_progress(self, task: int, epochs_done: int, tree: dict[str, Any], plain: dict[str, Any]) -> None:
-        """Saves a task in progress. Of the checkpoints of its earlier epochs the newest stays, should this one fail."""
+        """Saves a task in progress; the newest one before it stays, in case this one is damaged."""
         step = task * _STEPS_PER_TASK + epochs_done
-        older = list(self._in_progress_before(step))
+        older = self._in_progress_before(step)
         checkpoint.save(self.folder, step, tree, plain)
         processes.on_first(self._delete, older[:-1])
 
     def save_finished(self, task: int, tree: dict[str, Any], plain: dict[str, Any]) -> None:
-        """Saves a task that is over, and deletes those in the midst of it."""
+        """Saves a finished task, and deletes checkpoints that are not needed any more."""
         step = (task + 1) * _STEPS_PER_TASK - 1
         checkpoint.save(self.folder, step, tree, plain)
         self.delete_in_progress_before(step)
+        if self.kept is not None:
+            finished = [s for s in checkpoint.steps(self.folder) if _is_finished(s)]
+            processes.on_first(self._delete, finished[: -self.kept])
 
     def restore(self, on_damage: Callable[[str], None]) -> checkpoint.Checkpoint | None:
         """The newest whole one, in all processes the same; None if there is none."""
@@ -35,17 +43,21 @@ class RunCheckpoints:
 
     def delete_in_progress_before(self, step: int) -> None:
         """Deletes what a finished task makes needless; a kill can come after that was saved, and before this."""
-        processes.on_first(self._delete, list(self._in_progress_before(step)))
+        processes.on_first(self._delete, self._in_progress_before(step))
 
     def newest(self) -> str:
-        """Where the newest one lies, in words for a person."""
-        kept = checkpoint.steps(self.folder)
-        return str(self.folder / f"{kept[-1]:010d}") if kept else "none"
+        """Where the newest one lies, for a message."""
+        found = checkpoint.steps(self.folder)
+        return str(self.folder / f"{found[-1]:010d}") if found else "none"
 
-    def _in_progress_before(self, step: int) -> Iterator[int]:
-        """Checkpoints in the midst of a task; a kill can have left those of an earlier one."""
-        return (s for s in checkpoint.steps(self.folder) if (s + 1) % _STEPS_PER_TASK and s < step)
+    def _in_progress_before(self, step: int) -> list[int]:
+        """Checkpoints of tasks in progress; a kill can have left those of an earlier task."""
+        return [s for s in checkpoint.steps(self.folder) if not _is_finished(s) and s < step]
 
     def _delete(self, steps: Sequence[int]) -> None:
         for step in steps:
             checkpoint.delete(self.folder, step)
+
+
+def _is_finished(step: int) -> bool:
+    return (step + 1) % _STEPS_PER_TASK == 0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from dgm_jax.agreement import describe
 from dgm_jax.data import Past, TaskStream
+from dgm_jax.data.stream import describe
 from dgm_jax.errors import OtherConfiguration
 
 

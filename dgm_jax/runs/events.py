@@ -3,12 +3,13 @@
 Each event is a plain, frozen record. Callbacks run on the host between compiled calls and cannot change a run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dgm_jax.config import Config
+from dgm_jax.runs.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,9 @@ class TaskStart:
 
 @dataclass(frozen=True)
 class Progress:
-    """Something moved: `done` of `total` units of a phase ("replay", "train", "consolidate").
+    """Work was done: `done` of `total` units of a phase ("replay", "train", "consolidate").
 
-    The units are classes drawn, iterations of the epoch (of a baseline's classifier: of the task), and steps of the
-    consolidated classifier.
+    The units are classes drawn, iterations of the epoch, and steps of the consolidated classifier.
     """
 
     task: int
@@ -56,12 +56,11 @@ class Progress:
     done: float
     total: float
     epoch: int | None = None
-    metrics: Mapping[str, float] | None = None  # Means since the last report, of training that has no epochs.
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch of a task is over; `metrics` are means over its iterations, of DGM also "scale" and "open_share"."""
+    """An epoch of a task is over; `metrics` are means over its iterations (for dgm also "scale" and "open_share")."""
 
     task: int
     epoch: int
@@ -91,7 +90,7 @@ class TaskEnd:
 class RunEnd:
     """All tasks are done; `already_finished` if the run was found finished and nothing was trained."""
 
-    summary: dict[str, Any]
+    summary: Summary
     workdir: Path
     already_finished: bool = False
     files: dict[str, str] = field(default_factory=dict)  # What it is -> path, for a person to open.
@@ -120,3 +119,40 @@ class Callback:
 
     def on_note(self, text: str) -> None:
         """Something a person should know, such as a damaged checkpoint that was passed over."""
+
+
+class Callbacks(Callback):
+    """Several callbacks as one."""
+
+    def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Passes every event on to these, in this order."""
+        self.callbacks = tuple(callbacks)
+
+    def on_run_start(self, event: RunStart) -> None:
+        """Passes it on, as do the others."""
+        for callback in self.callbacks:
+            callback.on_run_start(event)
+
+    def on_task_start(self, event: TaskStart) -> None:  # noqa: D102
+        for callback in self.callbacks:
+            callback.on_task_start(event)
+
+    def on_progress(self, event: Progress) -> None:  # noqa: D102
+        for callback in self.callbacks:
+            callback.on_progress(event)
+
+    def on_epoch_end(self, event: EpochEnd) -> None:  # noqa: D102
+        for callback in self.callbacks:
+            callback.on_epoch_end(event)
+
+    def on_task_end(self, event: TaskEnd) -> None:  # noqa: D102
+        for callback in self.callbacks:
+            callback.on_task_end(event)
+
+    def on_run_end(self, event: RunEnd) -> None:  # noqa: D102
+        for callback in self.callbacks:
+            callback.on_run_end(event)
+
+    def on_note(self, text: str) -> None:  # noqa: D102
+        for callback in self.callbacks:
+            callback.on_note(text)

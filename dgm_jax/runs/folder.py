@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax import files
 from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, OtherConfiguration
+from dgm_jax.system import files
 
 FORMAT_VERSION = 1
 

@@ -1,6 +1,5 @@
 """Whether settings and a stream of tasks fit each other, and what tells one stream from another."""
 
-from typing import Any
 
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
@@ -28,12 +27,3 @@ def check_fit(config: Config, stream: TaskStream) -> None:
         )
 
 
-def describe(stream: TaskStream) -> dict[str, Any]:
-    """What tells a stream from another: data, order, tasks, counts."""
-    return {
-        "dataset": stream.name,
-        "fingerprint": stream.fingerprint,
-        "tasks": [[stream.classes[c] for c in task] for task in stream.tasks],
-        "image_shape": list(stream.image_shape),
-        "train_counts": [list(stream.train_counts(t)) for t in range(stream.n_tasks)],
-    }

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax import files
 from dgm_jax.errors import UserError
-from dgm_jax.workdir import Workdir
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.system import files
 
 Matrix = list[list[float | None]]  # [after task][class], None where it is not known.
 

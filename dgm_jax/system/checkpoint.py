@@ -28,9 +28,9 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from dgm_jax import files, processes
 from dgm_jax.errors import NewerFormat, UserError
-from dgm_jax.interruption import uninterrupted
+from dgm_jax.system import files, processes
+from dgm_jax.system.interruption import uninterrupted
 
 FORMAT_VERSION = 1
 

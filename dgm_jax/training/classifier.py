@@ -1,66 +1,64 @@
-"""The consolidated classifier: learnt afresh from what the memory draws of *all* classes.
+"""The one training loop of a classifier: that which is consolidated after a task, and those of the baselines.
 
-While a task is learnt, its images are real and all others generated, so the auxiliary classifier can tell new from old
-by the generator's artefacts alone. Where every class is generated, there is no such cue (ALGORITHM, section 11.1).
+While a task is learnt, its images are real and all others are generated, so the auxiliary classifier can tell new from
+old by the generator's artefacts alone. The consolidated classifier learns from generated images of all classes, where
+there is no such cue (docs/method.md, "the consolidated classifier").
 """
 
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jax import lax
 
 from dgm_jax.config import Config
 from dgm_jax.models import pair
+from dgm_jax.models.discriminator import Output
+from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.augmentation import augmented
-from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import AXIS, share
-from dgm_jax.training.epoch import TaskImages, to_unit_range
-from dgm_jax.training.losses import cross_entropy, distillation, only_seen
+from dgm_jax.training.epoch import TaskImages
+from dgm_jax.training.losses import cross_entropy, only_seen
 from dgm_jax.training.state import init_optimiser
 
 Params = Any
 
+# (parameters, output for a mini-batch, its images, its labels, classes seen, anchor) -> scalar.
+Loss = Callable[[Params, Output, jax.Array, jax.Array, jax.Array, Any], jax.Array]
+
 CLASSIFIER_METRICS = ("consolidation_loss", "consolidation_accuracy")  # In the order in which a loop adds them up.
-
-TEMPERATURE = 2.0  # Of what a classifier learns from the one before it.
-
-_PREDICTED_AT_ONCE = 256
 
 
 @struct.dataclass
 class ClassifierState:
-    """A classifier in training: a discriminator whose critic stands idle."""
+    """A classifier in training: a discriminator whose critic is not used."""
 
     params: Params
     statistics: Params
     optimiser: optax.OptState
-    average: Params = None  # {"params", "statistics"}: averaged over the steps so far, if `consolidation_average` asks.
 
 
 def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes: int) -> ClassifierState:
-    """A fresh classifier; of the discriminator's network, unless the settings ask for another."""
+    """A fresh classifier with the discriminator's network, unless the settings ask for another."""
     params, statistics = pair(config.classifier_network).init_discriminator(
         key, width=config.classifier_width, image_size=config.image_size, channels=channels, n_classes=n_classes
     )
-    return started(params, statistics, config)
+    return start_training(params, statistics, config)
 
 
-def started(params: Params, statistics: Params, config: Config) -> ClassifierState:
-    """A classifier before its first step: with a fresh optimiser, and nothing averaged yet."""
-    average = {"params": params, "statistics": statistics} if config.consolidation_average else None
-    return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params), average)
+def start_training(params: Params, statistics: Params, config: Config) -> ClassifierState:
+    """A classifier before its first step, with a fresh optimiser."""
+    return ClassifierState(params, statistics, init_optimiser(_optimiser(config), params))
 
 
 def run_classifier_steps(
     state: ClassifierState,
-    data: TaskImages,
+    sources: tuple[TaskImages, ...],
     seen: jax.Array,
+    anchor: Any,
     key: jax.Array,
     sums: jax.Array,
     start: jax.Array,
@@ -69,101 +67,70 @@ def run_classifier_steps(
     *,
     config: Config,
     n_devices: int,
+    loss: Loss | None = None,
 ) -> tuple[ClassifierState, jax.Array]:
-    """Takes Adam steps on the cross-entropy of random mini-batches; the step size decays to 0 along a cosine.
+    """Takes Adam steps on random mini-batches; the step size decays to 0 along a cosine.
 
     Args:
       state: replaced.
-      data: images of all classes seen.
+      sources: where images come from: each gives an equal part of every mini-batch.
       seen: [classes] bool.
+      anchor: arrays that the loss needs besides; None if it needs none.
       key: a PRNG key, into which the step is folded.
       sums: of the metrics (`CLASSIFIER_METRICS`) over the steps before `start`.
       start: first step.
       stop: one past the last.
       shard: the number of this device.
-      config: batch size, number of steps, step size, augmentation, smoothing, averaging.
+      config: batch size, number of steps, step size, augmentation, smoothing.
       n_devices: over which each batch is split.
+      loss: what is minimised; None: the cross-entropy over the classes seen.
 
     Returns:
       The new state, and `sums` with the loss and accuracy of these steps added, one by one.
     """
+    optimiser, discriminate = _optimiser(config), pair(config.classifier_network).discriminate
+
+    def minimised(params: Params, output: Output, images: jax.Array, labels: jax.Array) -> jax.Array:
+        if loss is None:
+            return cross_entropy(output.logits, labels, seen, config.consolidation_smoothing)
+        return loss(params, output, images, labels, seen, anchor)
 
     def body(i: jax.Array, carry: Any) -> Any:
         state, sums = carry
-        pick_key, change_key = jax.random.split(jax.random.fold_in(key, i))
-        rows = jax.random.randint(pick_key, (config.batch_size,), 0, data.count)
-        images = augmented(change_key, to_unit_range(data.images[rows]), config)
-        images, labels = share(images, shard, n_devices), share(data.labels[rows], shard, n_devices)
+        *pick_keys, change_key = jax.random.split(jax.random.fold_in(key, i), len(sources) + 1)
+        pixels, labels = _mini_batch(pick_keys, sources, config.batch_size)
+        images = augmented(change_key, to_unit_range(pixels), config)
+        images, labels = share(images, shard, n_devices), share(labels, shard, n_devices)
 
         def loss_of(params: Params) -> Any:
-            discriminate = pair(config.classifier_network).discriminate
             output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
             correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
-            loss = cross_entropy(output.logits, labels, seen, config.consolidation_smoothing)
-            if data.targets is not None:
-                targets = share(data.targets[rows], shard, n_devices)
-                loss += config.distillation_weight * distillation(output.logits, targets, seen, TEMPERATURE)
-            return loss, (statistics, jnp.mean(correct, dtype=jnp.float32))
+            value = minimised(params, output, images, labels)
+            return value, (statistics, jnp.mean(correct, dtype=jnp.float32))
 
-        (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        state = descended(state, lax.pmean(gradients, AXIS), statistics, i, config)
-        return state, sums + lax.pmean(jnp.stack([loss, accuracy]), AXIS)
+        (value, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, moments = optimiser.update(lax.pmean(gradients, AXIS), state.optimiser)
+        state = ClassifierState(optax.apply_updates(state.params, updates), statistics, moments)
+        return state, sums + lax.pmean(jnp.stack([value, accuracy]), AXIS)
 
     with jax.default_matmul_precision(config.matmul_precision):
         return lax.fori_loop(start, stop, body, (state, sums))
 
 
-def descended(
-    state: ClassifierState, gradients: Params, statistics: Params, step: jax.Array, config: Config
-) -> ClassifierState:
-    """The state after one Adam step, whose size decays to 0 along a cosine over `consolidation_steps`.
-
-    The average, if there is one, follows.
-    """
-    updates, optimiser = optax.scale_by_adam().update(gradients, state.optimiser)
-    decay = 0.5 * (1 + jnp.cos(jnp.pi * step / config.consolidation_steps))
-    step_size = config.consolidation_learning_rate * decay
-    params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
-    average = state.average
-    if average is not None:
-        average = averaged(average, {"params": params, "statistics": statistics}, step, config.consolidation_average)
-    return ClassifierState(params, statistics, optimiser, average)
-
-
-def learnt(state: ClassifierState) -> ClassifierState:
-    """What counts after the last step: the averaged weights, if there are any."""
-    return state if state.average is None else replace(state, **state.average)
-
-
-def predict_logits(
-    params: Params, statistics: Params, images: np.ndarray, seen: np.ndarray, *, network: str
-) -> np.ndarray:
-    """Judges uint8 images in evaluation mode: the class head's logits over the classes seen, [n, classes]."""
-    logits = _predict_all(params, statistics, images, network)[0]
-    return np.where(seen[None], logits, np.finfo(logits.dtype).min)
-
-
-def predict_features(params: Params, statistics: Params, images: np.ndarray, *, network: str) -> np.ndarray:
-    """What the class head sees of uint8 images in evaluation mode, [n, features]."""
-    return _predict_all(params, statistics, images, network)[1]
-
-
-def _predict_all(params: Params, statistics: Params, images: np.ndarray, network: str) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and features, from programs of one batch size."""
-    n = len(images)
-    if n == 0:  # One image more, whose scores are cut off again.
-        images = np.zeros((1, *images.shape[1:]), np.uint8)
-    padded = np.concatenate([images, np.zeros((-len(images) % _PREDICTED_AT_ONCE, *images.shape[1:]), np.uint8)])
-    parts = [
-        jax.device_get(_predict(params, statistics, padded[i : i + _PREDICTED_AT_ONCE], network=network))
-        for i in range(0, len(padded), _PREDICTED_AT_ONCE)
+def _mini_batch(
+    keys: list[jax.Array], sources: tuple[TaskImages, ...], batch_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Random images uint8 [batch, h, w, c] and labels [batch]; the first source gives what does not divide evenly."""
+    part = batch_size // len(sources)
+    sizes = [batch_size - part * (len(sources) - 1), *[part] * (len(sources) - 1)]
+    rows = [
+        jax.random.randint(key, (size,), 0, source.count)
+        for key, size, source in zip(keys, sizes, sources, strict=True)
     ]
-    logits, features = (np.concatenate(arrays)[:n] for arrays in zip(*parts, strict=True))
-    return logits, features
+    images = [source.images[picked] for source, picked in zip(sources, rows)]
+    labels = [source.labels[picked] for source, picked in zip(sources, rows)]
+    return jnp.concatenate(images), jnp.concatenate(labels)
 
 
-@partial(jax.jit, static_argnames="network")
-def _predict(params: Params, statistics: Params, images: jax.Array, *, network: str) -> tuple[jax.Array, jax.Array]:
-    with jax.default_matmul_precision("highest"):
-        output, _ = pair(network).discriminate(params, statistics, to_unit_range(images), train=False)
-    return output.logits, output.features
+def _optimiser(config: Config) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(config.consolidation_learning_rate, config.consolidation_steps))

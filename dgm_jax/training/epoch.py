@@ -48,9 +48,6 @@ def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
     return TaskImages(pixels, indices, np.int32(len(images)))
 
 
-def to_unit_range(images: jax.Array) -> jax.Array:
-    """Scales uint8 images to float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1
 
 
 def epoch_order(key: jax.Array, capacity: int, count: jax.Array) -> jax.Array:

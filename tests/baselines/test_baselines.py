@@ -15,17 +15,17 @@ from helpers import compiled_once  # noqa: F401
 from runs import Log
 
 from dgm_jax import load_memory
-from dgm_jax.baselines import METHODS, classifier, ewc, icarl, mergan
-from dgm_jax.baselines.er import ExperienceReplay
-from dgm_jax.baselines.generative import UnmaskedGenerator
-from dgm_jax.baselines.learner import BaselineLearner, load_method
-from dgm_jax.baselines.method import Setting, Watch
-from dgm_jax.callbacks import Callback
 from dgm_jax.config import GENERATIVE, KEEPS_IMAGES
 from dgm_jax.data.stream import PastTaskError
 from dgm_jax.errors import ConfigError, NoMemory, NotFinite
+from dgm_jax.methods import METHODS, classifier, ewc, icarl, mergan
+from dgm_jax.methods.er import ExperienceReplay
+from dgm_jax.methods.generative import UnmaskedGenerator
+from dgm_jax.methods.learner import BaselineLearner, load_method
+from dgm_jax.methods.method import Setting, Watch
 from dgm_jax.models import dcgan
-from dgm_jax.progress import ConsoleProgress
+from dgm_jax.reporting.console import ConsoleProgress
+from dgm_jax.runs.events import Callback
 from dgm_jax.training.classifier import init_classifier, started
 from dgm_jax.training.epoch import padded
 

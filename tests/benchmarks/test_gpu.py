@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.run import write_npz
-from dgm_jax.callbacks import EpochEnd, TaskEnd, TaskStart
+from dgm_jax.runs.events import EpochEnd, TaskEnd, TaskStart
 
 # What a bare machine with a GPU may lack. Blocked before anything is imported.
 SCRIPT = """

@@ -30,14 +30,14 @@ class _Baseline(_Learner):
 
 @pytest.fixture
 def learner(monkeypatch):
-    import dgm_jax.baselines.learner
-    import dgm_jax.compilation
     import dgm_jax.learner
+    import dgm_jax.methods.learner
+    import dgm_jax.system.compilation
 
     for name in ("keep_programs", "keep_no_programs"):  # Later tests have a cache of their own.
-        monkeypatch.setattr(dgm_jax.compilation, name, lambda: None)
+        monkeypatch.setattr(dgm_jax.system.compilation, name, lambda: None)
     monkeypatch.setattr(dgm_jax.learner, "Learner", _Learner)
-    monkeypatch.setattr(dgm_jax.baselines.learner, "BaselineLearner", _Baseline)
+    monkeypatch.setattr(dgm_jax.methods.learner, "BaselineLearner", _Baseline)
     monkeypatch.setattr(_Learner, "failure", None)
     return _Learner
 

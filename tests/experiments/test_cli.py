@@ -12,7 +12,7 @@ from runs import lose_a_ctrl_c
 from dgm_jax import data
 from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.errors import UserError
-from dgm_jax.progress import ConsoleProgress
+from dgm_jax.reporting.console import ConsoleProgress
 from experiments import cli
 
 
@@ -307,7 +307,7 @@ def test_settings_can_be_chosen_without_a_test_image(learner, monkeypatch) -> No
 @pytest.mark.parametrize("argv, called", [((), "keep_programs"), (("--no-compilation-cache",), "keep_no_programs")])
 def test_the_compilation_cache_is_kept_or_not(argv, called, learner, monkeypatch) -> None:
     calls = []
-    monkeypatch.setattr(f"dgm_jax.compilation.{called}", lambda: calls.append(called))
+    monkeypatch.setattr(f"dgm_jax.system.compilation.{called}", lambda: calls.append(called))
     assert run(*argv) == 0 and calls == [called]
 
 

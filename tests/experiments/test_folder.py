@@ -13,9 +13,10 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
-from dgm_jax import checkpoint, load_memory
+from dgm_jax import load_memory
 from dgm_jax.config import PRESETS
 from dgm_jax.data import from_folder
+from dgm_jax.system import checkpoint
 from experiments import cli
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-images.md"
@@ -40,7 +41,7 @@ def small_preset(monkeypatch):
     config = helpers.small("dgma", image_size=8, headroom=2)
     monkeypatch.setitem(PRESETS, "folder", {"dgma": config})
     for name in ("keep_programs", "keep_no_programs"):  # Later tests have a cache of their own.
-        monkeypatch.setattr(f"dgm_jax.compilation.{name}", lambda: None)
+        monkeypatch.setattr(f"dgm_jax.system.compilation.{name}", lambda: None)
 
 
 def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax import sheets
-from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
-from dgm_jax.quality import Judge, measure
-from dgm_jax.workdir import Workdir
+from dgm_jax.methods.learner import BaselineLearner
+from dgm_jax.metrics.quality import Judge, measure
+from dgm_jax.reporting import table as sheets
+from dgm_jax.runs.folder import Workdir
 from experiments import cells, cli, table
 
 
@@ -245,8 +245,8 @@ def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch
     _place(by, readings=("classifier",))
     measured = []
     monkeypatch.setattr(cells, "_memory", lambda *_: (None, None))
-    monkeypatch.setattr("dgm_jax.quality.Judge.of", lambda *_: None)
-    monkeypatch.setattr("dgm_jax.quality.measure", lambda *_, **__: measured.append(1) or QUALITY)
+    monkeypatch.setattr("dgm_jax.metrics.quality.Judge.of", lambda *_: None)
+    monkeypatch.setattr("dgm_jax.metrics.quality.measure", lambda *_, **__: measured.append(1) or QUALITY)
     assert cell.judge(by) == cell.judge(by) == QUALITY
     assert len(measured) == 1
     _place(by, readings=("classifier",), seed=0, device="another")  # Run anew.

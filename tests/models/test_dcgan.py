@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dgm_jax import memory, nn
-from dgm_jax.memory import TaskMemory
+from dgm_jax import nn
+from dgm_jax.memory import memory
+from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
 from dgm_jax.training.losses import cross_entropy, gradient_penalty
 

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 from dgm_jax import Memory, nn
-from dgm_jax.memory import TaskMemory
+from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import resnet
 from dgm_jax.training.losses import gradient_penalty
 

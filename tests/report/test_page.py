@@ -16,12 +16,13 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
-from dgm_jax import Learner, report
+from dgm_jax import Learner
 from dgm_jax.__main__ import main
-from dgm_jax.baselines.learner import BaselineLearner
 from dgm_jax.errors import UserError
-from dgm_jax.report.reading import NoRun, read
-from dgm_jax.workdir import Workdir
+from dgm_jax.methods.learner import BaselineLearner
+from dgm_jax.reporting import page as report
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.reading import NoRun, read
 
 RUNS = {
     "dgma": lambda: helpers.finished(helpers.small("dgma")).workdir,

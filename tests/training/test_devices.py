@@ -14,14 +14,14 @@ import helpers
 import jax
 import numpy as np
 import pytest
+from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
-from dgm_jax.callbacks import Callback
 from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, UserError
+from dgm_jax.runs.events import Callback
 from dgm_jax.training.devices import choose_devices, data_parallel
-from dgm_jax.training.task import Trainer
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
 
@@ -202,7 +202,7 @@ def experiment(workdir: str, *options: str) -> None:
 
 def be_one_of_two(process_id: int, port: int, folder: Path) -> None:
     """Two runs, and then what must fail in both processes and leave neither waiting; prints what happened."""
-    from dgm_jax import processes
+    from dgm_jax.system import processes
 
     written = watch_writing(folder)
     where = f"--distributed --coordinator localhost:{port} --num-processes 2 --process-id {process_id}"

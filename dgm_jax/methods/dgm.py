@@ -1,0 +1,355 @@
+"""Dynamic Generative Memory (Ostapenko et al., CVPR 2019): one task from begin to end, in the paper's order.
+
+A task is begun, earlier classes are replayed, generator and discriminator are trained on both, masks are frozen and what
+they open is reserved, a classifier is consolidated, and the generator expands. Sections are those of the paper;
+docs/method.md goes through its equations.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from dgm_jax import metrics
+from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.memory import Memory
+from dgm_jax.memory.task import TaskMemory
+from dgm_jax.methods.keys import Purpose, derive_key
+from dgm_jax.methods.method import Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
+from dgm_jax.methods.replay import images_of_all_classes, replayed_images
+from dgm_jax.models.discriminator import widened
+from dgm_jax.training import task as tasks
+from dgm_jax.training.epoch import padded
+from dgm_jax.training.estimate import estimated_seconds
+from dgm_jax.training.shapes import physical_widths
+from dgm_jax.training.state import TrainState, from_tree, to_tree
+from dgm_jax.training.trainer import TaskTraining, Trainer
+from dgm_jax.training.warm_start import most_similar_classes
+
+
+@dataclass(frozen=True)
+class State:
+    """What one seed knows between two tasks."""
+
+    memory: Memory
+    classifier: Classifier | None = None  # Consolidated after the last task.
+    auxiliary: Classifier | None = None  # The discriminator's own class head after the last task.
+    begun_as: tuple[tuple[int, ...], ...] = ()  # For each task, the earlier classes that it began as (warm start).
+    programs: tuple[tuple[int, ...], ...] = ()  # Physical widths that were trained at, each once.
+
+
+@dataclass
+class Training:
+    """A task in progress, of all seeds side by side."""
+
+    task: int
+    inputs: Sequence[TaskInput[State]]
+    states: list[State]
+    running: TaskTraining
+    replayed: Any = None  # Images of earlier classes, on the devices.
+    best: list[tuple[float, Tree] | None] = field(default_factory=list)  # Best epoch so far (paper protocol).
+
+
+class DGM(Method[State, Training]):
+    """Learns with a generative memory whose weights are protected by learnt masks and which grows."""
+
+    paper = "Ostapenko et al. 2019 (arXiv 1904.03137)"
+    readings = ("consolidated", "auxiliary")
+    protocols = ("strict", "paper")
+
+    def __init__(self, setting: Setting) -> None:
+        """Binds the method to settings and devices; compiles nothing yet."""
+        super().__init__(setting)
+        self.networks = tasks.Networks(
+            self.config,
+            channels=setting.image_shape[2],
+            n_classes=setting.n_classes,
+            max_heads=max(map(len, setting.tasks)),
+        )
+        self.trainer = Trainer(self.networks, setting.devices, backend=setting.backend)
+
+    def new_state(self, key: jax.Array) -> State:
+        """An empty memory with fresh weights."""
+        widths = self.networks.first_widths
+        memory = Memory(
+            kernels=self.networks.new_kernels(derive_key(key, Purpose.INITIALISE), widths),
+            reserved=[np.zeros(shape, bool) for shape in self.networks.mask_shapes(widths)],
+            tasks=(),
+            noise_dim=self.config.noise_dim,
+            network=self.config.network,
+            image_size=self.config.image_size,
+            labels=self.setting.labels,
+            names=self.setting.names,
+            gate_before_norm=self.config.gate_position == "before_norm",
+        )
+        return State(memory)
+
+    def plan(self, task: int, states: Sequence[State]) -> Plan:
+        """Epochs and steps, and the widths at which the task is trained."""
+        histories = [[*(earlier.widths for earlier in s.memory.tasks), s.memory.widths] for s in states]
+        # For the widest seed: seeds that outgrow their arrays at different tasks still share few shapes.
+        widest = [tuple(map(max, zip(*widths))) for widths in zip(*histories, strict=True)]
+        physical = physical_widths(widest, headroom=self.config.headroom, n_tasks=self.setting.n_tasks)
+        return Plan(
+            epochs=self.config.epochs,
+            steps=self.setting.steps_per_epoch(task),
+            widths=widest[-1],
+            physical_widths=physical,
+            compiles=self.trainer.is_new_shape(physical, len(states)),
+        )
+
+    # ---- Begin a task: new masks, norms and output layers; perhaps those of similar classes (warm start) ----
+
+    def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
+        """Places what a task begins with on the devices: G's shared weights, fresh masks (section 3.1), fresh D."""
+        plan = self.plan(task, [own.state for own in inputs])
+        with watch.phase("begin"):
+            begun = [self._begin(task, own, plan.physical_widths) for own in inputs]
+            running = TaskTraining(
+                self.trainer,
+                [own[1:] for own in begun],
+                [derive_key(own.key, Purpose.TRAIN, task) for own in inputs],
+                task=task,
+                steps=plan.steps,
+            )
+            best = [self._best_before(own, task) for own in inputs]
+        return Training(task, inputs, [own[0] for own in begun], running, best=best)
+
+    def _begin(self, task: int, own: TaskInput[State], physical: tuple[int, ...]) -> Any:
+        state, memory = own.state, own.state.memory
+        similar = [] if own.in_progress else self._similar_classes(task, own)
+        if not own.in_progress:
+            before = (*state.begun_as, *((),) * task)[:task]
+            state = replace(state, begun_as=(*before, tuple(earlier.classes[0] for earlier in similar)))
+        kept = None if self.config.reinitialise_discriminator else state.auxiliary
+        train_state, capacity = tasks.begin_task(
+            self.networks,
+            derive_key(own.key, Purpose.BEGIN_TASK, task),
+            memory.kernels,
+            memory.reserved,
+            physical=physical,
+            classes=self.setting.tasks[task],
+            discriminator=None if kept is None else (kept.params, kept.statistics),
+            similar=similar,
+        )
+        if own.in_progress:
+            train_state = from_tree(train_state, own.in_progress["state"])
+        if physical not in state.programs:
+            state = replace(state, programs=(*state.programs, physical))
+        return state, train_state, capacity, padded(own.images, own.labels, self.setting.largest_task)
+
+    def _similar_classes(self, task: int, own: TaskInput[State]) -> list[TaskMemory]:
+        """For each class of the task, the earlier class that it begins as (warm start; not in the paper)."""
+        state = own.state
+        if not self.config.warm_start or state.classifier is None:
+            return []
+        predicted = state.classifier.logits(own.images).argmax(axis=1)
+        earlier = [task.classes for task in state.memory.tasks]
+        chosen = most_similar_classes(predicted, own.labels, self.setting.tasks[task], earlier)
+        return [state.memory.class_alone(index) for index in chosen]
+
+    # ---- Replay earlier classes, and train generator and discriminator (section 3) ----
+
+    def train_epoch(self, training: Training, epoch: int, watch: Watch) -> list[dict[str, float]]:
+        """One epoch on the task's real images and replayed ones; the gates' slope grows from epoch to epoch."""
+        fresh = self.config.replay == "fresh"
+        if training.replayed is None or fresh:
+            training.replayed = self._replay(training, epoch if fresh else 0, watch)
+        with watch.phase("train", training.running.steps, epoch=epoch) as on_steps:
+            shapes = training.states[0].programs
+            means = training.running.run_epoch(training.replayed, epoch, shapes, on_steps)
+        if self.config.protocol == "paper":
+            self._keep_best(training, means)
+        return means
+
+    def _replay(self, training: Training, epoch: int, watch: Watch) -> Any:
+        memories = [state.memory for state in training.states]
+        keys = [derive_key(own.key, Purpose.REPLAY, training.task, epoch) for own in training.inputs]
+        drawn = replayed_images(memories, self.setting, training.task, keys, watch)
+        return self.trainer.stack_runs(drawn)
+
+    def _keep_best(self, training: Training, means: list[dict[str, float]]) -> None:
+        """Keeps the epoch that is best on REAL held-out images of all classes so far (paper protocol only)."""
+        for run, state in enumerate(training.running.states()):
+            accuracy = self._validation_accuracy(training.inputs[run], training.task, state)
+            means[run]["validation_accuracy"] = accuracy
+            best = training.best[run]
+            if best is None or accuracy > best[0]:
+                training.best[run] = (accuracy, to_tree(state))
+
+    def _best_before(self, own: TaskInput[State], task: int) -> tuple[float, Tree] | None:
+        tree = (own.in_progress or {}).get("best")
+        return None if tree is None else (self._validation_accuracy(own, task, tree), tree)
+
+    def _validation_accuracy(self, own: TaskInput[State], task: int, state: TrainState | Tree) -> float:
+        assert own.validation is not None
+        pixels, labels = own.validation
+        predicted = self._auxiliary(state, task).logits(pixels).argmax(axis=1)
+        return metrics.macro_accuracy(metrics.per_class_accuracy(predicted, labels, self.setting.n_seen(task)))
+
+    def in_progress(self, training: Training) -> list[Tree]:
+        """The training state of each seed, and in the paper protocol its best one so far."""
+        trees = [{"state": to_tree(state)} for state in training.running.states()]
+        return [
+            tree if best is None else tree | {"best": best[1]} for tree, best in zip(trees, training.best, strict=True)
+        ]
+
+    # ---- Freeze and reserve (section 3.1), consolidate ----
+
+    def end(self, training: Training, watch: Watch) -> list[Learnt[State]]:
+        """Freezes what the task learnt, reserves what its masks open, and consolidates a classifier of all classes."""
+        task = training.task
+        frozen = [self._freeze(training, run, state) for run, state in enumerate(training.running.states())]
+        with watch.phase("consolidate", self.config.consolidation_steps) as on_steps:
+            consolidated = self.trainer.consolidate(
+                [derive_key(own.key, Purpose.CONSOLIDATE, task) for own in training.inputs],
+                [
+                    images_of_all_classes(
+                        own.state.memory, self.setting, derive_key(given.key, Purpose.SAMPLE_FOR_CONSOLIDATION, task)
+                    )
+                    for own, given in zip(frozen, training.inputs, strict=True)
+                ],
+                self.setting.seen(task),
+                on_steps=on_steps,
+            )
+        learnt = []
+        for own, (learner, means) in zip(frozen, consolidated, strict=True):
+            network = self.config.classifier_network
+            classifier = self._classifier(learner.params, learner.statistics, network, task)
+            state = replace(own.state, classifier=classifier)
+            assert state.auxiliary is not None
+            readings = {"consolidated": classifier, "auxiliary": state.auxiliary}
+            learnt.append(replace(own, state=state, classifiers=readings, metrics=means))
+        return learnt
+
+    def _freeze(self, training: Training, run: int, train_state: TrainState) -> Learnt[State]:
+        """Binarises the masks, and reserves what they open for the tasks to come (section 3.1)."""
+        train_state = jax.device_get(train_state)
+        best, state, task = training.best[run], training.states[run], training.task
+        if best is not None:
+            train_state = from_tree(train_state, best[1])
+        memory = state.memory
+        kernels, finished = tasks.freeze(
+            self.networks, train_state, memory.widths, classes=self.setting.tasks[task]
+        )
+        rows = metrics.capacity(finished.masks, memory.reserved, *self.networks.gated(kernels))
+        reserving = self.config.masks != "none"
+        memory = replace(
+            memory,
+            kernels=kernels,
+            reserved=[before | (mask & reserving) for before, mask in zip(memory.reserved, finished.masks, strict=True)],
+            tasks=(*memory.tasks, finished),
+        )
+        notes = tuple(
+            f"task {task} closed every gate of layer {row['layer']}, so its images carry nothing; "
+            f"try a smaller sparsity_weight than {self.config.sparsity_weight}"
+            for row in rows
+            if row["used"] == 0
+        )
+        state = replace(state, memory=memory, auxiliary=self._auxiliary(train_state, task))
+        return Learnt(state, classifiers={}, capacity=rows, notes=notes)
+
+    def _auxiliary(self, train_state: TrainState | Tree, task: int) -> Classifier:
+        if isinstance(train_state, TrainState):
+            params, statistics = train_state.discriminator, train_state.discriminator_statistics
+        else:
+            params, statistics = train_state["discriminator"], train_state["discriminator_statistics"]
+        return self._classifier(params, statistics, self.config.network, task)
+
+    def _classifier(self, params: Any, statistics: Any, network: str, task: int) -> Classifier:
+        n = self.setting.n_seen(task)
+        shape, labels, names = self.setting.image_shape, self.setting.labels[:n], self.setting.names[:n]
+        return Classifier(params, statistics, network, shape, labels, names)
+
+    # ---- Expand (section 3.2) ----
+
+    def expand(self, task: int, key: jax.Array, state: State) -> State:
+        """Widens the generator, so that the next task finds as many free gates as the first one did."""
+        memory = state.memory
+        is_expanded = memory.widths != memory.tasks[-1].widths
+        if is_expanded or not self.config.expansion or self.config.masks == "none":
+            return state
+        kernels, reserved = tasks.grow(
+            self.networks,
+            derive_key(key, Purpose.EXPAND, task),
+            memory.kernels,
+            memory.reserved,
+            memory.newly_reserved(),
+        )
+        return replace(state, memory=replace(memory, kernels=kernels, reserved=reserved))
+
+    # ---- What a checkpoint holds ----
+
+    def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
+        """The memory and both classifiers."""
+        arrays, plain = state.memory.to_tree()
+        tree = {"memory": arrays}
+        for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
+            if classifier is not None:
+                tree[name] = jax.device_get({"params": classifier.params, "statistics": classifier.statistics})
+        return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
+
+    def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
+        """Undoes `to_tree`; reads checkpoints of earlier versions as well."""
+        memory = Memory.from_tree(tree["memory"], plain["memory"])
+        # If the run continues with new classes, these are known only now.
+        memory = replace(memory, labels=self.setting.labels, names=self.setting.names)
+        earlier = plain["record"]  # Early versions kept some facts here.
+
+        def classifier(network: str, *names: str) -> Classifier | None:
+            kept = next((tree[name] for name in names if name in tree), None)
+            if kept is None:
+                return None
+            params = widened(kept["params"], self.setting.n_classes)
+            return self._classifier(params, kept["statistics"], network, finished_tasks - 1)
+
+        return State(
+            memory,
+            classifier(self.config.classifier_network, "classifier", "classifier_before"),
+            classifier(self.config.network, "auxiliary", "discriminator"),
+            begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
+            programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
+        )
+
+    # ---- What a run reports ----
+
+    def memory(self, state: State) -> Memory:
+        """The generative memory."""
+        return state.memory
+
+    def memory_bytes(self, state: State) -> dict[str, int]:
+        """Bytes of the weights that tasks share, of what each task keeps beside them, and of the masks."""
+        return state.memory.bytes()
+
+    def facts(self, state: State) -> dict[str, Any]:
+        """Widths, number of weights, programs, and which classes tasks began as."""
+        return {
+            "widths": list(state.memory.widths),
+            "programs": [list(widths) for widths in state.programs],  # One compiled training iteration for each.
+            "parameters": state.memory.parameters(),
+            "begun_as": [[self.setting.labels[i] for i in classes] for classes in state.begun_as],
+        }
+
+    def advice(self) -> list[str]:
+        """Says if nothing lets the generator know which class of a task to draw."""
+        config = self.config
+        guided = config.auxiliary_generator or config.reconstruction_weight or config.critic_condition != "none"
+        if max(map(len, self.setting.tasks)) == 1 or guided:
+            return []
+        return [
+            "tasks have several classes, and nothing tells the generator which of them to draw; "
+            "use auxiliary_generator=True or critic_condition='projection'"
+        ]
+
+    def estimated_seconds(self, epochs_done: int) -> float:
+        """From the arithmetic to be done, and the measured speed of a matrix product."""
+        return estimated_seconds(
+            self.config,
+            self.setting.devices,
+            train_counts=list(map(sum, self.setting.counts)),
+            channels=self.setting.image_shape[2],
+            epochs_done=epochs_done,
+        )

@@ -1,0 +1,50 @@
+"""Asks a discriminator about images in evaluation mode: class scores and features."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dgm_jax.models import pair
+
+Params = Any
+
+
+def to_unit_range(images: jax.Array) -> jax.Array:
+    """Scales uint8 images to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+_PREDICTED_AT_ONCE = 256
+
+def predict_logits(
+    params: Params, statistics: Params, images: np.ndarray, seen: np.ndarray, *, network: str
+) -> np.ndarray:
+    """Judges uint8 images in evaluation mode: the class head's logits over the classes seen, [n, classes]."""
+    logits = _predict_all(params, statistics, images, network)[0]
+    return np.where(seen[None], logits, np.finfo(logits.dtype).min)
+
+def predict_features(params: Params, statistics: Params, images: np.ndarray, *, network: str) -> np.ndarray:
+    """What the class head sees of uint8 images in evaluation mode, [n, features]."""
+    return _predict_all(params, statistics, images, network)[1]
+
+def _predict_all(params: Params, statistics: Params, images: np.ndarray, network: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and features, from programs of one batch size."""
+    n = len(images)
+    if n == 0:  # One image more, whose scores are cut off again.
+        images = np.zeros((1, *images.shape[1:]), np.uint8)
+    padded = np.concatenate([images, np.zeros((-len(images) % _PREDICTED_AT_ONCE, *images.shape[1:]), np.uint8)])
+    parts = [
+        jax.device_get(_predict(params, statistics, padded[i : i + _PREDICTED_AT_ONCE], network=network))
+        for i in range(0, len(padded), _PREDICTED_AT_ONCE)
+    ]
+    logits, features = (np.concatenate(arrays)[:n] for arrays in zip(*parts, strict=True))
+    return logits, features
+
+@partial(jax.jit, static_argnames="network")
+def _predict(params: Params, statistics: Params, images: jax.Array, *, network: str) -> tuple[jax.Array, jax.Array]:
+    with jax.default_matmul_precision("highest"):
+        output, _ = pair(network).discriminate(params, statistics, to_unit_range(images), train=False)
+    return output.logits, output.features

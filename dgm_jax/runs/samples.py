@@ -1,0 +1,54 @@
+"""Pictures of what a memory draws after each task, in the folder of a run."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from dgm_jax.data import TaskStream, pictures
+from dgm_jax.memory.memory import Memory
+from dgm_jax.methods.keys import Purpose, derive_key
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.system import files
+
+_DRAWN = 12  # Images of each class.
+_REAL = 3
+_PIXELS = 48  # Side at which each is shown, if that is more than it has.
+
+
+def write_samples(
+    folder: Workdir, stream: TaskStream, task: int, memory: Memory, key: jax.Array, note: Callable[[str], None]
+) -> None:
+    """Writes images of every class seen, as arrays and as a picture.
+
+    Args:
+      folder: of the run.
+      stream: the tasks.
+      task: that was learnt last.
+      memory: draws the images.
+      key: the seed's. It does not depend on the task: exact retention shows as equal rows in all pictures.
+      note: called with what a person should know.
+    """
+    folder.samples.mkdir(exist_ok=True)
+    drawn = {
+        name: memory.draw(index, _DRAWN, derive_key(key, Purpose.SHOW, index))
+        for index, name in enumerate(stream.class_names[: stream.n_seen(task)])
+    }
+    files.write_npz(
+        folder.samples / f"after_task_{task:02d}.npz",
+        labels=np.asarray(stream.classes[: len(drawn)]),
+        images=pictures.to_uint8(np.concatenate(list(drawn.values()))).reshape(len(drawn), _DRAWN, *stream.image_shape),
+    )
+    try:
+        picture = pictures.labelled_grid(drawn, scale=max(1, _PIXELS // stream.image_shape[0]))
+        pictures.write_png(folder.samples / f"after_task_{task:02d}.png", picture)
+    except ModuleNotFoundError as error:  # A missing picture must not abort a run.
+        note(f"no picture of the memory's images was written, because {error.name} is not installed")
+
+
+def write_real(folder: Workdir, stream: TaskStream, task: int) -> None:
+    """Keeps a few real images of each class of the current task, for the page."""
+    folder.samples.mkdir(exist_ok=True)
+    pixels, indices = stream.train(task)
+    real = {f"class_{index}": pixels[indices == index][:_REAL] for index in stream.tasks[task]}
+    files.write_npz(folder.samples / f"real_{task:02d}.npz", **real)

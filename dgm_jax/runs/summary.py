@@ -1,0 +1,179 @@
+"""The summary of a run, summary.json: what it holds, how it is written and read; and that of several seeds."""
+
+import dataclasses
+import math
+import platform
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import jax
+
+from dgm_jax.config import Config
+from dgm_jax.data import TaskStream
+from dgm_jax.runs.record import Record
+from dgm_jax.version import __version__
+
+_VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run has measured; accuracies are fractions. In the file, `averages` are entries "A_1", "A_2" and so on."""
+
+    dataset: str
+    finished: bool
+    finished_tasks: int
+    protocol: str
+    method: str
+    variant: str
+    seed: int
+    averages: dict[int, dict[str, dict[str, float]]]  # Classes seen -> reading -> "macro" or "micro" -> accuracy.
+    final: int  # Classes seen after the last task so far: averages[final] is A_final.
+    forgetting: dict[str, float | None]  # By reading; the first reading is the one that counts.
+    backward_transfer: dict[str, float | None] = field(default_factory=dict)
+    confusion: dict[str, list[list[int]]]  # By reading; rows: true classes, columns: predicted ones.
+    bytes: dict[str, Any]  # "memory" by part, "images_replaced", "image_count".
+    facts: dict[str, Any] = field(default_factory=dict)  # What the method reports besides.
+    capacity: list[dict[str, Any]] = field(default_factory=list)  # What each task used of each layer.
+    privacy: list[dict[str, Any]] = field(default_factory=list)  # How near images come to training images, by class.
+    seconds: dict[str, float]  # By phase.
+    tasks: list[list[int]]  # Labels of each task's classes.
+    class_names: list[str]
+    versions: dict[str, str]
+    device: str
+    config: dict[str, Any]
+
+    @property
+    def readings(self) -> list[str]:
+        """The classifiers that were measured; the first is the one that counts."""
+        return list(self.forgetting)
+
+    def n_seen(self, task: int) -> int:
+        """Classes seen once a task is learnt."""
+        return sum(map(len, self.tasks[: task + 1]))
+
+    def curve(self, reading: str | None = None) -> list[float]:
+        """A_t (macro) after each task so far, of a reading or of the one that counts."""
+        reading = reading or self.readings[0]
+        return [self.averages[self.n_seen(t)][reading]["macro"] for t in range(self.finished_tasks)]
+
+    def final_accuracy(self, reading: str | None = None, kind: str = "macro") -> float:
+        """A_final of a reading, or of the one that counts."""
+        return self.averages[self.final][reading or self.readings[0]][kind]
+
+    def to_json(self) -> dict[str, Any]:
+        """As summary.json holds it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        averages = {f"A_{n}": of for n, of in fields.pop("averages").items()}
+        facts = fields.pop("facts")
+        for name in ("capacity", "privacy"):  # Methods without a memory have none.
+            if not fields[name]:
+                del fields[name]
+        before = {name: fields.pop(name) for name in ("dataset", "finished", "finished_tasks", "protocol")}
+        before |= {name: fields.pop(name) for name in ("method", "variant", "seed")}
+        return {**before, **averages, **facts, **fields}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Summary":
+        """Undoes `to_json`; reads files of earlier versions too.
+
+        Raises:
+          KeyError, TypeError, ValueError: if it is no summary.
+        """
+        names = {f.name for f in dataclasses.fields(cls)}
+        known = {name: value for name, value in found.items() if name in names}
+        averages = {int(m[1]): value for name, value in found.items() if (m := re.fullmatch(r"A_(\d+)", name))}
+        facts = {n: v for n, v in found.items() if n not in names and not re.fullmatch(r"A_\d+", n)}
+        summary = cls(**{"variant": "dgma", **known, "averages": averages, "facts": facts})
+        for reading in summary.readings:
+            summary.curve(reading)  # A_t of every task must be there.
+        return summary
+
+
+def summarise(
+    record: Record,
+    stream: TaskStream,
+    config: Config,
+    devices: Sequence[jax.Device],
+    memory_bytes: Mapping[str, int],
+    facts: Mapping[str, Any],
+) -> Summary:
+    """Sums up a run.
+
+    Args:
+      record: what was measured.
+      stream: the tasks.
+      config: the settings.
+      devices: that were trained on.
+      memory_bytes: what the method keeps of old classes, by part, and in "total".
+      facts: what the method reports besides.
+    """
+    image_count = sum(sum(stream.train_counts(t)) for t in range(record.finished_tasks))
+    done = range(record.finished_tasks)
+    return Summary(
+        dataset=stream.name,
+        finished=record.finished_tasks == stream.n_tasks,
+        finished_tasks=record.finished_tasks,
+        protocol=config.protocol,
+        method=config.method,
+        variant=config.variant,
+        seed=config.seed,
+        averages={stream.n_seen(t): {r: record.average(r, t) for r in record.accuracy} for t in done},
+        final=stream.n_seen(record.finished_tasks - 1),
+        forgetting={reading: record.forgetting(reading, stream) for reading in record.accuracy},
+        backward_transfer={reading: record.backward_transfer(reading, stream) for reading in record.accuracy},
+        confusion=record.confusion,
+        bytes={
+            "memory": memory_bytes,
+            "images_replaced": image_count * math.prod(stream.stored_shape),
+            "image_count": image_count,
+        },
+        facts=dict(facts),
+        capacity=record.capacity,
+        privacy=record.privacy,
+        seconds={name: round(value, 3) for name, value in record.seconds.items()},
+        tasks=[[stream.classes[c] for c in task] for task in stream.tasks],
+        class_names=list(stream.class_names),
+        versions=_versions(),
+        device=f"{len(devices)} x {devices[0].device_kind}",
+        config=dataclasses.asdict(config),
+    )
+
+
+def summarise_seeds(summaries: Sequence[Summary], folders: Sequence[str]) -> dict[str, Any]:
+    """The summary of runs that differ in their seeds: mean and standard deviation of every A_t and of forgetting."""
+    first, found = summaries[0], [summary.to_json() for summary in summaries]
+
+    def spread(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: spread([value[name] for value in values]) for name in values[0]}
+        known = [value for value in values if value is not None]
+        return {
+            "mean": statistics.mean(known) if known else None,
+            "sd": statistics.stdev(known) if len(known) > 1 else None,
+            "values": list(values),
+        }
+
+    same = ("dataset", "finished", "finished_tasks", "protocol", "variant", "final", "tasks", "versions", "device")
+    measured = ["forgetting", *(f"A_{n}" for n in first.averages)]
+    return {
+        **{name: getattr(first, name) for name in same},
+        "seeds": [summary.seed for summary in summaries],
+        **{name: spread([one[name] for one in found]) for name in measured},
+        "seconds": first.seconds,  # Of all seeds together: they were trained side by side.
+        "runs": list(folders),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "dgm-jax": __version__}
+    for package in _VERSIONS_OF:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

@@ -1,0 +1,287 @@
+"""The loops of training as compiled programs, over devices and over the runs of several seeds side by side."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dgm_jax.system import processes
+from dgm_jax.training.classifier import (
+    CLASSIFIER_METRICS,
+    ClassifierState,
+    Loss,
+    init_classifier,
+    run_classifier_steps,
+)
+from dgm_jax.training.devices import AXIS, data_parallel, replicate
+from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
+from dgm_jax.training.state import Capacity, Clock, TrainState
+from dgm_jax.training.step import Step
+from dgm_jax.training.subnetwork import OpenUnits, find_open_units
+from dgm_jax.training.task import Networks
+
+Tree = TypeVar("Tree")
+
+_SECONDS_PER_CALL = 1.0  # Host and device meet about this often: for progress, and for Ctrl-C.
+
+
+class Trainer:
+    """The compiled programs of a run. Sees arrays, never a stream."""
+
+    def __init__(
+        self, networks: Networks, devices: Sequence[jax.Device], *, backend: str = "pmap", step: type[Step] = Step
+    ) -> None:
+        """Binds settings to devices; compiles nothing yet.
+
+        Args:
+          networks: the settings, and the kinds and sizes of the networks.
+          devices: to train on.
+          backend: what maps over devices, see `data_parallel`.
+          step: what an iteration is made of.
+        """
+        self.networks, self.config = networks, networks.config
+        self.devices, self.backend = devices, backend
+        self.step = step.of(networks.config, AXIS)
+        self._steps = partial(
+            run_steps, step=self.step, n_conditioned=networks.n_conditioned, n_devices=len(devices)
+        )
+        self._mapped: dict[tuple[Any, int], Callable[..., Any]] = {}  # By the number of runs side by side.
+        self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
+        self._compiled: set[tuple[int, tuple[int, ...]]] = set()  # Runs and physical widths that have been trained at.
+
+    def is_new_shape(self, physical: Sequence[int], n_runs: int) -> bool:
+        """Whether this process has still to compile a step of `n_runs` runs at these physical widths."""
+        return (n_runs, tuple(physical)) not in self._compiled
+
+    def stack_runs(self, trees: Sequence[Tree]) -> Tree:
+        """Puts the arrays of each run on all devices: as they are for one run, stacked on a new first axis for more."""
+        tree = trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+        return replicate(tree, self.devices)
+
+    def split_runs(self, tree: Tree, n_runs: int) -> list[Tree]:
+        """Undoes `stack_runs`; the arrays of more than one run are taken to the host."""
+        if n_runs == 1:
+            return [tree]
+        host = jax.device_get(tree)
+        return [jax.tree.map(lambda a, i=i: a[i], host) for i in range(n_runs)]
+
+    def run_epoch(
+        self,
+        state: TrainState,
+        data: TaskImages,
+        replay: ReplayedImages,
+        capacity: Capacity,
+        keys: Sequence[jax.Array],
+        *,
+        task: int,
+        epoch: int,
+        steps: int,
+        on_steps: Callable[[int], None],
+    ) -> tuple[TrainState, list[dict[str, float]]]:
+        """Trains for one epoch of `steps` iterations, each run with a key; calls `on_steps(n)` after every n.
+
+        Returns:
+          The new state, and for each run the mean of each metric over the epoch.
+        """
+        clock = Clock(
+            task=np.int32(task),
+            epoch=np.int32(epoch),
+            mask_epochs=np.int32(self.networks.mask_epochs),
+            steps=np.int32(steps),
+        )
+        physical = tuple(norm["scale"].shape[-1] for norm in state.generator["norms"])
+        self._compiled.add((len(keys), physical))
+        # State, data, replay, capacity, key and sums differ from run to run.
+        run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))
+        key, sums = _stacked(keys), _no_metrics(self.step.metric_names, len(keys))
+        for start, stop in self._calls("train", 0, steps):
+            state, sums = run(state, data, replay, capacity, clock, key, sums, np.int32(start), np.int32(stop))
+            sums = jax.device_get(sums)
+            on_steps(stop - start)
+        return state, _means(self.step.metric_names, sums, steps)
+
+    def train_classifier(
+        self,
+        state: ClassifierState,
+        sources: tuple[TaskImages, ...],
+        seen: np.ndarray,
+        keys: Sequence[jax.Array],
+        *,
+        start: int,
+        stop: int,
+        on_steps: Callable[[int], None],
+        loss: Loss | None = None,
+        anchor: Any = None,
+    ) -> tuple[ClassifierState, list[dict[str, float]]]:
+        """Trains a classifier of each run from step `start` to `stop` of its `consolidation_steps`.
+
+        Args:
+          state: of all runs, on the devices; replaced.
+          sources: where mini-batches come from, of all runs, on the devices (`run_classifier_steps`).
+          seen: the classes seen so far, bool [classes].
+          keys: a PRNG key for each run.
+          start: the first step.
+          stop: one past the last.
+          on_steps: called with n after every n steps.
+          loss: what is minimised; None: the cross-entropy. The same object gives the same program.
+          anchor: arrays of all runs that the loss needs besides.
+
+        Returns:
+          The new state, and for each run the mean of each metric over these steps.
+        """
+        steps = partial(run_classifier_steps, config=self.config, n_devices=len(self.devices), loss=loss)
+        axes = (0, 0, None, 0, 0, 0, None, None, None)
+        run = self._program(("classify", loss), steps, len(keys), axes)
+        key, sums = _stacked(keys), _no_metrics(CLASSIFIER_METRICS, len(keys))
+        for begin, end in self._calls("classify", start, stop):
+            state, sums = run(state, sources, seen, anchor, key, sums, np.int32(begin), np.int32(end))
+            sums = jax.device_get(sums)
+            on_steps(end - begin)
+        return state, _means(CLASSIFIER_METRICS, sums, stop - start)
+
+    def consolidate(
+        self,
+        keys: Sequence[jax.Array],
+        data: Sequence[TaskImages],
+        seen: np.ndarray,
+        *,
+        on_steps: Callable[[int], None],
+    ) -> list[tuple[ClassifierState, dict[str, float]]]:
+        """Trains for each run a fresh classifier on images of all classes seen.
+
+        Returns:
+          For each run the classifier, and the mean of its metrics over all steps.
+        """
+        networks = self.networks
+        init_keys, step_keys = zip(*map(jax.random.split, keys), strict=True)
+        fresh = [
+            init_classifier(key, self.config, channels=networks.channels, n_classes=networks.n_classes)
+            for key in init_keys
+        ]
+        state, means = self.train_classifier(
+            self.stack_runs(jax.device_get(fresh)),
+            (self.stack_runs(data),),
+            seen,
+            step_keys,
+            start=0,
+            stop=self.config.consolidation_steps,
+            on_steps=on_steps,
+        )
+        return list(zip(self.split_runs(state, len(keys)), means, strict=True))
+
+    def _program(self, name: Any, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Any:
+        """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""
+        if (name, n_runs) not in self._mapped:
+            # A single run is not mapped: its program is the plain one.
+            vectorised = steps if n_runs == 1 else jax.vmap(steps, in_axes=axes)
+            self._mapped[name, n_runs] = data_parallel(vectorised, self.devices, self.backend)
+        return self._mapped[name, n_runs]
+
+    def _calls(self, kind: str, start: int, steps: int) -> Iterator[tuple[int, int]]:
+        """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
+        while start < steps:
+            # All processes take the first one's pace, whatever their clocks say.
+            stop = min(steps, start + processes.of_first(self._pace[kind]))
+            begun = time.perf_counter()
+            yield start, stop
+            per_step = (time.perf_counter() - begun) / (stop - start)
+            self._pace[kind] = max(1, min(int(_SECONDS_PER_CALL / max(per_step, 1e-6)), 4 * self._pace[kind]))
+            start = stop
+
+
+class TaskTraining:
+    """A task being trained, by one run or by several side by side; once masks are settled, only its open units."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        begun: Sequence[tuple[TrainState, Capacity, TaskImages]],
+        keys: Sequence[jax.Array],
+        *,
+        task: int,
+        steps: int,
+    ) -> None:
+        """Moves everything to the devices.
+
+        Args:
+          trainer: the programs.
+          begun: for each run the training state, what is reserved (see `task.begin_task`) and the task's images.
+          keys: one for each run.
+          task: number of tasks before this one.
+          steps: iterations in an epoch.
+        """
+        self.trainer, self.keys, self.task, self.steps = trainer, keys, task, steps
+        states, capacities, data = zip(*begun, strict=True)
+        self._capacities: Sequence[Capacity] = capacities  # On the host.
+        self._state, self._capacity, self._data = (trainer.stack_runs(trees) for trees in (states, capacities, data))
+        self._settled = False
+        self._open: list[OpenUnits] | None = None  # Of each run, once only they are trained,
+        self._whole: list[TrainState] = []  # and the states they were cut out of.
+
+    def run_epoch(
+        self, replay: ReplayedImages, epoch: int, shapes: Sequence[Sequence[int]], on_steps: Callable[[int], None]
+    ) -> list[dict[str, float]]:
+        """Trains for one epoch.
+
+        Args:
+          replay: images of earlier tasks, on the devices.
+          epoch: its number.
+          shapes: physical widths that programs are compiled for; settled masks choose among them.
+          on_steps: called with n after every n iterations.
+
+        Returns:
+          For each run the mean of each metric.
+        """
+        if epoch >= self.trainer.networks.mask_epochs and not self._settled:
+            self._settled = True
+            self._cut(shapes)
+        self._state, means = self.trainer.run_epoch(
+            self._state,
+            self._data,
+            replay,
+            self._capacity,
+            self.keys,
+            task=self.task,
+            epoch=epoch,
+            steps=self.steps,
+            on_steps=on_steps,
+        )
+        return means
+
+    def states(self) -> list[TrainState]:
+        """The whole state of each run."""
+        states = self.trainer.split_runs(self._state, len(self.keys))
+        if self._open is None:
+            return states
+        cuts = zip(self._open, jax.device_get(states), self._whole, strict=True)
+        return [units.put_back(state, whole) for units, state, whole in cuts]
+
+    def _cut(self, shapes: Sequence[Sequence[int]]) -> None:
+        config = self.trainer.config
+        if config.variant != "dgma" or config.gate_position != "last":  # Only there does a closed unit emit exactly 0.
+            return
+        states = jax.device_get(self.states())
+        self._open = find_open_units(states, shapes, self.trainer.networks.generator)
+        if self._open is not None:
+            self._whole = states
+            cuts = [units.cut(*own) for units, *own in zip(self._open, states, self._capacities, strict=True)]
+            self._state, self._capacity = (self.trainer.stack_runs(trees) for trees in zip(*cuts, strict=True))
+
+
+def _stacked(keys: Sequence[jax.Array]) -> jax.Array:
+    """The keys of all runs, as a program takes them: see `Trainer.stack_runs`."""
+    return keys[0] if len(keys) == 1 else jnp.stack(keys)
+
+
+def _no_metrics(names: Sequence[str], n_runs: int) -> np.ndarray:
+    """Sums of metrics before the first step: a vector, or a row for each of several runs."""
+    return np.zeros(len(names) if n_runs == 1 else (n_runs, len(names)), np.float32)
+
+
+def _means(names: Sequence[str], sums: np.ndarray, steps: int) -> list[dict[str, float]]:
+    """For each run, the mean of each metric."""
+    return [dict(zip(names, row.tolist(), strict=True)) for row in np.atleast_2d(sums).astype(float) / steps]
