@@ -1,6 +1,5 @@
-"""What a memory draws of old classes for those who learn from them, and which of it is used (section 6)."""
+"""What a memory draws of old classes for those who learn from them (section 6)."""
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -11,35 +10,6 @@ from dgm_jax.data import TaskStream
 from dgm_jax.memory import Memory
 from dgm_jax.training.epoch import ReplayedImages
 
-Judge = Callable[[np.ndarray], np.ndarray]  # Of uint8 images [n, h, w, c], the logits of the classes it knows.
-
-
-def surest(memory: Memory, index: int, n: int, key: jax.Array, *, share: float, judge: Judge | None) -> np.ndarray:
-    """Draws images of a class, and keeps those that look most like it.
-
-    Args:
-      memory: draws.
-      index: of the class.
-      n: how many to keep.
-      key: a PRNG key.
-      share: of those drawn, in (0, 1]; 1 keeps all.
-      judge: who says what they look like; None: nobody knows the class yet, and all are kept.
-
-    Returns:
-      uint8 [n, h, w, c], in the order in which they were drawn.
-    """
-    if judge is None or share == 1:
-        return memory.images(index, n, key)
-    drawn = memory.images(index, math.ceil(n / share), key)
-    sureness = np.log(softened(judge(drawn), 1.0)[:, index] + np.finfo(np.float32).tiny)
-    return drawn[np.sort(np.argsort(-sureness, kind="stable")[:n])]
-
-
-def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities at a temperature; classes that are not known have the lowest logit there is, and 0."""
-    odds = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    return odds / odds.sum(axis=1, keepdims=True)
-
 
 def draw(
     memory: Memory,
@@ -48,7 +18,6 @@ def draw(
     task: int,
     key: jax.Array,
     *,
-    judge: Judge | None,
     moved: Callable[[int], None],
 ) -> ReplayedImages:
     """Draws, for each earlier class, as many images as the current task has per class.
@@ -57,11 +26,10 @@ def draw(
 
     Args:
       memory: knows the earlier classes.
-      config: how much is replayed, how often it is drawn anew, and which of it is used.
+      config: how much is replayed, and how often it is drawn anew.
       stream: the tasks.
       task: that is about to be learnt.
       key: a PRNG key.
-      judge: the last classifier; None before there is one.
       moved: is told of each class that was drawn.
     """
     per_class = [round(sum(stream.train_counts(t)) / len(stream.tasks[t])) for t in range(stream.n_tasks)]
@@ -75,7 +43,7 @@ def draw(
         for index in stream.tasks[u]:
             place = slice(counts[u], counts[u] + each)
             own = jax.random.fold_in(key, index)
-            pixels[u, place] = surest(memory, index, each, own, share=config.replay_confidence, judge=judge)
+            pixels[u, place] = memory.images(index, each, own)
             labels[u, place] = index
             counts[u] += each
             moved(1)

@@ -18,7 +18,6 @@ from dgm_jax.errors import NotFinite
 from dgm_jax.memory import Memory, TaskMemory
 from dgm_jax.models.discriminator import widened
 from dgm_jax.record import READINGS, Record, summarise
-from dgm_jax.replay import Judge
 from dgm_jax.run_checkpoints import RunCheckpoints
 from dgm_jax.training.classifier import ClassifierState, predict_features, predict_logits
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
@@ -105,21 +104,15 @@ class Run:
 
     def _most_alike(self, task: int) -> list[TaskMemory]:
         """For each class of a task that begins, the earlier one to begin as, with a warm start."""
-        judge = self._last_judge(task)
-        if not self.config.warm_start or judge is None:
+        if not self.config.warm_start or task == 0 or self.classifier is None:
             return []
         pixels, labels = self.stream.train(task)
-        earlier = [own.classes for own in self.memory.tasks]
-        begun_as = likest(judge(pixels).argmax(axis=1), labels, self.stream.tasks[task], earlier)
-        return [self.memory.class_alone(index) for index in begun_as]
-
-    def _last_judge(self, task: int) -> Judge | None:
-        """The classifier that was consolidated before this task, of the classes before it; None if there is none."""
-        if task == 0 or self.classifier is None:
-            return None
         params, statistics = jax.device_put(self.classifier)
         network = self.config.classifier_network
-        return lambda images: predict_logits(params, statistics, images, self.seen(task - 1), network=network)
+        logits = predict_logits(params, statistics, pixels, self.seen(task - 1), network=network)
+        earlier = [own.classes for own in self.memory.tasks]
+        begun_as = likest(logits.argmax(axis=1), labels, self.stream.tasks[task], earlier)
+        return [self.memory.class_alone(index) for index in begun_as]
 
     def train_key(self, task: int) -> jax.Array:
         """The key of a task's training."""
@@ -131,8 +124,7 @@ class Run:
 
     def replay(self, task: int, epoch: int, moved: Callable[[int], None]) -> ReplayedImages:
         """Draws images of each earlier class; `moved` is told of each (`dgm_jax.replay`)."""
-        key, judge = self._key(_REPLAY, task, epoch), self._last_judge(task)
-        return replay.draw(self.memory, self.config, self.stream, task, key, judge=judge, moved=moved)
+        return replay.draw(self.memory, self.config, self.stream, task, self._key(_REPLAY, task, epoch), moved=moved)
 
     def keep_best(self, task: int, state: TrainState, means: dict[str, float]) -> None:
         """The paper protocol: keeps the epoch with the best accuracy on REAL held-out images of all classes so far."""
@@ -162,7 +154,7 @@ class Run:
 
     def save_training(self, task: int, state: TrainState) -> None:
         """Saves a task in progress."""
-        tree = self._in_progress(state) | self._kept_discriminator() | self._kept_classifier()
+        tree = self._in_progress(state) | self._kept_discriminator()
         self.checkpoints.save_in_progress(task, self.record.epochs_done, *self._saved(tree))
 
     def end_training(self, task: int, state: TrainState) -> tuple[TrainState, list[dict[str, Any]]]:
@@ -207,9 +199,7 @@ class Run:
             self.config,
             self._key(_DRAW, task),
             n_classes=self.stream.n_classes,
-            real=self.stream.train(task),
-            newest=self.stream.tasks[task],
-            judge=self._last_judge(task),
+            image_shape=self.stream.image_shape,
         )
 
     def seen(self, task: int) -> np.ndarray:
@@ -373,12 +363,6 @@ class Run:
             return {}
         return {"discriminator": {"params": self.discriminator[0], "statistics": self.discriminator[1]}}
 
-    def _kept_classifier(self) -> dict[str, Any]:
-        """Of a task in progress: the classifier before it, which may be asked for images of old classes."""
-        if self.classifier is None:
-            return {}
-        return {"classifier_before": {"params": self.classifier[0], "statistics": self.classifier[1]}}
-
     def _restore(self) -> None:
         restored = self.checkpoints.restore(self.note)
         if restored is not None:
@@ -388,7 +372,7 @@ class Run:
             labels, names = tuple(self.stream.classes), tuple(self.stream.class_names)
             self.memory = dataclasses.replace(memory, labels=labels, names=names)
             self.resumed = {name: restored.tree[name] for name in ("state", "best") if name in restored.tree}
-            kept = restored.tree.get("classifier", restored.tree.get("classifier_before"))
+            kept = restored.tree.get("classifier")
             if kept is not None:
                 self.classifier = (widened(kept["params"], self.stream.n_classes), kept["statistics"])
             if "discriminator" in restored.tree:

@@ -1,6 +1,6 @@
 """Trains a classifier on, with any loss: what the methods without a generator have in common.
 
-Network, steps, step size, batch, augmentation and averaging are those of DGM's consolidated classifier, so that the
+Network, steps, step size, batch and augmentation are those of DGM's consolidated classifier, so that the
 budget after a task is the same; unlike that one, these classifiers go on from where the task before left them.
 """
 
@@ -18,7 +18,7 @@ from dgm_jax.config import Config
 from dgm_jax.models import pair
 from dgm_jax.models.discriminator import Output
 from dgm_jax.training.augmentation import augmented
-from dgm_jax.training.classifier import ClassifierState, descended, learnt, started
+from dgm_jax.training.classifier import ClassifierState, descended, started
 from dgm_jax.training.epoch import TaskImages, to_unit_range
 from dgm_jax.training.losses import cross_entropy
 
@@ -56,7 +56,7 @@ def train(
       loss: of the parameters, the output for a mini-batch, its images, its labels, the classes seen, and `anchor`.
       anchor: arrays that the loss needs besides.
     """
-    state = started(state.params, state.statistics, config)
+    state = started(state.params, state.statistics)
     state, sources, anchor = jax.device_put((state, sources, anchor))
     steps, total = config.consolidation_steps, 0.0
     for start in range(0, steps, _STEPS_PER_CALL):
@@ -65,7 +65,7 @@ def train(
         total += float(losses)
         watch.moved("train", stop, steps, metrics={"classifier_loss": float(losses) / (stop - start)})
     watch.consolidated({"consolidation_loss": total / steps})
-    return learnt(jax.device_get(state))
+    return jax.device_get(state)
 
 
 @partial(jax.jit, static_argnames=("config", "loss"), donate_argnums=0)

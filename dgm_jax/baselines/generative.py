@@ -119,7 +119,7 @@ class UnmaskedGenerator(ClassifierMethod):
         self.classifier = jax.device_get(state)
         watch.consolidated(means)
 
-    def drawn_of_all(self, task: int, key: jax.Array, images: np.ndarray, labels: np.ndarray) -> TaskImages:
+    def drawn_of_all(self, key: jax.Array) -> TaskImages:
         """Generated images of all classes seen, for the classifier."""
         assert self.memory is not None
         return consolidation.draw(
@@ -127,8 +127,7 @@ class UnmaskedGenerator(ClassifierMethod):
             self.config,
             key,
             n_classes=self.setting.n_classes,
-            real=(images, labels),
-            newest=self.setting.tasks[task],
+            image_shape=self.setting.image_shape,
         )
 
     def replayed(self, task: int, key: jax.Array, watch: Watch) -> tuple[np.ndarray, np.ndarray]:

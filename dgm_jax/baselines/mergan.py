@@ -26,7 +26,7 @@ class JointRetraining(UnmaskedGenerator):
         replay_key, train_key, draw_key, classifier_key = jax.random.split(key, 4)
         data = self.mixture((images, labels), self.replayed(task, replay_key, watch))
         self.train_generator(task, data, train_key, watch, lambda capacity: capacity)
-        self.consolidate(task, self.drawn_of_all(task, draw_key, images, labels), classifier_key, watch)
+        self.consolidate(task, self.drawn_of_all(draw_key), classifier_key, watch)
 
 
 @struct.dataclass
@@ -91,7 +91,7 @@ class ReplayAlignment(UnmaskedGenerator):
         """Trains on the new images, then learns the classifier from generated images of all classes."""
         train_key, draw_key, classifier_key = jax.random.split(key, 3)
         self.train_generator(task, self.mixture((images, labels)), train_key, watch, self._aligned)
-        self.consolidate(task, self.drawn_of_all(task, draw_key, images, labels), classifier_key, watch)
+        self.consolidate(task, self.drawn_of_all(draw_key), classifier_key, watch)
 
     def _aligned(self, capacity: Capacity) -> AlignedCapacity:
         own: dict[str, Any] = {name: getattr(capacity, name) for name in capacity.__dataclass_fields__}

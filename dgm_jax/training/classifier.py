@@ -4,7 +4,6 @@ While a task is learnt, its images are real and all others generated, so the aux
 by the generator's artefacts alone. Where every class is generated, there is no such cue (ALGORITHM, section 11.1).
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,17 +17,14 @@ from jax import lax
 from dgm_jax.config import Config
 from dgm_jax.models import pair
 from dgm_jax.training.augmentation import augmented
-from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import AXIS, share
 from dgm_jax.training.epoch import TaskImages, to_unit_range
-from dgm_jax.training.losses import cross_entropy, distillation, only_seen
+from dgm_jax.training.losses import cross_entropy, only_seen
 from dgm_jax.training.state import init_optimiser
 
 Params = Any
 
 CLASSIFIER_METRICS = ("consolidation_loss", "consolidation_accuracy")  # In the order in which a loop adds them up.
-
-TEMPERATURE = 2.0  # Of what a classifier learns from the one before it.
 
 _PREDICTED_AT_ONCE = 256
 
@@ -40,7 +36,6 @@ class ClassifierState:
     params: Params
     statistics: Params
     optimiser: optax.OptState
-    average: Params = None  # {"params", "statistics"}: averaged over the steps so far, if `consolidation_average` asks.
 
 
 def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes: int) -> ClassifierState:
@@ -48,13 +43,12 @@ def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes:
     params, statistics = pair(config.classifier_network).init_discriminator(
         key, width=config.classifier_width, image_size=config.image_size, channels=channels, n_classes=n_classes
     )
-    return started(params, statistics, config)
+    return started(params, statistics)
 
 
-def started(params: Params, statistics: Params, config: Config) -> ClassifierState:
-    """A classifier before its first step: with a fresh optimiser, and nothing averaged yet."""
-    average = {"params": params, "statistics": statistics} if config.consolidation_average else None
-    return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params), average)
+def started(params: Params, statistics: Params) -> ClassifierState:
+    """A classifier before its first step, with a fresh optimiser."""
+    return ClassifierState(params, statistics, init_optimiser(optax.scale_by_adam(), params))
 
 
 def run_classifier_steps(
@@ -81,7 +75,7 @@ def run_classifier_steps(
       start: first step.
       stop: one past the last.
       shard: the number of this device.
-      config: batch size, number of steps, step size, augmentation, smoothing, averaging.
+      config: batch size, number of steps, step size, augmentation, smoothing.
       n_devices: over which each batch is split.
 
     Returns:
@@ -100,9 +94,6 @@ def run_classifier_steps(
             output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
             correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             loss = cross_entropy(output.logits, labels, seen, config.consolidation_smoothing)
-            if data.targets is not None:
-                targets = share(data.targets[rows], shard, n_devices)
-                loss += config.distillation_weight * distillation(output.logits, targets, seen, TEMPERATURE)
             return loss, (statistics, jnp.mean(correct, dtype=jnp.float32))
 
         (loss, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -116,23 +107,12 @@ def run_classifier_steps(
 def descended(
     state: ClassifierState, gradients: Params, statistics: Params, step: jax.Array, config: Config
 ) -> ClassifierState:
-    """The state after one Adam step, whose size decays to 0 along a cosine over `consolidation_steps`.
-
-    The average, if there is one, follows.
-    """
+    """The state after one Adam step, whose size decays to 0 along a cosine over `consolidation_steps`."""
     updates, optimiser = optax.scale_by_adam().update(gradients, state.optimiser)
     decay = 0.5 * (1 + jnp.cos(jnp.pi * step / config.consolidation_steps))
     step_size = config.consolidation_learning_rate * decay
     params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
-    average = state.average
-    if average is not None:
-        average = averaged(average, {"params": params, "statistics": statistics}, step, config.consolidation_average)
-    return ClassifierState(params, statistics, optimiser, average)
-
-
-def learnt(state: ClassifierState) -> ClassifierState:
-    """What counts after the last step: the averaged weights, if there are any."""
-    return state if state.average is None else replace(state, **state.average)
+    return ClassifierState(params, statistics, optimiser)
 
 
 def predict_logits(

@@ -19,7 +19,6 @@ from dgm_jax.training.classifier import (
     CLASSIFIER_METRICS,
     ClassifierState,
     init_classifier,
-    learnt,
     run_classifier_steps,
 )
 from dgm_jax.training.devices import AXIS, data_parallel, replicate
@@ -177,7 +176,6 @@ class Trainer:
                 image_size=self.config.image_size,
                 channels=self.channels,
                 n_classes=self.n_classes,
-                norms=self.config.discriminator_norm == "batch",
             )
         critic = {name: own for name, own in discriminator[0].items() if name != "projection"}  # Each task has its own.
         if self.config.critic_condition == "projection" and self.max_heads > 1:
@@ -204,12 +202,8 @@ class Trainer:
 
     @property
     def _first_slope(self) -> float:
-        """The slope of the first epoch that can turn a gate.
-
-        At first it is 1 / s_max, at which steps of `e` turn nothing, but those of `s e` do.
-        """
-        first = self.config.scale_lead or (1 if self.config.gate_learning_rate is None else 0)
-        return float(self.step.epoch_scale(first, self.mask_epochs))
+        """The slope of the first epoch that can turn a gate: at 1 / s_max, steps of `e` turn nothing."""
+        return float(self.step.epoch_scale(self.config.scale_lead or 1, self.mask_epochs))
 
     def _first_embeddings(
         self, key: jax.Array, reserved: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
@@ -322,8 +316,7 @@ class Trainer:
             state, sums = run(state, images, seen, key, sums, np.int32(start), np.int32(stop))
             sums = jax.device_get(sums)
             on_steps(stop - start)
-        own = [learnt(classifier) for classifier in self.apart(state, len(keys))]
-        return list(zip(own, _means(CLASSIFIER_METRICS, sums, steps), strict=True))
+        return list(zip(self.apart(state, len(keys)), _means(CLASSIFIER_METRICS, sums, steps), strict=True))
 
     def _program(self, name: str, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Any:
         """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""
