@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgm_jax.config import GENERATIVE, Config
+from dgm_jax.config import GENERATIVE, Config, without_removed
 from dgm_jax.errors import OtherConfiguration, UserError
 from dgm_jax.reporting import table as sheets
 from dgm_jax.system.files import write_json
@@ -139,7 +139,8 @@ class Cell:
             raise UserError(f"not finished: {summary['finished_tasks']} of {len(summary['tasks'])} tasks")
         options = self.options
         # A setting that came later was at its default, before there was a choice.
-        found = dataclasses.asdict(Config()) | summary["config"] | {"dataset": summary["dataset"]}
+        own = without_removed(summary["config"], self.workdir)
+        found = dataclasses.asdict(Config()) | own | {"dataset": summary["dataset"]}
         expected = dataclasses.asdict(options.settings) | {"dataset": DATA[self.data][0]}
         if self.data == "imagenet50":  # Called after its folder.
             expected["dataset"] = found["dataset"]

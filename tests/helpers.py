@@ -239,18 +239,9 @@ def residual(variant: str = "dgma", **changes: Any) -> Config:
 def beyond(variant: str = "dgma", **changes: Any) -> Config:
     """A run of seconds with all that goes beyond the paper at once."""
     own = {
-        **{"generator_average": 0.9, "warm_start": True, "critic_steps": 2, "critic_shift": 1},
-        **{
-            "adversarial_loss": "hinge",
-            "penalty": "r1",
-            "critic_condition": "projection",
-            "discriminator_norm": "none",
-        },
+        **{"generator_average": 0.9, "warm_start": True, "critic_condition": "projection"},
         **{"generator_width": 8},  # So wide that no draw of the gates closes all of them.
-        **{"gate_learning_rate": 0.05, "gate_reach": 6.0, "scale_schedule": "geometric"},
-        **{"replay_confidence": 0.5, "distillation_weight": 0.5},
-        **{"consolidation_turn": 5.0, "consolidation_flip": True, "consolidation_smoothing": 0.1},
-        **{"consolidation_average": 0.9, "consolidation_width": 6},
+        **{"consolidation_flip": True, "consolidation_smoothing": 0.1, "consolidation_width": 6},
     }
     return small(variant, **({"image_size": 8} | own | changes))
 

@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from dgm_jax.config import PRESETS, Config
-from dgm_jax.errors import ConfigError
+from dgm_jax.config import PRESETS, Config, without_removed
+from dgm_jax.config.removed import REMOVED
+from dgm_jax.errors import ConfigError, OtherConfiguration
 
 
 @pytest.mark.parametrize(
@@ -18,32 +19,21 @@ from dgm_jax.errors import ConfigError
         ({"epochs": 2.5}, "epochs=2.5 must be a whole number"),
         ({"seed": True}, "seed=True must be a whole number"),
         ({"method": 3}, "method=3 must be a name"),
-        ({"gate_reach": "far"}, "gate_reach='far' must be a number or None"),
+        ({"replay_steps": "far"}, "replay_steps='far' must be a whole number or None"),
         ({"penalty_weight": None}, "penalty_weight=None must be a number"),
-        ({"critic_shift": 16}, "critic_shift=16 must be below half of image_size=32"),
-        ({"masks": "random", "scale_schedule": "geometric"}, "scale_schedule='geometric' is for gates that learn"),
+        ({"consolidation_shift": 16}, "consolidation_shift=16 must be below half of image_size=32"),
         ({"warm_start": True, "anneal_within_epoch": True}, "warm_start=True begins with gates nearly open or closed"),
-        ({"penalty": "r1", "penalty_weight": 0}, "penalty='r1' does nothing with penalty_weight=0"),
         ({"method": "mergan", "critic_condition": "projection"}, "critic_condition='projection' does nothing for"),
-        ({"method": "er", "consolidation_real": 0.5}, "consolidation_real=0.5 does nothing for method 'er'"),
         (
-            {"method": "dgr", "consolidation_real": 0.5},
-            "does nothing for method 'dgr', but for dgm, mergan, mergan-jtr",
+            {"method": "er", "consolidation_smoothing": 0.5},
+            "does nothing for method 'er', but for dgm, dgr, mergan, mergan-jtr",
         ),
         ({"method": "er", "scale_lead": 1}, "scale_lead=1 does nothing for method 'er', but for dgm"),
         ({"method": "mergan", "replay": "fresh"}, "replay='fresh' does nothing for method 'mergan'"),
         ({"scale_max": float("inf")}, "scale_max=inf must be a finite number"),
-        ({"consolidation_turn": float("nan")}, "consolidation_turn=nan must be a finite number"),
-        ({"replay_confidence": 1e-9}, "replay_confidence=1e-09 must be a share from 0.01 to 1"),
-        (
-            {"gate_learning_rate": 0.05, "gate_reach": 6.0, "anneal_within_epoch": True},
-            "anneal_within_epoch brings s down again",
-        ),
-        ({"gate_learning_rate": 0.05}, "unless gate_reach holds it: give that too"),
-        ({"scale_schedule": "geometric", "anneal_within_epoch": True}, "anneal_within_epoch would go down"),
+        ({"ewc_weight": float("nan")}, "ewc_weight=nan must be a finite number"),
         ({"method": "er", "generator_average": 0.9}, "generator_average=0.9 does nothing for method 'er', but for dgm"),
-        ({"method": "joint", "critic_steps": 2}, "critic_steps=2 does nothing for method 'joint'"),
-        ({"method": "mergan", "gate_reach": 3.0}, "gate_reach=3.0 does nothing for method 'mergan'"),
+        ({"method": "mergan", "warm_start": True}, "warm_start=True does nothing for method 'mergan'"),
     ],
 )
 def test_refused(settings, text):
@@ -71,3 +61,15 @@ def test_settings_of_a_preset_for_another_method(preset, method):
 def test_a_preset_keeps_its_settings_for_its_own_method():
     config = PRESETS["best-mnist"]["dgmw"]
     assert config.for_method("dgm") == config
+
+
+def test_settings_that_were_removed_are_dropped_from_old_files():
+    old = dataclasses.asdict(Config(epochs=7)) | REMOVED
+    assert Config(**without_removed(old, "run")) == Config(epochs=7)
+    assert not set(REMOVED) & set(Config.__dataclass_fields__)
+
+
+def test_a_run_that_needs_a_removed_setting_is_refused():
+    text = "run holds a run with penalty='r1', critic_steps=2, which was removed after commit c36b15c; go on with"
+    with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}"):
+        without_removed({"epochs": 7, "critic_steps": 2, "penalty": "r1"}, "run")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dgm_jax.config import Config
+from dgm_jax.config.removed import REMOVED
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 
@@ -127,6 +128,19 @@ def test_a_setting_that_came_after_the_folder_was_at_its_default(tmp_path):
     folder.claim(CONFIG, STREAM, resume_anyway=False)
     with pytest.raises(OtherConfiguration, match="seed is 0, now 1"):
         folder.claim(dataclasses.replace(CONFIG, seed=1), STREAM, resume_anyway=False)
+
+
+@pytest.mark.parametrize("resume_anyway", [False, True])
+def test_a_folder_from_before_settings_were_removed(tmp_path, resume_anyway):
+    """It goes on if those were at their defaults."""
+    folder = _claimed(tmp_path)
+    found = folder.read_config()
+    folder.config.write_text(json.dumps(found | {"config": found["config"] | REMOVED}))
+    folder.claim(CONFIG, STREAM, resume_anyway=resume_anyway)
+    folder.config.write_text(json.dumps(found | {"config": found["config"] | {"adversarial_loss": "hinge"}}))
+    text = f"{tmp_path} holds a run with adversarial_loss='hinge', which was removed after commit c36b15c"
+    with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}"):
+        folder.claim(CONFIG, STREAM, resume_anyway=resume_anyway)
 
 
 def test_checkpoints_without_a_configuration(tmp_path):

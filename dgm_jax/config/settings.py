@@ -72,18 +72,8 @@ class Config:
     """Add the auxiliary classifier's cross-entropy to the generator's loss [aux_G]."""
     reinitialise_discriminator: bool = True
     """Start the discriminator afresh at every task."""
-    adversarial_loss: Literal["wasserstein", "hinge"] = "wasserstein"
-    """What the critic learns: the paper's Wasserstein distance, or a hinge about +-1 (Lim and Ye 2017)."""
-    penalty: Literal["gradient", "r1"] = "gradient"
-    """Penalty of the critic: the paper's, towards slopes of 1 between real and fake, or of slopes at real images."""
-    critic_steps: int = 1
-    """Steps of the critic for each of the generator."""
-    critic_shift: int = 0
-    """The critic sees images, real and generated, moved by up to so many pixels at random (Zhao et al. 2020)."""
     critic_condition: Literal["none", "projection"] = "none"
     """projection: where tasks of dgm have several classes, the critic is told each image's (Miyato and Koyama 2018)."""
-    discriminator_norm: Literal["batch", "none"] = "batch"
-    """Norms of dcgan's discriminator: of the batch, as published, or none, as the gradient penalty's authors advise."""
     generator_average: float = 0.0
     """The generator's weights are averaged over a task's steps, fading by this factor a step; 0: the last ones."""
     warm_start: bool = False
@@ -106,12 +96,6 @@ class Config:
     """Anneal the slope again within each epoch, up to the epoch's own (the paper's dgmw)."""
     gate_gradient: Literal["closed", "product"] = "closed"
     """How embeddings' gradients are compensated: S sigmoid'(e) in closed form, or HAT's product."""
-    gate_learning_rate: float | None = None
-    """Step size of the embeddings' Adam, as a move of s e, the gate's argument; None: the generator's, of e itself."""
-    gate_reach: float | None = None
-    """Embeddings are kept where |s e| is at most this, so that a gate can still turn; None: anywhere."""
-    scale_schedule: Literal["linear", "geometric"] = "linear"
-    """How the gates' slope grows from 1 / s_max to s_max: by equal steps, as published, or by equal factors."""
     sparsity_weight: float = 0.01
     """Weight of the share of free capacity that a task opens [lambda_R]."""
     headroom: int = 2
@@ -124,29 +108,18 @@ class Config:
     replay_steps: int | None = None
     """Mini-batches an iteration for the auxiliary classifier, of real and replayed images; None: one for each task."""
 
-    replay_confidence: float = 1.0
-    """Share of the images drawn of an old class that is used: those of which the last classifier is surest."""
-
     consolidation_steps: int = 400
     """Steps for which the consolidated classifier is trained after each task."""
     consolidation_samples: int = 500
     """Images per class that the memory generates for the consolidated classifier."""
     consolidation_learning_rate: float = 1e-3
     """First step size of the consolidated classifier's Adam, which decays to 0 along a cosine."""
-    consolidation_real: float = 0.0
-    """Share of the newest classes' images that are real instead of generated when the classifier is consolidated."""
     consolidation_shift: int = 0
     """Images are moved by up to so many pixels, at random, when the classifier is consolidated."""
-    consolidation_turn: float = 0.0
-    """Images are turned by up to so many degrees, at random, when the classifier is consolidated."""
     consolidation_flip: bool = False
     """Images are mirrored left to right, at random, when the classifier is consolidated."""
     consolidation_smoothing: float = 0.0
     """Share of the consolidated classifier's target that is spread over all classes (label smoothing)."""
-    consolidation_average: float = 0.0
-    """The consolidated classifier's weights are averaged over its steps, fading by this factor a step; 0: the last."""
-    distillation_weight: float = 0.0
-    """Weight of what the last classifier says of images of old classes, when the next is consolidated."""
     consolidation_network: Literal["dcgan", "resnet"] | None = None
     """Network of the consolidated classifier; None: that of the discriminator."""
     consolidation_width: int | None = None
@@ -206,16 +179,13 @@ class Config:
             raise ConfigError(f"image_size={self.image_size} must be 4 times a power of two: 8, 16, 32, 64 or 128")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out={self.held_out} must be a fraction of at least 0 and below 1")
-        for name in ("consolidation_shift", "critic_shift"):
-            if getattr(self, name) >= self.image_size / 2:
-                raise ConfigError(f"{name}={getattr(self, name)} must be below half of image_size={self.image_size}")
+        if self.consolidation_shift >= self.image_size / 2:
+            raise ConfigError(
+                f"consolidation_shift={self.consolidation_shift} must be below half of image_size={self.image_size}"
+            )
         if not 0 < self.mask_share <= 1:
             raise ConfigError(f"mask_share={self.mask_share} must be a share greater than 0 and at most 1")
-        if not 0.01 <= self.replay_confidence <= 1:  # Drawn are so many times more than are used.
-            raise ConfigError(f"replay_confidence={self.replay_confidence} must be a share from 0.01 to 1")
-        if not 0 <= self.consolidation_real <= 1:
-            raise ConfigError(f"consolidation_real={self.consolidation_real} must be a share between 0 and 1")
-        for name in ("consolidation_smoothing", "consolidation_average", "generator_average"):
+        for name in ("consolidation_smoothing", "generator_average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         if not 0 <= self.adam_b1 < 1 or not 0 <= self.adam_b2 < 1:
@@ -224,10 +194,6 @@ class Config:
             raise ConfigError(f"scale_max={self.scale_max} must be at least 1: gates start at 1 / scale_max")
         if self.variant == "dgmw" and self.gate_position != "last":
             raise ConfigError("gate_position='before_norm' is for dgma; dgmw gates weights, always before the norm")
-        if self.network != "dcgan" and self.discriminator_norm != "batch":
-            raise ConfigError(f"discriminator_norm={self.discriminator_norm!r} is for dcgan; resnet needs its norms")
-        if self.penalty != "gradient" and self.penalty_weight == 0:
-            raise ConfigError(f"penalty={self.penalty!r} does nothing with penalty_weight=0: leave out one of the two")
         if self.warm_start and (self.masks != "learnt" or not self.reuse):
             raise ConfigError(
                 f"warm_start=True begins with an earlier class's masks; masks={self.masks!r} and reuse={self.reuse} "
@@ -237,30 +203,6 @@ class Config:
             raise ConfigError(
                 "warm_start=True begins with gates nearly open or closed, which anneal_within_epoch brings back to "
                 "half open in every epoch: leave out one of the two"
-            )
-        for name in ("gate_learning_rate", "gate_reach", "scale_schedule"):
-            value = getattr(self, name)
-            if value != _default(name) and self.masks != "learnt":
-                raise ConfigError(f"{name}={value!r} is for gates that learn; masks={self.masks!r} must be 'learnt'")
-        if self.gate_learning_rate is not None and self.gate_reach is None:
-            raise ConfigError(
-                f"gate_learning_rate={self.gate_learning_rate} takes steps of s e, from which no gate turns back when "
-                "s has grown, unless gate_reach holds it: give that too, e.g. 6"
-            )
-        if self.scale_schedule == "geometric" and self.anneal_within_epoch:
-            raise ConfigError(
-                "scale_schedule='geometric' begins with slopes below 1, from which anneal_within_epoch would go down: "
-                "leave out one of the two"
-            )
-        if self.gate_learning_rate is not None and self.anneal_within_epoch:
-            raise ConfigError(
-                f"gate_learning_rate={self.gate_learning_rate} takes steps of s e, which are large ones of e where "
-                "anneal_within_epoch brings s down again, in every epoch: leave out one of the two"
-            )
-        if self.gate_learning_rate is not None and self.gate_gradient == "product":
-            raise ConfigError(
-                f"gate_learning_rate={self.gate_learning_rate} takes the derivative of s e; gate_gradient='product' "
-                "would compensate it once more: it must be 'closed'"
             )
         for name, methods in _SERVES.items():
             default = _default(name)
@@ -312,18 +254,13 @@ _POSITIVE = (
     *("image_size", "train_per_class", "noise_dim", "generator_width", "discriminator_width", "epochs", "batch_size"),
     *("generator_learning_rate", "discriminator_learning_rate", "clip_norm", "scale_max", "headroom", "replay_steps"),
     *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "checkpoint_epochs"),
-    *("memory_size", "consolidation_width", "critic_steps", "gate_learning_rate", "gate_reach"),
+    *("memory_size", "consolidation_width"),
 )
 _NOT_NEGATIVE = (
     *("seed", "adversarial_weight", "penalty_weight", "sparsity_weight", "reconstruction_weight", "scale_lead"),
-    *("critic_shift", "consolidation_shift", "consolidation_turn", "distillation_weight"),
-    *("ewc_weight", "alignment_weight"),
+    *("consolidation_shift", "ewc_weight", "alignment_weight"),
 )
 _SERVES: dict[str, tuple[Method, ...]] = {  # Methods that would pass over an option in silence refuse it.
-    **dict.fromkeys(("warm_start", "replay_confidence", "distillation_weight", "generator_average"), ("dgm",)),
-    **dict.fromkeys(("gate_learning_rate", "gate_reach", "scale_schedule", "scale_lead"), ("dgm",)),
-    **dict.fromkeys(("critic_condition", "replay"), ("dgm",)),
-    **dict.fromkeys(("adversarial_loss", "penalty", "critic_steps", "critic_shift", "discriminator_norm"), GENERATIVE),
+    **dict.fromkeys(("warm_start", "generator_average", "scale_lead", "critic_condition", "replay"), ("dgm",)),
     "consolidation_smoothing": GENERATIVE,
-    "consolidation_real": ("dgm", "mergan", "mergan-jtr"),  # dgr's solver learns from the mixture that it replays.
 }

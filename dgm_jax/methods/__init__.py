@@ -1,5 +1,6 @@
-"""What DGM is compared with, on the same streams, networks and budgets: a method a file."""
+"""How a stream is learnt: DGM and what it is compared with, a method a file, each behind the same interface."""
 
+from dgm_jax.methods.dgm import DGM
 from dgm_jax.methods.dgr import DeepGenerativeReplay
 from dgm_jax.methods.er import ExperienceReplay
 from dgm_jax.methods.ewc import OnlineEWC
@@ -10,6 +11,7 @@ from dgm_jax.methods.mergan import JointRetraining, ReplayAlignment
 from dgm_jax.methods.method import Method
 
 METHODS: dict[str, type[Method]] = {
+    "dgm": DGM,
     "joint": Joint,
     "finetune": Finetune,
     "er": ExperienceReplay,
@@ -19,16 +21,3 @@ METHODS: dict[str, type[Method]] = {
     "mergan": ReplayAlignment,
     "mergan-jtr": JointRetraining,
 }
-
-
-def new_method(config: Config, stream: TaskStream, devices: Sequence[jax.Device], backend: str) -> Method:
-    setting = Setting(
-        config=config,
-        devices=devices,
-        backend=backend,
-        image_shape=stream.image_shape,
-        stored_shape=stream.stored_shape,
-        tasks=stream.tasks,
-        counts=tuple(stream.train_counts(t) for t in range(stream.n_tasks)),
-    )
-    return METHODS[config.method](setting)

@@ -22,9 +22,9 @@ class Pair(Protocol):
         """Output units of each masked layer of a new generator, first to last."""
 
     def init_discriminator(
-        self, key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int, norms: bool = True
+        self, key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int
     ) -> tuple[Params, list[Params]]:
-        """Fresh parameters and running statistics of a discriminator, with or without norms."""
+        """Fresh parameters and running statistics of a discriminator."""
 
     def discriminate(
         self, params: Params, statistics: Any, images: jax.Array, *, train: bool, axis_name: str | None = None

@@ -40,9 +40,9 @@ def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
 
 
 def init_discriminator(
-    key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int, norms: bool = True
+    key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int
 ) -> tuple[Params, list[Params]]:
-    """Fresh parameters and running statistics of a discriminator, with or without norms.
+    """Fresh parameters and running statistics of a discriminator.
 
     Returns:
       {"trunk": [{"kernel": [5, 5, c_in, c_out], "norm": {...} (not in the first)}, ...],
@@ -55,9 +55,9 @@ def init_discriminator(
     for i, c_out in enumerate(widths):
         shape = (_TRUNK_KERNEL, _TRUNK_KERNEL, channels if i == 0 else widths[i - 1], c_out)
         layer: Params = {"kernel": random.normal(0, DEVIATION, shape).astype(np.float32)}
-        trunk.append(layer | {"norm": init_norm(c_out)} if norms and i > 0 else layer)
+        trunk.append(layer | {"norm": init_norm(c_out)} if i > 0 else layer)
     params = {"trunk": trunk} | init_heads(random, 4 * 4 * widths[-1], n_classes)
-    return params, [init_statistics(w) for w in widths[1:]] if norms else []
+    return params, [init_statistics(w) for w in widths[1:]]
 
 
 def _trunk_widths(width: int, image_size: int) -> list[int]:

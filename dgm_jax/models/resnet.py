@@ -69,12 +69,9 @@ def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
 
 
 def init_discriminator(
-    key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int, norms: bool = True
+    key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int
 ) -> tuple[Params, list[Params]]:
     """Fresh parameters and running statistics of a discriminator.
-
-    Raises:
-      ValueError: if it is to have no norms: so deep a network needs them.
 
     Returns:
       {"stem": layer, "blocks": [{"first": layer, "second": layer, "shortcut": layer (where shapes change)}, ...],
@@ -82,8 +79,6 @@ def init_discriminator(
       {"kernel": [k, k, c_in, c_out] or [c_in, c_out], "norm": {"scale": [c_out], "shift": [c_out]}};
       and the statistics of the norms, in this order.
     """
-    if not norms:
-        raise ValueError("the residual discriminator needs its norms")
     random = host_generator(key)
     widths: list[int] = []
 

@@ -43,18 +43,6 @@ def _straight_gate_jvp(primals, tangents):
     return _straight_gate(*primals), epoch_scale * sigmoid_slope(embedding) * tangents[0]
 
 
-@jax.custom_jvp
-def gate_of_argument(embedding, scale):
-    """As `gate`, with the derivative with respect to the argument `s e`: what an optimiser that moves that wants."""
-    return jax.nn.sigmoid(scale * embedding)
-
-
-@gate_of_argument.defjvp
-def _gate_of_argument_jvp(primals, tangents):
-    embedding, scale = primals
-    return gate_of_argument(*primals), sigmoid_slope(scale * embedding) * tangents[0]
-
-
 def sigmoid_slope(x: jax.Array) -> jax.Array:
     """The derivative of the sigmoid, accurate on both sides (`m (1 - m)` is not, once `m` rounds to 1)."""
     q = jnp.exp(-jnp.abs(x))
@@ -71,20 +59,6 @@ def annealed_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> 
     """
     lowest = 1 / jnp.asarray(s_max)
     return lowest + (s_max - lowest) * (position / jnp.asarray(length))
-
-
-def geometric_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> jax.Array:
-    """Grows the slope by equal factors from `1 / s_max` at position 0 to `s_max` at position `length`.
-
-    Equal steps leave no time in which gates are soft: after the first of 30 epochs the slope is `s_max / 30` already.
-    """
-    return jnp.asarray(s_max, jnp.float32) ** (2 * (position / jnp.asarray(length)) - 1)
-
-
-def keep_within(embedding: jax.Array, scale: ArrayLike, reach: float) -> jax.Array:
-    """Moves embeddings to where `|s e| <= reach`, so that the gate can still turn; closed for good (-inf) stays so."""
-    bound = reach / scale
-    return jnp.where(jnp.isfinite(embedding), jnp.clip(embedding, -bound, bound), embedding)
 
 
 def binarise(embedding: jax.Array) -> jax.Array:

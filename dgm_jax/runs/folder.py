@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax.config import Config
+from dgm_jax.config import Config, without_removed
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.system import files
 
@@ -20,9 +20,8 @@ FORMAT_VERSION = 1
 _CHANGEABLE = (
     *("epochs", "generator_learning_rate", "discriminator_learning_rate", "clip_norm", "adversarial_weight"),
     *("penalty_weight", "sparsity_weight", "scale_max", "mask_share", "replay", "replay_steps"),
-    *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "consolidation_real"),
-    *("consolidation_shift", "consolidation_turn", "consolidation_flip", "consolidation_smoothing"),
-    *("consolidation_average", "checkpoint_epochs"),
+    *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "consolidation_shift"),
+    *("consolidation_flip", "consolidation_smoothing", "checkpoint_epochs"),
 )
 
 
@@ -64,7 +63,7 @@ class Workdir:
             arrays nor what was measured already depend on; config.json keeps the earlier ones, under "before".
 
         Raises:
-          OtherConfiguration: if the folder's run differs; lists every difference.
+          OtherConfiguration: if the folder's run differs, by every difference; or if it needs a removed setting.
           ConfigError: if the folder was written by a newer version, or its configuration cannot be read.
         """
         wanted: dict[str, Any] = {
@@ -87,7 +86,7 @@ class Workdir:
         found = self.read_config()
         earlier = found.pop("before", [])
         # A setting that came later was at its default, before there was a choice.
-        found["config"] = dataclasses.asdict(Config()) | found.get("config", {})
+        found["config"] = dataclasses.asdict(Config()) | without_removed(found.get("config", {}), self.path)
         if "stream" in found and all(len(task) == 1 for task in found["stream"]["tasks"]):
             found["config"]["critic_condition"] = config.critic_condition  # It has not acted so far.
         met = {name: wanted[name] for name in ("stream", "class_names", "days")}

@@ -3,17 +3,14 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.ndimage import map_coordinates
 
 from dgm_jax.config import Config
 
 
 def augmented(key: jax.Array, images: jax.Array, config: Config) -> jax.Array:
     """Images, [batch, h, w, c] in [-1, 1], as the settings `consolidation_*` ask a classifier to learn them."""
-    # `shifted` takes the key itself, so that runs of the first days, which only shifted, repeat bit for bit. It splits
-    # it: what is folded in for the others must be neither 0 nor 1.
-    if config.consolidation_turn:
-        images = turned(jax.random.fold_in(key, 2), images, config.consolidation_turn)
+    # `shifted` takes the key itself and splits it: no other change may fold 0 or 1 into it. Keys stay as they are, so
+    # that earlier runs can be repeated bit for bit.
     if config.consolidation_flip:
         images = flipped(jax.random.fold_in(key, 3), images)
     if config.consolidation_shift:
@@ -40,23 +37,3 @@ def flipped(key: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each image, [batch, h, w, c], left to right, or leaves it."""
     mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
-
-
-def turned(key: jax.Array, images: jax.Array, degrees: float) -> jax.Array:
-    """Turns each image, [batch, h, w, c], about its middle by up to so many degrees; its border is repeated outwards.
-
-    Pixels are interpolated linearly.
-    """
-    n, height, width, _ = images.shape
-    angles = jnp.deg2rad(jax.random.uniform(key, (n,), minval=-degrees, maxval=degrees))
-    rows, columns = jnp.meshgrid(
-        jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij"
-    )
-
-    def turn(image: jax.Array, angle: jax.Array) -> jax.Array:
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        places = [cos * rows - sin * columns + (height - 1) / 2, sin * rows + cos * columns + (width - 1) / 2]
-        channel = lambda pixels: map_coordinates(pixels, places, order=1, mode="nearest")  # noqa: E731
-        return jax.vmap(channel, in_axes=2, out_axes=2)(image)
-
-    return jax.vmap(turn)(images, angles)

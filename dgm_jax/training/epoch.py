@@ -28,7 +28,6 @@ class TaskImages:
     images: Array
     labels: Array
     count: Array
-    targets: Array = None  # [capacity, classes]: what another classifier said of each, if that is learnt too.
 
 
 @struct.dataclass
@@ -116,35 +115,9 @@ def run_steps(
         images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
         head = labels - capacity.first_class
         scales = step.scales(clock, i)
-
-        def shifts(key: jax.Array, *each: int) -> jax.Array | None:
-            """How far images are moved before the critic sees them, if they are: [batch / n_devices, ..., 2]."""
-            reach = step.config.critic_shift
-            return split(jax.random.randint(key, (batch, *each, 2), 0, 2 * reach + 1)) if reach else None
-
-        of_critic = shifts(jax.random.fold_in(uniform_key, 0), 2)
-        of_generator = shifts(jax.random.fold_in(uniform_key, 1))
         alpha = split(uniform[0])
-        state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales, of_critic)
-
-        def further(number: jax.Array, carry: Any) -> Any:  # On images and noise of its own.
-            state, sums = carry
-            rows_key, draw_key, alpha_key, shift_key = jax.random.split(jax.random.fold_in(noise_key, 1 + number), 4)
-            rows = jax.random.randint(rows_key, (batch,), 0, data.count)
-            its_images = to_unit_range(data.images[split(rows)])
-            its_head = data.labels[split(rows)] - capacity.first_class
-            its_noise = split(draw(draw_key, classes=data.labels[rows]))
-            its_alpha, its_shifts = split(jax.random.uniform(alpha_key, (batch,))), shifts(shift_key, 2)
-            state, its_metrics = step.critic_step(state, its_images, its_head, its_noise, its_alpha, scales, its_shifts)
-            return state, jax.tree.map(jnp.add, sums, its_metrics)
-
-        n = step.config.critic_steps
-        if n > 1:
-            state, critic_metrics = lax.fori_loop(1, n, further, (state, critic_metrics))
-            critic_metrics = jax.tree.map(lambda total: total / n, critic_metrics)
-        state, generator_metrics = step.generator_step(
-            state, images, labels, head, generator_noise, scales, capacity, of_generator
-        )
+        state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales)
+        state, generator_metrics = step.generator_step(state, images, labels, head, generator_noise, scales, capacity)
         if state.average is not None:
             newest = of_average(state.generator, state.generator_statistics)
             done = clock.epoch * clock.steps + i

@@ -23,7 +23,7 @@ def iteration_flops(config: Config, widths: Sequence[int], channels: int, classi
     g = make_generator(config).flops(widths, config.noise_dim, channels)
     classifier = 3 * d * classifier_steps
     # Real and fake; G forward; the penalty: forward, backward, and back through both.
-    critic = config.critic_steps * (3 * (2 * d) + g + 6 * d)
+    critic = 3 * (2 * d) + g + 6 * d
     generator = 3 * g + 2 * d
     return config.batch_size * (classifier + critic + generator)
 

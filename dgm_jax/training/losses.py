@@ -1,4 +1,4 @@
-"""The objectives of section 2 of the paper, and what may stand in their place: classifier, critic, its penalty."""
+"""The objectives of section 2 of the paper: classifier, critic, its penalty."""
 
 from collections.abc import Callable
 
@@ -26,42 +26,14 @@ def cross_entropy(
     return (1 - smoothing) * loss - smoothing * jnp.mean(even)
 
 
-def distillation(logits: jax.Array, targets: jax.Array, seen: jax.Array, temperature: float) -> jax.Array:
-    """Mean cross-entropy with what another classifier said, both softened (Hinton et al. 2015), times temperature^2.
-
-    Args:
-      logits: [batch, classes].
-      targets: [batch, classes], its probabilities at that temperature; a row of zeros counts for nothing.
-      seen: [classes], bool; targets of the others are 0.
-      temperature: > 0; the higher, the softer.
-    """
-    log_probability = jax.nn.log_softmax(only_seen(logits / temperature, seen))
-    each = jnp.sum(jnp.where(seen[None], targets * log_probability, 0), axis=1)
-    return -(temperature**2) * jnp.mean(each)
-
-
 def only_seen(logits: jax.Array, seen: jax.Array | None) -> jax.Array:
     """Takes classes not met yet out of the running: their logits, [batch, classes], become the lowest finite number."""
     return logits if seen is None else jnp.where(seen[None], logits, jnp.finfo(logits.dtype).min)
 
 
-def critic_loss(real: jax.Array, fake: jax.Array, kind: str) -> jax.Array:
-    """What the critic minimises, of its values [batch] for real and generated images; the penalty comes on top.
-
-    "wasserstein": `mean D(G(z)) - mean D(x)`; "hinge": only values inside +-1 are pushed out (Lim and Ye 2017).
-    """
-    if kind == "hinge":
-        return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
+def critic_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """`mean D(G(z)) - mean D(x)`: what the critic minimises, of its values [batch]; the penalty comes on top."""
     return jnp.mean(fake) - jnp.mean(real)
-
-
-def slope_penalty(
-    critic_sum: Callable[[jax.Array], tuple[jax.Array, object]], images: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, object]]:
-    """`mean ||grad_x D(x)||^2 / 2` at real images (R1 of Mescheder et al. 2018); as `gradient_penalty` otherwise."""
-    gradients, rest = jax.grad(critic_sum, has_aux=True)(images)
-    squares = jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
-    return jnp.mean(squares) / 2, (jnp.sqrt(squares), rest)
 
 
 def gradient_penalty(

@@ -19,8 +19,7 @@ from dgm_jax.models import Pair, pair
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.generator import Generator
 from dgm_jax.models.normalisation import in_succession
-from dgm_jax.training.augmentation import moved
-from dgm_jax.training.losses import critic_loss, cross_entropy, gradient_penalty, only_seen, slope_penalty
+from dgm_jax.training.losses import critic_loss, cross_entropy, gradient_penalty, only_seen
 from dgm_jax.training.state import Capacity, Clock, Optimisers, TrainState, make_optimisers
 
 Metrics = dict[str, Any]  # Scalars, NumPy's or JAX's.
@@ -84,16 +83,12 @@ class Step:
         An `epoch_scale` of 0 says that masks are settled: they are binary, and have no gradient.
         """
         compensated = epoch_scale if self.config.gate_gradient == "closed" else None
-        if self.config.gate_learning_rate is None:
-            soft = [nn.gate(e, scale, compensated) for e in embeddings]
-        else:
-            soft = [nn.gate_of_argument(e, scale) for e in embeddings]
+        soft = [nn.gate(e, scale, compensated) for e in embeddings]
         return [jnp.where(epoch_scale > 0, m, nn.binarise(e).astype(m.dtype)) for m, e in zip(soft, embeddings)]
 
     def epoch_scale(self, position: Any, mask_epochs: Any) -> jax.Array:
         """Returns `S_i` at epoch `i = position` (section 3)."""
-        anneal = nn.geometric_scale if self.config.scale_schedule == "geometric" else nn.annealed_scale
-        return anneal(position, mask_epochs, self.config.scale_max)
+        return nn.annealed_scale(position, mask_epochs, self.config.scale_max)
 
     def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (`s`, `S_i`) at a step of an epoch (section 3); once masks are settled, (`s_max`, 0)."""
@@ -141,7 +136,6 @@ class Step:
         noise: jax.Array,
         alpha: jax.Array,
         scales: tuple[jax.Array, jax.Array],
-        offsets: jax.Array | None = None,
     ) -> tuple[TrainState, Metrics]:
         """One Adam step of D as the critic of the current task, with its penalty.
 
@@ -152,13 +146,9 @@ class Step:
           noise: [batch, noise_dim], classes included.
           alpha: [batch] in [0, 1]: the share of the real image in the mixed one.
           scales: (`s`, `S_i`).
-          offsets: [batch, 2, 2], how far real and generated images are moved (`augmentation.moved`), if at all.
         """
         masks = self.masks(state.generator["embeddings"], *scales)
         fake, generator_statistics = self.generate(state.generator, state.generator_statistics, masks, noise, head)
-        if offsets is not None:
-            reach = self.config.critic_shift
-            images, fake = moved(images, offsets[:, 0], reach), moved(fake, offsets[:, 1], reach)
         discriminator, metrics = self._learn_values(_discriminator_of(state), images, fake, alpha, head)
         return replace(state, **discriminator, generator_statistics=generator_statistics), metrics
 
@@ -168,7 +158,7 @@ class Step:
     ) -> tuple[dict[str, Any], Metrics]:
         config = self.config
         share = alpha[:, None, None, None]
-        penalised = images if config.penalty == "r1" else share * images + (1 - share) * fake
+        mixed = share * images + (1 - share) * fake
         before = discriminator["discriminator_statistics"]
 
         def loss_of(params):
@@ -181,9 +171,8 @@ class Step:
                 output, updated = self.discriminate(params, in_succession(before, statistics), x)
                 return jnp.sum(self.value(params, output, head)), updated
 
-            penalise = slope_penalty if config.penalty == "r1" else gradient_penalty
-            penalty, (norms, updated) = penalise(critic_sum, penalised)
-            loss = critic_loss(real, drawn, config.adversarial_loss) + config.penalty_weight * penalty
+            penalty, (norms, updated) = gradient_penalty(critic_sum, mixed)
+            loss = critic_loss(real, drawn) + config.penalty_weight * penalty
             metrics = {
                 "critic_loss": loss,
                 "critic_real": jnp.mean(real),
@@ -205,7 +194,6 @@ class Step:
         noise: jax.Array,
         scales: tuple[jax.Array, jax.Array],
         capacity: Capacity,
-        offsets: jax.Array | None = None,
     ) -> tuple[TrainState, Metrics]:
         """One Adam step of G: weights that are not protected, this task's norms, output layers and embeddings.
 
@@ -217,7 +205,6 @@ class Step:
           noise: [batch, noise_dim], classes included.
           scales: (`s`, `S_i`).
           capacity: what is reserved and what is free.
-          offsets: [batch, 2], how far the discriminator sees the images moved, if at all.
         """
         scale, epoch_scale = scales
         config = self.config
@@ -225,8 +212,7 @@ class Step:
         def loss_of(params):
             masks = self.masks(params["embeddings"], scale, epoch_scale)
             fake, generator_statistics = self.generate(params, state.generator_statistics, masks, noise, head)
-            seen = fake if offsets is None else moved(fake, offsets, config.critic_shift)
-            output, statistics = self.discriminate(state.discriminator, state.discriminator_statistics, seen)
+            output, statistics = self.discriminate(state.discriminator, state.discriminator_statistics, fake)
             values = self.value(state.discriminator, output, head)
             unavailable = [jnp.logical_not(free) for free in capacity.free]
             sparsity = nn.sparsity(masks, unavailable, capacity.n_free)
@@ -255,15 +241,9 @@ class Step:
             scale=scale,
             epoch_scale=epoch_scale,
         )
-        if config.gate_learning_rate is not None:  # It is of s e.
-            pace = config.gate_learning_rate / (config.generator_learning_rate * scale)
-            updates["embeddings"] = [pace * u for u in updates["embeddings"]]
         # Momentum would still move the embeddings of settled masks.
         updates["embeddings"] = [jnp.where(epoch_scale > 0, u, 0) for u in updates["embeddings"]]
         generator = optax.apply_updates(state.generator, updates)
-        if config.gate_reach is not None:
-            kept = [nn.keep_within(e, scale, config.gate_reach) for e in generator["embeddings"]]
-            generator["embeddings"] = [jnp.where(epoch_scale > 0, k, e) for k, e in zip(kept, generator["embeddings"])]
         metrics |= {
             "generator_gradient_norm": optax.tree.norm(gradients),
             "generator_update_norm": optax.tree.norm(updates),

@@ -223,31 +223,6 @@ def test_annealing_runs_from_soft_to_hard():
     assert within[0] == 10 and np.all(np.diff(within) < 0)
 
 
-def test_geometric_annealing_grows_by_equal_factors():
-    scales = np.asarray(nn.geometric_scale(jnp.arange(11), 10, 400.0))
-    np.testing.assert_allclose(scales[[0, 5, 10]], [1 / 400, 1, 400], rtol=1e-5)
-    np.testing.assert_allclose(scales[1:] / scales[:-1], 400 ** (2 / 10), rtol=1e-5)
-
-
-@pytest.mark.parametrize("s", SCALES)
-def test_embeddings_are_kept_where_a_gate_can_still_turn(s, dtype):
-    e = jnp.asarray([-np.inf, -1e7, -3 / s, 0, 3 / s, 1e7], dtype)
-    kept = np.asarray(nn.keep_within(e, jnp.asarray(s, dtype), 6.0))
-    assert kept.dtype == dtype and np.isneginf(kept[0])
-    np.testing.assert_allclose(kept[1:] * s, [max(-6, -1e7 * s), -3, 0, 3, min(6, 1e7 * s)], rtol=1e-5)
-
-
-@pytest.mark.parametrize("s", SCALES)
-def test_the_derivative_by_the_argument_does_not_depend_on_the_slope(s, dtype):
-    argument = np.array([-np.inf, -30, -2.5, 0, 0.5, 30])
-    e, weight = jnp.asarray(argument / s, dtype), jnp.asarray(np.arange(1.0, 7), dtype)
-    scale = jnp.asarray(s, dtype)
-    np.testing.assert_array_equal(nn.gate_of_argument(e, scale), nn.gate(e, scale))
-    gradient = jax.grad(lambda e: jnp.sum(weight * nn.gate_of_argument(e, scale)))(e)
-    expected = np.arange(1.0, 7) * numpy_slope(argument)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-9 if dtype == np.float64 else 1e-4, atol=1e-37)
-
-
 def test_binarise_opens_at_zero():
     e = jnp.array([-jnp.inf, -1e-7, -0.0, 0.0, 1e-7])
     binary = nn.binarise(e)

@@ -21,7 +21,6 @@ def _learnt(seeds, **changes):
         image_size=8,
         channels=1,
         n_classes=3,
-        norms=step.config.discriminator_norm == "batch",
     )
     optimiser = step.optimisers.discriminator.init(params)
     state = {
@@ -37,25 +36,18 @@ def _learnt(seeds, **changes):
     return jax.device_get((metrics, values))
 
 
-@pytest.mark.parametrize("penalty, of_real, of_fake", [("r1", True, False), ("gradient", True, True)])
-def test_what_is_penalised(penalty, of_real, of_fake):
-    changes = {"penalty": penalty, "discriminator_norm": "none"}
-    plain, other_real, other_fake = (
-        _learnt(seeds, **changes)[0]["gradient_penalty"] for seeds in ((1, 2), (3, 2), (1, 4))
-    )
-    assert plain > 0
-    assert (other_real != plain) == of_real and (other_fake != plain) == of_fake
+def test_what_is_minimised():
+    metrics, (real, fake) = _learnt((1, 2), penalty_weight=0.0)
+    assert metrics["critic_loss"] == pytest.approx(fake.mean() - real.mean(), rel=1e-5)
 
 
-def test_hinge_is_what_is_minimised():
-    metrics, (real, fake) = _learnt((1, 2), adversarial_loss="hinge", penalty_weight=0.0)
-    expected = np.maximum(1 - real, 0).mean() + np.maximum(1 + fake, 0).mean()
-    assert metrics["critic_loss"] == pytest.approx(expected, rel=1e-5)
+def test_real_and_generated_images_are_penalised():
+    plain, other_real, other_fake = (_learnt(seeds)[0]["gradient_penalty"] for seeds in ((1, 2), (3, 2), (1, 4)))
+    assert plain > 0 and other_real != plain and other_fake != plain
 
 
-@pytest.mark.parametrize("penalty", ["r1", "gradient"])
-def test_the_penalty_counts_with_its_weight(penalty):
-    once, more = (_learnt((1, 2), penalty=penalty, penalty_weight=w)[0] for w in (1.0, 4.0))
+def test_the_penalty_counts_with_its_weight():
+    once, more = (_learnt((1, 2), penalty_weight=w)[0] for w in (1.0, 4.0))
     assert more["critic_loss"] - once["critic_loss"] == pytest.approx(3 * more["gradient_penalty"], rel=1e-4)
 
 

@@ -54,7 +54,7 @@ def test_n_devices_train_as_one(variant: str) -> None:
 
 def test_what_goes_beyond_the_paper_is_split_over_devices_too() -> None:
     code = "import helpers, test_devices as t\n"
-    code += "c = helpers.beyond('dgma', image_size=16, discriminator_norm='batch', epochs=10)\n"
+    code += "c = helpers.beyond('dgma', image_size=16, epochs=10)\n"
     code += "t.assert_close(t.trained(c, 2, 'pmap'), t.trained(c, 1, 'pmap'))"
     helpers.outputs(helpers.start(code, **virtual_devices(2)))
 
