@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from dgm_jax.loading import load_classifier, load_memory
     from dgm_jax.memory.classifier import Classifier
     from dgm_jax.memory.memory import Memory
+    from dgm_jax.runs.events import Callback
 
-__all__ = ["Classifier", "Learner", "Memory", "__version__", "load_classifier", "load_memory"]
+__all__ = ["Callback", "Classifier", "Learner", "Memory", "__version__", "load_classifier", "load_memory"]
 
 _HOMES = {
-    "Classifier": "dgm_jax.classifier",
+    "Callback": "dgm_jax.runs.events",
+    "Classifier": "dgm_jax.memory.classifier",
     "Learner": "dgm_jax.learner",
-    "Memory": "dgm_jax.memory",
-    "load_classifier": "dgm_jax.classifier",
-    "load_memory": "dgm_jax.memory",
+    "Memory": "dgm_jax.memory.memory",
+    "load_classifier": "dgm_jax.loading",
+    "load_memory": "dgm_jax.loading",
 }
 _ROOMS = ("config", "data", "metrics", "nn")
 

@@ -169,15 +169,16 @@ class Cell:
                 return known
         import jax
 
+        from dgm_jax.loading import load_method
         from dgm_jax.metrics import quality
-        from dgm_jax.runs.folder import Workdir
 
         options = self.options
         (stream,) = cli.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
         last = stream.n_tasks - 1
         stream.begin(last)
         images, labels = stream.test(last)
-        judge = quality.Judge.of(Workdir(by.workdir), stream.n_classes)
+        joint, state = load_method(by.options.settings, stream, by.workdir)
+        judge = joint.classifier(last, state)  # type: ignore[attr-defined]  # `joint` has one.
         memory, label = _memory(self.workdir, options.settings, stream)
         measured = quality.measure(memory, judge, images, labels, jax.random.key(self.seed), label=label)
         write_json(file, measured | {"of": fingerprint})
@@ -185,17 +186,16 @@ class Cell:
 
 
 def _memory(workdir: Path, config: Config, stream: Any) -> tuple[Any, Any]:
-    """What the run remembers, as something that draws; and what labels its images, if they cannot be asked for."""
-    from dgm_jax.loading import load_memory
+    """The memory of a run, and what labels its images if it cannot be asked for a class."""
+    from dgm_jax.loading import load_memory, load_method
     from dgm_jax.methods.generative import UnmaskedGenerator
-    from dgm_jax.methods.learner import load_method
 
     if config.method == "dgm":
         return load_memory(workdir), None
-    method = load_method(config, stream, workdir)
+    method, state = load_method(config, stream, workdir)
     assert isinstance(method, UnmaskedGenerator)
-    solver = None if method.conditional else lambda drawn: method.logits(stream.n_tasks - 1, drawn).argmax(axis=1)
-    return method.memory, solver
+    solver = None if method.conditional else lambda drawn: state.classifier.logits(drawn).argmax(axis=1)
+    return state.generator, solver
 
 
 def collect(plan: Sequence[Cell], *, run: bool) -> list[dict[str, Any]]:

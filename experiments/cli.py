@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -212,7 +211,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
       The exit status: 0; 2 after an error that the user can mend; 130 after an interrupt.
     """
     progress = ConsoleProgress()
-    debug, on_return = False, "go on"
+    debug = False
     ctrl_c = CtrlC()
     try:
         options = parse(name, description, kind=kind, argv=argv)
@@ -223,12 +222,6 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         learnt_by = settings.variant if settings.method == "dgm" else settings.method
         called = name if options.preset == name else f"{name}-{options.preset}"
         workdir = options.workdir or Path("runs") / f"{called}-{learnt_by}-{which}"
-        if settings.method != "dgm" and options.seeds is not None:
-            raise UserError("--seeds is for --method dgm; run a baseline once for each --seed")
-        if settings.method != "dgm" and options.show_real:
-            raise UserError("--show-real is for --method dgm: a baseline has no page of what it draws")
-        if settings.method != "dgm":
-            on_return = "go on after the last task that was finished: a baseline saves nothing within a task"
         arguments = sys.argv[1:] if argv is None else argv
         command = f"{_program(name)} {shlex.join(arguments)}".strip()
         callbacks: list[Callback] = [progress, _Command(command), _Heeding(ctrl_c)]
@@ -242,17 +235,22 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
 
         _join(options)
         streams = processes.together(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
-        from dgm_jax.learner import Learner
-        from dgm_jax.methods.learner import BaselineLearner  # Slower still: not before the data are found right.
+
+        from dgm_jax.learner import Learner  # Slower still: not before the data are found right.
         from dgm_jax.system.compilation import keep_no_programs, keep_programs
 
         if options.compilation_cache:
             keep_programs()
         else:
             keep_no_programs()
-        of_kind = partial(Learner, show_real=options.show_real) if settings.method == "dgm" else BaselineLearner
         learner = processes.together(
-            lambda: of_kind(settings, devices=options.devices, backend=options.backend, callbacks=callbacks)
+            lambda: Learner(
+                settings,
+                devices=options.devices,
+                backend=options.backend,
+                callbacks=callbacks,
+                show_real=options.show_real,
+            )
         )
         with ctrl_c:
             if options.seeds is None:
@@ -269,7 +267,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         return 2
     except KeyboardInterrupt:
         progress.close()
-        print(f"interrupted; run the same command to {on_return}", file=sys.stderr)
+        print("interrupted; run the same command to resume", file=sys.stderr)
         return 130
     finally:
         progress.close()

@@ -20,8 +20,6 @@ _DIGITS_SEED = 0
 PathLike = str | os.PathLike[str]
 
 
-
-
 def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] | None = None) -> Dataset:
     """Loads a data set by name into memory.
 
@@ -117,32 +115,4 @@ def _load_digits(classes: Sequence[str] | None) -> Dataset:
     return from_arrays(images[train], y_train, images[test], y_test, name="digits", class_names=names)
 
 
-
-
 # ---- TFDS folders: found, checked, read ----
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

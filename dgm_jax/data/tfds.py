@@ -36,9 +36,11 @@ _TEST_SPLITS: Mapping[str, str] = {"imagenet32": "validation"}  # the labelled o
 
 _ROWS_AT_ONCE = 4096  # bulk reads are several times faster than single ones; in pieces they stay small in memory
 
+
 def splits(name: str) -> tuple[str, str]:
     """Returns what TFDS calls the training and the test images of a data set, a key of `TFDS_NAMES`."""
     return "train", _TEST_SPLITS.get(name, "test")
+
 
 def whole_folder(name: str, data_dir: PathLike | None) -> Path:
     if name not in TFDS_NAMES:
@@ -46,6 +48,7 @@ def whole_folder(name: str, data_dir: PathLike | None) -> Path:
     folder = find_version(name, data_dir)
     check_folder(name, folder)
     return folder
+
 
 def find_version(name: str, data_dir: PathLike | None) -> Path:
     """Finds the folder of the newest version of a TFDS data set.
@@ -75,6 +78,7 @@ def find_version(name: str, data_dir: PathLike | None) -> Path:
         raise DataError(f"data_dir={os.fspath(data_dir)!r} has no {tfds_name}/<version>/ (it holds: {found}); {how}.")
     return versions[-1]
 
+
 def list_versions(name: str, data_dir: PathLike) -> list[Path]:
     """Lists the version folders of a TFDS data set, oldest first."""
     parent = Path(data_dir) / TFDS_NAMES[name]
@@ -83,6 +87,7 @@ def list_versions(name: str, data_dir: PathLike) -> list[Path]:
     # As numbers, because "10.0.0" is newer than "9.0.0".
     found = sorted(((*map(int, m.group(1, 2, 3)), bool(m.group(4))), m.group(0)) for m in matches if m)
     return [parent / folder for _, folder in found]
+
 
 def read_info(folder: Path) -> dict[str, Any]:
     """Reads a TFDS folder's dataset_info.json.
@@ -99,6 +104,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise DataError(f"{folder / file} cannot be read ({error}); {_again(folder)}.") from error
     return contents
+
 
 def check_folder(name: str, folder: Path) -> None:
     """Checks, before any image is decoded, that a TFDS folder is whole and readable without TensorFlow.
@@ -128,6 +134,7 @@ def check_folder(name: str, folder: Path) -> None:
             )
         _check_shards(folder, split, lengths[split])
 
+
 def _check_shards(folder: Path, split: str, lengths: list[int]) -> None:
     from array_record.python.array_record_module import ArrayRecordReader
 
@@ -148,8 +155,10 @@ def _check_shards(folder: Path, split: str, lengths: list[int]) -> None:
         if records != expected:
             raise DataError(f"{shard} has {records} records, dataset_info.json counts {expected}; {_again(folder)}.")
 
+
 def _again(folder: Path) -> str:
     return f"copy {folder} again, or remove it and prepare it anew"
+
 
 def import_tfds() -> Any:
     """Imports TensorFlow Datasets only when it is used: it is slow, and "digits" and npz files do without."""
@@ -163,8 +172,10 @@ def import_tfds() -> Any:
     logging.getLogger("absl").setLevel(logging.ERROR)  # Else it warns on every read that OpenCV would be faster.
     return tensorflow_datasets
 
+
 def open_builder(folder: Path) -> Any:
     return import_tfds().builder_from_directory(os.fspath(folder))
+
 
 def label_names(name: str, builder: Any, folder: Path) -> list[str]:
     """Returns the name of every stored label, 0, 1, ..."""
@@ -175,6 +186,7 @@ def label_names(name: str, builder: Any, folder: Path) -> list[str]:
     if name == "cifar10" and names == [str(i) for i in range(10)]:  # stored without its names
         return list(_CIFAR10)
     return names
+
 
 def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dataset:
     builder = open_builder(folder)
@@ -193,6 +205,7 @@ def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dat
             raise DataError(f"{folder} has no {split} images of {few(gone)}; choose other classes.")
     (x_train, y_train), (x_test, y_test) = parts
     return from_arrays(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names)))
+
 
 def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] | None) -> tuple[Images, Labels]:
     """Reads the images of a split, in stored order.

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.errors import NewerFormat, UserError
-from dgm_jax.memory.memory import Memory
-from dgm_jax.memory.task import TaskMemory, used_weights
+from dgm_jax.memory.memory import Memory, used_weights
+from dgm_jax.memory.task import TaskMemory, unite_masks
 from dgm_jax.models import NETWORKS, pair
 from dgm_jax.models.generator import Generator
 from dgm_jax.system import files
@@ -290,7 +290,7 @@ def _decode_body(header: _Header, body: memoryview) -> Memory:
     shapes = header.generator.kernel_shapes(header.widths, header.noise_dim)
     memory = Memory(
         kernels=[np.zeros(shape, np.float32) for shape in shapes],
-        reserved=list(_union(tasks, header.mask_shapes(header.widths))),
+        reserved=list(unite_masks(tasks, header.mask_shapes(header.widths))),
         tasks=tuple(tasks),
         noise_dim=header.noise_dim,
         network=header.network,
@@ -304,16 +304,6 @@ def _decode_body(header: _Header, body: memoryview) -> Memory:
     if taken < len(body):
         raise DamagedMemoryFile(f"expected {taken:,} bytes of arrays, found {len(body):,}")
     return memory
-
-
-def _union(tasks: Sequence[TaskMemory], shapes: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-    """What some task reserved."""
-    for number, shape in enumerate(shapes):
-        reserved = np.zeros(shape, bool)
-        for task in tasks:
-            own = task.masks[number]
-            reserved[tuple(slice(0, n) for n in own.shape)] |= own
-        yield reserved
 
 
 def _floats(array: np.ndarray) -> bytes:

@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax import nn
-from dgm_jax.memory.task import Params, TaskMemory, cut_units, cut_weights
+from dgm_jax.data import pictures
+from dgm_jax.memory.task import Params, TaskMemory, cut_units, cut_weights, unite_masks
 from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator, conditioned_noise
 
 CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
-
-
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,11 @@ class Memory:
         cut = cut_units if task.masks[0].ndim == 1 and not self.gate_before_norm else cut_weights
         return cut(self.generator, self.kernels, task)
 
+    def newly_reserved(self) -> list[int]:
+        """Gates of each mask that the last task opened and no task before."""
+        before = unite_masks(self.tasks[:-1], [mask.shape for mask in self.tasks[-1].masks])
+        return [int((mask & ~old).sum()) for mask, old in zip(self.tasks[-1].masks, before, strict=True)]
+
     def parameters(self) -> dict[str, int]:
         """Numbers in the weights that tasks share, and in the norms, statistics and output layers that they own."""
         own = sum(
@@ -146,7 +150,7 @@ class Memory:
 
     def images(self, index: int, n: int, key: jax.Array) -> np.ndarray:
         """As `draw`, rounded to uint8."""
-        return np.rint((self.draw(index, n, key) + 1) * 127.5).astype(np.uint8)
+        return pictures.to_uint8(self.draw(index, n, key))
 
     def to_tree(self) -> tuple[Params, dict[str, Any]]:
         """What a checkpoint keeps: arrays, with masks packed to one bit a gate, and plain data beside them."""
@@ -216,20 +220,6 @@ class Memory:
         tasks = self.tasks[:n_tasks]
         n_classes = sum(len(task.classes) for task in tasks)
         return replace(self, tasks=tasks, labels=self.labels[:n_classes], names=self.names[:n_classes])
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def _unpacked(packed: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> list[np.ndarray]:

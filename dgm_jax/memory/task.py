@@ -1,6 +1,6 @@
 """What one finished task owns of the memory, and how its sub-network is cut out of the shared weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from dgm_jax import nn
 from dgm_jax.models.generator import Generator
 
 Params = Any
+
 
 @dataclass(frozen=True)
 class TaskMemory:
@@ -24,6 +25,7 @@ class TaskMemory:
     heads: np.ndarray  # [classes of the task, k, k, c_last, channels]
     n_conditioned: int  # Entries of the noise that carry the one-hot class.
 
+
 def cut_units(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
     """Keeps the open units of a DGMa task: its sub-network as a smaller, unmasked one."""
     units: dict[int, Any] = dict(enumerate(map(np.flatnonzero, task.masks)))
@@ -34,6 +36,7 @@ def cut_units(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMem
     for name, own in (("norms", task.norms), ("statistics", task.statistics)):
         cut[name] = [jax.tree.map(lambda a, i=i: a[units[i]], arrays) for i, arrays in enumerate(own)]
     return _padded(generator, cut | {"heads": task.heads[:, :, :, units[len(units) - 1]]})
+
 
 def cut_weights(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> Params:
     """Slices the weights to a task's widths and applies its masks: of weights (DGMw), or of units as they stand."""
@@ -64,3 +67,13 @@ def _padded(generator: Generator, cut: Params) -> Params:
         "statistics": [jax.tree.map(lambda a, w=w: grow(a, (w,), 1.0), s) for s, w in zip(cut["statistics"], padded)],
         "heads": grow(heads, (*heads.shape[:3], padded[-1], heads.shape[4])),
     }
+
+
+def unite_masks(tasks: Sequence[TaskMemory], shapes: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+    """For each mask of these shapes, the gates that some task opens, bool."""
+    for number, shape in enumerate(shapes):
+        reserved = np.zeros(shape, bool)
+        for task in tasks:
+            own = task.masks[number]
+            reserved[tuple(slice(0, n) for n in own.shape)] |= own
+        yield reserved

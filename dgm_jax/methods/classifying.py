@@ -13,7 +13,7 @@ import numpy as np
 from flax import serialization
 
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.methods.method import Learnt, Method, Plan, Reads, Setting, TaskInput, Tree, Watch
+from dgm_jax.methods.method import Learnt, Method, Plan, Predictor, Setting, TaskInput, Tree, Watch
 from dgm_jax.models.discriminator import widened
 from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Loss, init_classifier, start_training
 from dgm_jax.training.epoch import TaskImages, padded
@@ -77,7 +77,7 @@ class ClassifierMethod(Method[State, Training]):
         del task, images, labels, key
         return state
 
-    def reading(self, task: int, state: State) -> Reads:
+    def reading(self, task: int, state: State) -> Predictor:
         """What predicts classes after a task; here the classifier."""
         return self.classifier(task, state)
 
@@ -152,9 +152,7 @@ class ClassifierMethod(Method[State, Training]):
             )
         for run, own in enumerate(means):
             training.totals[run] = training.totals[run] + (stop - start) * np.asarray(list(own.values()))
-        return [
-            {name.replace("consolidation", "classifier"): value for name, value in own.items()} for own in means
-        ]
+        return [{name.replace("consolidation", "classifier"): value for name, value in own.items()} for own in means]
 
     def in_progress(self, training: Training) -> list[Tree]:
         """Weights, moments, and sums of the metrics of each seed."""

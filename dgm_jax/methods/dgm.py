@@ -5,7 +5,6 @@ they open is reserved, a classifier is consolidated, and the generator expands. 
 docs/method.md goes through its equations.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -232,15 +231,15 @@ class DGM(Method[State, Training]):
         if best is not None:
             train_state = from_tree(train_state, best[1])
         memory = state.memory
-        kernels, finished = tasks.freeze(
-            self.networks, train_state, memory.widths, classes=self.setting.tasks[task]
-        )
+        kernels, finished = tasks.freeze(self.networks, train_state, memory.widths, classes=self.setting.tasks[task])
         rows = metrics.capacity(finished.masks, memory.reserved, *self.networks.gated(kernels))
         reserving = self.config.masks != "none"
         memory = replace(
             memory,
             kernels=kernels,
-            reserved=[before | (mask & reserving) for before, mask in zip(memory.reserved, finished.masks, strict=True)],
+            reserved=[
+                before | (mask & reserving) for before, mask in zip(memory.reserved, finished.masks, strict=True)
+            ],
             tasks=(*memory.tasks, finished),
         )
         notes = tuple(

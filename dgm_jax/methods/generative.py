@@ -120,9 +120,7 @@ class UnmaskedGenerator(Method[State, Training]):
                 begun.append((*self._begin(task, own, begin_key), images))
                 train_keys.append(steps_key)
             # Task 0: the images are a mixture already, and no other replay is added.
-            running = TaskTraining(
-                self.trainer, begun, train_keys, task=0, steps=self.setting.steps_per_epoch(task)
-            )
+            running = TaskTraining(self.trainer, begun, train_keys, task=0, steps=self.setting.steps_per_epoch(task))
             nothing = self.trainer.stack_runs([_nothing_replayed(self.setting.image_shape)] * len(inputs))
         return Training(task, inputs, data, running, nothing)
 

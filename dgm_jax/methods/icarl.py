@@ -77,11 +77,14 @@ class NearestMean:
     classifier: Classifier
     exemplars: list[np.ndarray]  # Of each class seen, uint8 [n, h, w, c].
 
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features of unit length, [n, features]."""
+        return _normalised(self.classifier.features(images))
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Minus the distance to each class's mean; minus infinity for classes that are not learnt yet."""
-        features = self.classifier.features
-        means = np.stack([_normalised(_normalised(features(own)).mean(axis=0)) for own in self.exemplars])
-        distances = np.linalg.norm(_normalised(features(images))[:, None] - means[None], axis=2)
+        means = np.stack([_normalised(self.features(own).mean(axis=0)) for own in self.exemplars])
+        distances = np.linalg.norm(self.features(images)[:, None] - means[None], axis=2)
         scores = np.full((len(images), self.classifier.n_outputs), -np.inf)
         scores[:, : len(means)] = -distances
         return scores

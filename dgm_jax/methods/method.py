@@ -97,11 +97,14 @@ class TaskInput(Generic[State]):
     in_progress: Tree | None = None  # What `Method.in_progress` gave when the task was interrupted.
 
 
-class Reads(Protocol):
+class Predictor(Protocol):
     """A trained classifier, as far as evaluation needs it."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Scores uint8 images for every class, [n, classes]; the highest score is the prediction."""
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features of uint8 images, [n, features]; only needed if the method has a memory."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Learnt(Generic[State]):
     """What one seed takes out of a task."""
 
     state: State
-    classifiers: Mapping[str, Reads]  # One for each of `Method.readings`.
+    classifiers: Mapping[str, Predictor]  # One for each of `Method.readings`.
     metrics: dict[str, float] = field(default_factory=dict)  # Means over the training of the classifier that is asked.
     capacity: list[dict[str, Any]] = field(default_factory=list)  # What the task used of each layer.
     notes: tuple[str, ...] = ()  # What a person should know.

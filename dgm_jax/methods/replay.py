@@ -9,7 +9,13 @@ from dgm_jax.training.epoch import ReplayedImages, TaskImages
 
 
 def replayed_images(
-    memories: list[Memory], setting: Setting, task: int, keys: list[jax.Array], watch: Watch, *, epoch: int | None = None
+    memories: list[Memory],
+    setting: Setting,
+    task: int,
+    keys: list[jax.Array],
+    watch: Watch,
+    *,
+    epoch: int | None = None,
 ) -> list[ReplayedImages]:
     """Draws, for each seed and each earlier class, as many images as the current task has per class (section 3.3).
 

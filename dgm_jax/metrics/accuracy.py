@@ -100,15 +100,3 @@ def backward_transfer(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> flo
 def _mean_of_known(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(np.mean(known)) if known.size else float("nan")
-
-
-
-
-
-
-
-
-
-
-
-

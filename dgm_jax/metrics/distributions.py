@@ -6,6 +6,7 @@ import numpy as np
 
 _ROWS_AT_ONCE = 1024  # Of a matrix of distances: tens of thousands of images then fit into memory.
 
+
 def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
     """The Frechet distance of two sets of features, taken for normally distributed (Heusel et al. 2017).
 
@@ -26,9 +27,11 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
     distance = np.sum((means[0] - means[1]) ** 2) + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross
     return float(max(distance, 0.0))
 
+
 def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
 
 def precision_and_recall(real: np.ndarray, generated: np.ndarray, *, neighbours: int = 3) -> tuple[float, float]:
     """How many generated images look real, and how many real ones could have been generated (Kynkaanniemi et al. 2019).
@@ -52,12 +55,15 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, *, neighbours:
 
     return covered(generated, real), covered(real, generated)
 
+
 def nearest(points: np.ndarray, members: np.ndarray) -> np.ndarray:
     """The Euclidean distance of each point, [n, d], to the nearest of the members, [m, d]."""
     return np.concatenate([_distances(rows, members).min(axis=1) for rows in _blocks(points)])
 
+
 def _blocks(points: np.ndarray) -> Iterator[np.ndarray]:
     return (points[start : start + _ROWS_AT_ONCE] for start in range(0, len(points), _ROWS_AT_ONCE))
+
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None] - 2 * a @ b.T

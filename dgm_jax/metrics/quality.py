@@ -1,52 +1,19 @@
-"""How good a memory's images are, in the eyes of a classifier that learnt all real images (ALGORITHM, section 10)."""
+"""How good a memory's images are, as judged by a classifier that learnt all real images (docs/method.md)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
 
-from dgm_jax import metrics
-from dgm_jax.errors import NoMemory
+from dgm_jax.accuracy import macro_accuracy, per_class_accuracy
+from dgm_jax.distributions import frechet_distance, precision_and_recall
+from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
-from dgm_jax.models.prediction import predict_features, predict_logits
-from dgm_jax.runs.folder import Workdir
-from dgm_jax.system import checkpoint
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A classifier that learnt the real images of all classes: the last one of a `joint` run."""
-
-    params: Any
-    statistics: Any
-    n_classes: int
-    network: str
-
-    @classmethod
-    def of(cls, workdir: Workdir, n_classes: int) -> "Judge":
-        """Loads it from the folder of a finished `joint` run; raises NoMemory if there is none."""
-        restored = checkpoint.restore(workdir.checkpoints, on_damage=lambda _: None)
-        if restored is None:
-            raise NoMemory(f"{workdir.path} has no classifier to judge by; run --method joint first")
-        settings = workdir.read_config()["config"]
-        network = settings.get("consolidation_network") or settings.get("network", "dcgan")
-        return cls(restored.tree["params"], restored.tree["statistics"], n_classes, network)
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """The class index of each uint8 image."""
-        seen = np.ones(self.n_classes, bool)
-        return predict_logits(self.params, self.statistics, images, seen, network=self.network).argmax(axis=1)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """What its class head sees, [n, features]."""
-        return predict_features(self.params, self.statistics, images, network=self.network)
 
 
 def measure(
     memory: Memory,
-    judge: Judge,
+    judge: Classifier,
     images: np.ndarray,
     labels: np.ndarray,
     key: jax.Array,
@@ -58,17 +25,17 @@ def measure(
 
     Args:
       memory: knows all classes.
-      judge: learnt them from real images.
+      judge: learnt all classes from real images: the last classifier of a `joint` run.
       images: real test images, uint8.
       labels: their class indices.
       key: a PRNG key.
       each: images to draw of each class.
-      label: tells the class of drawn images, where the memory cannot be asked for one; what it never tells counts as
-        wrong.
+      label: predicts the class of drawn images, if the memory cannot be asked for one; a class that it never predicts
+        counts as wrong.
 
     Returns:
-      "generated_sample_accuracy": the share of generated images that the judge tells right, mean over classes (what
-      MeRGAN's published numbers are); "judge_accuracy": the same of real test images; "frechet_distance",
+      "generated_sample_accuracy": the share of generated images that the judge classifies as asked, mean over classes
+      (what MeRGAN publishes); "judge_accuracy": the same of real test images; "frechet_distance",
       "precision" and "recall", in the judge's features.
     """
     n = memory.n_classes
@@ -76,15 +43,15 @@ def measure(
     asked = np.repeat(np.arange(n), each) if label is None else label(drawn)
 
     def accuracy(pictures: np.ndarray, truth: np.ndarray) -> float:
-        each_class = metrics.per_class_accuracy(judge.predict(pictures), truth, n)
-        return metrics.macro_accuracy(np.nan_to_num(each_class))  # A class that is never drawn is not drawn right.
+        each_class = per_class_accuracy(judge.logits(pictures).argmax(axis=1), truth, n)
+        return macro_accuracy(np.nan_to_num(each_class))  # A class that is never drawn is not drawn right.
 
     real, generated = judge.features(images), judge.features(drawn)
-    precision, recall = metrics.precision_and_recall(real, generated)
+    precision, recall = precision_and_recall(real, generated)
     return {
         "generated_sample_accuracy": accuracy(drawn, asked),
         "judge_accuracy": accuracy(images, labels),
-        "frechet_distance": metrics.frechet_distance(real, generated),
+        "frechet_distance": frechet_distance(real, generated),
         "precision": precision,
         "recall": recall,
     }

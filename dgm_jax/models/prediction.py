@@ -19,6 +19,7 @@ def to_unit_range(images: jax.Array) -> jax.Array:
 
 _PREDICTED_AT_ONCE = 256
 
+
 def predict_logits(
     params: Params, statistics: Params, images: np.ndarray, seen: np.ndarray, *, network: str
 ) -> np.ndarray:
@@ -26,9 +27,11 @@ def predict_logits(
     logits = _predict_all(params, statistics, images, network)[0]
     return np.where(seen[None], logits, np.finfo(logits.dtype).min)
 
+
 def predict_features(params: Params, statistics: Params, images: np.ndarray, *, network: str) -> np.ndarray:
     """What the class head sees of uint8 images in evaluation mode, [n, features]."""
     return _predict_all(params, statistics, images, network)[1]
+
 
 def _predict_all(params: Params, statistics: Params, images: np.ndarray, network: str) -> tuple[np.ndarray, np.ndarray]:
     """Logits and features, from programs of one batch size."""
@@ -42,6 +45,7 @@ def _predict_all(params: Params, statistics: Params, images: np.ndarray, network
     ]
     logits, features = (np.concatenate(arrays)[:n] for arrays in zip(*parts, strict=True))
     return logits, features
+
 
 @partial(jax.jit, static_argnames="network")
 def _predict(params: Params, statistics: Params, images: jax.Array, *, network: str) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,6 @@
 """What a run says on the console: what it is, one live bar per task, the numbers after each, where the files are."""
 
 import os
-import re
 import sys
 import textwrap
 import time
@@ -84,7 +83,7 @@ class ConsoleProgress(Callback):
         }
         if event.resumed_from is not None:
             task, epochs = event.resumed_from
-            facts["goes on"] = f"from {self._name(task)}, {epochs} of {event.config.epochs} epochs done"
+            facts["goes on"] = f"from {self._name(task)}, {epochs} of {event.epochs} epochs done"
         self._print(*_facts(facts))
 
     def on_task_start(self, event: TaskStart) -> None:
@@ -101,7 +100,6 @@ class ConsoleProgress(Callback):
     def on_progress(self, event: Progress) -> None:
         """Moves the bar."""
         self._follow(event.task, event.phase)
-        self._metrics = event.metrics or self._metrics
         share = event.done / event.total if event.total else 1.0
         if event.phase == "train" and event.epoch is not None and self._task is not None:  # Of one epoch, not of all.
             self._epoch = event.epoch
@@ -137,16 +135,12 @@ class ConsoleProgress(Callback):
         if event.already_finished:
             first = ["this run is finished already: nothing was trained (another --workdir starts a new one)"]
         else:
-            sitting, whole = self._clock() - self._begun, sum(event.summary.get("seconds", {}).values())
+            sitting, whole = self._clock() - self._begun, sum(event.summary.seconds.values())
             in_all = f" ({_time(whole)} with the sittings before)" if whole > sitting + 1 else ""
             first = [f"finished in {_time(sitting)}{in_all}"]
         summary = event.summary
-        readings = {int(m[1]): value for key, value in summary.items() if (m := re.fullmatch(r"A_(\d+)", key))}
-        if readings:
-            n = max(readings)
-            forgetting = summary.get("forgetting")
-            fall = forgetting if isinstance(forgetting, dict) else {}
-            first += _averages(n, str(summary.get("protocol")), readings[n], fall)
+        if summary.averages:
+            first += _averages(summary.final, summary.protocol, summary.averages[summary.final], summary.forgetting)
         self._print(*first, *_facts({"run folder": str(event.workdir)} | event.files))
 
     def on_note(self, text: str) -> None:

@@ -60,7 +60,7 @@ def page(run: RunFiles) -> str:
         title=f"{run.stream['dataset']}, {run.method}",
         run=run,
         charts=drawn,
-        minutes=_duration(sum((run.summary or {}).get("seconds", {}).values())),
+        minutes=_duration(sum(run.summary.seconds.values()) if run.summary else 0),
         task_names=_task_names(run),
         grid=_grid(run),
         real=[list(map(_data_uri, run.real.get(index, []))) for index in range(len(run.names))] if run.real else None,
@@ -190,7 +190,7 @@ def _confusion(run: RunFiles) -> dict[str, list[list[tuple[int, float]]]]:
     """Counts, and shares of the true class's images."""
     return {
         reading: [[(count, count / max(sum(row), 1)) for count in row] for row in rows]
-        for reading, rows in (run.summary or {}).get("confusion", {}).items()
+        for reading, rows in (run.summary.confusion if run.summary else {}).items()
     }
 
 
@@ -206,7 +206,7 @@ def _untested(run: RunFiles) -> dict[str, int]:
 
 def _privacy(run: RunFiles) -> dict[str, Any] | None:
     """How many classes there are, which come nearer to their training images than chance explains, and copies."""
-    rows = (run.summary or {}).get("privacy")
+    rows = run.summary.privacy if run.summary else []
     if not rows:
         return None
     nearer = [privacy.is_nearer(row) for row in rows]

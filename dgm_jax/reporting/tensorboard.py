@@ -36,7 +36,7 @@ class TensorBoard(Callback):
 
     def on_run_start(self, event: RunStart) -> None:
         """Opens a file; what an interrupted sitting wrote of epochs that are done again is hidden."""
-        self._workdir, self._epochs, self._several = event.workdir, event.config.epochs, len(event.seeds) > 1
+        self._workdir, self._epochs, self._several = event.workdir, event.epochs, len(event.seeds) > 1
         task, epochs_done = event.resumed_from or (0, 0)
         self._writer = self._new_writer(
             str(event.workdir / "tensorboard"), purge_step=task * self._epochs + epochs_done + 1

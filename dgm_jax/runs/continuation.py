@@ -1,11 +1,11 @@
-"""Streams that a run meets one after the other, on several days, and where one that it is given now belongs.
+"""A finished run continues with new classes: where a stream that it is given now belongs.
 
-A run stands at the end of a day, or in the midst of one, by its newest whole checkpoint, whatever other files say. In
-the midst it goes on with the images of that day alone. At the end it takes any stream of new classes; one that was
-announced there but not begun gives way.
+Tasks reach a run in stages, one stream each. By its newest whole checkpoint, whatever other files say, a run stands at
+the end of a stage or within one. Within a stage it continues with the images of that stage only. At the end it takes any
+stream of new classes, and drops one that was announced but not begun.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -13,19 +13,27 @@ from typing import Any
 from dgm_jax.data import Past, TaskStream
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import OtherConfiguration
+from dgm_jax.runs.reading import StoredConfig
 
 
 @dataclass(frozen=True)
-class Met:
-    """What a run has met, as its config.json says."""
+class LearntSoFar:
+    """What a run has seen so far, as its config.json says."""
 
-    stream: Mapping[str, Any]  # Describes all days together.
+    stream: Mapping[str, Any]  # Describes all stages together.
     names: tuple[str, ...]
-    days: tuple[int, ...]  # Tasks of each day.
+    stages: tuple[int, ...]  # Tasks of each stage.
 
-    def first(self, n: int) -> "Met":
-        """The first n days."""
-        n_tasks = sum(self.days[:n])
+    @classmethod
+    def of(cls, config: StoredConfig) -> "LearntSoFar | None":
+        """From config.json; None for the earliest runs, which did not name classes."""
+        if config.class_names is None or config.stream is None:
+            return None
+        return cls(config.stream, config.class_names, config.stages)
+
+    def first(self, n: int) -> "LearntSoFar":
+        """The first n stages."""
+        n_tasks = sum(self.stages[:n])
         tasks = self.stream["tasks"][:n_tasks]
         stream = {
             **self.stream,
@@ -33,7 +41,7 @@ class Met:
             "tasks": tasks,
             "train_counts": self.stream["train_counts"][:n_tasks],
         }
-        return Met(stream, self.names[: sum(map(len, tasks))], self.days[:n])
+        return LearntSoFar(stream, self.names[: sum(map(len, tasks))], self.stages[:n])
 
     def past(self) -> Past:
         """What is left of it once its images are gone."""
@@ -45,85 +53,85 @@ class Met:
             fingerprint=self.stream["fingerprint"],
         )
 
+    def then(self, stream: TaskStream) -> TaskStream | None:
+        """A stream as the next stage; None if it shares a class with an earlier one."""
+        if not self.stages:
+            return stream
+        return None if set(self.names) & set(stream.class_names) else stream.after(self.past())
+
 
 @dataclass(frozen=True)
-class Placed:
-    """A stream as the run meets it."""
+class Placement:
+    """A stream, and where it belongs in a run."""
 
     stream: TaskStream
-    days: tuple[int, ...]  # Tasks of each day, the stream's own last.
-    fits: bool  # It is known to fit what the run has met, which it replaces or adds to.
-    dropped: tuple[str, ...] = ()  # Classes that were announced, and give way.
+    stages: tuple[int, ...]  # Tasks of each stage, the stream's last.
+    known: bool  # The stream is known to fit what the run has seen, which it replaces or adds to.
+    dropped: tuple[str, ...] = ()  # Classes that were announced but not learnt, and are given up.
 
 
-def place(stream: TaskStream, met: Met, finished_tasks: int, epochs_done: int) -> Placed:
+def place_stream(stream: TaskStream, learnt: LearntSoFar, finished_tasks: int, epochs_done: int) -> Placement:
     """Finds where a stream belongs.
 
     Args:
-      stream: its images are at hand.
-      met: what the run has met so far.
+      stream: its images are here.
+      learnt: what the run has seen so far.
       finished_tasks: by its newest whole checkpoint.
       epochs_done: of the task after those.
 
     Raises:
-      OtherConfiguration: if the run is in the midst of another day, or the stream has classes of an earlier day and new
-        ones, or images of another shape.
+      OtherConfiguration: if the run is within another stage, or the stream has classes of an earlier stage and new ones,
+        or images of another shape.
     """
-    ends = list(accumulate(met.days))
-    over = sum(end <= finished_tasks for end in ends)  # Days that are learnt.
-    plain = Placed(stream, (stream.n_tasks,), False)
-    begun = epochs_done > 0 or finished_tasks > (ends[over - 1] if over else 0)
-    # The day that the run is in, or announced; else the one that it ended last, which is then finished already.
-    for day in (over,) if begun else (over, over - 1):
-        if 0 <= day < len(met.days):
-            candidate = _after(stream, met.first(day))
-            known = met.first(day + 1)
-            if (
-                candidate is not None
-                and describe(candidate) == known.stream
-                and tuple(candidate.class_names) == known.names
-            ):
-                return Placed(candidate, met.days[: day + 1], True, met.names[len(known.names) :])
-    again = [name for name in stream.class_names if name in met.first(over).names]
-    if len(again) == stream.n_classes and (len(met.days) == 1 or not over):
-        return plain
-    if begun:
-        if over or not set(stream.class_names) & set(met.names):
-            classes = ", ".join(met.first(over + 1).names[len(met.first(over).names) :][:5])
+    n_over = sum(end <= finished_tasks for end in accumulate(learnt.stages))  # Stages that are learnt.
+    alone = Placement(stream, (stream.n_tasks,), known=False)
+    over, current = learnt.first(n_over), learnt.first(n_over + 1)
+    is_within = epochs_done > 0 or finished_tasks > sum(over.stages)
+    # The stage that the run is in, or that was announced; else the one that it ended last, which is then finished.
+    for stage in (n_over,) if is_within else (n_over, n_over - 1):
+        found = _as_stage(stream, learnt, stage)
+        if found is not None:
+            return found
+    again = [name for name in stream.class_names if name in over.names]
+    if len(again) == stream.n_classes and (len(learnt.stages) == 1 or not n_over):
+        return alone
+    if is_within:
+        if n_over or not set(stream.class_names) & set(learnt.names):
+            classes = ", ".join(current.names[len(over.names) :][:5])
             raise OtherConfiguration(
-                f"has not learnt all of {classes} yet; go on with their images first, or choose another --workdir"
+                f"has not learnt all of {classes} yet; continue with their images first, or choose another --workdir"
             )
-        return plain
-    if not over:
-        return plain
+        return alone
+    if not n_over:
+        return alone
+    _require_new(stream, learnt, over, again)
+    return Placement(
+        stream.after(over.past()), (*over.stages, stream.n_tasks), known=True, dropped=learnt.names[len(over.names) :]
+    )
+
+
+def _as_stage(stream: TaskStream, learnt: LearntSoFar, stage: int) -> Placement | None:
+    """The stream as a stage that the run knows; None if it is another."""
+    if not 0 <= stage < len(learnt.stages):
+        return None
+    candidate, known = learnt.first(stage).then(stream), learnt.first(stage + 1)
+    if candidate is None or describe(candidate) != known.stream or tuple(candidate.class_names) != known.names:
+        return None
+    return Placement(candidate, known.stages, known=True, dropped=learnt.names[len(known.names) :])
+
+
+def _require_new(stream: TaskStream, learnt: LearntSoFar, over: LearntSoFar, again: list[str]) -> None:
+    """Refuses a stream that cannot come after what is learnt."""
     if again:
         raise OtherConfiguration(
-            f"has learnt class {again[0]} before; a class belongs to one day: leave its images out, or choose another "
+            f"has learnt class {again[0]} before; a class belongs to one stage: leave its images out, or choose another "
             "--workdir"
         )
-    if list(stream.image_shape) != met.stream["image_shape"]:
-        shapes = ("x".join(map(str, shape)) for shape in (met.stream["image_shape"], stream.image_shape))
+    if list(stream.image_shape) != learnt.stream["image_shape"]:
+        before, now = ("x".join(map(str, shape)) for shape in (learnt.stream["image_shape"], stream.image_shape))
         raise OtherConfiguration(
-            "has learnt images of {}, these are {}; give the --image-size of the first day, and images with its number "
-            "of channels, or choose another --workdir".format(*shapes)
+            f"has learnt images of {before}, these are {now}; give the --image-size of the first stage, and images with "
+            "its number of channels, or choose another --workdir"
         )
-    learnt = met.first(over)
-    if stream.fingerprint in learnt.stream["fingerprint"].split("+"):
+    if stream.fingerprint in over.stream["fingerprint"].split("+"):
         raise OtherConfiguration("has learnt these very images before, under other names; choose another --workdir")
-    return Placed(stream.after(learnt.past()), (*learnt.days, stream.n_tasks), True, met.names[len(learnt.names) :])
-
-
-def _after(stream: TaskStream, met: Met) -> TaskStream | None:
-    """The stream after what was met; None if they share a class."""
-    if not met.days:
-        return stream
-    return None if set(met.names) & set(stream.class_names) else stream.after(met.past())
-
-
-def met_before(config: Mapping[str, Any]) -> Met | None:
-    """What config.json says that the run has met; None of the first runs, which did not name classes."""
-    if "class_names" not in config or "stream" not in config:
-        return None
-    stream: Mapping[str, Any] = config["stream"]
-    days: Sequence[int] = config.get("days", [len(stream["tasks"])])
-    return Met(stream, tuple(config["class_names"]), tuple(days))

@@ -3,7 +3,7 @@
 Each event is a plain, frozen record. Callbacks run on the host between compiled calls and cannot change a run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ class RunStart:
     """A run begins or goes on."""
 
     config: Config
+    epochs: int  # Of each task.
     workdir: Path
     devices: list[str]  # For example ["cpu:0"].
     platform: str  # "cpu", "gpu" or "tpu"

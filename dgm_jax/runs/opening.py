@@ -1,9 +1,40 @@
-"""Whether settings and a stream of tasks fit each other, and what tells one stream from another."""
+"""Opening a run's folder: settings and stream fit each other, and the folder belongs to this run."""
 
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
 
-from dgm_jax.config import Config
+from dgm_jax.config import Config, without_removed
 from dgm_jax.data import TaskStream
-from dgm_jax.errors import ConfigError
+from dgm_jax.data.stream import describe
+from dgm_jax.errors import ConfigError, OtherConfiguration
+from dgm_jax.runs.continuation import LearntSoFar, Placement, place_stream
+from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
+from dgm_jax.runs.reading import NoRun, StoredConfig, read_checkpoint, read_config, read_summary
+from dgm_jax.system import files
+
+# Settings that can change when a run is resumed (--resume-anyway): no array's shape and no past result depends on them.
+_CHANGEABLE = (
+    "epochs",
+    "generator_learning_rate",
+    "discriminator_learning_rate",
+    "clip_norm",
+    "adversarial_weight",
+    "penalty_weight",
+    "sparsity_weight",
+    "scale_max",
+    "mask_share",
+    "replay",
+    "replay_steps",
+    "consolidation_steps",
+    "consolidation_samples",
+    "consolidation_learning_rate",
+    "consolidation_shift",
+    "consolidation_flip",
+    "consolidation_smoothing",
+    "checkpoint_epochs",
+)
 
 
 def check_fit(config: Config, stream: TaskStream) -> None:
@@ -27,3 +58,124 @@ def check_fit(config: Config, stream: TaskStream) -> None:
         )
 
 
+def place_in(folder: Workdir, stream: TaskStream) -> Placement:
+    """Where a stream belongs in the run in a folder: its beginning, or a continuation with new classes."""
+    alone = Placement(stream, (stream.n_tasks,), known=False)
+    learnt = LearntSoFar.of(read_config(folder)) if folder.config.exists() else None
+    if learnt is None or (describe(stream) == learnt.stream and tuple(stream.class_names) == learnt.names):
+        return alone
+    restored = read_checkpoint(folder, on_damage=lambda _: None)  # The run itself reports damage.
+    record = restored.metadata["record"] if restored is not None else {"finished_tasks": 0, "epochs_done": 0}
+    try:
+        return place_stream(stream, learnt, record["finished_tasks"], record["epochs_done"])
+    except OtherConfiguration as error:
+        raise OtherConfiguration(f"{folder.path} {error}") from error
+
+
+def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anyway: bool) -> None:
+    """Writes the configuration into a new folder, or checks that an old one belongs to the same run.
+
+    Args:
+      folder: locked for this run.
+      config: the settings.
+      placement: the stream, and where it belongs in the folder's run.
+      resume_anyway: resume although settings differ, with those given now. Only if neither arrays nor past results
+        depend on them; config.json keeps the earlier ones, under "before".
+
+    Raises:
+      OtherConfiguration: if the folder's run differs (the text lists every difference), or needs a removed setting.
+      ConfigError: if the folder was written by a newer version, or its configuration cannot be read.
+    """
+    stream = json.loads(json.dumps(describe(placement.stream)))
+    wanted: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "protocol": config.protocol,
+        "config": dataclasses.asdict(config),
+        "stream": stream,
+        "class_names": list(placement.stream.class_names),
+        "days": list(placement.stages),
+    }
+    if not folder.config.exists():
+        _require_empty(folder)
+        files.write_json(folder.config, wanted)
+        return
+    found = read_config(folder)
+    settings = _present_settings(found, config, folder)
+    changed = placement.known and (
+        found.stream != stream
+        or found.class_names != tuple(placement.stream.class_names)
+        or found.stages != placement.stages
+    )
+    differences = dict(_differences(settings, wanted["config"]))
+    if found.class_names is not None and not placement.known:
+        differences |= _differences(list(found.class_names), wanted["class_names"], "class_names")
+    if found.stream is not None and found.stream != stream and not placement.known:
+        raise OtherConfiguration(
+            f"{folder.path} holds a run on {_other_stream(found.stream, stream)}; choose another --workdir."
+        )
+    if differences:
+        _require_changeable(
+            folder, differences, is_over=_is_finished(folder, found) and not changed, resume_anyway=resume_anyway
+        )
+        files.write_json(folder.config, wanted | {"before": [*found.before, settings]})
+    elif changed:
+        files.write_json(folder.config, wanted | ({"before": found.before} if found.before else {}))
+
+
+def _present_settings(found: StoredConfig, config: Config, folder: Workdir) -> dict[str, Any]:
+    """The settings of the folder's run, in terms of this version."""
+    # Settings added in later versions had their default value when this file was written.
+    settings = dataclasses.asdict(Config()) | without_removed(found.settings, folder.path)
+    if found.stream is not None and all(len(task) == 1 for task in found.stream["tasks"]):
+        settings["critic_condition"] = config.critic_condition  # It has had no effect so far.
+    return settings
+
+
+def _require_empty(folder: Workdir) -> None:
+    if folder.checkpoints.exists() and any(folder.checkpoints.iterdir()):
+        raise OtherConfiguration(f"{folder.path} has checkpoints but no config.json; choose another --workdir")
+    if folder.seeds():
+        raise OtherConfiguration(
+            f"{folder.path} holds the runs of several seeds ({', '.join(folder.seeds())}); choose another --workdir"
+        )
+
+
+def _require_changeable(folder: Workdir, differences: dict[str, str], *, is_over: bool, resume_anyway: bool) -> None:
+    differs = f"{folder.path} holds a run with other settings: {'; '.join(differences.values())}."
+    fixed = sorted(set(differences) - set(_CHANGEABLE))
+    if is_over:
+        raise OtherConfiguration(f"{differs} It is finished; choose another --workdir.")
+    if not resume_anyway:
+        hint = "" if fixed else ", or pass --resume-anyway to continue with the settings given now"
+        raise OtherConfiguration(f"{differs} Choose another --workdir{hint}.")
+    if fixed:
+        raise OtherConfiguration(
+            f"{differs} A run cannot continue with another {', '.join(fixed)}; use another --workdir."
+        )
+
+
+def _is_finished(folder: Workdir, found: StoredConfig) -> bool:
+    try:
+        summary = read_summary(folder)
+    except NoRun:
+        return False
+    tasks = (found.stream or {}).get("tasks")
+    return summary is not None and summary.finished and tasks in (None, summary.tasks)
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names what differs between two nested settings: ("batch_size", "batch_size is 64, now 32")."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys([*found, *wanted]):
+            yield from _differences(found.get(key), wanted.get(key), key)
+    elif found != wanted:
+        yield name, f"{name} is {found!r}, now {wanted!r}"
+
+
+def _other_stream(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """How a run on other data or in another order differs, in a few words: not every number."""
+    if before.get("dataset") != now.get("dataset"):
+        return f"the data set {before.get('dataset')!r}, now it is {now.get('dataset')!r}"
+    if before.get("tasks") != now.get("tasks"):
+        return f"the tasks {before.get('tasks')}, now they are {now.get('tasks')}"
+    return f"other images of {now.get('dataset')!r}"

@@ -1,20 +1,21 @@
-"""What a page says of a run, read from the files in its folder; of a run in progress, as far as it has come."""
+"""The one reader of a run's folder: its configuration, its summary, its checkpoints, and all that a page shows."""
 
 import csv
 import io
 import json
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dgm_jax.errors import UserError
-from dgm_jax.runs.folder import Workdir
-from dgm_jax.system import files
+from dgm_jax.errors import ConfigError, UserError
+from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
+from dgm_jax.runs.summary import Summary
+from dgm_jax.system import checkpoint, files
 
 Matrix = list[list[float | None]]  # [after task][class], None where it is not known.
 
@@ -24,18 +25,119 @@ class NoRun(UserError, ValueError):
 
 
 @dataclass(frozen=True)
+class StoredConfig:
+    """What config.json says of a run."""
+
+    settings: dict[str, Any]
+    stream: dict[str, Any] | None  # Describes the data and the order of classes; None in the earliest runs.
+    class_names: tuple[str, ...] | None
+    stages: tuple[int, ...]  # How many tasks came at once: a run can continue with new classes several times.
+    before: list[dict[str, Any]]  # Earlier settings of the run, if it was resumed with others.
+    format_version: int
+
+
+def read_config(folder: Workdir) -> StoredConfig:
+    """Reads config.json.
+
+    Raises:
+      ConfigError: if it cannot be read, or a newer version wrote it.
+    """
+    try:
+        found = json.loads(folder.config.read_text())
+        version = int(found["format_version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder.config} cannot be read ({error}); choose another --workdir") from error
+    if version > FORMAT_VERSION:
+        raise ConfigError(
+            f"{folder.path} was written in format {version}, this version of dgm_jax reads up to {FORMAT_VERSION}; "
+            "upgrade dgm_jax or choose another --workdir"
+        )
+    stream, names = found.get("stream"), found.get("class_names")
+    return StoredConfig(
+        settings=found.get("config", {}),
+        stream=stream,
+        class_names=None if names is None else tuple(names),
+        stages=tuple(found.get("days", [len(stream["tasks"])] if stream else [])),
+        before=found.get("before", []),
+        format_version=version,
+    )
+
+
+def read_summary(folder: Workdir) -> Summary | None:
+    """Reads summary.json; None before the first task is finished.
+
+    Raises:
+      NoRun: if it cannot be read.
+    """
+    if not folder.summary.exists():
+        return None
+    try:
+        return Summary.from_json(json.loads(folder.summary.read_text()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise NoRun(f"{folder.summary} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def read_checkpoint(
+    folder: Workdir, on_damage: Callable[[str], None], *, holding: str | None = None
+) -> checkpoint.Checkpoint | None:
+    """Reads the newest whole checkpoint.
+
+    Args:
+      folder: of the run, which may be live.
+      on_damage: told of each damaged checkpoint that was passed over.
+      holding: pass over checkpoints whose tree has no entry of this name, such as those within the first task.
+
+    Raises:
+      DamagedCheckpoint: if there are checkpoints, but none is whole.
+    """
+    if not folder.checkpoints.is_dir():
+        return None
+    newest = checkpoint.restore(folder.checkpoints, on_damage=on_damage)
+    if newest is None or holding is None or holding in newest.tree:
+        return newest
+    for step in reversed(checkpoint.steps(folder.checkpoints)):
+        try:
+            restored = checkpoint.restore(folder.checkpoints, step, on_damage=on_damage)
+        except FileNotFoundError:  # A live run has just deleted it.
+            continue
+        except checkpoint.DamagedCheckpoint as error:
+            on_damage(str(error))
+            continue
+        if restored is not None and holding in restored.tree:
+            return restored
+    return None
+
+
+def require_run(path: Path) -> Workdir:
+    """The folder of a single run.
+
+    Raises:
+      NoRun: if it is none; says which folders are, if it holds the runs of several seeds.
+    """
+    folder = Workdir(path)
+    if not folder.path.is_dir():
+        raise NoRun(f"{folder.path}: no such folder; expected the --workdir of a run")
+    if not folder.config.is_file():
+        seeds = folder.seeds()
+        if seeds:
+            raise NoRun(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(seeds)}")
+        raise NoRun(f"{folder.path} has no config.json; expected the --workdir of a run")
+    return folder
+
+
+@dataclass(frozen=True)
 class RunFiles:
-    """What lies in the folder of a run, checked."""
+    """All that a page shows of a run; of a run in progress, as far as it has come."""
 
     path: Path
     config: dict[str, Any]  # Settings.
     stream: dict[str, Any]  # What the data and their order are: "dataset", "tasks", ...
-    summary: dict[str, Any] | None  # None before the first task is over.
+    summary: Summary | None  # None before the first task is over.
     matrices: dict[str, Matrix]  # By reading.
     epochs: list[dict[str, Any]]  # Lines of metrics.jsonl.
     drawn: list[dict[str, np.ndarray]]  # After each task: "labels" [classes] and "images", uint8 [classes, n, h, w, c].
     real: dict[int, np.ndarray]  # By class index: real images, uint8 [n, h, w, c], if the run was to keep some.
-    commands: list[str]  # That began the run and went on with it.
+    commands: list[str]  # That began and continued the run.
 
     @property
     def protocol(self) -> str:
@@ -55,77 +157,66 @@ class RunFiles:
     @property
     def finished_tasks(self) -> int:
         """So far."""
-        return 0 if self.summary is None else int(self.summary["finished_tasks"])
+        return 0 if self.summary is None else self.summary.finished_tasks
 
     @property
     def readings(self) -> list[str]:
-        """The classifiers that are read; the first is the one that counts."""
-        return [] if self.summary is None else list(self.summary["forgetting"])
+        """The classifiers that are measured; the first is the one that counts."""
+        return [] if self.summary is None else self.summary.readings
 
     @property
     def names(self) -> list[str]:
         """Of the classes seen so far, in their order."""
-        if self.summary is None:
-            return []
-        return list(self.summary["class_names"][: self.n_seen(self.finished_tasks - 1)])
+        return [] if self.summary is None else self.summary.class_names[: self.n_seen(self.finished_tasks - 1)]
+
+    def n_seen(self, task: int) -> int:
+        """Classes seen once a task is over."""
+        return sum(len(labels) for labels in self.stream["tasks"][: task + 1])
+
+    def averages(self, reading: str) -> list[float]:
+        """A_t after each task so far."""
+        return [] if self.summary is None else self.summary.curve(reading)
+
+    def rows(self, task: int) -> list[dict[str, Any]]:
+        """What a task used of each layer."""
+        return [] if self.summary is None else [row for row in self.summary.capacity if row["task"] == task]
 
     def check(self) -> None:
         """Makes sure that there is what a page needs; raises KeyError, TypeError or ValueError if not."""
         n_classes = self.n_seen(self.finished_tasks - 1)
         for name in ("batch_size", "epochs", "seed", "protocol", "method", "variant"):
             _ = self.config[name]
-        if self.summary is not None:
-            for name in ("final", "finished", "forgetting", "bytes", "seconds", "device", "versions", "confusion"):
-                _ = self.summary[name]
-            for name in ("total", "shared_weights", "task_parameters", "masks"):
-                _ = self.summary["bytes"]["memory"][name] if self.summary.get("capacity") else None
-            for reading in self.readings:
-                self.averages(reading)
-                if len(self.matrices[reading]) != self.finished_tasks:
-                    raise ValueError(f"accuracies of {len(self.matrices[reading])} tasks, not {self.finished_tasks}")
-            if len(self.names) != n_classes:
-                raise ValueError(f"{len(self.names)} names for {n_classes} classes")
-
-    def n_seen(self, task: int) -> int:
-        """Classes met once a task is over."""
-        return sum(len(labels) for labels in self.stream["tasks"][: task + 1])
-
-    def averages(self, reading: str) -> list[float]:
-        """A_t after each task so far."""
-        summary = self.summary or {}
-        return [summary[f"A_{self.n_seen(t)}"][reading]["macro"] for t in range(self.finished_tasks)]
-
-    def rows(self, task: int) -> list[dict[str, Any]]:
-        """What a task used of each layer."""
-        return [row for row in (self.summary or {}).get("capacity", []) if row["task"] == task]
+        if self.summary is None:
+            return
+        for name in ("total", "shared_weights", "task_parameters", "masks"):
+            _ = self.summary.bytes["memory"][name] if self.summary.capacity else None
+        for reading in self.readings:
+            if len(self.matrices[reading]) != self.finished_tasks:
+                raise ValueError(f"accuracies of {len(self.matrices[reading])} tasks, not {self.finished_tasks}")
+        if len(self.names) != n_classes:
+            raise ValueError(f"{len(self.names)} names for {n_classes} classes")
 
 
 def read(workdir: str | Path) -> RunFiles:
-    """Reads the folder of a run.
+    """Reads all that a page shows of a run.
 
     Raises:
-      NoRun: if it is none, or a file in it cannot be read; the text says which.
+      NoRun: if the folder is no run's, or a file in it cannot be read; the text says which.
     """
-    folder = Workdir(workdir)
-    if not folder.path.is_dir():
-        raise NoRun(f"{folder.path}: no such folder; expected the --workdir of a run")
-    if not folder.config.is_file():
-        several = folder.seeds()
-        if several:
-            raise NoRun(f"{folder.path} holds the runs of several seeds; name them: {', '.join(several)}")
-        raise NoRun(f"{folder.path} has no config.json; expected the --workdir of a run")
-    config = folder.read_config()
+    folder = require_run(Path(workdir))
+    stored = read_config(folder)
     try:
-        tasks = len(config["stream"]["tasks"])
-        summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else None
-        done = 0 if summary is None else int(summary["finished_tasks"])
+        if stored.stream is None:
+            raise ValueError("config.json does not describe the stream")
+        tasks, summary = len(stored.stream["tasks"]), read_summary(folder)
+        done = 0 if summary is None else summary.finished_tasks
         commands = folder.commands.read_text().splitlines() if folder.commands.exists() else []
         run = RunFiles(
             path=folder.path,
-            config=config["config"],
-            stream=config["stream"],
+            config=stored.settings,
+            stream=stored.stream,
             summary=summary,
-            # Of a run in progress these may be a task ahead of the summary.
+            # In a run in progress these may be a task ahead of the summary.
             matrices={reading: rows[:done] for reading, rows in _matrices(folder.accuracy).items()},
             epochs=[
                 line for line in files.read_jsonl(folder.metrics) if line["kind"] == "epoch" and line["task"] < tasks
@@ -141,6 +232,8 @@ def read(workdir: str | Path) -> RunFiles:
         run.check()
         return run
     except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        if isinstance(error, NoRun):
+            raise
         raise NoRun(f"a file in {folder.path} cannot be read ({type(error).__name__}: {error})") from error
 
 

@@ -140,10 +140,12 @@ class Session:
         for text in self.method.advice():
             self.callback.on_note(text)
         position = min(run.record.position for run in self.runs)
+        epochs = self.method.plan(position[0], [run.state for run in self.runs]).epochs
         one = len(self.runs) == 1
         self.callback.on_run_start(
             RunStart(
                 config=self.config,
+                epochs=epochs,
                 seeds=tuple(run.config.seed for run in self.runs),
                 workdir=self.runs[0].folder.path if one else self.runs[0].folder.path.parent,
                 devices=[str(device) for device in devices],

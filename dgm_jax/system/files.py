@@ -16,10 +16,6 @@ import numpy as np
 PathLike = str | os.PathLike[str]
 
 
-
-
-
-
 def write_atomically(path: PathLike, data: bytes | str) -> None:
     """Writes a file that a reader, or a crash at any moment, sees old or new but never in part.
 
@@ -142,10 +138,6 @@ def sync(path: PathLike) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-
-
 
 
 def _jsonl(path: Path) -> list[tuple[bytes, dict[str, Any]]]:

@@ -16,8 +16,10 @@ from dgm_jax.system.files import PathLike
 class WorkdirError(UserError, RuntimeError):
     """A work folder that cannot be made, written or locked."""
 
+
 class WorkdirInUse(UserError, RuntimeError):
     """A work folder that another live run holds."""
+
 
 class RunLock:
     """Holds a work folder for one run: `with RunLock(workdir): ...`; makes the folder if it is missing.
@@ -79,6 +81,7 @@ class RunLock:
             raise self._error("cannot be locked", error) from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+
 
 def _holder(descriptor: int) -> str:
     try:

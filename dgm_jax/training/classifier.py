@@ -117,9 +117,7 @@ def run_classifier_steps(
         return lax.fori_loop(start, stop, body, (state, sums))
 
 
-def _mini_batch(
-    keys: list[jax.Array], sources: tuple[TaskImages, ...], batch_size: int
-) -> tuple[jax.Array, jax.Array]:
+def _mini_batch(keys: list[jax.Array], sources: tuple[TaskImages, ...], batch_size: int) -> tuple[jax.Array, jax.Array]:
     """Random images uint8 [batch, h, w, c] and labels [batch]; the first source gives what does not divide evenly."""
     part = batch_size // len(sources)
     sizes = [batch_size - part * (len(sources) - 1), *[part] * (len(sources) - 1)]

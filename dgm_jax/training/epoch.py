@@ -15,6 +15,7 @@ from flax import struct
 from jax import lax
 
 from dgm_jax.models.generator import conditioned_noise
+from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import share
 from dgm_jax.training.state import Array, Capacity, Clock, TrainState, of_average
@@ -45,8 +46,6 @@ def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
     indices = np.zeros(capacity, np.int32)
     pixels[: len(images)], indices[: len(labels)] = images, labels
     return TaskImages(pixels, indices, np.int32(len(images)))
-
-
 
 
 def epoch_order(key: jax.Array, capacity: int, count: jax.Array) -> jax.Array:

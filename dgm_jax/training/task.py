@@ -13,8 +13,15 @@ from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import Pair, pair
 from dgm_jax.models.generator import Generator, host_generator
 from dgm_jax.models.normalisation import init_norm
-from dgm_jax.training.state import Capacity, Params, TrainState, init_optimiser, make_capacity, make_optimisers, of_average
-from dgm_jax.training.step import epoch_scale
+from dgm_jax.training.state import (
+    Capacity,
+    Params,
+    TrainState,
+    init_optimiser,
+    make_capacity,
+    make_optimisers,
+    of_average,
+)
 from dgm_jax.training.warm_start import begin_as
 
 
@@ -106,7 +113,8 @@ def begin_task(
     generator = _fresh_generator(networks, task_key, kernels, reserved, physical)
     statistics = wiring.init_statistics(physical)
     if similar:
-        slope = float(epoch_scale(config, config.scale_lead or 1, networks.mask_epochs))  # The first that turns a gate.
+        first = config.scale_lead or 1  # The slope of epoch 0, 1 / s_max, turns no gate.
+        slope = float(nn.annealed_scale(first, networks.mask_epochs, config.scale_max))
         generator, statistics = begin_as(generator, statistics, similar, slope)
     if discriminator is None:
         discriminator = networks.pair.init_discriminator(
@@ -226,9 +234,7 @@ def grow(
         grown = nn.grown_unit_widths(widths, newly_reserved)
     else:
         window = [edge.window**2 for edge in wiring.edges]
-        grown = nn.grown_weight_widths(
-            widths, newly_reserved, inputs=config.noise_dim, window=window, ends=wiring.ends
-        )
+        grown = nn.grown_weight_widths(widths, newly_reserved, inputs=config.noise_dim, window=window, ends=wiring.ends)
     fresh = networks.new_kernels(key, grown)
     shapes = networks.mask_shapes(grown)
     return (

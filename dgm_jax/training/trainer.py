@@ -46,9 +46,7 @@ class Trainer:
         self.networks, self.config = networks, networks.config
         self.devices, self.backend = devices, backend
         self.step = step.of(networks.config, AXIS)
-        self._steps = partial(
-            run_steps, step=self.step, n_conditioned=networks.n_conditioned, n_devices=len(devices)
-        )
+        self._steps = partial(run_steps, step=self.step, n_conditioned=networks.n_conditioned, n_devices=len(devices))
         self._mapped: dict[tuple[Any, int], Callable[..., Any]] = {}  # By the number of runs side by side.
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
         self._compiled: set[tuple[int, tuple[int, ...]]] = set()  # Runs and physical widths that have been trained at.
