@@ -46,14 +46,14 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
         return [draw.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
 
     def task(index: int, own: tuple[int, ...]) -> TaskMemory:
-        parameters = jax.device_get(generator.init_task(jax.random.key(index), own, 1, 1))
+        norms, heads = generator.init_task(jax.random.key(index), own, 1, 1)
         return TaskMemory(
             classes=(index,),
             widths=own,
             masks=masks(index, own),
-            norms=parameters["norms"],
-            statistics=jax.device_get(generator.init_statistics(own)),
-            heads=parameters["heads"],
+            norms=norms,
+            statistics=generator.init_statistics(own),
+            heads=heads,
             n_conditioned=n_classes,
         )
 
@@ -76,12 +76,10 @@ def replay_products(memory: Memory, task: int, n: int) -> Counter[arithmetic.Pro
     channels = own.heads.shape[-1]
 
     key = jax.random.key(0)
-    params = {
-        "kernels": memory.generator.init_kernels(key, widths, memory.noise_dim),
-        **memory.generator.init_task(key, widths, channels, 1),
-    }
+    kernels = memory.generator.init_kernels(key, widths, memory.noise_dim)
+    params = GeneratorParams(kernels, *memory.generator.init_task(key, widths, channels, 1))
 
-    def generate(params: dict[str, Any]) -> jax.Array:
+    def generate(params: GeneratorParams) -> jax.Array:
         noise, head = jnp.zeros((n, memory.noise_dim)), jnp.zeros(n, jnp.int32)
         statistics = memory.generator.init_statistics(widths)
         return memory.generator.generate(params, statistics, [None] * len(widths), noise, head, train=False)[0]

@@ -150,7 +150,7 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
     """The scene when masks are settled, every other gate open, and open units alone are trained if a shape has room."""
     trainer = scene.trainer
     state, capacity = jax.tree.map(np.array, jax.device_get((scene.state, scene.capacity)))
-    for embedding in state.generator["embeddings"]:
+    for embedding in state.generator.embeddings:
         live = np.isfinite(embedding)
         embedding[live] = np.resize([1, -1], live.sum())
     units = find_open_units([state], shapes, trainer.generator) if trainer.config.variant == "dgma" else None

@@ -27,6 +27,7 @@ from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import TrainState, from_tree, to_tree
 from dgm_jax.training.trainer import TaskTraining, Trainer
 from dgm_jax.training.warm_start import most_similar_classes
+from dgm_jax.types import DiscriminatorParams, Statistics, params_to_tree, statistics_from_tree
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class DGM(Method[State, Training]):
                 task=task,
                 steps=plan.steps,
             )
-            best = [self._best_before(own, task) for own in inputs]
+            best = [self._best_before(own, task, like) for own, (_, like, *_) in zip(inputs, begun, strict=True)]
         return Training(task, inputs, [own[0] for own in begun], running, best=best)
 
     def _begin(self, task: int, own: TaskInput[State], physical: tuple[int, ...]) -> Any:
@@ -179,11 +180,11 @@ class DGM(Method[State, Training]):
             if best is None or accuracy > best[0]:
                 training.best[run] = (accuracy, to_tree(state))
 
-    def _best_before(self, own: TaskInput[State], task: int) -> tuple[float, Tree] | None:
+    def _best_before(self, own: TaskInput[State], task: int, like: TrainState) -> tuple[float, Tree] | None:
         tree = (own.in_progress or {}).get("best")
-        return None if tree is None else (self._validation_accuracy(own, task, tree), tree)
+        return None if tree is None else (self._validation_accuracy(own, task, from_tree(like, tree)), tree)
 
-    def _validation_accuracy(self, own: TaskInput[State], task: int, state: TrainState | Tree) -> float:
+    def _validation_accuracy(self, own: TaskInput[State], task: int, state: TrainState) -> float:
         assert own.validation is not None
         pixels, labels = own.validation
         predicted = self._auxiliary(state, task).logits(pixels).argmax(axis=1)
@@ -251,14 +252,12 @@ class DGM(Method[State, Training]):
         state = replace(state, memory=memory, auxiliary=self._auxiliary(train_state, task))
         return Learnt(state, classifiers={}, capacity=rows, notes=notes)
 
-    def _auxiliary(self, train_state: TrainState | Tree, task: int) -> Classifier:
-        if isinstance(train_state, TrainState):
-            params, statistics = train_state.discriminator, train_state.discriminator_statistics
-        else:
-            params, statistics = train_state["discriminator"], train_state["discriminator_statistics"]
-        return self._classifier(params, statistics, self.config.network, task)
+    def _auxiliary(self, state: TrainState, task: int) -> Classifier:
+        return self._classifier(state.discriminator, state.discriminator_statistics, self.config.network, task)
 
-    def _classifier(self, params: Any, statistics: Any, network: str, task: int) -> Classifier:
+    def _classifier(
+        self, params: DiscriminatorParams, statistics: list[Statistics], network: str, task: int
+    ) -> Classifier:
         n = self.setting.n_seen(task)
         shape, labels, names = self.setting.image_shape, self.setting.labels[:n], self.setting.names[:n]
         return Classifier(params, statistics, network, shape, labels, names)
@@ -288,7 +287,9 @@ class DGM(Method[State, Training]):
         tree = {"memory": arrays}
         for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
             if classifier is not None:
-                tree[name] = jax.device_get({"params": classifier.params, "statistics": classifier.statistics})
+                tree[name] = params_to_tree(
+                    jax.device_get({"params": classifier.params, "statistics": classifier.statistics})
+                )
         return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
@@ -302,8 +303,8 @@ class DGM(Method[State, Training]):
             kept = next((tree[name] for name in names if name in tree), None)
             if kept is None:
                 return None
-            params = widened(kept["params"], self.setting.n_classes)
-            return self._classifier(params, kept["statistics"], network, finished_tasks - 1)
+            params = widened(DiscriminatorParams.from_tree(kept["params"]), self.setting.n_classes)
+            return self._classifier(params, statistics_from_tree(kept["statistics"]), network, finished_tasks - 1)
 
         return State(
             memory,
