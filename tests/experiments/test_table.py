@@ -7,10 +7,10 @@ import json
 import helpers
 import numpy as np
 import pytest
+from dgm_jax.methods.learner import BaselineLearner
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
-from dgm_jax.methods.learner import BaselineLearner
 from dgm_jax.metrics.quality import Judge, measure
 from dgm_jax.reporting import table as sheets
 from dgm_jax.runs.folder import Workdir
