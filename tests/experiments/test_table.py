@@ -208,6 +208,16 @@ def test_a_setting_that_came_later_does_not_make_another_run(tmp_path):
     assert cell.read()["finished"]
 
 
+def test_a_setting_that_was_removed_makes_another_run_unless_it_was_at_its_default(tmp_path):
+    cell = cells.Cell("digits", "joint", 0, tmp_path)
+    settings = dataclasses.asdict(cell.options.settings)
+    _place(cell, config=settings | {"penalty": "gradient"})
+    assert cell.read()["finished"]
+    _place(cell, config=settings | {"penalty": "r1"})
+    with pytest.raises(OtherConfiguration, match="holds a run with penalty='r1', removed after commit c36b15c"):
+        cell.read()
+
+
 @pytest.mark.parametrize("content", ["{}", '{"finished": tru', "[]"])
 def test_a_damaged_summary_stays_in_its_cell(content, tmp_path):
     for method in ("joint", "finetune"):
