@@ -11,6 +11,7 @@ from pathlib import Path
 import helpers
 import numpy as np
 import pytest
+from dgm_jax.methods.learner import BaselineLearner
 from helpers import compiled_once  # noqa: F401
 
 import dgm_jax
@@ -21,7 +22,6 @@ from dgm_jax.data.sources import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
 from dgm_jax.methods import METHODS
-from dgm_jax.methods.learner import BaselineLearner
 from experiments import cli, table
 
 ROOT = Path(__file__).resolve().parents[1]

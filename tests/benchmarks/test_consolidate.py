@@ -4,12 +4,12 @@ import json
 
 import helpers
 import pytest
-from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 
 from benchmarks import consolidate
 from dgm_jax.config import PRESETS
 from dgm_jax.errors import UserError
+from dgm_jax.training.trainer import Trainer
 
 CONFIG = helpers.small(image_size=8, epochs=1)
 
