@@ -24,6 +24,7 @@ from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
 from dgm_jax.system.files import write_json
+from dgm_jax.types import GeneratorParams
 
 REPLAYED = 1000  # Images whose drawing is timed.
 CHUNK = 125  # Of which so many are counted, and drawn plainly, at once: about as many as a memory draws at once.

@@ -25,7 +25,6 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dgm_jax.training.trainer import Trainer
 
 from benchmarks import arithmetic, machine
 from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
@@ -39,10 +38,12 @@ from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.system.files import write_json
 from dgm_jax.training.devices import choose_devices, data_parallel
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
+from dgm_jax.training.gates import slopes
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import find_open_units
+from dgm_jax.training.trainer import Trainer
 
 SECONDS = 3.0  # For each part.
 _EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.
@@ -137,7 +138,7 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
         conditioned_noise, noise_dim=config.noise_dim, n_conditioned=scene.trainer.n_classes, classes=labels
     )
     head = labels - scene.capacity.first_class
-    scales = step.scales(clock(scene), jnp.int32(scene.steps // 2))
+    scales = slopes(step.config, clock(scene), jnp.int32(scene.steps // 2))
     alpha = jax.random.uniform(keys[0], (batch,))
     return {
         "classifier": (step.classifier_step, (images, labels, scene.capacity.seen)),

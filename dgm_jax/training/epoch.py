@@ -18,6 +18,7 @@ from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import share
+from dgm_jax.training.gates import slopes
 from dgm_jax.training.state import Capacity, Clock, TrainState, sampler_params
 from dgm_jax.training.step import Metrics, Step
 from dgm_jax.types import Array
@@ -114,7 +115,7 @@ def run_steps(
         )
         images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
         head = labels - capacity.first_class
-        scales = step.scales(clock, i)
+        scales = slopes(step.config, clock, i)
         alpha = split(uniform[0])
         state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales)
         state, generator_metrics = step.generator_step(state, images, labels, head, generator_noise, scales, capacity)

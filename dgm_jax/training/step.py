@@ -7,7 +7,7 @@ the batch is split, or is None; how it is mapped is the business of `devices.py`
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ from dgm_jax.models import Pair, pair
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.generator import Generator
 from dgm_jax.models.normalisation import in_succession
+from dgm_jax.training.gates import open_gates, open_share
 from dgm_jax.training.losses import critic_loss, cross_entropy, gradient_penalty, only_seen
-from dgm_jax.training.state import Capacity, Clock, DiscriminatorState, Optimisers, TrainState, make_optimisers
+from dgm_jax.training.state import Capacity, DiscriminatorState, Optimisers, TrainState, make_optimisers
 from dgm_jax.types import DiscriminatorParams, GeneratorParams, Statistics
 
 Metrics = dict[str, Any]  # Scalars, NumPy's or JAX's.
@@ -35,8 +36,8 @@ _METRICS = (
 
 
 @dataclass(frozen=True)
-class Step:
-    """The three steps of an iteration, bound to the settings of a run."""
+class _Passes:
+    """Passes of both networks in training mode, bound to the settings of a run."""
 
     config: Config
     optimisers: Optimisers
@@ -44,8 +45,8 @@ class Step:
     axis_name: str | None = None
 
     @classmethod
-    def of(cls, config: Config, axis_name: str | None = None) -> "Step":
-        """Binds the steps to `config`."""
+    def of(cls, config: Config, axis_name: str | None = None) -> Self:
+        """Binds them to `config`."""
         return cls(config, make_optimisers(config), make_generator(config), axis_name)
 
     @property
@@ -77,6 +78,11 @@ class Step:
         """Averages over devices."""
         return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
 
+
+@dataclass(frozen=True)
+class Step(_Passes):
+    """The three steps of an iteration."""
+
     @property
     def metric_names(self) -> list[str]:
         """The metrics of an iteration, in the order in which a loop of iterations adds them up, as one vector."""
@@ -86,27 +92,6 @@ class Step:
         if not self.config.reconstruction_weight:
             left_out.add("reconstruction_term")
         return sorted(set(_METRICS) - left_out)
-
-    def masks(self, embeddings: list[jax.Array], scale: jax.Array, epoch_scale: jax.Array) -> list[jax.Array]:
-        """Opens the current task's gates at slope `scale` (`s`), in an epoch of slope `epoch_scale` (`S_i`).
-
-        An `epoch_scale` of 0 means that masks are settled: they are binary, and have no gradient.
-        """
-        compensated = epoch_scale if self.config.gate_gradient == "closed" else None
-        soft = [nn.gate(e, scale, compensated) for e in embeddings]
-        return [jnp.where(epoch_scale > 0, m, nn.binarise(e).astype(m.dtype)) for m, e in zip(soft, embeddings)]
-
-    def epoch_scale(self, position: Any, mask_epochs: Any) -> jax.Array:
-        """Returns `S_i` at epoch `i = position` (section 3.1)."""
-        return nn.annealed_scale(position, mask_epochs, self.config.scale_max)
-
-    def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns (`s`, `S_i`) at a step of an epoch (section 3.1); once masks are settled, (`s_max`, 0)."""
-        position = jnp.minimum(clock.epoch + self.config.scale_lead, clock.mask_epochs)  # No steeper than `s_max`.
-        epoch_scale = self.epoch_scale(position, clock.mask_epochs)
-        scale = nn.annealed_scale(step, clock.steps, epoch_scale) if self.config.anneal_within_epoch else epoch_scale
-        settled = clock.epoch >= clock.mask_epochs
-        return jnp.where(settled, self.config.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)
 
     def classifier_step(
         self, state: TrainState, images: jax.Array, labels: jax.Array, seen: jax.Array
@@ -156,7 +141,7 @@ class Step:
           alpha: [batch] in [0, 1]: the share of the real image in the mixed one.
           scales: (`s`, `S_i`).
         """
-        masks = self.masks(state.generator.embeddings, *scales)
+        masks = open_gates(self.config, state.generator.embeddings, *scales)
         fake, generator_statistics = self.generate(state.generator, state.generator_statistics, masks, noise, head)
         discriminator, metrics = self._learn_values(state.of_discriminator(), images, fake, alpha, head)
         state = replace(state, generator_statistics=generator_statistics)
@@ -175,11 +160,11 @@ class Step:
             # Three passes, each with its own batch statistics; the first two, of real and fake images, side by side.
             both = jax.vmap(lambda x: self.discriminate(params, before, x))
             output, statistics = both(jnp.stack([images, fake]))
-            real, drawn = jax.vmap(lambda each: self.value(params, each, head))(output)
+            real, drawn = jax.vmap(lambda each: critic_value(params, each, head))(output)
 
             def critic_sum(x: jax.Array) -> tuple[jax.Array, list[Statistics]]:
                 output, updated = self.discriminate(params, in_succession(before, statistics), x)
-                return jnp.sum(self.value(params, output, head)), updated
+                return jnp.sum(critic_value(params, output, head)), updated
 
             penalty, (norms, updated) = gradient_penalty(critic_sum, mixed)
             loss = critic_loss(real, drawn) + config.penalty_weight * penalty
@@ -216,14 +201,13 @@ class Step:
           scales: (`s`, `S_i`).
           capacity: what is reserved and what is free.
         """
-        scale, epoch_scale = scales
         config = self.config
 
         def loss_of(params: GeneratorParams) -> Any:
-            masks = self.masks(params.embeddings, scale, epoch_scale)
+            masks = open_gates(config, params.embeddings, *scales)
             fake, generator_statistics = self.generate(params, state.generator_statistics, masks, noise, head)
             output, statistics = self.discriminate(state.discriminator, state.discriminator_statistics, fake)
-            values = self.value(state.discriminator, output, head)
+            values = critic_value(state.discriminator, output, head)
             unavailable = [jnp.logical_not(free) for free in capacity.free]
             sparsity = nn.sparsity(masks, unavailable, capacity.n_free)
             terms = {
@@ -240,37 +224,39 @@ class Step:
             return loss, (generator_statistics, statistics, metrics)
 
         gradients, (generator_statistics, statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.generator)
-        gradients = self.mean(gradients)
+        state, update_metrics = self._update_generator(state, self.mean(gradients), scales, capacity)
+        state = replace(state, generator_statistics=generator_statistics, discriminator_statistics=statistics)
+        return state, self.mean(metrics | update_metrics)
+
+    def _update_generator(
+        self,
+        state: TrainState,
+        gradients: GeneratorParams,
+        scales: tuple[jax.Array, jax.Array],
+        capacity: Capacity,
+    ) -> tuple[TrainState, Metrics]:
+        """One Adam step of G on gradients in which reserved weights are blocked (equation 4)."""
+        scale, epoch_scale = scales
+        before = state.generator
+        kernels = nn.multipliers(capacity.reserved, before.kernels, self.generator.ends)
         updates, optimiser = self.optimisers.generator.update(
             gradients,
             state.generator_optimiser,
-            state.generator,
-            multipliers=self._multipliers(state.generator, capacity),
+            before,
+            multipliers=_of_kernels_only(kernels),
             scale=scale,
             epoch_scale=epoch_scale,
         )
         # Momentum would still move the embeddings of settled masks.
         updates = replace(updates, embeddings=[jnp.where(epoch_scale > 0, u, 0) for u in updates.embeddings])
-        generator = optax.apply_updates(state.generator, updates)
-        metrics |= {
+        state = replace(state, generator=optax.apply_updates(before, updates), generator_optimiser=optimiser)
+        metrics = {
             "generator_gradient_norm": optax.tree.norm(gradients),
             "generator_update_norm": optax.tree.norm(updates),
             "scale": scale,
-            "open_share": _open_share(state.generator.embeddings, capacity),
+            "open_share": open_share(before.embeddings, capacity),
         }
-        state = replace(
-            state,
-            generator=generator,
-            generator_statistics=generator_statistics,
-            generator_optimiser=optimiser,
-            discriminator_statistics=statistics,
-        )
-        return state, self.mean(metrics)
-
-    def _multipliers(self, params: GeneratorParams, capacity: Capacity) -> GeneratorParams:
-        """What the gradients are multiplied by (equation 4); None in place of what is not protected."""
-        kernels = nn.multipliers(capacity.reserved, params.kernels, self.generator.ends)
-        return GeneratorParams(kernels, norms=None, heads=None)  # type: ignore[arg-type]
+        return state, metrics
 
     def extra_terms(
         self,
@@ -283,12 +269,6 @@ class Step:
         """Further terms of the generator's loss, by name; for methods that build on this step."""
         del params, statistics, masks, noise, capacity
         return {}
-
-    def value(self, params: DiscriminatorParams, output: Output, head: jax.Array) -> jax.Array:
-        """The critic's value of each image, [batch]: D(x), or D(x, y) by projection (Miyato and Koyama 2018, eq. 3)."""
-        if params.projection is None:
-            return output.critic
-        return output.critic + jnp.sum(params.projection[head] * output.features, axis=1)
 
     def _update_discriminator(
         self, discriminator: DiscriminatorState, gradients: DiscriminatorParams, statistics: list[Statistics]
@@ -304,6 +284,19 @@ def make_generator(config: Config) -> Generator:
     return pair(config.network).generator(config.image_size)
 
 
-def _open_share(embeddings: list[jax.Array], capacity: Capacity) -> jax.Array:
-    """The share of the gates within the logical widths that would be open, were the masks binarised now."""
-    return jnp.sum(jnp.stack([jnp.sum(nn.binarise(e)) for e in embeddings])) / capacity.n_gates
+def critic_value(params: DiscriminatorParams, output: Output, head: jax.Array) -> jax.Array:
+    """The critic's value of each image, [batch]: D(x), or D(x, y) by projection (Miyato and Koyama 2018, eq. 3).
+
+    Args:
+      params: of the discriminator.
+      output: for these images.
+      head: [batch] the output layer of each image's class.
+    """
+    if params.projection is None:
+        return output.critic
+    return output.critic + jnp.sum(params.projection[head] * output.features, axis=1)
+
+
+def _of_kernels_only(multipliers: list[jax.Array]) -> GeneratorParams:
+    """Multipliers for `nn.protect`: None in place of what is not protected."""
+    return GeneratorParams(multipliers, norms=None, heads=None)  # type: ignore[arg-type]

@@ -116,9 +116,7 @@ def begin_task(
     generator = _fresh_generator(networks, task_key, kernels, reserved, physical)
     statistics = wiring.init_statistics(physical)
     if similar:
-        first = config.scale_lead or 1  # The slope of epoch 0, 1 / s_max, turns no gate.
-        slope = float(nn.annealed_scale(first, networks.mask_epochs, config.scale_max))
-        generator, statistics = begin_as(generator, statistics, similar, slope)
+        generator, statistics = begin_as(generator, statistics, similar, first_slope(networks))
     if discriminator is None:
         discriminator = networks.pair.init_discriminator(
             discriminator_key,
@@ -150,6 +148,12 @@ def begin_task(
         first_class=min(classes),
     )
     return state, capacity
+
+
+def first_slope(networks: Networks) -> float:
+    """The slope `S_i` of the first epoch that can turn a gate: the slope of epoch 0, 1 / s_max, turns none."""
+    config = networks.config
+    return float(nn.annealed_scale(config.scale_lead or 1, networks.mask_epochs, config.scale_max))
 
 
 def _fresh_generator(
