@@ -17,7 +17,7 @@ class Point:
     variant: Variant
     task: int
     widths: tuple[int, ...]
-    pytorch_seconds: float | None = None  # An iteration in PyTorch on two quiet CPU cores (ALGORITHM, section 11).
+    pytorch_seconds: float | None = None  # An iteration in PyTorch on two quiet CPU cores.
 
     @property
     def name(self) -> str:

@@ -63,11 +63,6 @@ class GeneratorParams:
         """The parameters that images are drawn with, once masks are known."""
         return GeneratorParams(self.kernels, self.norms, self.heads)
 
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, Tree]) -> "GeneratorParams":
-        """Undoes `params_to_tree`."""
-        return cls(list(tree["kernels"]), norms_from_tree(tree["norms"]), tree["heads"])
-
 
 @_pytree
 @dataclass(frozen=True, eq=False)
@@ -77,20 +72,15 @@ class SamplerParams:
     generator: GeneratorParams  # Without embeddings.
     statistics: list[Statistics]  # Of its norms.
 
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, Tree]) -> "SamplerParams":
-        """Undoes `params_to_tree`."""
-        return cls(GeneratorParams.from_tree(tree["generator"]), statistics_from_tree(tree["statistics"]))
-
 
 @dataclass(frozen=True, eq=False)
 class DiscriminatorParams:
     """Parameters of a discriminator: a trunk, and two or three heads on its features."""
 
-    trunk: Mapping[str, Tree]  # The network's own layers by name; each is {"kernel": array, "norm": Norm} or so.
+    trunk: Mapping[str, Tree]  # The layers below the heads, by the names that the network gives them.
     critic: Linear
     classifier: Linear  # The auxiliary classifier.
-    projection: Array | None = None  # [classes of a task, features], if the critic is told the class.
+    projection: Array | None = None  # [classes of a task, features], if the critic is conditioned on the class.
 
     def by_name(self) -> dict[str, Any]:
         """All parts under the names that they have in checkpoints, where the trunk's layers stand beside the heads."""

@@ -274,5 +274,5 @@ class TestStream:
 def test_a_key_per_class_is_not_shared_between_days(days):
     """New classes are numbered on, so that no class draws by another's random numbers."""
     memory = load_memory(days[1])
-    a, b = (memory.draw(index, 4, jax.random.key(0)) for index in (0, 2))
+    a, b = (memory.sample_index(index, 4, jax.random.key(0)) for index in (0, 2))
     assert np.any(a != b)

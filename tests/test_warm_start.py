@@ -54,7 +54,7 @@ def test_a_run_asks_its_last_classifier(asked, tmp_path, monkeypatch):
 def test_a_task_begins_by_drawing_what_it_begins_as(variant):
     config = helpers.small(variant, image_size=8, warm_start=True, scale_lead=1)
     memory = helpers.finished(helpers.small(variant, image_size=8)).memories[-1]
-    earlier = memory.class_alone(1)
+    earlier = memory.single_class_task(1)
     trainer = helpers.trainer(config)
     state, _ = tasks.begin_task(
         *(trainer.networks, jax.random.key(0), memory.kernels, memory.reserved),

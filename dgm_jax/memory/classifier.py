@@ -12,7 +12,7 @@ from dgm_jax.types import DiscriminatorParams, Statistics
 
 
 class BadImages(UserError, ValueError):
-    """Images that the classifier cannot judge."""
+    """Images that the classifier cannot read."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A memory in one file, with only what drawing from it needs. docs/formats.md has the layout, byte by byte.
 
-No array in the file says its own shape: all follow from a few numbers in its header, so that no two statements of a
-file can contradict each other. Of the shared weights only those are kept that some task uses. Nothing is executed.
+The file does not state the shape of any array: all shapes follow from a few numbers in its header, so that no two parts
+of a file can contradict each other. It holds only those shared weights that some task uses. Nothing in it is executed.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ class _Header:
         return (len(task.labels), window, window, task.widths[-1], self.channels)
 
     def task_bytes(self) -> int:
-        """Bytes of what tasks own: masks, norms and statistics, output layers."""
+        """Bytes of what belongs to single tasks: masks, norms and statistics, output layers."""
         return sum(
             sum(-(-math.prod(shape) // 8) for shape in self.mask_shapes(task.widths))
             + _FLOAT.itemsize * (4 * sum(task.widths) + math.prod(self.head_shape(task)))
@@ -109,11 +109,11 @@ def encode(memory: Memory) -> bytes:
     """A memory as the bytes of a file."""
     tasks = []
     for task in memory.tasks:
-        own = slice(task.classes[0], task.classes[-1] + 1)
+        classes = slice(task.classes[0], task.classes[-1] + 1)
         tasks.append(
             _TaskHeader(
-                labels=list(memory.labels[own]),
-                names=list(memory.names[own]),
+                labels=list(memory.labels[classes]),
+                names=list(memory.names[classes]),
                 widths=list(task.widths),
                 n_conditioned=task.n_conditioned,
             )

@@ -33,7 +33,7 @@ class Memory:
     reserved: list[np.ndarray]  # Cumulative masks, bool: of each layer (DGMa) or kernel (DGMw).
     tasks: tuple[TaskMemory, ...]
     noise_dim: int
-    labels: tuple[int, ...]  # The data set's own label of each class index.
+    labels: tuple[int, ...]  # The label of each class index in the data set.
     names: tuple[str, ...]
     image_size: int  # Side of the images.
     network: str = "dcgan"  # The kind of generator.
@@ -72,7 +72,7 @@ class Memory:
     def sample(self, label: int, n: int, key: jax.Array) -> jax.Array:
         """Draws images of one class.
 
-        The i-th image depends on the key and on i alone: of two calls with one key, the longer begins with the shorter.
+        Image i depends only on the key and on i: of two calls with one key, the longer begins with the shorter.
 
         Args:
           label: the class, as the data set labels it.
@@ -107,7 +107,7 @@ class Memory:
         """Starts one program for each chunk; a caller that lists them all waits for none before all are started."""
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
-        task = self.class_alone(index)
+        task = self.single_class_task(index)
         cut = self.cut(task)
         chunk = partial(
             sample_chunk,
@@ -120,7 +120,7 @@ class Memory:
         )
         return (chunk(start=start) for start in range(0, n, CHUNK))
 
-    def class_alone(self, index: int) -> TaskMemory:
+    def single_class_task(self, index: int) -> TaskMemory:
         """What belongs to the class of this index, as if it had been the only one of its task."""
         task = next(t for t in self.tasks if index in t.classes)
         head = task.classes.index(index)

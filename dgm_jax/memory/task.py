@@ -13,7 +13,7 @@ from dgm_jax.types import GeneratorParams, Norm, SamplerParams, Statistics
 
 @dataclass(frozen=True)
 class TaskMemory:
-    """What belongs to one finished task alone; arrays are NumPy's, of logical widths."""
+    """What belongs to one finished task; arrays are NumPy's, of logical widths."""
 
     classes: tuple[int, ...]  # Class indices, in the order of the output layers.
     widths: tuple[int, ...]  # Output units of each layer when the task ended.

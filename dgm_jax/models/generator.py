@@ -96,7 +96,7 @@ class Generator:
     def init_task(
         self, key: jax.Array, widths: Sequence[int], channels: int, n_heads: int
     ) -> tuple[list[Norm], np.ndarray]:
-        """Fresh parameters that belong to one task alone.
+        """Fresh parameters that belong to one task.
 
         Returns:
           A norm for each layer, and output layers [n_heads, k, k, c_last, channels], one for each class.

@@ -63,17 +63,17 @@ def batch_norm(
 
 
 def in_succession(before: Sequence[Statistics], after: Sequence[Statistics]) -> list[Statistics]:
-    """Running statistics after several batches in turn, from those after each batch alone.
+    """Running statistics after several batches in turn, computed from batches that were passed side by side.
 
     Args:
-      before: statistics before the first batch, one entry a norm.
-      after: statistics after each batch had it been the only one, [batches, c].
+      before: statistics before the first batch, one entry for each norm.
+      after: for each norm the statistics after each batch as if it had been the only one, [batches, c].
     """
 
     def follow(old: jax.Array, each: jax.Array) -> jax.Array:
         result = each[0]
-        for alone in each[1:]:
-            result = (1 - MOMENTUM) * (result - old) + alone
+        for single in each[1:]:
+            result = (1 - MOMENTUM) * (result - old) + single
         return result
 
     return jax.tree.map(follow, list(before), list(after))

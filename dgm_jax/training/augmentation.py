@@ -1,4 +1,4 @@
-"""Random changes to images that leave their class alone; each image of a batch gets its own."""
+"""Random changes to images that keep their class; each image of a batch gets a different one."""
 
 import jax
 import jax.numpy as jnp

@@ -65,26 +65,26 @@ class Capacity:
 
     reserved: list[Array]  # Cumulative mask of each layer, of the physical shape of its embedding, bool.
     free: list[Array]  # Gates within the logical widths that are not reserved, bool.
-    n_free: Array  # How many those are, in the whole generator,
-    n_gates: Array  # and with those that are reserved.
+    n_free: Array  # The number of free gates in the whole generator.
+    n_gates: Array  # The number of gates within the logical widths, reserved ones included.
     sparsity_weight: Array  # lambda_R size_t / size_0
-    seen: Array  # [classes], bool: the classes met so far, this task's included.
+    seen: Array  # [classes], bool: the classes seen so far, those of this task included.
     first_class: Array  # Class index of the task's first class: its output layer is number 0.
 
 
 @struct.dataclass
 class Clock:
-    """Where in the stream and in a task's training we are; all integers, NumPy's or JAX's."""
+    """The position in the stream and in the training of a task; all integers, NumPy's or JAX's."""
 
     task: Any  # Number of tasks before this one.
     epoch: Any
-    mask_epochs: Any  # Epochs in which masks are learnt; in the rest they are binary and stay as they are.
+    mask_epochs: Any  # Epochs in which masks are learnt; after them masks are binary and fixed.
     steps: Any  # In an epoch.
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimisers:
-    """Adam for each network; the generator's blocks what is reserved and compensates embeddings before it."""
+    """Adam for each network; before it, the generator's gradients are protected, compensated and clipped."""
 
     generator: optax.GradientTransformationExtraArgs
     discriminator: optax.GradientTransformation

@@ -1,7 +1,7 @@
 """The open sub-network of a task whose masks are settled: all that is left to train.
 
 A closed unit of DGMa emits exactly 0, so no gradient reaches the weights that feed it or that it feeds. Its weights,
-norm and moments stay what they were when the masks settled. Training the open units alone therefore changes nothing
+norm and moments stay what they were when the masks settled. Training only the open units therefore changes nothing
 that is drawn but by the order in which numbers are added up. (Where no smaller program is at hand, all units are
 trained, and the free weights of closed ones, which a later task begins with, drift on by Adam's momentum for a while.)
 """
@@ -63,7 +63,7 @@ class OpenUnits:
             generator=replace(take(parts, whole.generator), embeddings=closed),
             generator_statistics=take(_of_statistics(parts), whole.generator_statistics),
             generator_optimiser=_with_moments(
-                whole.generator_optimiser, {name: take(parts, own) for name, own in _moments(whole).items()}
+                whole.generator_optimiser, {name: take(parts, moment) for name, moment in _moments(whole).items()}
             ),
         )
         if whole.average is not None:
@@ -74,8 +74,8 @@ class OpenUnits:
     def put_back(self, cut: TrainState, whole: TrainState) -> TrainState:
         """The whole state, with the open units as they are in `cut`, and the discriminator from there."""
         parts = self._parts(whole.generator)
-        put = partial(jax.tree.map, lambda part, array, own: part.put(array, own))
-        moments = {name: put(parts, own, _moments(cut)[name]) for name, own in _moments(whole).items()}
+        put = partial(jax.tree.map, lambda part, array, entries: part.put(array, entries))
+        moments = {name: put(parts, moment, _moments(cut)[name]) for name, moment in _moments(whole).items()}
         average = None if whole.average is None else put(_of_average(parts), whole.average, cut.average)
         return replace(
             cut,
@@ -128,7 +128,7 @@ def _with_moments(optimiser: optax.OptState, moments: dict[str, GeneratorParams]
 def find_open_units(
     states: Sequence[TrainState], shapes: Sequence[Sequence[int]], generator: Generator
 ) -> list[OpenUnits] | None:
-    """Finds, for each of several runs side by side, the open units, if training them alone is cheaper.
+    """Finds, for each of several runs side by side, the open units, if training only them is cheaper.
 
     Args:
       states: of DGMa, masks settled, all of the same physical widths; on the host.
@@ -140,7 +140,7 @@ def find_open_units(
       than the present one has.
     """
     embeddings = [state.generator.embeddings for state in states]
-    units = [tuple(np.flatnonzero(np.asarray(nn.binarise(e))) for e in own) for own in embeddings]
+    units = [tuple(np.flatnonzero(np.asarray(nn.binarise(e))) for e in layers) for layers in embeddings]
     needed = [max(map(len, layer)) for layer in zip(*units, strict=True)]
     present = tuple(len(e) for e in embeddings[0])
 
@@ -148,4 +148,4 @@ def find_open_units(
         return all(n <= room <= now for n, room, now in zip(needed, shape, present, strict=True))
 
     physical = min((tuple(shape) for shape in [*shapes, present] if fits(shape)), key=np.prod)
-    return None if physical == present else [OpenUnits(own, physical, generator) for own in units]
+    return None if physical == present else [OpenUnits(layers, physical, generator) for layers in units]

@@ -284,10 +284,8 @@ def test_counted_arithmetic_is_that_of_the_program():
     """XLA's own count of a forward pass, whose products dominate."""
     size, widths = 16, (16,) * 5
     generator = resnet.generator(size)
-    params = {
-        "kernels": generator.init_kernels(jax.random.key(0), widths, 32),
-        **generator.init_task(jax.random.key(1), widths, 3, 1),
-    }
+    kernels = generator.init_kernels(jax.random.key(0), widths, 32)
+    params = GeneratorParams(kernels, *generator.init_task(jax.random.key(1), widths, 3, 1))
     statistics = generator.init_statistics(widths)
     judge, judged = resnet.init_discriminator(jax.random.key(0), width=16, image_size=size, channels=3, n_classes=4)
 
