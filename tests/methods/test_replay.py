@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from dgm_jax.methods import replay
+from dgm_jax.methods.method import Watch
+from dgm_jax.methods.replay import images_of_all_classes, replayed_images
+from dgm_jax.runs.session import new_method
 
 KEY = jax.random.key(5)
+
+
+def _setting(config, **options):
+    return new_method(config, helpers.stream(config, **options), jax.local_devices()[:1]).setting
 
 
 def test_the_classifier_learns_from_images_of_all_classes_seen():
     config = helpers.small("dgma")
     memory = helpers.finished(config).memories[-1]
     each = config.consolidation_samples
-    drawn = consolidation.draw(memory, config, KEY, n_classes=4, image_shape=(16, 16, 1))
+    drawn = images_of_all_classes(memory, _setting(config, labels=(0, 1, 2, 3)), KEY)
     assert drawn.images.shape == (4 * each, 16, 16, 1) and drawn.count == 3 * each
     np.testing.assert_array_equal(drawn.labels, np.repeat(np.arange(4), each))
     for index in range(3):
@@ -34,17 +40,16 @@ def test_the_classifier_learns_from_images_of_all_classes_seen():
 )
 def test_no_more_is_replayed_than_will_be_picked(changes, each):
     config = helpers.small("dgma", image_size=8, **changes)
-    asked, drawn = [], []
+    asked, setting = [], _setting(config)
 
     class Counted:
         def images(self, index, n, key):
             asked.append((index, n, key))
             return np.full((n, 8, 8, 1), index, np.uint8)
 
-    replayed = replay.draw(Counted(), config, helpers.stream(config), 2, KEY, moved=drawn.append)
-    assert asked == [(index, each, jax.random.fold_in(KEY, index)) for index in (0, 1)]  # A key of its own each.
+    (replayed,) = replayed_images([Counted()], setting, 2, [KEY], Watch())
+    assert asked == [(index, each, jax.random.fold_in(KEY, index)) for index in (0, 1)]  # Each class has a key.
     assert replayed.counts.tolist() == [each, each]
     for own, index in zip(replayed.images, (0, 1)):
         assert np.all(own[:each] == index) and not own[each:].any()
     assert replayed.labels[:, :each].tolist() == [[0] * each, [1] * each]
-    assert drawn == [1, 1]
