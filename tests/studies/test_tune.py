@@ -1,7 +1,6 @@
-"""Settings are chosen by the first two tasks' training images, and by nothing else."""
+"""Settings are chosen by the training images of the first tasks only."""
 
 import dataclasses
-import json
 import re
 
 import helpers
@@ -9,10 +8,11 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from benchmarks import choosing, tune
+from benchmarks import records
 from dgm_jax import Learner, data
 from dgm_jax.config import PRESETS
 from dgm_jax.errors import ConfigError, UserError
+from studies import choosing, tune
 
 CONFIG = helpers.small(image_size=8, epochs=2)
 
@@ -27,7 +27,7 @@ def test_a_change_in_words():
     "change, error, text",
     [
         ("epoch=3", UserError, "epoch=3: there is no setting 'epoch'; did you mean epochs?"),
-        ("hinge", UserError, "hinge: 'hinge' is no change; expected NAME=VALUE, e.g. adversarial_loss=hinge"),
+        ("warm", UserError, "warm: 'warm' is no change; expected NAME=VALUE, e.g. warm_start=true"),
         ("replay=new", ConfigError, "replay='new' is unknown"),
         ("epochs=0", ConfigError, "epochs=0 must be greater than 0"),
         ("seed=3", UserError, "seed=3: seed is not changed here; give --seeds or --orders"),
@@ -39,19 +39,10 @@ def test_changes_that_are_refused(change, error, text):
         choosing.changed(CONFIG, change)
 
 
-def test_another_method_goes_without_what_it_would_not_use():
+def test_settings_without_effect_on_another_method_are_reset():
     preset = dataclasses.replace(CONFIG, warm_start=True, critic_condition="projection")
     config = choosing.changed(preset, "epochs=3,method=joint")
     assert (config.method, config.epochs, config.warm_start, config.critic_condition) == ("joint", 3, False, "none")
-
-
-def test_a_figure_of_entries_with_different_numbers_of_seeds(tmp_path):
-    def entry(change, *accuracy):
-        by_task = {"kB": [[1.0, 2.0]] * len(accuracy), "accuracy": [[1.0, each] for each in accuracy]}
-        return {"variant": "dgma", "change": change, "by_task": by_task}
-
-    tune.figure([entry("epochs=3", 0.5), entry("epochs=4", 0.6, 0.9)], tmp_path / "size.png")
-    assert (tmp_path / "size.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_only_training_images_of_two_classes_are_seen():
@@ -64,26 +55,30 @@ def test_only_training_images_of_two_classes_are_seen():
     assert np.bincount(seen.y_train).tolist() == [30, 30]
 
 
-def test_results_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
+def test_records_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
-    file = tmp_path / "tuning.json"
+    file = tmp_path / "tune.jsonl"
     argv = ["digits", "--train-per-class", "40", "--seeds", "0", "--try", "generator_width=4", "--out", str(file)]
-    tune.main([*argv, "--figure", str(tmp_path / "size.png")])
-    assert (tmp_path / "size.png").read_bytes().startswith(b"\x89PNG")
-    first = json.loads(file.read_text())
-    assert [entry["change"] for entry in first] == ["", "generator_width=4"]
+    tune.main(argv)
+    first = records.read(file)
+    assert [(entry["change"], entry["settings"]) for entry in first] == [
+        ("", {}),
+        ("generator_width=4", {"generator_width": 4}),
+    ]
     for entry in first:
-        assert set(entry["A_2"]) == {"consolidated", "auxiliary"}
-        assert 0 <= entry["mean"]["consolidated"] == entry["A_2"]["consolidated"][0] <= 1
-        ((_, accuracy),), ((first_kb, kb),), ((*seconds,),) = (
-            entry["by_task"][n] for n in ("accuracy", "kB", "seconds")
-        )
-        assert accuracy == entry["mean"]["consolidated"] and kb > first_kb > 0 and min(seconds) > 0
+        assert set(entry["accuracy"]) == {"consolidated", "auxiliary"}
+        (last,) = entry["accuracy"]["consolidated"]
+        (accuracy,) = entry["by_task"]["accuracy"]
+        (kilobytes,) = entry["by_task"]["kB"]
+        (seconds,) = entry["by_task"]["seconds"]
+        assert 0 <= accuracy[-1] == last <= 1
+        assert kilobytes[1] > kilobytes[0] > 0
+        assert min(seconds) > 0
     monkeypatch.setattr(choosing, "judge", _measured_again)
     tune.main(argv)
-    assert json.loads(file.read_text()) == first
+    assert records.read(file) == first
     monkeypatch.setitem(PRESETS, "digits", {"dgma": dataclasses.replace(CONFIG, sparsity_weight=9.0)})
-    with pytest.raises(AssertionError, match="measured again"):  # Another preset: nothing is known of it.
+    with pytest.raises(AssertionError, match="measured again"):  # The preset has changed: no record is of it.
         tune.main(argv)
 
 
@@ -98,7 +93,7 @@ def test_each_change_reaches_the_learner(tmp_path, monkeypatch):
     monkeypatch.setattr(choosing, "Learner", Watched)
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
     argv = ["digits", "--train-per-class", "40", "--seeds", "0,3", "--base", "epochs=1", "--try", "generator_width=4"]
-    tune.main([*argv, "--out", str(tmp_path / "tuning.json")])
+    tune.main([*argv, "--out", str(tmp_path / "tune.jsonl")])
     width = CONFIG.generator_width
     assert learnt == [(0, width, 1), (3, width, 1), (0, 4, 1), (3, 4, 1)]
 
@@ -108,18 +103,19 @@ def test_more_tasks_than_classes_are_refused():
         choosing.first_tasks(data.load("digits"), 40, tasks=11)
 
 
-def test_best_is_what_is_measured_for_the_data(tmp_path, monkeypatch):
+def test_best_is_the_preset_best_of_the_data(tmp_path, monkeypatch):
     options = choosing.command_line(None, tasks=2, seeds="0").parse_args(
-        ["digits", "--preset", "best", "--base", "epochs=7", "--out", str(tmp_path / "tuning.json")]
+        ["digits", "--preset", "best", "--base", "epochs=7", "--out", str(tmp_path / "tune.jsonl")]
     )
-    _, base, _ = choosing.planned(options)
-    assert base == dataclasses.replace(PRESETS["best-digits"]["dgma"], epochs=7)
+    assert choosing.planned(options).base == dataclasses.replace(PRESETS["best-digits"]["dgma"], epochs=7)
 
 
-def test_what_does_nothing_to_tasks_of_one_class_is_refused(tmp_path):
+def test_a_change_without_effect_on_tasks_of_one_class_is_refused(tmp_path):
     change = "critic_condition=projection"
-    with pytest.raises(UserError, match=f"^{change}: tasks have one class each here.*benchmarks.streams --groups$"):
-        tune.main(["digits", "--try", change, "--out", str(tmp_path / "tuning.json")])
+    with pytest.raises(
+        UserError, match=f"^{change}: has no effect here, where each task has one class;.*studies.streams --groups$"
+    ):
+        tune.main(["digits", "--try", change, "--out", str(tmp_path / "tune.jsonl")])
     assert not list(tmp_path.iterdir())
 
 
@@ -130,5 +126,5 @@ def _measured_again(*_):
 def test_baselines_are_tuned_too():
     seen = choosing.first_tasks(data.load("digits"), 40).resized(8)
     judged = choosing.judge(dataclasses.replace(CONFIG, method="finetune"), seen, [0, 1])
-    assert list(judged["A_2"]) == ["classifier"] and len(judged["A_2"]["classifier"]) == 2
-    assert judged["mean"]["classifier"] == pytest.approx(0.5, abs=0.1)  # The newest class alone.
+    assert list(judged["accuracy"]) == ["classifier"]
+    assert judged["accuracy"]["classifier"] == pytest.approx([0.5, 0.5], abs=0.1)  # It knows only the newest class.

@@ -1,15 +1,15 @@
-"""Choosing settings without a look at a test image: by images held out of the training sets."""
+"""What the studies share: changes of a preset, judged by images that are held out of the training sets."""
 
 import argparse
 import dataclasses
 import difflib
 import json
 import math
-import statistics
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,27 @@ from dgm_jax.data import Dataset
 from dgm_jax.data.sources import NAMES
 from dgm_jax.errors import UserError
 
-_NOT_BY_CHANGE = {  # What the settings say of data, seeds and protocol is not read here: an option does it, or nothing.
-    **{"seed": "give --seeds or --orders", "train_per_class": "give --train-per-class"},
-    **{"held_out": "a quarter is held out", "protocol": "the last epoch counts"},
+# Settings of the data, the seeds and the protocol: an option of the studies sets them, or they are fixed.
+_NOT_BY_CHANGE = {
+    "seed": "give --seeds or --orders",
+    "train_per_class": "give --train-per-class",
+    "held_out": "a quarter is held out",
+    "protocol": "the last epoch counts",
 }
 
 
 def changed(config: Config, change: str) -> Config:
-    """The settings with a change, e.g. "epochs=3,auxiliary_generator=true"; "" changes nothing.
+    """Returns the settings with a change, e.g. "epochs=3,auxiliary_generator=true"; "" changes nothing.
 
     Raises:
-      UserError: if it names no setting, one that would do nothing here, or a value that the setting cannot have.
+      UserError: if the change names an unknown setting or one that has no effect here, or if a setting cannot have
+        the value.
     """
     values: dict[str, Any] = {}
     for part in filter(None, change.split(",")):
         name, equals, text = part.partition("=")
         if not equals:
-            raise UserError(f"{change}: {part!r} is no change; expected NAME=VALUE, e.g. adversarial_loss=hinge")
+            raise UserError(f"{change}: {part!r} is no change; expected NAME=VALUE, e.g. warm_start=true")
         if name not in Config.__dataclass_fields__:
             near = difflib.get_close_matches(name, Config.__dataclass_fields__, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; the settings are those of an experiment"
@@ -57,10 +61,10 @@ def changed(config: Config, change: str) -> Config:
 
 
 def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Dataset:
-    """The classes of the first tasks, so many training images of each; a quarter of these is in place of a test.
+    """Returns the classes of the first tasks; a quarter of their training images takes the place of test images.
 
     Raises:
-      UserError: if there are not so many classes.
+      UserError: if the data set has fewer classes.
     """
     if tasks > len(dataset.labels):
         raise UserError(f"--tasks {tasks} is more than the {len(dataset.labels)} classes that {dataset.name} has")
@@ -72,48 +76,47 @@ def judge(config: Config, dataset: Dataset, seeds: Sequence[int], **stream: Any)
     """Learns the tasks with each seed.
 
     Args:
-      config: the settings; of a baseline too.
-      dataset: what to learn, and to be judged by.
-      seeds: of the settings.
+      config: the settings, of DGM or a baseline.
+      dataset: what to learn; its test images judge the classifiers.
+      seeds: a run for each.
       **stream: options of `data.class_incremental`, if classes do not come one by one in their order.
 
     Returns:
-      The last accuracy of each classifier, by seed and their mean; and by seed, for DGM, the generator's weights.
-      "by_task": of each seed, after each task accuracy, its seconds, and the memory's kB.
+      "accuracy": for each classifier the last accuracy with each seed. "weights": for DGM, the generator's number of
+      weights with each seed. "by_task": for each seed, the accuracy, seconds and kB of memory after each task.
     """
-    averages: dict[str, list[float]] = defaultdict(list)
+    accuracy: dict[str, list[float]] = defaultdict(list)
     weights: list[int] = []
     by_task: dict[str, list[list[float]]] = defaultdict(list)
     for seed in seeds:
-        own = dataclasses.replace(config, seed=seed)
+        seeded = dataclasses.replace(config, seed=seed)
         watch = _TaskWatch()
-        learner = (Learner if own.method == "dgm" else BaselineLearner)(own, devices=1, callbacks=[watch])
+        learner = (Learner if config.method == "dgm" else BaselineLearner)(seeded, devices=1, callbacks=[watch])
         with tempfile.TemporaryDirectory() as folder:
             summary = learner.fit(data.class_incremental(dataset, **stream), folder)
-            if own.method == "dgm":
+            if config.method == "dgm":
                 by_task["kB"].append(_kilobytes(load_memory(folder)))
                 weights.append(summary["parameters"]["shared_weights"])
-        jax.clear_caches()  # Each learner maps programs of its own, and a process may map only so many.
+        jax.clear_caches()  # Each learner compiles its own programs, and a process can hold only a limited number.
         for reading, average in summary[f"A_{summary['final']}"].items():
-            averages[reading].append(average["macro"])
+            accuracy[reading].append(average["macro"])
         by_task["accuracy"].append(watch.accuracy)
         by_task["seconds"].append(watch.seconds)
-    means = {reading: statistics.mean(values) for reading, values in averages.items()}
-    return {f"A_{summary['final']}": dict(averages), "mean": means, "weights": weights, "by_task": dict(by_task)}
+    return {"accuracy": dict(accuracy), "weights": weights, "by_task": dict(by_task)}
 
 
 def _kilobytes(memory: Memory) -> list[float]:
-    """What the memory weighed after each task, with the widths that the generator had then."""
+    """Returns the size of the memory after each task, at the widths that the generator had then."""
     sizes = []
     for number, task in enumerate(memory.tasks):
-        so_far = memory.as_of(number + 1)  # Its weights are all that there are by now.
+        so_far = memory.as_of(number + 1)  # It counts all weights of today; only those of that time are wanted.
         then = sum(map(math.prod, memory.generator.kernel_shapes(task.widths, memory.noise_dim)))
         sizes.append((so_far.bytes()["total"] + 4 * (then - so_far.parameters()["shared_weights"])) / 1000)
     return sizes
 
 
 class _TaskWatch(Callback):
-    """What each task came to, and took; said on the way, for a setting can take long."""
+    """Keeps and prints the accuracy and seconds of each task, because one row of a study can take long."""
 
     def __init__(self) -> None:
         self.accuracy: list[float] = []
@@ -127,57 +130,63 @@ class _TaskWatch(Callback):
 
 
 def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse.ArgumentParser:
-    """The options of benchmarks that try changes of a preset on the training images of the first tasks."""
+    """Returns the options of studies that try changes of a preset on the training images of the first tasks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=sorted({*NAMED_PRESETS} & {*NAMES}))
-    parser.add_argument("--preset", help="what is changed, e.g. best (default: that of the data)")
+    parser.add_argument("data", choices=sorted(set(NAMED_PRESETS) & set(NAMES)))
+    parser.add_argument("--preset", help="the preset to change, e.g. best (default: that of the data)")
     parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
     parser.add_argument(
         "--train-per-class",
         type=positive,
         default=500,
-        help="or all, where there are fewer; a quarter of them to judge by (default: %(default)s)",
+        help="or all, where there are fewer; a quarter of them judges (default: %(default)s)",
     )
     parser.add_argument("--tasks", type=positive, default=tasks, help="of one class each (default: %(default)s)")
     parser.add_argument("--seeds", type=whole_numbers, default=seeds, help="(default: %(default)s)")
     parser.add_argument(
         "--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]", help="a change to try"
     )
-    parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all")
+    parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all rows")
     parser.add_argument("--data-dir", type=Path, default=data.default_folder(), help="folder of data sets")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON Lines; lines are added")
     return parser
 
 
-def planned(options: argparse.Namespace) -> tuple[Dataset, Config, dict[str, Config]]:
-    """What the options of `command_line` ask for, all of it before any work.
+@dataclass(frozen=True)
+class Plan:
+    """What the options of `command_line` ask for."""
 
-    Returns:
-      The first tasks' training images, in their own size; the settings that all changes start from; and the settings
-      with each change, "" for none.
+    dataset: Dataset  # The first tasks' training images, in their original size.
+    preset: str
+    base: Config  # The settings that all changes start from.
+    configs: dict[str, Config]  # The settings with each change; "" is no change.
+
+
+def planned(options: argparse.Namespace) -> Plan:
+    """Reads and checks everything that the options ask for, before any work begins.
 
     Raises:
-      UserError: if a change cannot be tried, or would do nothing.
+      UserError: if a change cannot be tried, or would have no effect.
     """
     for change in (options.base, *options.changes):
         if "critic_condition=" in change:
             raise UserError(
-                f"{change}: tasks have one class each here, and of one class the critic is told nothing; "
-                "try critic_condition with benchmarks.streams --groups"
+                f"{change}: has no effect here, where each task has one class; "
+                "try critic_condition with studies.streams --groups"
             )
     name = preset_for(options.preset or options.data, options.data)
     base = changed(preset(name, options.variant), options.base)
     configs = {change: changed(base, change) for change in ["", *options.changes]}
     first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
-    return first, base, configs
+    return Plan(first, name, base, configs)
 
 
-def entry(options: argparse.Namespace, config: Config, **own: Any) -> dict[str, Any]:
-    """What a result is known by; with all settings, for the preset may have changed since."""
+def entry(options: argparse.Namespace, **further: Any) -> dict[str, Any]:
+    """Returns the fields that name a record: the data, the seeds and so on, and further ones."""
     named = ("data", "variant", "seeds", "train_per_class", "tasks")
-    return {name: getattr(options, name) for name in named} | own | {"config": dataclasses.asdict(config)}
+    return {name: getattr(options, name) for name in named} | further
 
 
-def together(*changes: str) -> str:
-    """Several changes as one."""
+def joined(*changes: str) -> str:
+    """Returns several changes as one."""
     return ",".join(filter(None, changes))
