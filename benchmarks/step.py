@@ -417,7 +417,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if options.out:  # After each point: a benchmark that is interrupted keeps what it found.
                 named = {"point": point.name, "images": dataset.name, "precision": options.precision}
                 records.append(options.out, {**named, **measured, "large_product_gflops": gflops, **where})
-            jax.clear_caches()  # On a CPU, each program takes many memory maps, and a process may have only so many.
+            jax.clear_caches()  # On a CPU, each program takes many memory maps, and their number is limited.
     print(f"peak memory: {machine.in_words(machine.peak_bytes())}")
     if old:
         print(comparison_table(found, old, options.compare))

@@ -72,7 +72,7 @@ def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Datas
     return first.for_choosing()
 
 
-def judge(config: Config, dataset: Dataset, seeds: Sequence[int], **stream: Any) -> dict[str, Any]:
+def learn(config: Config, dataset: Dataset, seeds: Sequence[int], **stream: Any) -> dict[str, Any]:
     """Learns the tasks with each seed.
 
     Args:

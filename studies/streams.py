@@ -26,7 +26,7 @@ from dgm_jax.config import Config, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
 from studies import results
-from studies.choosing import changed, judge
+from studies.choosing import changed, learn
 
 
 def class_order(dataset: Dataset, number: int) -> list[int]:
@@ -36,9 +36,9 @@ def class_order(dataset: Dataset, number: int) -> list[int]:
 
 
 def learn_orders(config: Config, dataset: Dataset, *, group: int, orders: int) -> dict[str, Any]:
-    """Learns the classes in several orders, `group` at a time: `choosing.judge`, with an order in place of a seed."""
+    """Learns the classes in several orders, `group` at a time: `choosing.learn`, with an order in place of a seed."""
     each = [
-        judge(config, dataset, [number], class_order=class_order(dataset, number), classes_per_task=group)
+        learn(config, dataset, [number], class_order=class_order(dataset, number), classes_per_task=group)
         for number in range(orders)
     ]
 

@@ -131,13 +131,13 @@ README_RUNS = {
 
 
 def test_readme_says_what_the_runs_reached():
-    said = defaultdict(list)
+    stated = defaultdict(list)
     for row in rows_with(ROOT / "README.md", "A_10, %"):
         for spread in re.findall(r"\d+\.\d ± \d+\.\d", row["A_10, %"]):
             data = row["data"] if "`" not in row["data"] else row["data"] + "`"  # The parser strips the last mark.
-            said[data, row["variant"]].append(spread)
-    assert set(said) == set(README_RUNS)
-    for key, spreads in said.items():
+            stated[data, row["variant"]].append(spread)
+    assert set(stated) == set(README_RUNS)
+    for key, spreads in stated.items():
         assert len(spreads) == len(README_RUNS[key]), key
         for spread, names in zip(spreads, README_RUNS[key], strict=True):
             require_equal(spread, [COLUMNS["A_10"](run) for run in named_runs(names)], str(key))

@@ -1,4 +1,4 @@
-"""The benchmark for GPUs, on the CPU, at a tiny size, with nothing installed but JAX's own family."""
+"""The benchmark for GPUs, on the CPU, at a tiny size, with only JAX and its libraries installed."""
 
 import os
 import subprocess

@@ -7,7 +7,7 @@ from dgm_jax.errors import ConfigError, exit_status
 
 
 @pytest.mark.parametrize(
-    "main, argv, said",
+    "main, argv, message",
     [
         (step.main, ["--precision", "tf32"], "error: precision='tf32', but a CPU has no such numbers"),
         (step.main, ["--out", "/nope/x.jsonl"], "error: /nope/x.jsonl: there is no folder /nope; make it first"),
@@ -18,10 +18,10 @@ from dgm_jax.errors import ConfigError, exit_status
         (gpu.main, ["--npz", "/nope.npz", "--out", "gpu.jsonl"], "error: /nope.npz: no such file"),
     ],
 )
-def test_mistakes_are_reported_before_anything_is_measured(main, argv, said, capsys):
+def test_mistakes_are_reported_before_anything_is_measured(main, argv, message, capsys):
     assert exit_status(lambda: main(argv)) == 2
     out, err = capsys.readouterr()
-    assert said in err and "Traceback" not in err and out == ""
+    assert message in err and "Traceback" not in err and out == ""
 
 
 def test_an_interrupt_is_reported(capsys):

@@ -26,14 +26,14 @@ def test_the_first_order_is_the_natural_one_and_all_differ():
 def learnt(monkeypatch):
     """The tasks of every stream that is learnt, by name."""
     seen = []
-    whole = streams.judge
+    whole = streams.learn
 
-    def judge(config, dataset, seeds, **stream):
+    def learn(config, dataset, seeds, **stream):
         made = data.class_incremental(dataset, **stream)
         seen.append((config.variant, seeds, [tuple(made.classes[i] for i in task) for task in made.tasks]))
         return whole(config, dataset, seeds, **stream)
 
-    monkeypatch.setattr(streams, "judge", judge)
+    monkeypatch.setattr(streams, "learn", learn)
     return seen
 
 
@@ -67,16 +67,16 @@ def test_each_grouping_is_learnt_in_each_order_once(tmp_path, monkeypatch, learn
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, message",
     [
         (["--groups", "2,3"], "do not split into tasks of 3 each"),
         (["--base", "gate_position=before_norm"], "gate_position='before_norm' is for dgma"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_learnt(argv, said, tmp_path, monkeypatch):
+def test_mistakes_are_found_before_anything_is_learnt(argv, message, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "digits", {v: helpers.small(v, image_size=8) for v in ("dgma", "dgmw")})
-    monkeypatch.setattr(streams, "judge", lambda *_, **__: pytest.fail("learnt"))
-    with pytest.raises(UserError, match=said):
+    monkeypatch.setattr(streams, "learn", lambda *_, **__: pytest.fail("learnt"))
+    with pytest.raises(UserError, match=message):
         streams.main(["digits", "--preset", "digits", *argv, "--out", str(tmp_path / "streams.jsonl")])
 
 

@@ -74,7 +74,7 @@ def test_records_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
         assert 0 <= accuracy[-1] == last <= 1
         assert kilobytes[1] > kilobytes[0] > 0
         assert min(seconds) > 0
-    monkeypatch.setattr(choosing, "judge", _measured_again)
+    monkeypatch.setattr(choosing, "learn", _measured_again)
     tune.main(argv)
     assert records.read(file) == first
     monkeypatch.setitem(PRESETS, "digits", {"dgma": dataclasses.replace(CONFIG, sparsity_weight=9.0)})
@@ -125,6 +125,6 @@ def _measured_again(*_):
 
 def test_baselines_are_tuned_too():
     seen = choosing.first_tasks(data.load("digits"), 40).resized(8)
-    judged = choosing.judge(dataclasses.replace(CONFIG, method="finetune"), seen, [0, 1])
-    assert list(judged["accuracy"]) == ["classifier"]
-    assert judged["accuracy"]["classifier"] == pytest.approx([0.5, 0.5], abs=0.1)  # It knows only the newest class.
+    found = choosing.learn(dataclasses.replace(CONFIG, method="finetune"), seen, [0, 1])
+    assert list(found["accuracy"]) == ["classifier"]
+    assert found["accuracy"]["classifier"] == pytest.approx([0.5, 0.5], abs=0.1)  # It knows only the newest class.
