@@ -195,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if time.perf_counter() - begun < 60 * _STEP_SHARE * options.minutes:
                 measured = step.measure(point, at(settings(point.variant)), seen, seconds=1.0)
                 result["points"][point.name] = measured
-                keep(point=point.name, **{key: measured[key] for key in ("widths", "parts", "epoch")})
+                parts, epoch = measured["parts"], measured["epoch"]
+                keep(point=point.name, widths=measured["widths"], parts=parts, epoch=epoch)
     deadline = begun + 60 * options.minutes
     for variant in options.variants:
         if time.perf_counter() < deadline:
