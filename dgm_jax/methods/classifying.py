@@ -95,15 +95,7 @@ class ClassifierMethod(Method[State, Training]):
 
     def classifier(self, task: int, state: State) -> Classifier:
         """The state's classifier, which knows the classes up to a task."""
-        n = self.setting.n_seen(task)
-        return Classifier(
-            state.params,
-            state.statistics,
-            self.config.classifier_network,
-            self.setting.image_shape,
-            self.setting.labels[:n],
-            self.setting.names[:n],
-        )
+        return self.setting.classifier(state.params, state.statistics, self.config.classifier_network, task)
 
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """As many steps for every task, whatever its size."""

@@ -240,10 +240,7 @@ class UnmaskedGenerator(Method[State, Training]):
         return dict(zip(self.random_uses, jax.random.split(key, len(self.random_uses)), strict=True))
 
     def _classifier(self, params: Any, statistics: Any, task: int) -> Classifier:
-        n = self.setting.n_seen(task)
-        labels, names = self.setting.labels[:n], self.setting.names[:n]
-        network, shape = self.config.classifier_network, self.setting.image_shape
-        return Classifier(params, statistics, network, shape, labels, names)
+        return self.setting.classifier(params, statistics, self.config.classifier_network, task)
 
     def _memory(self, kernels: list[np.ndarray], frozen: TaskMemory) -> Memory:
         """The generator as a memory of one task, whose one output layer serves all classes."""

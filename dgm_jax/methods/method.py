@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from dgm_jax.config import Config
+from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 
 Tree = Any  # Nested dicts and lists with arrays at the leaves, as a checkpoint holds them.
@@ -68,6 +69,11 @@ class Setting:
     def steps_per_epoch(self, task: int) -> int:
         """Mini-batches of a task's images in an epoch."""
         return sum(self.counts[task]) // self.config.batch_size
+
+    def classifier(self, params: Any, statistics: Any, network: str, task: int) -> Classifier:
+        """A trained classifier of the classes seen once a task is learnt."""
+        n = self.n_seen(task)
+        return Classifier(params, statistics, network, self.image_shape, self.labels[:n], self.names[:n])
 
     def bytes_of(self, n_images: int) -> int:
         """Bytes of `n_images` images as the data set stores them."""
