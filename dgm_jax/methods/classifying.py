@@ -38,6 +38,7 @@ class Training:
 
     task: int
     inputs: Sequence[TaskInput[State]]
+    states: Sequence[State]
     keys: list[tuple[jax.Array, jax.Array]]  # For each seed, one to train with and one for the method.
     classifier: ClassifierState  # Of all seeds, on the devices, as are the next two.
     sources: tuple[TaskImages, ...]
@@ -119,6 +120,7 @@ class ClassifierMethod(Method[State, Training]):
             return Training(
                 task,
                 inputs,
+                [own.state for own in inputs],
                 keys,
                 self.trainer.stack_runs(learners),
                 tuple(map(self.trainer.stack_runs, sources)),

@@ -22,7 +22,7 @@ from dgm_jax.memory.memory import Memory
 
 Tree = Any  # Nested dicts and lists with arrays at the leaves, as a checkpoint holds them.
 State = TypeVar("State")
-Training = TypeVar("Training")
+Training = TypeVar("Training", bound="InProgress")
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,14 @@ class Learnt(Generic[State]):
     metrics: dict[str, float] = field(default_factory=dict)  # Means over the training of the classifier that is asked.
     capacity: list[dict[str, Any]] = field(default_factory=list)  # What the task used of each layer.
     notes: tuple[str, ...] = ()  # What a person should know.
+
+
+class InProgress(Protocol):
+    """A task in progress, of all seeds side by side; what else it holds is the method's business."""
+
+    @property
+    def states(self) -> Sequence[Any]:
+        """For each seed the state that a checkpoint within the task holds beside what is in progress."""
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""A run that is gone on with: new classes on another day, when the images of the earlier ones are gone."""
+"""A finished run continues with new classes, when the images of the earlier ones are gone."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ CONFIGS = {
 }
 
 
-def day(labels: tuple[int, ...], size: int = 8) -> data.TaskStream:
-    """Class folders would number the classes of each day from 0; so does this."""
+def stage(labels: tuple[int, ...], size: int = 8) -> data.TaskStream:
+    """Class folders would number the classes of each stage from 0; so does this."""
     own = helpers.digits(size, labels)
     new = {label: rank for rank, label in enumerate(labels)}
     y_train, y_test = (np.array([new[label] for label in y]) for y in (own.y_train, own.y_test))
@@ -33,7 +33,7 @@ def day(labels: tuple[int, ...], size: int = 8) -> data.TaskStream:
 
 
 def learn(config, labels, workdir: Path, *callbacks: Callback) -> dict:
-    return Learner(config, devices=1, callbacks=callbacks).fit(day(labels), workdir)
+    return Learner(config, devices=1, callbacks=callbacks).fit(stage(labels), workdir)
 
 
 class _Interrupt(Callback):
@@ -54,9 +54,9 @@ class _Notes(Callback):
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def days(request, tmp_path_factory):
-    """Two days of two classes each: settings, folder, and what was drawn after the first."""
-    config, workdir = CONFIGS[request.param](), tmp_path_factory.mktemp("days")
+def stages(request, tmp_path_factory):
+    """Two stages of two classes each: settings, folder, and what was drawn after the first."""
+    config, workdir = CONFIGS[request.param](), tmp_path_factory.mktemp("stages")
     learn(config, (0, 1), workdir)
     first = load_memory(workdir)
     drawn = helpers.draw_all(first)
@@ -64,8 +64,8 @@ def days(request, tmp_path_factory):
     return config, workdir, first, drawn, summary
 
 
-def test_old_classes_are_drawn_as_before(days):
-    _, workdir, _, drawn, _ = days
+def test_old_classes_are_drawn_as_before(stages):
+    _, workdir, _, drawn, _ = stages
     memory = load_memory(workdir)
     assert memory.names == NAMES[:4] and memory.labels == (0, 1, 2, 3) and memory.n_classes == 4
     now = helpers.draw_all(memory)
@@ -74,8 +74,8 @@ def test_old_classes_are_drawn_as_before(days):
     assert all(np.std(images) > 0 for images in now.values())
 
 
-def test_the_last_classifier_is_asked_on_the_next_day_too(tmp_path):
-    """It knows the classes of its day alone; the next one's begin as theirs, and are told from them."""
+def test_the_last_classifier_is_used_in_the_next_stage_too(tmp_path):
+    """New classes begin as those of the stage before (warm start)."""
     config = helpers.beyond("dgma", headroom=2)
     learn(config, (0, 1), tmp_path)
     drawn = helpers.draw_all(load_memory(tmp_path))
@@ -86,8 +86,8 @@ def test_the_last_classifier_is_asked_on_the_next_day_too(tmp_path):
         assert images.tobytes() == now[label].tobytes()
 
 
-def test_the_memory_has_grown_for_the_second_day(days):
-    _, workdir, first, _, _ = days
+def test_the_memory_has_grown_for_the_second_stage(stages):
+    _, workdir, first, _, _ = stages
     memory = load_memory(workdir)
     assert first.widths == first.tasks[-1].widths, "nothing is grown after the last task"
     for before, after in zip(memory.tasks, memory.tasks[1:]):
@@ -96,8 +96,8 @@ def test_the_memory_has_grown_for_the_second_day(days):
     assert sum(row["reused"] for row in rows) > 0
 
 
-def test_accuracies_are_those_of_classes_that_can_be_tested(days):
-    _, workdir, _, _, summary = days
+def test_accuracies_are_those_of_classes_that_can_be_tested(stages):
+    _, workdir, _, _, summary = stages
     lines = (workdir / "accuracy_matrix.csv").read_text().splitlines()
     assert lines[0] == "protocol,reading,after_task,0,1,2,3"
     last = next(line for line in lines if line.startswith("strict,consolidated,3")).split(",")
@@ -109,29 +109,29 @@ def test_accuracies_are_those_of_classes_that_can_be_tested(days):
     assert confusion.shape == (4, 4) and confusion[:2].sum() == 0 and (confusion[2:].sum(axis=1) > 0).all()
 
 
-def test_the_same_day_again_is_finished_already(days):
-    config, workdir, *_ = days
+def test_the_same_stage_again_is_finished_already(stages):
+    config, workdir, *_ = stages
     before = (workdir / "config.json").read_bytes()
     summary = learn(config, (2, 3), workdir)
     assert summary["finished"] and (workdir / "config.json").read_bytes() == before
 
 
-def test_an_earlier_day_again_is_refused(days):
-    config, workdir, *_ = days
-    with pytest.raises(OtherConfiguration, match="has learnt class nought before; a class belongs to one day"):
+def test_an_earlier_stage_again_is_refused(stages):
+    config, workdir, *_ = stages
+    with pytest.raises(OtherConfiguration, match="has learnt class nought before; a class belongs to one stage"):
         learn(config, (0, 1), workdir)
 
 
-def test_a_class_of_an_earlier_day_is_refused(days):
-    config, workdir, *_ = days
+def test_a_class_of_an_earlier_stage_is_refused(stages):
+    config, workdir, *_ = stages
     before = (workdir / "config.json").read_bytes()
-    with pytest.raises(OtherConfiguration, match="has learnt class one before; a class belongs to one day"):
+    with pytest.raises(OtherConfiguration, match="has learnt class one before; a class belongs to one stage"):
         learn(config, (4, 1), workdir)
     assert (workdir / "config.json").read_bytes() == before
 
 
-def test_an_interrupted_day_goes_on_to_the_same_end(days, tmp_path):
-    config, workdir, _, _, undisturbed = days
+def test_an_interrupted_stage_continues_to_the_same_end(stages, tmp_path):
+    config, workdir, _, _, undisturbed = stages
     folder = tmp_path / "run"
     learn(config, (0, 1), folder)
     with pytest.raises(KeyboardInterrupt):
@@ -139,15 +139,15 @@ def test_an_interrupted_day_goes_on_to_the_same_end(days, tmp_path):
     for other in ((4, 5), (0, 1)):
         with pytest.raises(OtherConfiguration):
             learn(config, other, folder)
-    with pytest.raises(OtherConfiguration, match="has not learnt all of two, three yet; go on with their images first"):
+    with pytest.raises(OtherConfiguration, match="has not learnt all of two, three yet; continue with their images first"):
         learn(config, (4, 5), folder)
     summary = learn(config, (2, 3), folder)
     helpers.assert_equal_trees(helpers.newest(folder).tree, helpers.newest(workdir).tree)
     assert summary["confusion"] == undisturbed["confusion"]
 
 
-def test_a_day_that_was_announced_but_not_begun_gives_way(tmp_path):
-    """Its images may be mended after all, or another day may come first."""
+def test_a_stage_that_was_announced_but_not_begun_is_dropped(tmp_path):
+    """Its images may be corrected after all, or another stage may come first."""
     config = CONFIGS["dgma"]()
     learn(config, (0, 1), tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -155,7 +155,7 @@ def test_a_day_that_was_announced_but_not_begun_gives_way(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["days"] == [2, 2]
     notes = _Notes()
     summary = learn(config, (4,), tmp_path, notes)
-    assert notes.heard[0] == "left out, for another day came first: two, three, of which nothing was saved"
+    assert notes.heard[0] == "dropped two, three: announced earlier, but not learnt before other classes came"
     assert summary["finished"] and load_memory(tmp_path).names == ("nought", "one", "four")
     assert json.loads((tmp_path / "config.json").read_text())["days"] == [2, 1]
     assert learn(config, (4,), tmp_path)["finished_tasks"] == 3  # Finished already.
@@ -163,15 +163,15 @@ def test_a_day_that_was_announced_but_not_begun_gives_way(tmp_path):
     assert load_memory(tmp_path).names == ("nought", "one", "four", "two", "three")
 
 
-def test_the_same_images_under_other_names_are_refused(days, monkeypatch):
-    config, workdir, *_ = days
+def test_the_same_images_under_other_names_are_refused(stages, monkeypatch):
+    config, workdir, *_ = stages
     monkeypatch.setitem(globals(), "NAMES", ("a", "b", "c", "d", "e", "f"))
     with pytest.raises(OtherConfiguration, match="has learnt these very images before, under other names"):
         learn(config, (2, 3), workdir)
 
 
-def test_a_third_day(days, tmp_path):
-    config, workdir, _, drawn, _ = days
+def test_a_third_stage(stages, tmp_path):
+    config, workdir, _, drawn, _ = stages
     folder = helpers.copied(workdir, tmp_path / "run")
     learn(config, (5,), folder)
     memory = load_memory(folder)
@@ -181,29 +181,29 @@ def test_a_third_day(days, tmp_path):
     assert len(json.loads((folder / "config.json").read_text())["stream"]["fingerprint"].split("+")) == 3
 
 
-def test_settings_of_another_day(days, tmp_path):
-    config, workdir, *_ = days
+def test_settings_of_another_stage(stages, tmp_path):
+    config, workdir, *_ = stages
     folder = helpers.copied(workdir, tmp_path / "run")
     fewer = type(config)(**{**config.__dict__, "epochs": 2})
     with pytest.raises(OtherConfiguration, match="epochs is 3, now 2.*pass --resume-anyway"):
-        Learner(fewer, devices=1).fit(day((5,)), folder)
-    assert Learner(fewer, devices=1).fit(day((5,)), folder, resume_anyway=True)["finished_tasks"] == 5
+        Learner(fewer, devices=1).fit(stage((5,)), folder)
+    assert Learner(fewer, devices=1).fit(stage((5,)), folder, resume_anyway=True)["finished_tasks"] == 5
 
 
-def test_settings_that_last_are_refused(days, tmp_path):
-    config, workdir, *_ = days
+def test_settings_that_last_are_refused(stages, tmp_path):
+    config, workdir, *_ = stages
     folder = helpers.copied(workdir, tmp_path / "run")
     with pytest.raises(OtherConfiguration, match="noise_dim is .*, now 16"):
-        Learner(type(config)(**{**config.__dict__, "noise_dim": 16}), devices=1).fit(day((5,)), folder)
+        Learner(type(config)(**{**config.__dict__, "noise_dim": 16}), devices=1).fit(stage((5,)), folder)
 
 
-def test_a_damaged_end_of_the_first_day_asks_for_its_images(tmp_path):
+def test_a_damaged_end_of_the_first_stage_asks_for_its_images(tmp_path):
     config = CONFIGS["dgma"]()
     learn(config, (0, 1), tmp_path)
     drawn = helpers.draw_all(load_memory(tmp_path))
     helpers.flip_a_byte(tmp_path)
     with pytest.raises(
-        OtherConfiguration, match="has not learnt all of nought, one yet; go on with their images first"
+        OtherConfiguration, match="has not learnt all of nought, one yet; continue with their images first"
     ):
         learn(config, (2, 3), tmp_path)
     learn(config, (0, 1), tmp_path)  # As it says.
@@ -215,7 +215,7 @@ def test_a_damaged_end_of_the_first_day_asks_for_its_images(tmp_path):
 def test_images_of_another_shape_are_refused(tmp_path):
     config = CONFIGS["dgma"]()
     learn(config, (0, 1), tmp_path)
-    stream = day((2, 3))
+    stream = stage((2, 3))
     colour = data.class_incremental(
         data.from_arrays(
             *(part for task in [stream] for part in _in_colour(task)), name="mine", class_names={0: "two", 1: "three"}
@@ -239,11 +239,11 @@ class TestStream:
     def past(self, labels=(0, 1)):
         from dgm_jax.data.stream import describe
 
-        known = describe(day(labels))
+        known = describe(stage(labels))
         return data.Past("mine", tuple(map(tuple, known["tasks"])), ("nought", "one"), ((24,), (24,)), "ab")
 
-    def test_goes_on_where_the_past_ends(self):
-        plain, stream = day((2, 3)), day((2, 3)).after(self.past())
+    def test_continues_where_the_past_ends(self):
+        plain, stream = stage((2, 3)), stage((2, 3)).after(self.past())
         assert (stream.n_past, stream.n_tasks, stream.n_classes) == (2, 4, 4)
         assert stream.tasks == ((0,), (1,), (2,), (3,)) and stream.classes == (0, 1, 2, 3)
         assert stream.class_names == NAMES[:4] and stream.fingerprint == f"ab+{plain.fingerprint}"
@@ -258,21 +258,21 @@ class TestStream:
             stream.train(2)
 
     def test_the_past_is_not_here(self):
-        stream = day((2, 3)).after(self.past())
+        stream = stage((2, 3)).after(self.past())
         with pytest.raises(DataError, match="task 1 was to be learnt from an earlier stream"):
             stream.begin(1)
 
     def test_refuses(self):
         with pytest.raises(DataError, match="class one was learnt before"):
-            day((1, 3)).after(self.past())
-        begun = day((2, 3))
+            stage((1, 3)).after(self.past())
+        begun = stage((2, 3))
         begun.begin(0)
         with pytest.raises(DataError, match="task 0 of the stream has begun"):
             begun.after(self.past())
 
 
-def test_a_key_per_class_is_not_shared_between_days(days):
+def test_a_key_per_class_is_not_shared_between_stages(stages):
     """New classes are numbered on, so that no class draws by another's random numbers."""
-    memory = load_memory(days[1])
+    memory = load_memory(stages[1])
     a, b = (memory.draw(index, 4, jax.random.key(0)) for index in (0, 2))
     assert np.any(a != b)
