@@ -25,6 +25,7 @@ from dgm_jax.errors import exit_status
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
+from dgm_jax.types import GeneratorParams
 
 REPLAYED = 1000  # Number of images whose sampling is timed.
 CHUNK = 125  # Number of images for which products are counted at once: about as many as a memory samples at once.
@@ -48,14 +49,14 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
         return [numbers.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
 
     def task(index: int, task_widths: tuple[int, ...]) -> TaskMemory:
-        parameters = jax.device_get(generator.init_task(jax.random.key(index), task_widths, 1, 1))
+        norms, heads = generator.init_task(jax.random.key(index), task_widths, 1, 1)
         return TaskMemory(
             classes=(index,),
             widths=task_widths,
             masks=masks(index, task_widths),
-            norms=parameters["norms"],
-            statistics=jax.device_get(generator.init_statistics(task_widths)),
-            heads=parameters["heads"],
+            norms=norms,
+            statistics=generator.init_statistics(task_widths),
+            heads=heads,
             n_conditioned=n_classes,
         )
 
@@ -78,12 +79,10 @@ def replay_products(memory: Memory, task: int, n: int) -> Counter[arithmetic.Pro
     channels = frozen.heads.shape[-1]
 
     key = jax.random.key(0)
-    params = {
-        "kernels": memory.generator.init_kernels(key, widths, memory.noise_dim),
-        **memory.generator.init_task(key, widths, channels, 1),
-    }
+    kernels = memory.generator.init_kernels(key, widths, memory.noise_dim)
+    params = GeneratorParams(kernels, *memory.generator.init_task(key, widths, channels, 1))
 
-    def generate(params: dict[str, Any]) -> jax.Array:
+    def generate(params: GeneratorParams) -> jax.Array:
         noise, head = jnp.zeros((n, memory.noise_dim)), jnp.zeros(n, jnp.int32)
         statistics = memory.generator.init_statistics(widths)
         return memory.generator.generate(params, statistics, [None] * len(widths), noise, head, train=False)[0]

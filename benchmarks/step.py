@@ -36,6 +36,7 @@ from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.devices import choose_devices, data_parallel
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
+from dgm_jax.training.gates import slopes
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
@@ -139,7 +140,7 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
         conditioned_noise, noise_dim=config.noise_dim, n_conditioned=scene.trainer.networks.n_classes, classes=labels
     )
     head = labels - scene.capacity.first_class
-    scales = step.scales(clock(scene), jnp.int32(scene.steps // 2))
+    scales = slopes(step.config, clock(scene), jnp.int32(scene.steps // 2))
     alpha = jax.random.uniform(keys[0], (batch,))
     return {
         "classifier": (step.classifier_step, (images, labels, scene.capacity.seen)),
@@ -152,7 +153,7 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
     """Returns the scene once masks are settled and every other gate is open; dgma then trains only its open units."""
     trainer = scene.trainer
     state, capacity = jax.tree.map(np.array, jax.device_get((scene.state, scene.capacity)))
-    for embedding in state.generator["embeddings"]:
+    for embedding in state.generator.embeddings:
         live = np.isfinite(embedding)
         embedding[live] = np.resize([1, -1], live.sum())
     units = find_open_units([state], shapes, trainer.networks.generator) if trainer.config.variant == "dgma" else None

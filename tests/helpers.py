@@ -25,6 +25,9 @@ from dgm_jax.models import dcgan
 from dgm_jax.models.generator import Generator
 from dgm_jax.runs.events import Callback, TaskEnd
 from dgm_jax.system import checkpoint
+from dgm_jax.training.task import Networks
+from dgm_jax.training.trainer import Trainer
+from dgm_jax.types import DiscriminatorParams, GeneratorParams, Linear, Norm, Statistics
 
 DTYPES = ("float32", "float64")
 
@@ -90,72 +93,74 @@ def _layers(named: Mapping[str, np.ndarray], prefix: str) -> list[int]:
     return sorted(int(name.removeprefix(prefix)) for name in named if name.removeprefix(prefix).isdecimal())
 
 
-def discriminator(named: Mapping[str, np.ndarray], dtype: Any) -> dict[str, Any]:
+def discriminator(named: Mapping[str, np.ndarray], dtype: Any) -> DiscriminatorParams:
     """Our tree from the golden names of D's parameters (or of anything of their shapes)."""
 
-    def linear(name: str) -> dict[str, jax.Array]:
+    def linear(name: str) -> Linear:
         kernel = _array(named, f"{name}_w", dtype)
-        return {"kernel": kernel.reshape(-1, kernel.shape[-1]), "bias": _array(named, f"{name}_b", dtype)}
+        return Linear(kernel.reshape(-1, kernel.shape[-1]), _array(named, f"{name}_b", dtype))
 
     trunk: list[dict[str, Any]] = []
     for i in _layers(named, "conv"):
         layer: dict[str, Any] = {"kernel": _array(named, f"conv{i}", dtype)}
         if i > 1:
-            layer["norm"] = {part: _array(named, f"norm{i}_{part}", dtype) for part in ("scale", "shift")}
+            layer["norm"] = Norm(*(_array(named, f"norm{i}_{part}", dtype) for part in ("scale", "shift")))
         trunk.append(layer)
-    return {"trunk": trunk, "critic": linear("critic"), "classifier": linear("class")}
+    return DiscriminatorParams({"trunk": trunk}, critic=linear("critic"), classifier=linear("class"))
 
 
-def discriminator_names(tree: Any) -> dict[str, np.ndarray]:
+def discriminator_names(params: DiscriminatorParams) -> dict[str, np.ndarray]:
     """Undoes `discriminator`."""
     named = {}
-    for i, layer in enumerate(tree["trunk"], start=1):
+    for i, layer in enumerate(params.trunk["trunk"], start=1):
         named[f"conv{i}"] = layer["kernel"]
-        named |= {f"norm{i}_{part}": value for part, value in layer.get("norm", {}).items()}
-    for name, ours in (("critic", "critic"), ("class", "classifier")):
-        kernel = tree[ours]["kernel"]
-        named[f"{name}_w"] = kernel.reshape(4, 4, -1, kernel.shape[-1])
-        named[f"{name}_b"] = tree[ours]["bias"]
+        if "norm" in layer:
+            named |= {f"norm{i}_{part}": value for part, value in vars(layer["norm"]).items()}
+    for name, head in (("critic", params.critic), ("class", params.classifier)):
+        named[f"{name}_w"] = head.kernel.reshape(4, 4, -1, head.kernel.shape[-1])
+        named[f"{name}_b"] = head.bias
     return {name: np.asarray(value) for name, value in named.items()}
 
 
-def discriminator_statistics(named: Mapping[str, np.ndarray], dtype: Any) -> list[dict[str, jax.Array]]:
+def discriminator_statistics(named: Mapping[str, np.ndarray], dtype: Any) -> list[Statistics]:
     layers = sorted({int(name.removeprefix("norm").partition("_")[0]) for name in named})
-    return [{part: _array(named, f"norm{i}_{part}", dtype) for part in ("mean", "var")} for i in layers]
+    return [Statistics(*(_array(named, f"norm{i}_{part}", dtype) for part in ("mean", "var"))) for i in layers]
 
 
 def discriminator_statistics_names(statistics: Any) -> dict[str, np.ndarray]:
     return {
-        f"norm{i}_{part}": np.asarray(value) for i, own in enumerate(statistics, start=2) for part, value in own.items()
+        f"norm{i}_{part}": np.asarray(value)
+        for i, running in enumerate(statistics, start=2)
+        for part, value in vars(running).items()
     }
 
 
-def generator(named: Mapping[str, np.ndarray], dtype: Any) -> dict[str, Any]:
+def generator(named: Mapping[str, np.ndarray], dtype: Any) -> GeneratorParams:
     """Our tree from the golden names of G's parameters."""
     layers = _layers(named, "w")
-    return {
-        "kernels": [_array(named, f"w{i}", dtype) for i in layers],
-        "norms": [{part: _array(named, f"{part}{i}", dtype) for part in ("scale", "shift")} for i in layers],
-        "heads": _array(named, "heads", dtype),
-        "embeddings": [_array(named, f"e{i}", dtype) for i in layers],
-    }
+    return GeneratorParams(
+        kernels=[_array(named, f"w{i}", dtype) for i in layers],
+        norms=[Norm(*(_array(named, f"{part}{i}", dtype) for part in ("scale", "shift"))) for i in layers],
+        heads=_array(named, "heads", dtype),
+        embeddings=[_array(named, f"e{i}", dtype) for i in layers],
+    )
 
 
-def generator_names(tree: Any) -> dict[str, np.ndarray]:
+def generator_names(params: GeneratorParams) -> dict[str, np.ndarray]:
     """Undoes `generator`."""
-    named = {"heads": tree["heads"]}
-    for i, (kernel, norm, e) in enumerate(zip(tree["kernels"], tree["norms"], tree["embeddings"]), start=1):
-        named |= {f"w{i}": kernel, f"e{i}": e} | {f"{part}{i}": value for part, value in norm.items()}
+    named = {"heads": params.heads}
+    for i, (kernel, norm, e) in enumerate(zip(params.kernels, params.norms, params.embeddings), start=1):
+        named |= {f"w{i}": kernel, f"e{i}": e, f"scale{i}": norm.scale, f"shift{i}": norm.shift}
     return {name: np.asarray(value) for name, value in named.items()}
 
 
-def generator_statistics(named: Mapping[str, np.ndarray], dtype: Any) -> list[dict[str, jax.Array]]:
+def generator_statistics(named: Mapping[str, np.ndarray], dtype: Any) -> list[Statistics]:
     layers = _layers(named, "mean")
-    return [{part: _array(named, f"{part}{i}", dtype) for part in ("mean", "var")} for i in layers]
+    return [Statistics(*(_array(named, f"{part}{i}", dtype) for part in ("mean", "var"))) for i in layers]
 
 
 def generator_statistics_names(statistics: Any) -> dict[str, np.ndarray]:
-    return {f"{part}{i}": np.asarray(v) for i, own in enumerate(statistics, start=1) for part, v in own.items()}
+    return {f"{part}{i}": np.asarray(v) for i, own in enumerate(statistics, start=1) for part, v in vars(own).items()}
 
 
 def numbered(named: Mapping[str, np.ndarray], prefix: str, dtype: Any) -> list[jax.Array]:
@@ -207,6 +212,15 @@ def outputs(*children: subprocess.Popen[str], seconds: float = 300) -> list[str]
 
 
 # ---- small runs ----
+
+
+def trainer(
+    config: Config, devices: Sequence[jax.Device] = (), *, n_classes: int = 3, max_heads: int = 1, backend: str = "pmap"
+) -> Trainer:
+    """The programs of a run on grey images, on one device unless others are given."""
+    networks = Networks(config, channels=1, n_classes=n_classes, max_heads=max_heads)
+    return Trainer(networks, devices or jax.local_devices()[:1], backend=backend)
+
 
 LABELS = (0, 1, 2)
 

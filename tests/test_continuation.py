@@ -139,7 +139,9 @@ def test_an_interrupted_stage_continues_to_the_same_end(stages, tmp_path):
     for other in ((4, 5), (0, 1)):
         with pytest.raises(OtherConfiguration):
             learn(config, other, folder)
-    with pytest.raises(OtherConfiguration, match="has not learnt all of two, three yet; continue with their images first"):
+    with pytest.raises(
+        OtherConfiguration, match="has not learnt all of two, three yet; continue with their images first"
+    ):
         learn(config, (4, 5), folder)
     summary = learn(config, (2, 3), folder)
     helpers.assert_equal_trees(helpers.newest(folder).tree, helpers.newest(workdir).tree)
@@ -274,5 +276,5 @@ class TestStream:
 def test_a_key_per_class_is_not_shared_between_stages(stages):
     """New classes are numbered on, so that no class draws by another's random numbers."""
     memory = load_memory(stages[1])
-    a, b = (memory.draw(index, 4, jax.random.key(0)) for index in (0, 2))
+    a, b = (memory.sample_index(index, 4, jax.random.key(0)) for index in (0, 2))
     assert np.any(a != b)

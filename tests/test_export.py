@@ -72,5 +72,5 @@ def test_npz_has_every_array(memory):
         for i, mask in enumerate(task.masks):
             assert np.array_equal(arrays[f"task_{t}_mask_{i}"], mask)
         for i in range(len(task.norms)):
-            for name, value in (task.norms[i] | task.statistics[i]).items():
+            for name, value in (vars(task.norms[i]) | vars(task.statistics[i])).items():
                 assert np.array_equal(arrays[f"task_{t}_norm_{i}_{name}"], value)

@@ -12,6 +12,7 @@ from helpers import compiled_once  # noqa: F401
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NoMemory
 from dgm_jax.memory.task import TaskMemory
+from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 RUNS = {
     "dgma-16": lambda: helpers.finished(helpers.small("dgma")),
@@ -113,7 +114,9 @@ class TestSample:
         memory = run.memories[-1]
         pixels = memory.images(0, 3, jax.random.key(0))
         assert pixels.dtype == np.uint8
-        np.testing.assert_allclose(pixels / 127.5 - 1, memory.draw(0, 3, jax.random.key(0)), atol=1 / 255 + 1e-6)
+        np.testing.assert_allclose(
+            pixels / 127.5 - 1, memory.sample_index(0, 3, jax.random.key(0)), atol=1 / 255 + 1e-6
+        )
 
 
 class TestLoad:
@@ -154,8 +157,8 @@ def _task(variant, classes, widths, masks, seed):
         classes=classes,
         widths=widths,
         masks=masks,
-        norms=[{"scale": np.ones(w, np.float32), "shift": rng.normal(size=w).astype(np.float32)} for w in widths],
-        statistics=[{"mean": np.zeros(w, np.float32), "var": np.ones(w, np.float32)} for w in widths],
+        norms=[Norm(np.ones(w, np.float32), rng.normal(size=w).astype(np.float32)) for w in widths],
+        statistics=[Statistics(np.zeros(w, np.float32), np.ones(w, np.float32)) for w in widths],
         heads=rng.normal(size=(len(classes), 4, 4, widths[-1], 1)).astype(np.float32),
         n_conditioned=3,
     )
@@ -213,10 +216,11 @@ def test_the_cut_draws_what_the_whole_generator_would(variant):
         for kernel, width in zip(memory.kernels, task.widths):
             kernels.append(kernel[:, :, :inputs, :width])
             inputs = width
-        whole = {"kernels": kernels, "norms": task.norms, "heads": task.heads[:1]}
+        whole = GeneratorParams(kernels, task.norms, task.heads[:1])
         expected = run(whole, task.statistics, task.masks)
-        cut = memory.cut(task) | {"heads": memory.cut(task)["heads"][:1]}
-        np.testing.assert_allclose(run(cut, cut["statistics"], [None, None]), expected, atol=1e-5)
+        cut = memory.cut(task)
+        one_head = dataclasses.replace(cut.generator, heads=cut.generator.heads[:1])
+        np.testing.assert_allclose(run(one_head, cut.statistics, [None, None]), expected, atol=1e-5)
 
 
 def test_a_task_that_opens_nothing_draws_grey():

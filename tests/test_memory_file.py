@@ -21,7 +21,7 @@ from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NewerFormat, NoMemory
 from dgm_jax.memory import file as memory_file
 from dgm_jax.memory.file import DamagedMemoryFile, decode, encode
-from dgm_jax.memory.task import used_weights
+from dgm_jax.memory.memory import used_weights
 
 RUNS = {
     "dgma": lambda: helpers.finished(helpers.small("dgma")),
@@ -112,7 +112,7 @@ class TestRoundTrip:
             at += -(-bits // 8)
         for layer, kind in [(i, kind) for i in range(len(c) - 1) for kind in ("scale", "shift")]:
             found = np.frombuffer(body, "<f4", c[layer + 1], at)
-            assert np.array_equal(found, memory.tasks[0].norms[layer][kind])
+            assert np.array_equal(found, getattr(memory.tasks[0].norms[layer], kind))
             at += 4 * c[layer + 1]
 
     def test_needs_jax_and_numpy_alone(self, tmp_path):

@@ -11,10 +11,11 @@ from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import nn
 from dgm_jax.config import PRESETS
-from dgm_jax.runs import run
+from dgm_jax.methods import dgm
+from dgm_jax.training import task as tasks
 from dgm_jax.training import warm_start
+from dgm_jax.training.gates import open_gates, slopes
 from dgm_jax.training.state import Clock
-from dgm_jax.training.trainer import Trainer
 
 LABELS = np.array([4, 5, 4, 4, 5, 5])
 TASKS = ((0, 1), (2, 3))
@@ -30,20 +31,21 @@ TASKS = ((0, 1), (2, 3))
     ],
 )
 def test_all_begin_as_classes_of_the_task_that_most_images_look_like(taken_for, expected):
-    assert warm_start.likest(np.array(taken_for), LABELS, (4, 5), TASKS) == expected
+    assert warm_start.most_similar_classes(np.array(taken_for), LABELS, (4, 5), TASKS) == expected
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_run_asks_its_last_classifier(asked, tmp_path, monkeypatch):
     begun = []
 
-    def begin(self, *args, like=(), **options):
-        begun.append([own.classes for own in like])
-        return original(self, *args, like=like, **options)
+    def begin(*args, similar=(), **options):
+        begun.append([own.classes for own in similar])
+        return original(*args, similar=similar, **options)
 
-    original = Trainer.begin
-    monkeypatch.setattr(Trainer, "begin", begin)
-    monkeypatch.setattr(run, "likest", lambda taken_for, labels, classes, tasks: [tasks[0][0] for _ in classes])
+    original = tasks.begin_task
+    monkeypatch.setattr(tasks, "begin_task", begin)
+    most_similar = lambda predicted, labels, classes, earlier: [earlier[0][0] for _ in classes]  # noqa: E731
+    monkeypatch.setattr(dgm, "most_similar_classes", most_similar)
     helpers.fit(helpers.small("dgmw", image_size=8, warm_start=asked), tmp_path)
     assert begun == ([[], [(0,)], [(0,)]] if asked else [[], [], []])
 
@@ -52,18 +54,18 @@ def test_a_run_asks_its_last_classifier(asked, tmp_path, monkeypatch):
 def test_a_task_begins_by_drawing_what_it_begins_as(variant):
     config = helpers.small(variant, image_size=8, warm_start=True, scale_lead=1)
     memory = helpers.finished(helpers.small(variant, image_size=8)).memories[-1]
-    earlier = memory.class_alone(1)
-    trainer = Trainer(config, jax.local_devices()[:1], channels=1, n_classes=len(helpers.LABELS), max_heads=1)
-    state, _ = trainer.begin(
-        *(jax.random.key(0), memory.kernels, memory.reserved),
+    earlier = memory.single_class_task(1)
+    trainer = helpers.trainer(config)
+    state, _ = tasks.begin_task(
+        *(trainer.networks, jax.random.key(0), memory.kernels, memory.reserved),
         physical=memory.widths,
         classes=(2,),
         discriminator=None,
-        like=[earlier],
+        similar=[earlier],
     )
     step = trainer.step
-    scales = step.scales(Clock(task=2, epoch=0, mask_epochs=trainer.mask_epochs, steps=3), jnp.int32(0))
-    begun = step.masks(state.generator["embeddings"], *scales)
+    clock = Clock(task=2, epoch=0, mask_epochs=trainer.networks.mask_epochs, steps=3)
+    begun = open_gates(config, state.generator.embeddings, *slopes(config, clock, jnp.int32(0)))
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(32, config.noise_dim)), jnp.float32)
 
     def drawn(masks):
@@ -84,9 +86,9 @@ BEST = [(name, variant) for name in PRESETS if name.startswith("best-") for vari
 def test_gates_begin_nearly_open_or_closed_at_every_budget(preset, variant, epochs):
     """In the first epoch whose slope can turn a gate."""
     config = dataclasses.replace(PRESETS[preset][variant], epochs=epochs)
-    trainer = Trainer(config, jax.local_devices()[:1], channels=1, n_classes=10, max_heads=1)
+    trainer = helpers.trainer(config, n_classes=10)
     opened = np.arange(6) % 2 == 0
-    clock = Clock(task=1, epoch=1 - config.scale_lead, mask_epochs=trainer.mask_epochs, steps=10)
-    begun = warm_start._embeddings(opened, trainer._first_slope)
-    (gates,) = trainer.step.masks([begun], *trainer.step.scales(clock, jnp.int32(0)))
+    clock = Clock(task=1, epoch=1 - config.scale_lead, mask_epochs=trainer.networks.mask_epochs, steps=10)
+    begun = warm_start._embeddings(opened, tasks.first_slope(trainer.networks))
+    (gates,) = open_gates(config, [begun], *slopes(config, clock, jnp.int32(0)))
     np.testing.assert_allclose(np.where(opened, 1 - gates, gates), jax.nn.sigmoid(-4.0), rtol=1e-3)

@@ -1,4 +1,4 @@
-"""What a run reports, as pure functions of predictions and masks (ALGORITHM, section 10)."""
+"""What a run reports, as pure functions of predictions and masks (docs/method.md)."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -91,7 +91,7 @@ class Trainer:
             mask_epochs=np.int32(self.networks.mask_epochs),
             steps=np.int32(steps),
         )
-        physical = tuple(norm["scale"].shape[-1] for norm in state.generator["norms"])
+        physical = tuple(norm.scale.shape[-1] for norm in state.generator.norms)
         self._compiled.add((len(keys), physical))
         # State, data, replay, capacity, key and sums differ from run to run.
         run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))

@@ -252,7 +252,7 @@ def test_weights_that_were_needed_are_held():
 def _judge(images):
     """A random classifier of three classes on 8x8 images, what it says of `images`, and that in training mode."""
     params, statistics = dcgan.init_discriminator(jax.random.key(0), width=8, image_size=8, channels=1, n_classes=3)
-    params["classifier"]["kernel"] *= 20  # Confident.
+    params.classifier.kernel[:] *= 20  # Confident.
     return params, statistics, dcgan.discriminate(params, statistics, images, train=False)[0].logits
 
 
@@ -273,7 +273,7 @@ def test_the_fisher_information_is_the_mean_square_of_scores():
             return two[label] - jnp.log(jnp.sum(jnp.exp(two)))
 
         total = jax.tree.map(lambda t, g: t + np.asarray(g) ** 2 / 6, total, jax.grad(log_likelihood)(params))
-    assert np.any(total["classifier"]["kernel"] > 1e-3)
+    assert np.any(total.classifier.kernel > 1e-3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), actual, total)
 
 
@@ -342,7 +342,7 @@ def test_alignment_holds_the_generator():
         state, drawn = method.new_state(key), []
         for task in range(2):
             state = _learn(method, state, task, stream, key).state
-            drawn.append(state.generator.draw(0, 16, jax.random.key(9)))
+            drawn.append(state.generator.sample_index(0, 16, jax.random.key(9)))
         drift.append(np.mean((drawn[1] - drawn[0]) ** 2))
     assert drift[1] < 0.3 * drift[0]
 

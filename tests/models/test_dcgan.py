@@ -14,6 +14,7 @@ from dgm_jax.memory import memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
 from dgm_jax.training.losses import cross_entropy, gradient_penalty
+from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 DISCRIMINATORS = ["discriminator_gray", "discriminator_colour"]
 GENERATORS = ["generator_dgma", "generator_dgmw", "generator_dgma_colour", "generator_dgmw_colour"]
@@ -98,7 +99,7 @@ class TestGoldenDiscriminator:
         golden.assert_close(result["grad_x"], file["grad_x"], dtype, gradient=True)
         for key in ("grad_cross_entropy", "grad_outputs"):
             helpers.assert_named(helpers.discriminator_names(result[key]), file[key], dtype, gradient=True)
-        assert not np.any(result["grad_cross_entropy"]["critic"]["kernel"])
+        assert not np.any(result["grad_cross_entropy"].critic.kernel)
 
     def test_gradient_penalty(self, name, dtype):
         file, result = _judged(name, dtype)
@@ -127,7 +128,7 @@ def _draw(params, statistics, binary, batch):
     """Everything that the file of a generator holds, but what concerns growth."""
 
     def run(params, z):
-        masks = [nn.gate(e, batch["s"]) for e in params["embeddings"]]
+        masks = [nn.gate(e, batch["s"]) for e in params.embeddings]
         images, after = helpers.chain(statistics).generate(
             params, statistics, masks, z, batch["head_index"], train=True
         )
@@ -156,7 +157,7 @@ def _drawn(name, dtype):
         batch["head_index"] = jnp.asarray(file["head_index"])
         params = helpers.generator(file["params"], dtype)
         statistics = helpers.generator_statistics(file["running_before"], dtype)
-        binary = [nn.binarise(e) for e in params["embeddings"]]
+        binary = [nn.binarise(e) for e in params.embeddings]
         return file, jax.device_get(_draw(params, statistics, binary, batch))
 
 
@@ -195,17 +196,17 @@ def test_golden_growth_leaves_old_images_alone(float64, name):
     z, head = jnp.asarray(file["z"]), jnp.asarray(file["head_index"])
 
     # In full: the task's own norms and heads, padded by neutral entries.
-    heads = params["heads"]
-    grown = {
-        "kernels": wide,
-        "norms": [
-            {"scale": nn.expand(norm["scale"], jnp.ones(w)), "shift": nn.expand(norm["shift"], jnp.zeros(w))}
-            for norm, w in zip(params["norms"], widths)
+    heads = params.heads
+    grown = GeneratorParams(
+        kernels=wide,
+        norms=[
+            Norm(scale=nn.expand(norm.scale, jnp.ones(w)), shift=nn.expand(norm.shift, jnp.zeros(w)))
+            for norm, w in zip(params.norms, widths)
         ],
-        "heads": nn.expand(heads, jnp.zeros((*heads.shape[:3], widths[-1], heads.shape[-1]))),
-    }
+        heads=nn.expand(heads, jnp.zeros((*heads.shape[:3], widths[-1], heads.shape[-1]))),
+    )
     grown_statistics = [
-        {"mean": nn.expand(own["mean"], jnp.zeros(w)), "var": nn.expand(own["var"], jnp.ones(w))}
+        Statistics(mean=nn.expand(own.mean, jnp.zeros(w)), var=nn.expand(own.var, jnp.ones(w)))
         for own, w in zip(statistics, widths)
     ]
     masks = [mask.astype(bool) for mask in helpers.numbered(file["wide"], "binary", np.float64)]
@@ -217,18 +218,18 @@ def test_golden_growth_leaves_old_images_alone(float64, name):
         classes=tuple(range(len(heads))),
         widths=tuple(file["widths"].tolist()),
         masks=[np.asarray(mask, bool) for mask in helpers.numbered(file, "binary", bool)],
-        norms=jax.device_get(params["norms"]),
+        norms=jax.device_get(params.norms),
         statistics=jax.device_get(statistics),
         heads=np.asarray(heads),
         n_conditioned=0,
     )
     cut = memory.cut_units if "dgma" in name else memory.cut_weights
     drawn = []
-    for kernels in (params["kernels"], wide):
-        own = cut(helpers.chain(params["norms"]), [np.asarray(kernel) for kernel in kernels], task)
-        drawn.append(own | {"images": _evaluate(own, own["statistics"], [None] * len(kernels), z, head)})
+    for kernels in (params.kernels, wide):
+        own = cut(helpers.chain(params.norms), [np.asarray(kernel) for kernel in kernels], task)
+        drawn.append((own, _evaluate(own.generator, own.statistics, [None] * len(kernels), z, head)))
     helpers.assert_equal_trees(*drawn)
-    np.testing.assert_allclose(drawn[0]["images"], file["images_eval"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(drawn[0][1], file["images_eval"], rtol=0, atol=1e-12)
 
 
 # ---- random networks ----
@@ -238,23 +239,17 @@ SIZES = [(8, (5,), 1, 1), (16, (6, 3), 3, 2), (32, (4, 7, 2), 1, 3)]
 
 def _random_generator(variant, size, widths, channels, heads, noise_dim=6):
     rng = np.random.default_rng(size)
-    params = {
-        "kernels": [
-            rng.normal(size=s).astype(np.float32) for s in helpers.chain(widths).kernel_shapes(widths, noise_dim)
-        ],
-        **helpers.chain(widths).init_task(jax.random.key(0), widths, channels, heads),
-    }
-    params["norms"] = [
-        {"scale": rng.normal(size=w).astype(np.float32), "shift": rng.normal(size=w).astype(np.float32)} for w in widths
-    ]
+    kernels = [rng.normal(size=s).astype(np.float32) for s in helpers.chain(widths).kernel_shapes(widths, noise_dim)]
+    norms = [Norm(*(rng.normal(size=w).astype(np.float32) for _ in range(2))) for w in widths]
+    _, output_layers = helpers.chain(widths).init_task(jax.random.key(0), widths, channels, heads)
+    params = GeneratorParams(kernels, norms, output_layers)
     statistics = [
-        {"mean": rng.normal(size=w).astype(np.float32), "var": rng.uniform(0.5, 2, w).astype(np.float32)}
-        for w in widths
+        Statistics(rng.normal(size=w).astype(np.float32), rng.uniform(0.5, 2, w).astype(np.float32)) for w in widths
     ]
     shapes = helpers.chain(widths).kernel_shapes(widths, noise_dim) if variant == "dgmw" else [(w,) for w in widths]
     masks = [rng.random(shape) < 0.6 for shape in shapes]
     noise = rng.normal(size=(5, noise_dim)).astype(np.float32)
-    return jax.device_get(params), statistics, masks, noise, rng.integers(0, heads, 5), rng
+    return params, statistics, masks, noise, rng.integers(0, heads, 5), rng
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
@@ -281,22 +276,22 @@ def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels,
     hidden = [~np.asarray(mask) for mask in masks]
     for i, closed in enumerate(hidden):
         if variant == "dgmw":
-            changed["kernels"][i][closed] += rng.normal(0, 100, closed.sum())
-            assert not np.any(gradients["kernels"][i][closed])
+            changed.kernels[i][closed] += rng.normal(0, 100, closed.sum())
+            assert not np.any(gradients.kernels[i][closed])
             continue
-        changed["kernels"][i][..., closed] += 100
+        changed.kernels[i][..., closed] += 100
         for part in ("scale", "shift"):
-            changed["norms"][i][part][closed] += 100
-            assert not np.any(gradients["norms"][i][part][closed])
+            getattr(changed.norms[i], part)[closed] += 100
+            assert not np.any(getattr(gradients.norms[i], part)[closed])
         for part in ("mean", "var"):
-            other[i][part][closed] += 100
-        assert not np.any(gradients["kernels"][i][..., closed])
-        readers = changed["kernels"][i + 1][:, :, closed] if i + 1 < len(hidden) else changed["heads"][..., closed, :]
+            getattr(other[i], part)[closed] += 100
+        assert not np.any(gradients.kernels[i][..., closed])
+        readers = changed.kernels[i + 1][:, :, closed] if i + 1 < len(hidden) else changed.heads[..., closed, :]
         readers += 100  # A copy: fancy indexing.
         if i + 1 < len(hidden):
-            changed["kernels"][i + 1][:, :, closed] = readers
+            changed.kernels[i + 1][:, :, closed] = readers
         else:
-            changed["heads"][..., closed, :] = readers
+            changed.heads[..., closed, :] = readers
     (_, same), _ = draw(changed, other)
     assert np.any(images != 0)
     np.testing.assert_array_equal(images, same)
@@ -328,15 +323,13 @@ def test_initial_networks(size, widths, channels, heads):
 
     key = jax.random.key(0)
     params, statistics = dcgan.init_discriminator(key, width=4, image_size=size, channels=channels, n_classes=5)
-    task, kernels = (
-        helpers.chain(widths).init_task(key, widths, channels, heads),
-        helpers.chain([40] * len(widths)).init_kernels(key, [40] * len(widths), 16),
-    )
-    assert task["heads"].shape == (heads, 4, 4, widths[-1], channels)
+    _, output_layers = helpers.chain(widths).init_task(key, widths, channels, heads)
+    kernels = helpers.chain([40] * len(widths)).init_kernels(key, [40] * len(widths), 16)
+    assert output_layers.shape == (heads, 4, 4, widths[-1], channels)
     bound = 1 / np.sqrt(16 * channels)
-    assert 0.9 * bound < np.abs(task["heads"]).max() <= bound
+    assert 0.9 * bound < np.abs(output_layers).max() <= bound
     assert abs(np.std(kernels[0]) - 0.02) < 0.002
-    assert len(params["trunk"]) == len(statistics) + 1 == len(widths)
+    assert len(params.trunk["trunk"]) == len(statistics) + 1 == len(widths)
     images = jnp.zeros((3, size, size, channels))
     output, after = jax.eval_shape(lambda x: dcgan.discriminate(params, statistics, x, train=True), images)
     assert output.critic.shape == (3,) and output.logits.shape == (3, 5)
@@ -348,8 +341,8 @@ def test_fresh_weights_have_the_authors_distributions():
     for kernel in helpers.chain((64, 32)).init_kernels(key, (64, 32), 32):
         assert kernel.dtype == np.float32
         assert abs(np.mean(kernel)) < 1e-3 and abs(np.std(kernel) - 0.02) < 1e-3
-    first, second = (helpers.chain((64, 64)).init_task(k, (64, 64), 1, 2)["heads"] for k in jax.random.split(key))
+    first, second = (helpers.chain((64, 64)).init_task(k, (64, 64), 1, 2)[1] for k in jax.random.split(key))
     assert 0.24 < np.max(np.abs(first)) <= 0.25 and abs(np.mean(first)) < 0.02
     assert not np.any(first[0] == first[1]) and not np.any(first == second)
-    again = helpers.chain((64, 64)).init_task(jax.random.split(key)[0], (64, 64), 1, 2)["heads"]
+    again = helpers.chain((64, 64)).init_task(jax.random.split(key)[0], (64, 64), 1, 2)[1]
     np.testing.assert_array_equal(first, again)

@@ -21,7 +21,6 @@ from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.runs.events import Callback
 from dgm_jax.training.devices import choose_devices, data_parallel
-from dgm_jax.training.trainer import Trainer
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
 
@@ -77,7 +76,7 @@ def trained(config: Config, n: int, backend: str) -> Any:
     from test_task import _begin, _images
 
     heads = 1 if config.critic_condition == "none" else 2  # Of one class there is nothing to tell.
-    trainer = Trainer(config, jax.devices()[:n], channels=1, n_classes=3, max_heads=heads, backend=backend)
+    trainer = helpers.trainer(config, jax.devices()[:n], max_heads=heads, backend=backend)
     *_, state, capacity = _begin(trainer)
     data, replay = _images(trainer)
     means = []

@@ -15,8 +15,10 @@ import pytest
 from dgm_jax.config import Config
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.normalisation import MOMENTUM
+from dgm_jax.training.gates import open_gates, slopes
 from dgm_jax.training.state import Clock, TrainState, make_capacity
-from dgm_jax.training.step import Step
+from dgm_jax.training.step import Step, critic_value
+from dgm_jax.types import DiscriminatorParams, Linear
 
 FILES = ["dgma_t0", "dgma_t2", "dgma_t1_resumed", "dgmw_t0", "dgmw_t1", "dgmw_t1_aux"]
 CASES = [("closed", "float64"), ("product", "float64"), ("closed", "float32")]
@@ -139,8 +141,8 @@ def _generated(name, dtype):
         before = states[-1]
         if dtype == "float32":  # The critic's bias has a gradient of 1 - 1: noise, which Adam makes a step of any size.
             bias = jnp.asarray(file["d_after"]["critic_b"], dtype)
-            critic = before.discriminator["critic"] | {"bias": bias}
-            before = before.replace(discriminator=before.discriminator | {"critic": critic})
+            critic = dataclasses.replace(before.discriminator.critic, bias=bias)
+            before = before.replace(discriminator=dataclasses.replace(before.discriminator, critic=critic))
         moments = {part: optax.tree_utils.tree_get(before.generator_optimiser, part) for part in ("mu", "nu", "count")}
         starts = {}
         for form, step in steps.items():  # The two forms are chains of different lengths.
@@ -261,7 +263,7 @@ class TestGoldenGeneratorStep:
         file = golden.load(f"iteration_{name}")
         before, after, _ = _generated(name, dtype)[form]
         blocked = 0
-        for i, (old, new) in enumerate(zip(before.generator["kernels"], after.generator["kernels"]), start=1):
+        for i, (old, new) in enumerate(zip(before.generator.kernels, after.generator.kernels), start=1):
             protected = file["multiplier"][f"w{i}"] == 0
             assert old.dtype == new.dtype == dtype
             np.testing.assert_array_equal(np.asarray(old)[protected], new[protected])
@@ -286,7 +288,7 @@ def test_the_reconstruction_term_is_l1_and_moves_images_towards_the_real_ones():
         @helpers.quick_jit
         def run(state):
             def distance(generator):
-                masks = step.masks(generator["embeddings"], *scales)
+                masks = open_gates(config, generator.embeddings, *scales)
                 fake, _ = step.generate(generator, state.generator_statistics, masks, noise, head)
                 return jnp.sum(jnp.abs(fake - real)) / real.size
 
@@ -298,8 +300,8 @@ def test_the_reconstruction_term_is_l1_and_moves_images_towards_the_real_ones():
     assert metrics["generator_loss"] == pytest.approx(without["generator_loss"] + weight * distance, rel=1e-12)
     assert "reconstruction_term" not in without
     added = [_gradient(state, s, "generator", file)["heads"] for s in (after, plainly)]
-    np.testing.assert_allclose(added[0] - added[1], weight * slope["heads"], rtol=1e-7, atol=1e-12)
-    assert np.any(slope["heads"])
+    np.testing.assert_allclose(added[0] - added[1], weight * slope.heads, rtol=1e-7, atol=1e-12)
+    assert np.any(slope.heads)
 
 
 def test_the_generator_is_judged_by_the_projection_too():
@@ -309,12 +311,12 @@ def test_the_generator_is_judged_by_the_projection_too():
         step = Step.of(dataclasses.replace(_config(file, "dgmw_t1", "closed"), critic_condition="projection"))
         _, of_generator = _inputs(file, "float64")
         critic = states[-1].discriminator
-        heads, features = int(np.max(of_generator[2])) + 1, len(critic["critic"]["kernel"])
+        heads, features = int(np.max(of_generator[2])) + 1, len(critic.critic.kernel)
         table = np.random.default_rng(0).normal(size=(heads, features))
 
         @helpers.quick_jit
         def run(table):
-            state = dataclasses.replace(states[-1], discriminator=critic | {"projection": table})
+            state = dataclasses.replace(states[-1], discriminator=dataclasses.replace(critic, projection=table))
             return step.generator_step(state, *of_generator)
 
         (plain, none), (once, one), (_, two) = (jax.device_get(run(factor * table)) for factor in (0.0, 1.0, 2.0))
@@ -326,10 +328,10 @@ def test_the_generator_is_judged_by_the_projection_too():
 
 @pytest.mark.parametrize("lead, epoch, position", [(0, 3, 3), (1, 2, 3), (2, 1, 3), (1, 9, 10), (3, 9, 10)])
 def test_the_annealing_can_be_ahead(lead, epoch, position):
-    """ImageNet counts epochs from 1 (ALGORITHM, section 3); no lead makes gates steeper than s_max."""
+    """ImageNet counts epochs from 1 (the authors' code); no lead makes gates steeper than s_max."""
     config = dataclasses.replace(Config(variant="dgmw", anneal_within_epoch=True), scale_lead=lead, scale_max=50.0)
     clock = Clock(task=0, epoch=epoch, mask_epochs=10, steps=8)
-    scale, epoch_scale = Step.of(config).scales(clock, jnp.int32(4))
+    scale, epoch_scale = slopes(config, clock, jnp.int32(4))
     expected = 1 / 50 + (50 - 1 / 50) * position / 10
     assert float(epoch_scale) == pytest.approx(expected, rel=1e-6)
     assert float(scale) == pytest.approx(1 / expected + (expected - 1 / expected) * 4 / 8, rel=1e-6)
@@ -340,7 +342,8 @@ def test_a_critic_that_is_told_the_class_adds_its_projection():
     features, table = rng.normal(size=(4, 5)).astype(np.float32), rng.normal(size=(2, 5)).astype(np.float32)
     output = Output(jnp.arange(4.0), jnp.zeros((4, 3)), jnp.asarray(features))
     head = np.array([0, 1, 1, 0])
-    told, untold = (Step.of(Config(critic_condition=kind)) for kind in ("projection", "none"))
+    plain = DiscriminatorParams({}, critic=Linear(0, 0), classifier=Linear(0, 0))
+    conditioned = dataclasses.replace(plain, projection=table)
     expected = np.arange(4.0) + np.sum(table[head] * features, axis=1)
-    np.testing.assert_allclose(told.value({"projection": table}, output, head), expected, rtol=1e-5)
-    np.testing.assert_array_equal(untold.value({}, output, head), np.arange(4.0))
+    np.testing.assert_allclose(critic_value(conditioned, output, head), expected, rtol=1e-5)
+    np.testing.assert_array_equal(critic_value(plain, output, head), np.arange(4.0))
