@@ -19,7 +19,7 @@ from benchmarks.arguments import positive, whole_numbers
 from dgm_jax import Learner, Memory, data, load_memory
 from dgm_jax.config import NAMED_PRESETS, Config, preset, preset_for
 from dgm_jax.data import Dataset
-from dgm_jax.data.sources import NAMES
+from dgm_jax.data.tfds import NAMES
 from dgm_jax.errors import UserError
 from dgm_jax.methods.learner import BaselineLearner
 from dgm_jax.runs.events import Callback, TaskEnd

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import whole_numbers
-from dgm_jax.data.sources import default_folder
+from dgm_jax.data.tfds import default_folder
 from dgm_jax.system.files import write_json
 
 

@@ -17,7 +17,7 @@ import dgm_jax
 from benchmarks import ceiling, consolidate, results, streams, tune
 from dgm_jax import __main__, data
 from dgm_jax.config import PRESETS
-from dgm_jax.data.sources import NAMES
+from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
 from dgm_jax.methods import METHODS
