@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import nn
@@ -15,6 +14,7 @@ from dgm_jax.config import PRESETS
 from dgm_jax.runs import run
 from dgm_jax.training import warm_start
 from dgm_jax.training.state import Clock
+from dgm_jax.training.trainer import Trainer
 
 LABELS = np.array([4, 5, 4, 4, 5, 5])
 TASKS = ((0, 1), (2, 3))

@@ -40,7 +40,7 @@ def without_removed(settings: Mapping[str, Any], folder: object) -> dict[str, An
     ]
     if changed:
         raise OtherConfiguration(
-            f"{folder} holds a run with {', '.join(changed)}, which was removed after commit {_LAST_COMMIT}; go on "
+            f"{folder} holds a run with {', '.join(changed)}, removed after commit {_LAST_COMMIT}; go on "
             "with that run at this commit, or choose another folder"
         )
     return {name: value for name, value in settings.items() if name not in REMOVED}

@@ -30,8 +30,9 @@ class _Baseline(_Learner):
 
 @pytest.fixture
 def learner(monkeypatch):
-    import dgm_jax.learner
     import dgm_jax.methods.learner
+
+    import dgm_jax.learner
     import dgm_jax.system.compilation
 
     for name in ("keep_programs", "keep_no_programs"):  # Later tests have a cache of their own.

@@ -7,10 +7,10 @@ import json
 import helpers
 import numpy as np
 import pytest
+from dgm_jax.methods.learner import BaselineLearner
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
-from dgm_jax.methods.learner import BaselineLearner
 from dgm_jax.metrics.quality import Judge, measure
 from dgm_jax.reporting import table as sheets
 from dgm_jax.runs.folder import Workdir
@@ -206,6 +206,16 @@ def test_a_setting_that_came_later_does_not_make_another_run(tmp_path):
     del settings["network"]
     _place(cell, config=settings)
     assert cell.read()["finished"]
+
+
+def test_a_setting_that_was_removed_makes_another_run_unless_it_was_at_its_default(tmp_path):
+    cell = cells.Cell("digits", "joint", 0, tmp_path)
+    settings = dataclasses.asdict(cell.options.settings)
+    _place(cell, config=settings | {"penalty": "gradient"})
+    assert cell.read()["finished"]
+    _place(cell, config=settings | {"penalty": "r1"})
+    with pytest.raises(OtherConfiguration, match="holds a run with penalty='r1', removed after commit c36b15c"):
+        cell.read()
 
 
 @pytest.mark.parametrize("content", ["{}", '{"finished": tru', "[]"])

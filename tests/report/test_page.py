@@ -13,13 +13,13 @@ from pathlib import Path
 import helpers
 import numpy as np
 import pytest
+from dgm_jax.methods.learner import BaselineLearner
 from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
 from dgm_jax import Learner
 from dgm_jax.__main__ import main
 from dgm_jax.errors import UserError
-from dgm_jax.methods.learner import BaselineLearner
 from dgm_jax.reporting import page as report
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import NoRun, read

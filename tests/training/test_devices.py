@@ -14,7 +14,6 @@ import helpers
 import jax
 import numpy as np
 import pytest
-from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
@@ -22,6 +21,7 @@ from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.runs.events import Callback
 from dgm_jax.training.devices import choose_devices, data_parallel
+from dgm_jax.training.trainer import Trainer
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 from jax import lax
 
@@ -18,6 +17,7 @@ from dgm_jax.training import epoch as loop
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Clock
 from dgm_jax.training.step import Step
+from dgm_jax.training.trainer import Trainer
 
 BATCH, TASK, STEPS = 8, 2, 3
 OWN, OLD = 29, (13, 20)  # Images of the task, and replayed ones of each earlier task.
