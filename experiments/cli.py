@@ -16,7 +16,7 @@ import tyro
 from dgm_jax import data
 from dgm_jax.config import NAMED_PRESETS, Config, Method, preset, preset_for
 from dgm_jax.data import Dataset
-from dgm_jax.errors import UserError, told
+from dgm_jax.errors import UserError, user_message
 from dgm_jax.reporting.console import ConsoleProgress
 from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunStart
 from dgm_jax.runs.folder import Workdir
@@ -234,7 +234,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         )
 
         _join(options)
-        streams = processes.together(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
+        streams = processes.call_on_all(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
 
         from dgm_jax.learner import Learner  # Slower still: not before the data are found right.
         from dgm_jax.system.compilation import keep_no_programs, keep_programs
@@ -243,7 +243,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
             keep_programs()
         else:
             keep_no_programs()
-        learner = processes.together(
+        learner = processes.call_on_all(
             lambda: Learner(
                 settings,
                 devices=options.devices,
@@ -263,7 +263,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         progress.close()
         if debug:
             raise
-        print(told(error), file=sys.stderr)
+        print(user_message(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         progress.close()

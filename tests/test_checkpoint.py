@@ -132,7 +132,7 @@ def test_what_is_not_an_array_is_refused(tmp_path: Path, tree: Any, text: str) -
 def test_random_keys_metadata_and_steps_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"k: a random key is saved as its data; pass jax.random.key_data\(key\)"):
         checkpoint.save(tmp_path, 1, {"k": jax.random.key(0)}, {})
-    with pytest.raises(ValueError, match="metadata: .*in place of NaN and infinity"):
+    with pytest.raises(ValueError, match="metadata: .*instead of NaN and infinity"):
         checkpoint.save(tmp_path, 1, {}, {"loss": float("nan")})
     with pytest.raises(ValueError, match="step=-1 must be at least 0"):
         checkpoint.save(tmp_path, -1, {}, {})
@@ -144,7 +144,7 @@ def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.restore(tmp_path / "none", on_damage=undamaged) is None
     assert checkpoint.steps(tmp_path / "none") == []
     checkpoint.save(tmp_path, 3, {}, {})
-    with pytest.raises(FileNotFoundError, match=r"there is no .*0000000007; the steps there are \[3\]"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*0000000007; the existing steps are \[3\]"):
         checkpoint.restore(tmp_path, 7, on_damage=undamaged)
 
 
@@ -187,7 +187,7 @@ def test_a_digit_that_no_float_needs_is_noticed_too(tmp_path: Path) -> None:
     text = path.read_text()
     assert float("0.30000001192092897") == 0.30000001192092896
     path.write_text(text.replace("0.30000001192092896", "0.30000001192092897"))
-    with pytest.raises(checkpoint.DamagedCheckpoint, match="not in the form in which it was written"):
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="differs from the way it was written"):
         checkpoint.restore(tmp_path, 1, on_damage=print)
     path.write_text(text)
     assert checkpoint.restore(tmp_path, 1, on_damage=print) is not None
@@ -242,15 +242,16 @@ def test_a_damaged_step_is_named_and_the_one_before_it_used(tmp_path: Path, dama
         assert checkpoint.steps(tmp_path) == [41]
         expected = "checkpoint.json: expected a description, found no file"
 
-    told: list[str] = []
-    restored = checkpoint.restore(tmp_path, on_damage=told.append)
+    messages: list[str] = []
+    restored = checkpoint.restore(tmp_path, on_damage=messages.append)
     assert restored is not None and (restored.step, restored.metadata) == (41, {"which": "old"})
     assert_same(old, restored.tree)
-    (text,) = told
+    (text,) = messages
     assert text.startswith(f"{folder} is damaged: {expected}")
-    assert text.endswith("; step 41 is used in its place.")
+    assert text.endswith("; step 41 is used instead.")
 
-    with pytest.raises(checkpoint.DamagedCheckpoint, match=r"0000000042 is damaged: .*; other steps there are \[41\]"):
+    others = r"0000000042 is damaged: .*; the other existing steps are \[41\]"
+    with pytest.raises(checkpoint.DamagedCheckpoint, match=others):
         checkpoint.restore(tmp_path, 42, on_damage=undamaged)
 
     checkpoint.save(tmp_path, 42, new, {"which": "again"})  # over the damaged one
@@ -263,13 +264,13 @@ def test_no_whole_step_is_an_error_that_names_each(tmp_path: Path) -> None:
         os.truncate(data_file(checkpoint.save(tmp_path, step, small_tree(), {})), 5)
     with pytest.raises(checkpoint.DamagedCheckpoint) as caught:
         checkpoint.restore(tmp_path, on_damage=undamaged)
-    assert "no whole checkpoint is left" in str(caught.value)
+    assert "no intact checkpoint is left" in str(caught.value)
     assert "0000000001 is damaged" in str(caught.value) and "0000000002 is damaged" in str(caught.value)
 
 
 def test_a_folder_under_another_number_is_damaged(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, {}, {}).rename(tmp_path / "0000000005")
-    with pytest.raises(checkpoint.DamagedCheckpoint, match="expected step 5, after the folder, found 1"):
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="expected step 5, as the folder says, found 1"):
         checkpoint.restore(tmp_path, 5, on_damage=undamaged)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgm_jax.system import files
+from dgm_jax.system import files, lock
 
 
 def test_write_atomically_replaces_and_leaves_nothing_over(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_write_json_keeps_the_order_of_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_write_json_refuses_what_json_cannot_hold(tmp_path: Path, value: float) -> None:
-    with pytest.raises(ValueError, match="a.json: .*write None, or text, in place of NaN and infinity"):
+    with pytest.raises(ValueError, match="a.json: .*write None or text instead of NaN and infinity"):
         files.write_json(tmp_path / "a.json", {"x": [value]})
     assert not os.listdir(tmp_path)
 
@@ -100,49 +100,51 @@ def test_truncate_keeps_lines_byte_for_byte(tmp_path: Path) -> None:
 
 def test_the_second_run_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     workdir = tmp_path / "new" / "run"
-    with files.RunLock(workdir):
-        with pytest.raises(files.WorkdirInUse) as caught, files.RunLock(workdir):
+    with lock.RunLock(workdir):
+        with pytest.raises(lock.WorkdirInUse) as caught, lock.RunLock(workdir):
             pass
         assert str(caught.value) == (
             f"--workdir {workdir} is in use by process {os.getpid()} on host {socket.gethostname()}; "
             "wait until it ends, or choose another --workdir."
         )
-    with files.RunLock(workdir):
+    with lock.RunLock(workdir):
         pass
 
 
 def test_an_unsigned_lock_still_holds(tmp_path: Path) -> None:
-    with files.RunLock(tmp_path):
+    with lock.RunLock(tmp_path):
         (tmp_path / ".lock").write_text("")
-        with pytest.raises(files.WorkdirInUse, match="in use by another process"), files.RunLock(tmp_path):
+        with pytest.raises(lock.WorkdirInUse, match="in use by another process"), lock.RunLock(tmp_path):
             pass
 
 
 def test_the_lock_is_let_go_on_error_and_on_death(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), files.RunLock(tmp_path):
+    with pytest.raises(KeyError), lock.RunLock(tmp_path):
         raise KeyError
-    script = "import signal, sys; from dgm_jax import files; lock = files.RunLock(sys.argv[1]); lock.__enter__(); "
+    script = (
+        "import signal, sys; from dgm_jax.system.lock import RunLock; lock = RunLock(sys.argv[1]); lock.__enter__(); "
+    )
     script += "print('held', flush=True); signal.pause()"
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:
             assert child.stdout.readline() == "held\n"
-            with pytest.raises(files.WorkdirInUse, match=f"process {child.pid} "), files.RunLock(tmp_path):
+            with pytest.raises(lock.WorkdirInUse, match=f"process {child.pid} "), lock.RunLock(tmp_path):
                 pass
         finally:
             child.kill()
-    with files.RunLock(tmp_path):
+    with lock.RunLock(tmp_path):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(files.WorkdirError, match=f"--workdir {workdir} cannot be made"), files.RunLock(workdir):
+        with pytest.raises(lock.WorkdirError, match=f"--workdir {workdir} cannot be created"), lock.RunLock(workdir):
             pass
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.os, "access", lambda *_: False)
-    with pytest.raises(files.WorkdirError, match="is not writable by this user"), files.RunLock(tmp_path):
+    with pytest.raises(lock.WorkdirError, match="is not writable by this user"), lock.RunLock(tmp_path):
         pass

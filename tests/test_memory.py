@@ -142,7 +142,7 @@ class TestLoad:
     def test_a_damaged_checkpoint_is_passed_over_with_a_warning(self, run, tmp_path):
         workdir = helpers.copied(run.workdir, tmp_path / "copy")
         helpers.flip_a_byte(workdir)
-        with pytest.warns(UserWarning, match="is damaged: .* is used in its place"):
+        with pytest.warns(UserWarning, match="is damaged: .* is used instead"):
             memory = load_memory(workdir)
         assert len(memory.tasks) == 2
         helpers.assert_equal_trees(helpers.draw_all(memory), run.drawn[1])

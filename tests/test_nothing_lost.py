@@ -62,7 +62,7 @@ def test_a_full_disk_in_the_middle_of_a_run(kilobytes, tmp_path, undisturbed):
         child = helpers.start(f"import sys; sys.argv[1:] = [{str(disk / 'run')!r}]\n{RUN}")
         _, error = child.communicate(timeout=300)
         assert child.returncode == 2 and "Traceback" not in error, error
-        assert "No space left on device" in error and "make room, then run the same command to go on" in error
+        assert "No space left on device" in error and "free some space, then run the same command to resume" in error
         mount(disk, "remount,size=50m")
         helpers.fit(helpers.small("dgma"), disk / "run")
         helpers.assert_equal_trees(helpers.newest(disk / "run").tree, helpers.newest(undisturbed.workdir).tree)

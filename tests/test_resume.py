@@ -135,7 +135,7 @@ class TestResume:
         log = Log()
         helpers.fit(TINY, tmp_path, log)
         (note,) = log.heard("on_note")
-        assert note.startswith(f"{damaged} is damaged: ") and note.endswith("is used in its place.")
+        assert note.startswith(f"{damaged} is damaged: ") and note.endswith("is used instead.")
         assert log.heard("on_run_start")[0].resumed_from == (1, 1)
         assert_same_results(tmp_path, helpers.finished(TINY).workdir)
 

@@ -183,7 +183,7 @@ class Trainer:
         """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
         while start < steps:
             # All processes take the first one's pace, whatever their clocks say.
-            stop = min(steps, start + processes.of_first(self._pace[kind]))
+            stop = min(steps, start + processes.value_of_first(self._pace[kind]))
             begun = time.perf_counter()
             yield start, stop
             per_step = (time.perf_counter() - begun) / (stop - start)

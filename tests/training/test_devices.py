@@ -185,8 +185,8 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
     same = "process 1 does not have the same settings as process 0; all need the same command line"
     assert first["errors"][0].startswith(same) and second["errors"][0].startswith(same)
     assert "two holds a run on the tasks [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], now they are" in first["errors"][1]
-    assert second["errors"][1] == "process 0 failed; what it printed says why"
-    assert first["errors"][2] == "process 1 failed; what it printed says why"
+    assert second["errors"][1] == "process 0 failed; its output says why"
+    assert first["errors"][2] == "process 1 failed; its output says why"
     assert second["errors"][2] == "only here"
     assert first["errors"][3] == second["errors"][3]
     assert re.match("devices=1, but 2 processes have 2 .cpu.; use equally many of each process", first["errors"][3])
@@ -220,7 +220,7 @@ def be_one_of_two(process_id: int, port: int, folder: Path) -> None:
     errors = [
         error_of(lambda: fit(seed=process_id)),
         error_of(lambda: fit(seed=0)),
-        error_of(lambda: processes.together(fail_in_the_second)),
+        error_of(lambda: processes.call_on_all(fail_in_the_second)),
         error_of(lambda: choose_devices(1, 8)),
     ]
     print(json.dumps({"written": written, "errors": errors}))
