@@ -120,7 +120,7 @@ def _render(template: str, **values: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dgm_jax.reporting.page", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("dgm_jax.reporting", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template(template).render(size=_size, **values)
 
