@@ -51,7 +51,7 @@ _LEGEND = (
     "training images that take the same number of bytes. *Published* numbers are after half of the tasks / after all; "
     "they are compared only with runs of full length: ✓ reached, ✗ not reached."
 )
-# A run of full length, as in the paper, has at least so many training images and epochs per task.
+# By data set: the training images and the epochs per task that a run of full length, as in the paper, has at least.
 _FULL_LENGTH = {"mnist": (60_000, 101), "svhn": (73_257, 151), "cifar10": (50_000, 101), "imagenet50": (60_000, 101)}
 _EXPECTED = {
     "ewc": "in class-incremental learning, weight penalties preserve little but the newest class (van de Ven and "
@@ -217,7 +217,7 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
     measures = {row["method"]: row["published_measure"] for row in rows if row.get("published_measure")}
     notes += [f"- Published numbers of *{method}*: {measure}." for method, measure in measures.items()]
     reasons = {(row["data"], row["method"]): row["unjudged"] for row in rows if row.get("unjudged")}
-    notes += [f"- {data}, *{method}*: its images were not measured: {why}." for (data, method), why in reasons.items()]
+    notes += [f"- {data}, *{method}*: its images were not measured ({why})." for (data, method), why in reasons.items()]
     devices = sorted({row["device"] for row in rows if "device" in row})
     lines += ["", *notes, "", f"Device: {'; '.join(devices)}.", ""]
     lines += [f"![{picture}]({picture})" for picture in pictures]

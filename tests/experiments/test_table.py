@@ -92,7 +92,7 @@ def test_what_is_written(tmp_path):
     row = sheets.table_rows([_result("joint", summary=_summary(readings=("classifier",), method="joint"))])[0]
     assert "| –, 60,000 |" in sheets.markdown([row], [], "")  # It has steps, no epochs.
     assert "| dgr | no result: seed 0: not run yet |" in text and "0 1 (no result: seed 2: NotFinite" in text
-    assert "- mnist, *dgmw*: its images were not measured: seed 0: not run yet." in text
+    assert "- mnist, *dgmw*: its images were not measured (seed 0: not run yet)." in text
     assert "- Published numbers of *mergan*: most likely accuracy on generated images" in text
     assert "strict" in text and "![mnist.png](mnist.png)" in text
     lengths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
@@ -233,10 +233,10 @@ def test_what_cannot_be_judged_is_shown_without(tmp_path):
     _place(cells.Cell("digits", "dgma", 0, tmp_path))
     argv = ["--data", "digits", "--methods", "dgma", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
     assert table.main(argv) == 0
-    assert "its images were not measured: seed 0: not run yet." in (tmp_path / "table.md").read_text()
+    assert "its images were not measured (seed 0: not run yet)." in (tmp_path / "table.md").read_text()
     _place(cells.Cell("digits", "joint", 0, tmp_path), readings=("classifier",), finished=False, finished_tasks=3)
     assert table.main(argv) == 0
-    assert "not measured, seed 0: not finished: 3 of 10 tasks." in (tmp_path / "table.md").read_text()
+    assert "not measured (seed 0: not finished: 3 of 10 tasks)." in (tmp_path / "table.md").read_text()
 
 
 def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch):

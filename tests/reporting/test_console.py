@@ -41,7 +41,7 @@ def without_codes(text: str) -> str:
 
 
 def shown(text: str) -> list[str]:
-    """The lines that a terminal shows at the end, the cursor being on a line of its own."""
+    """The lines that a terminal shows at the end; the cursor must then be on an empty line."""
     lines, row = [""], 0
     for part in re.split(r"(\x1b\[[?\d;]*[A-Za-z]|\n|\r)", text):
         if part == "\n":
