@@ -122,7 +122,7 @@ class TestRoundTrip:
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        others = ("flax", "optax", "orbax", "chex", "PIL", "sklearn", "tqdm", "tyro", "matplotlib", "jinja2", "etils",
+        others = ("flax", "optax", "orbax", "chex", "PIL", "scipy", "sklearn", "rich", "tyro", "matplotlib", "jinja2", "etils",
             "tensorflow", "tensorflow_datasets", "array_record")
         if name.partition(".")[0] in others:
             raise ImportError(name + " is not to be needed")

@@ -1,4 +1,4 @@
-"""A table of many runs, beside published numbers: as Markdown, CSV, JSON, and pictures."""
+"""Tables and figures of many runs, next to published numbers, as Markdown, CSV, JSON and PNG."""
 
 import csv
 import io
@@ -12,57 +12,84 @@ from typing import Any
 from dgm_jax.config import GENERATIVE
 from dgm_jax.system.files import write_atomically, write_json
 
-# Test accuracy, %, as published (half-way and at the end: A5 and A10), and what was measured.
-# Ostapenko et al. 2019, table 1.
-_OWN = "A of one classifier over all classes"
-_GENERATED = "most likely: generated images, told by a classifier of all real data"
+# By data set and method: published test accuracy in % after half of the tasks and after all (A5 and A10), and what it
+# measures (Ostapenko et al. 2019, table 1).
+_ALL_CLASSES = "accuracy of one classifier over all classes"
+_GENERATED = "most likely accuracy on generated images of a classifier trained on all real images"
 PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
-    ("mnist", "joint"): (99.87, 99.24, _OWN),
-    ("mnist", "icarl"): (84.61, 55.8, _OWN + " (iCaRL-S)"),
+    ("mnist", "joint"): (99.87, 99.24, _ALL_CLASSES),
+    ("mnist", "icarl"): (84.61, 55.8, _ALL_CLASSES + " (iCaRL-S)"),
     ("mnist", "ewc"): (70.62, 77.03, _GENERATED),
     ("mnist", "dgr"): (90.39, 85.40, _GENERATED),
     ("mnist", "mergan"): (98.19, 97.00, _GENERATED),
-    ("mnist", "dgmw"): (98.75, 96.46, _OWN),
-    ("mnist", "dgma"): (99.17, 97.92, _OWN),
-    ("svhn", "joint"): (92.99, 88.72, _OWN),
+    ("mnist", "dgmw"): (98.75, 96.46, _ALL_CLASSES),
+    ("mnist", "dgma"): (99.17, 97.92, _ALL_CLASSES),
+    ("svhn", "joint"): (92.99, 88.72, _ALL_CLASSES),
     ("svhn", "ewc"): (39.84, 33.02, _GENERATED),
     ("svhn", "dgr"): (61.29, 47.28, _GENERATED),
     ("svhn", "mergan"): (80.90, 66.78, _GENERATED),
-    ("svhn", "dgmw"): (83.93, 74.38, _OWN),
-    ("svhn", "dgma"): (81.07, 66.89, _OWN),
-    ("cifar10", "joint"): (83.40, 77.82, _OWN),
-    ("cifar10", "dgmw"): (72.45, 56.21, _OWN),
-    ("cifar10", "dgma"): (71.91, 51.80, _OWN),
-    # A30, A50.
-    ("imagenet50", "joint"): (57.35, 49.88, _OWN),
-    ("imagenet50", "icarl"): (29.38, 28.98, _OWN + " (iCaRL-S)"),
-    ("imagenet50", "dgmw"): (32.14, 17.82, _OWN),
-    ("imagenet50", "dgma"): (25.93, 15.16, _OWN),
+    ("svhn", "dgmw"): (83.93, 74.38, _ALL_CLASSES),
+    ("svhn", "dgma"): (81.07, 66.89, _ALL_CLASSES),
+    ("cifar10", "joint"): (83.40, 77.82, _ALL_CLASSES),
+    ("cifar10", "dgmw"): (72.45, 56.21, _ALL_CLASSES),
+    ("cifar10", "dgma"): (71.91, 51.80, _ALL_CLASSES),
+    # For ImageNet-50: A30 and A50.
+    ("imagenet50", "joint"): (57.35, 49.88, _ALL_CLASSES),
+    ("imagenet50", "icarl"): (29.38, 28.98, _ALL_CLASSES + " (iCaRL-S)"),
+    ("imagenet50", "dgmw"): (32.14, 17.82, _ALL_CLASSES),
+    ("imagenet50", "dgma"): (25.93, 15.16, _ALL_CLASSES),
 }
 _LEGEND = (
-    "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
-    "last task, `A_half` after half of them (the paper's A5; of ImageNet-50 its A30). *Consolidated*, and the "
-    "*classifier* of mergan: trained on the memory's images of all classes (train-on-generated accuracy); "
-    "*auxiliary*: the discriminator's own class head, as in the paper. *Generated*: the memory's images, told by a "
-    "classifier that learnt all real images, that of `joint`, which tells *judge* of the real test images; of dgr, "
-    "whose images bear no label, it is agreement with its solver. *Frechet*: Frechet distance in that classifier's "
-    "features (not FID), and there too *precision, recall*. *Memory*: what is kept of old classes, the classifier and "
-    "discriminator not counted. *Worth*: as many training images, stored as they come, take the same bytes. "
-    "*Published*: half-way / at the end; only runs of full length are compared: ✓ reached, ✗ not."
+    "Test accuracy in %, as the mean over the classes seen and the mean ± standard deviation over seeds. `A_final` is "
+    "the accuracy after the last task, `A_half` after half of the tasks (A5 in the paper; A30 for ImageNet-50). "
+    "*Consolidated*, and the *classifier* of mergan, are trained on generated images of all classes; *auxiliary* is "
+    "the class head of the discriminator, as in the paper. *Generated* is the accuracy on generated images of a "
+    "classifier trained on all real images (that of `joint`), and *judge* is its accuracy on real test images; the "
+    "images of dgr have no labels, so that for dgr *generated* is the agreement with its solver. *Frechet* (the "
+    "Frechet distance, not FID), *precision* and *recall* are measured in the features of that classifier. *Memory* "
+    "is what a method keeps of old classes, without classifier and discriminator. *Worth* is the number of stored "
+    "training images that take the same number of bytes. *Published* numbers are after half of the tasks / after all; "
+    "they are compared only with runs of full length: ✓ reached, ✗ not reached."
 )
-# What a run of the paper's length has at least: training images in all, and epochs a task. Others are not compared.
+# By data set: the training images and the epochs per task that a run of full length, as in the paper, has at least.
 _FULL_LENGTH = {"mnist": (60_000, 101), "svhn": (73_257, 151), "cifar10": (50_000, 101), "imagenet50": (60_000, 101)}
 _EXPECTED = {
-    "ewc": "knows little but the newest class, as is known of weight penalties where one head tells all classes apart "
-    "(van de Ven and Tolias 2019): no image ever compares old with new",
-    "finetune": "knows the newest class alone: nothing asks for the others again",
+    "ewc": "in class-incremental learning, weight penalties preserve little but the newest class (van de Ven and "
+    "Tolias 2019), because no image compares old classes with new ones",
+    "finetune": "knows only the newest class, because nothing makes it remember the others",
 }
 _COLUMNS = (
-    *("data", "method", "reading", "protocol", "seeds", "A_half", "A_half_sd", "A_final", "A_final_sd"),
-    *("A_final_micro", "forgetting", "backward_transfer", "generated_sample_accuracy", "judge_accuracy"),
-    *("frechet_distance", "precision", "recall", "memory_bytes", "worth_images", "epochs", "train_images"),
-    *("test_images", "minutes", "device", "published_A_half", "published_A_final", "published_measure"),
-    *("full_length", "failures", "unjudged", "command"),
+    "data",
+    "method",
+    "reading",
+    "protocol",
+    "seeds",
+    "A_half",
+    "A_half_sd",
+    "A_final",
+    "A_final_sd",
+    "A_final_micro",
+    "forgetting",
+    "backward_transfer",
+    "generated_sample_accuracy",
+    "judge_accuracy",
+    "frechet_distance",
+    "precision",
+    "recall",
+    "memory_bytes",
+    "worth_images",
+    "epochs",
+    "train_images",
+    "test_images",
+    "minutes",
+    "device",
+    "published_A_half",
+    "published_A_final",
+    "published_measure",
+    "full_length",
+    "failures",
+    "unjudged",
+    "command",
 )
 
 
@@ -70,13 +97,13 @@ def write(results: Sequence[dict[str, Any]], out: Path, *, command: str, ablatio
     """Writes table.md, table.csv, table.json and figures.
 
     Args:
-      results: of each run "data", "method", "seed", "command", and "summary" and "quality" (or None), or "error".
-      out: the folder to write to; made if missing.
-      command: that made the table.
-      ablations: the runs are one method with a part changed: other figures.
+      results: of each run "data", "method", "seed", "command", and either "error" or "summary" and "quality" (or None).
+      out: the folder to write to; it is created if missing.
+      command: the command that made the table.
+      ablations: whether the runs are ablations of one method, which need other figures.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = summarised(results)
+    rows = table_rows(results)
     write_json(out / "table.json", {"command": command, "rows": rows})
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", extrasaction="ignore")
@@ -87,8 +114,8 @@ def write(results: Sequence[dict[str, Any]], out: Path, *, command: str, ablatio
     write_atomically(out / "table.md", markdown(rows, pictures, command))
 
 
-def summarised(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each data set, method and reading: mean and standard deviation over seeds."""
+def table_rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each data set, method and reading, with means and standard deviations over seeds."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         groups[result["data"], result["method"]].append(result)
@@ -138,7 +165,7 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
         },
         "memory_bytes": round(size),
         "worth_images": round(size / (replaced / images)) if images and replaced else None,
-        "epochs": epochs if trains_generator else None,  # Others count steps alone.
+        "epochs": epochs if trains_generator else None,  # Other methods do not use this setting.
         "train_images": images,
         "test_images": sum(map(sum, first["confusion"][reading])),
         "full_length": data in _FULL_LENGTH and images >= _FULL_LENGTH[data][0] and epochs >= _FULL_LENGTH[data][1],
@@ -152,7 +179,7 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
 
 
 def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: str) -> str:
-    """The table for people."""
+    """The table as Markdown."""
     lines = [
         "# Class-incremental accuracy",
         "",
@@ -169,7 +196,9 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
             lines.append(f"| {row['data']} | {row['method']} | no result: {row['failures']} |" + " |" * 14)
             continue
         cells = [
-            *(row["data"], row["method"], row["reading"]),
+            row["data"],
+            row["method"],
+            row["reading"],
             *(_percent(row, name) for name in ("A_half", "A_final", "forgetting")),
             *(_percent(row, name) for name in ("generated_sample_accuracy", "judge_accuracy")),
             _plain(row["frechet_distance"], "{:.1f}"),
@@ -188,11 +217,11 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
     measures = {row["method"]: row["published_measure"] for row in rows if row.get("published_measure")}
     notes += [f"- Published numbers of *{method}*: {measure}." for method, measure in measures.items()]
     reasons = {(row["data"], row["method"]): row["unjudged"] for row in rows if row.get("unjudged")}
-    notes += [f"- {data}, *{method}*: what it draws is not measured, {why}." for (data, method), why in reasons.items()]
+    notes += [f"- {data}, *{method}*: its images were not measured ({why})." for (data, method), why in reasons.items()]
     devices = sorted({row["device"] for row in rows if "device" in row})
     lines += ["", *notes, "", f"Device: {'; '.join(devices)}.", ""]
     lines += [f"![{picture}]({picture})" for picture in pictures]
-    lines += ["", "Commands, one a row (`--seed` as in the column):", ""]
+    lines += ["", "Commands, one for each row (`--seed` as in the column):", ""]
     lines += [f"- `{row_command}`" for row_command in dict.fromkeys(row["command"] for row in rows)]
     return "\n".join(lines) + "\n"
 
@@ -209,7 +238,7 @@ def _plain(value: Any, form: str) -> str:
 
 
 def _published(row: dict[str, Any]) -> str:
-    """Published numbers, each with a mark of whether ours, by the same measure and at full length, reaches it."""
+    """Published numbers; a mark says whether ours reach them, by the same measure and in a run of full length."""
     numbers = (row["published_A_half"], row["published_A_final"])
     if numbers == (None, None):
         return "–"
@@ -217,12 +246,12 @@ def _published(row: dict[str, Any]) -> str:
         return f"{numbers[0]} / {numbers[1]} (context: a shorter run)"
     of_generated = row["published_measure"] == _GENERATED
     ours = (None, row["generated_sample_accuracy"]) if of_generated else (row["A_half"], row["A_final"])
-    marks = ["" if own is None else "✓" if 100 * own >= number else "✗" for own, number in zip(ours, numbers)]
+    marks = ["" if our is None else "✓" if 100 * our >= number else "✗" for our, number in zip(ours, numbers)]
     return f"{numbers[0]}{marks[0]} / {numbers[1]}{marks[1]}" + (" (generated)" if of_generated else "")
 
 
 def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
-    """Draws A_t over tasks, accuracy against bytes, the generator's size, and the re-use of gates; names the files."""
+    """Draws accuracy over tasks and over bytes, the generator's size, and the reuse of gates; returns file names."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -231,10 +260,10 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
     done = [result for result in results if "summary" in result]
     names = []
     for data in dict.fromkeys(result["data"] for result in done):
-        own = [result for result in done if result["data"] == data]
+        of_data = [result for result in done if result["data"] == data]
         figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
-        for index, method in enumerate(dict.fromkeys(result["method"] for result in own)):
-            runs = [result["summary"] for result in own if result["method"] == method]
+        for index, method in enumerate(dict.fromkeys(result["method"] for result in of_data)):
+            runs = [result["summary"] for result in of_data if result["method"] == method]
             style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
             _curves(axes[0, 0], runs, style)
             final = [final_accuracy(run) for run in runs]
@@ -246,7 +275,7 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
             (axes[0, 0], "accuracy over all classes seen", "task", "A_t, %"),
             (axes[0, 1], "accuracy against memory", "memory, kB", "A_final, %"),
             (axes[1, 0], "size of the generator", "task", "shared weights, thousands"),
-            (axes[1, 1], "gates re-used from earlier tasks", "task", "share of the open gates, %"),
+            (axes[1, 1], "gates reused from earlier tasks", "task", "share of the open gates, %"),
         ):
             axis.set(title=title, xlabel=x, ylabel=y)
             axis.grid(alpha=0.3)
@@ -261,7 +290,7 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
 
 
 def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
-    """Draws what each change does to A_final, a point a seed, beside the variant as it is; names the files."""
+    """Draws A_final of each ablation, one point for each seed, and of the full method; returns file names."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -269,15 +298,16 @@ def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
 
     names = []
     for data in dict.fromkeys(result["data"] for result in results):
-        own = [result for result in results if result["data"] == data and "summary" in result]
+        done = [result for result in results if result["data"] == data and "summary" in result]
         groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for result in own:
+        for result in done:
             variant, _, change = result["method"].partition(": ")
             groups[variant][change or variant].append(final_accuracy(result["summary"]))
         if not groups:
             continue
         figure, axes = pyplot.subplots(
-            *(len(groups), 1),
+            len(groups),
+            1,
             figsize=(9, 1.6 + 0.32 * sum(map(len, groups.values()))),
             height_ratios=[len(changes) + 1 for changes in groups.values()],
             layout="constrained",
@@ -293,7 +323,7 @@ def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
             axis.set(title=f"{data}, {variant}", yticks=range(len(changes)), ylim=(len(changes) - 0.5, -0.5))
             axis.set_yticklabels(list(changes))
             axis.grid(alpha=0.3)
-        axes[-1, 0].set_xlabel("A_final, %; points: seeds; red: mean; line: the variant as it is")
+        axes[-1, 0].set_xlabel("A_final, %; points: seeds; red: mean; line: full method")
         names.append(f"{data}-ablations.png")
         figure.savefig(out / names[-1], dpi=110)
         pyplot.close(figure)
@@ -301,7 +331,7 @@ def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
 
 
 def final_accuracy(summary: dict[str, Any]) -> float:
-    """A_final of a run's first reading, %."""
+    """A_final of the first reading of a run, in %."""
     reading = next(iter(summary["forgetting"]))
     return 100 * summary[f"A_{summary['final']}"][reading]["macro"]
 

@@ -16,7 +16,7 @@ from dgm_jax.runs.events import EpochEnd, TaskEnd, TaskStart
 # What a bare machine with a GPU may lack. Blocked before anything is imported.
 SCRIPT = """
 import dataclasses, sys
-for name in ("PIL", "tensorflow", "tensorflow_datasets", "array_record", "tyro", "tqdm", "sklearn", "matplotlib"):
+for name in ("PIL", "tensorflow", "tensorflow_datasets", "array_record", "tyro", "rich", "sklearn", "matplotlib"):
     sys.modules[name] = None
 from benchmarks import gpu
 from benchmarks.points import Point

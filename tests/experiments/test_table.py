@@ -64,7 +64,7 @@ RESULTS = [
 
 
 def test_rows_by_hand():
-    rows = sheets.summarised(RESULTS)
+    rows = sheets.table_rows(RESULTS)
     assert [(row["method"], row.get("reading")) for row in rows] == [
         *(("dgma", "consolidated"), ("dgma", "auxiliary"), ("mergan", "classifier")),
         *(("dgmw", "consolidated"), ("dgmw", "auxiliary"), ("dgr", None)),
@@ -89,11 +89,11 @@ def test_what_is_written(tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert "| mnist | dgma | consolidated | 103.5 ± 0.7 | 98.5 ± 0.7 |" in text
     assert "| 101, 60,000 |" in text and "| 5, 60,000 |" in text
-    row = sheets.summarised([_result("joint", summary=_summary(readings=("classifier",), method="joint"))])[0]
+    row = sheets.table_rows([_result("joint", summary=_summary(readings=("classifier",), method="joint"))])[0]
     assert "| –, 60,000 |" in sheets.markdown([row], [], "")  # It has steps, no epochs.
     assert "| dgr | no result: seed 0: not run yet |" in text and "0 1 (no result: seed 2: NotFinite" in text
-    assert "- mnist, *dgmw*: what it draws is not measured, seed 0: not run yet." in text
-    assert "- Published numbers of *mergan*: most likely: generated images" in text
+    assert "- mnist, *dgmw*: its images were not measured (seed 0: not run yet)." in text
+    assert "- Published numbers of *mergan*: most likely accuracy on generated images" in text
     assert "strict" in text and "![mnist.png](mnist.png)" in text
     lengths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(lengths) == 1
@@ -121,7 +121,7 @@ def test_what_is_written(tmp_path):
     ],
 )
 def test_only_runs_of_full_length_are_marked_and_by_the_same_measure(method, changes, marked):
-    row = sheets.summarised([_result(method, summary=_summary(**changes), quality=QUALITY)])[0]
+    row = sheets.table_rows([_result(method, summary=_summary(**changes), quality=QUALITY)])[0]
     assert f"| {marked} |" in sheets.markdown([row], [], "")
 
 
@@ -243,10 +243,10 @@ def test_what_cannot_be_judged_is_shown_without(tmp_path):
     _place(cells.Cell("digits", "dgma", 0, tmp_path))
     argv = ["--data", "digits", "--methods", "dgma", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
     assert table.main(argv) == 0
-    assert "what it draws is not measured, seed 0: not run yet." in (tmp_path / "table.md").read_text()
+    assert "its images were not measured (seed 0: not run yet)." in (tmp_path / "table.md").read_text()
     _place(cells.Cell("digits", "joint", 0, tmp_path), readings=("classifier",), finished=False, finished_tasks=3)
     assert table.main(argv) == 0
-    assert "not measured, seed 0: not finished: 3 of 10 tasks." in (tmp_path / "table.md").read_text()
+    assert "not measured (seed 0: not finished: 3 of 10 tasks)." in (tmp_path / "table.md").read_text()
 
 
 def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""TensorBoard's files hold what the run's own files hold."""
+"""The files for TensorBoard hold the same values as the other files of the run."""
 
 import json
 import struct

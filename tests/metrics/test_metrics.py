@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dgm_jax import metrics
+from dgm_jax.metrics import distributions
 
 LABELS = np.array([0, 0, 0, 0, 2, 2, 1, 1])
 PREDICTIONS = np.array([0, 0, 0, 1, 2, 0, 1, 1])
@@ -104,10 +105,10 @@ def test_backward_transfer_by_hand():
 
 
 def test_frechet_distance_by_hand():
-    # Of one feature: (mean - mean')^2 + (sd - sd')^2.
+    # One feature: (mean - mean')^2 + (sd - sd')^2.
     a, b = np.array([[0.0], [2.0]]), np.array([[5.0], [11.0]])
     assert metrics.frechet_distance(a, b) == pytest.approx((1 - 8) ** 2 + (1 - 3) ** 2)
-    # Of two that do not move together: a sum over both.
+    # Two uncorrelated features: the sum over both.
     a = np.array([[-1.0, -2], [-1, 2], [1, -2], [1, 2]])
     b = np.array([[-3.0, -2], [-3, 2], [3, -2], [3, 2]]) + np.array([0, 1])
     assert metrics.frechet_distance(a, b) == pytest.approx((1 - 3) ** 2 + 1)
@@ -123,6 +124,27 @@ def test_frechet_distance_of_any_two_clouds():
     assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
     assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
     assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a))
+
+
+def test_frechet_distance_where_features_depend_on_each_other():
+    """The covariances are singular; turning both clouds changes nothing, and leaves one feature in use."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(2, 3, size=(50, 1)), rng.normal(-1, 1, size=(40, 1))
+    turn = np.full((1, 4), 0.5)
+    expected = (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2
+    assert metrics.frechet_distance(a @ turn, b @ turn) == pytest.approx(expected, rel=1e-12)
+    few = a[:3] @ turn  # Fewer images than features.
+    assert metrics.frechet_distance(few, few) == pytest.approx(0, abs=1e-12)
+
+
+def test_distances_are_computed_block_by_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    points, members = rng.normal(size=(23, 4)), rng.normal(size=(10, 4))
+    expected = np.sqrt(((points[:, None] - members[None]) ** 2).sum(axis=2)).min(axis=1)
+    whole = metrics.precision_and_recall(points, members)
+    monkeypatch.setattr(distributions, "_DISTANCES_AT_ONCE", 30)
+    np.testing.assert_allclose(metrics.nearest(points, members), expected, rtol=1e-14)
+    assert metrics.precision_and_recall(points, members) == whole
 
 
 def test_precision_and_recall_by_hand():

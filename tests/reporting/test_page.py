@@ -1,4 +1,4 @@
-"""The page of a run: what it says is what the run measured; and a real browser shows it."""
+"""The page of a run shows what the run measured, and a real browser displays it."""
 
 import base64
 import html
@@ -43,12 +43,12 @@ def run(request) -> Path:
 def baseline(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("baseline")
     config = helpers.small("dgma", method="finetune", image_size=8)
-    BaselineLearner(config, devices=1).fit(helpers.stream(config), folder)
+    Learner(config, devices=1).fit(helpers.stream(config), folder)
     return folder
 
 
 class _Tables(HTMLParser):
-    """Rows of texts, by the id of the section that they are in; and what would need a network."""
+    """Table rows as texts, by the id of their section; and the links that would need a network."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class TestPage:
             for row, values in zip(shown, matrix, strict=True):
                 expected = ["" if v is None else f"{100 * v:.1f}" for v in values]
                 assert [cell.strip() for cell in row[1:]] == expected
-            confusion = found.summary["confusion"][reading]
+            confusion = found.summary.confusion[reading]
             counts = [row[1:] for row in tables["confusion"] if row[0] in found.names]
             part = counts[: len(confusion)] if reading == "consolidated" else counts[-len(confusion) :]
             assert [[int(cell or 0) for cell in row] for row in part] == confusion
@@ -112,21 +112,23 @@ class TestPage:
         text = (run / "report.html").read_text()
         found = read(run)
         compared = sum(then["images"].shape[0] * 12 for then in found.drawn[:-1])
-        assert f"All {compared} images that were drawn again after a later task are <b>equal bit for bit</b>" in text
-        uris = re.findall(r'<img src="(data:image/png;base64,[^"]+)" alt="([^"]+), drawn after task (\d+)"', text)
+        assert (
+            f"All {compared} images that were generated again after a later task are <b>equal bit for bit</b>" in text
+        )
+        uris = re.findall(r'<img src="(data:image/png;base64,[^"]+)" alt="([^"]+), generated after task (\d+)"', text)
         assert len(uris) == sum(len(then["images"]) for then in found.drawn)
         by_class: dict[str, set[str]] = {}
         for uri, name, _ in uris:
             by_class.setdefault(name, set()).add(uri)
         assert set(by_class) == set(found.names) and all(len(images) == 1 for images in by_class.values())
 
-    def test_a_changed_image_is_told(self, run, tmp_path):
+    def test_a_changed_image_is_reported(self, run, tmp_path):
         folder = helpers.copied(run, tmp_path / "run")
         path = folder / "samples" / "after_task_02.npz"
         with np.load(path) as arrays:
-            own = dict(arrays)
-        own["images"][0, 0, 0, 0] ^= 1
-        np.savez(path, **own)
+            changed = dict(arrays)
+        changed["images"][0, 0, 0, 0] ^= 1
+        np.savez(path, **changed)
         text = report.page(read(folder))
         assert "<b>1 of " in text and "images changed</b> after a later task" in text
 
@@ -141,15 +143,15 @@ class TestPage:
         digits = helpers.digits(16)
         for number, (uri, name) in enumerate(uris):
             shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))))
-            own = digits.x_train[digits.y_train == int(name), ..., 0]
-            assert np.array_equal(shown, own[number % 3])
+            expected = digits.x_train[digits.y_train == int(name), ..., 0]
+            assert np.array_equal(shown, expected[number % 3])
 
-    def test_tells_of_privacy(self, run):
+    def test_shows_distances_to_training_images(self, run):
         text = (run / "report.html").read_text()
-        assert "Only a guarantee such as differential privacy could say that" in text
+        assert "Only a guarantee such as differential privacy could show that" in text
         rows = _Tables(text).rows["privacy"]
-        privacy = read(run).summary["privacy"]
-        assert [row[0] for row in rows[2:]] == [own["class"] for own in privacy]
+        privacy = read(run).summary.privacy
+        assert [row[0] for row in rows[2:]] == [row["class"] for row in privacy]
         assert float(rows[2][1]) == pytest.approx(privacy[0]["pixels"]["generated"]["median"], abs=5e-4)
 
     def test_of_a_run_in_progress(self, tmp_path):
@@ -159,13 +161,13 @@ class TestPage:
             (folder / name).unlink()
         assert main(["report", str(folder)]) == 0
         text = (folder / "report.html").read_text()
-        assert "No task is finished yet; " in text and "How it trained" in text
+        assert "No task is finished yet; " in text and "<h2>Training</h2>" in text
         _Tables(text)
 
     def test_of_a_baseline(self, baseline):
         text = (baseline / "report.html").read_text()
-        assert "finetune has no memory that draws the same images for ever" in text
-        assert "How it grew" not in text and "What was forgotten" in text
+        assert "finetune has no memory that keeps generating the same images" in text
+        assert "<h2>Growth</h2>" not in text and "<h2>Forgetting</h2>" in text
 
     def test_names_are_text(self, run, tmp_path):
         """A class folder may be called anything."""
@@ -196,7 +198,8 @@ class TestPage:
         (folder / name).write_bytes(content)
         assert main(["report", str(folder)]) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"error: a file in {folder} cannot be read (") and error.count("\n") == 1
+        damaged = folder / name if name == "summary.json" else f"a file in {folder}"
+        assert error.startswith(f"error: {damaged} cannot be read (") and error.count("\n") == 1
 
     def test_a_page_that_cannot_be_written_does_not_end_a_run(self, tmp_path):
         notes: list[str] = []
@@ -248,7 +251,7 @@ class TestComparison:
         _Tables(text)
 
     def test_a_run_twice(self, run, tmp_path):
-        with pytest.raises(UserError, match="a run is there twice"):
+        with pytest.raises(UserError, match="the same run is named twice"):
             report.comparison([run, run / ".." / run.name])
 
 

@@ -1,14 +1,24 @@
-"""What a scripted run says on the console."""
+"""What a scripted run prints on the console."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dgm_jax.config import Config
-from dgm_jax.reporting.console import ConsoleProgress, _rough, _time
+from dgm_jax.reporting.console import ConsoleProgress, _rough_time, _time, progress_bar
 from dgm_jax.runs.events import EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
+from dgm_jax.runs.summary import Summary
+
+
+@pytest.fixture(autouse=True)
+def capable_terminal(monkeypatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
 
 METRICS = {
     "critic_loss": -0.3125,
@@ -26,8 +36,31 @@ class Terminal(io.StringIO):
         return True
 
 
+def without_codes(text: str) -> str:
+    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", text)
+
+
+def shown(text: str) -> list[str]:
+    """The lines that a terminal shows at the end; the cursor must then be on an empty line."""
+    lines, row = [""], 0
+    for part in re.split(r"(\x1b\[[?\d;]*[A-Za-z]|\n|\r)", text):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part == "\r":
+            continue
+        elif match := re.fullmatch(r"\x1b\[(\d+)A", part):
+            row -= int(match[1])
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part and not part.startswith("\x1b"):
+            lines[row] += part
+    assert lines[row] == ""
+    return [line.rstrip() for line in lines if line.strip()]
+
+
 class Console:
-    """A console whose clock moves only when told."""
+    """A console whose clock the test sets."""
 
     def __init__(self, err: io.StringIO | None = None) -> None:
         self.now = 0.0
@@ -41,6 +74,7 @@ class Console:
 def run_start(**changes) -> RunStart:
     event: dict[str, Any] = {
         "config": Config(epochs=20),
+        "epochs": 20,
         "workdir": Path("runs/a"),
         "devices": ["cpu:0"],
         "platform": "cpu",
@@ -90,7 +124,7 @@ def test_the_head_of_a_run() -> None:
         "device      cpu:0",
         '            training on the CPU; a GPU would be faster (python -m pip install "jax[cuda13]")',
         "data        digits: 1,437 training images (147 to 1,290 a task), 360 for testing",
-        "tasks       2, of the classes 0, 1 | 2",
+        "tasks       2, with the classes 0, 1 | 2",
         "variant     dgma",
         "protocol    strict (the last epoch of each task counts; no image of a past task is read)",
         "time        roughly 3 minutes",
@@ -98,7 +132,7 @@ def test_the_head_of_a_run() -> None:
     ]
 
 
-def test_the_head_of_a_run_that_goes_on_elsewhere() -> None:
+def test_the_head_of_a_run_that_is_resumed_on_another_machine() -> None:
     console = Console()
     paper = Config(epochs=20, protocol="paper", held_out=0.1)
     event = run_start(config=paper, platform="gpu", devices=["cuda:0"], estimated_seconds=None, resumed_from=(1, 7))
@@ -106,8 +140,8 @@ def test_the_head_of_a_run_that_goes_on_elsewhere() -> None:
     text = console.out.getvalue()
     assert "device      cuda:0\n" in text
     assert "protocol    paper (epochs are chosen on REAL held-out images of past tasks;" in text
-    assert "time        not known before the first epochs\n" in text
-    assert "goes on     from task 1 (2 of 2), 7 of 20 epochs done\n" in text
+    assert "time        unknown until some epochs are done\n" in text
+    assert "resuming    task 1 (2 of 2), 7 of 20 epochs are done\n" in text
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
@@ -121,7 +155,7 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
             progress.on_progress(Progress(1, "train", done, 4, epoch))
         progress.on_epoch_end(EpochEnd(1, epoch, METRICS, 1.0))
     assert console.lines() == [
-        "task 1 (2 of 2): classes 2; 20 epochs of 4 steps, widths 80-40-20",
+        "task 1 (2 of 2): classes 2; 20 epochs of 4 steps; widths 80-40-20",
         "task 1 (2 of 2): epoch 10/20, 0:10 left, critic -0.312, generator 0.5, classifier 0.0421, s 3.5e+04, "
         "open 34%, 128 images/s",
         "task 1 (2 of 2): epoch 20/20, 0:00 left, critic -0.312, generator 0.5, classifier 0.0421, s 3.5e+04, "
@@ -138,7 +172,7 @@ def test_other_phases_are_named() -> None:
         console.now += 10
         progress.on_progress(Progress(1, "consolidate", done, 400))
     assert console.lines() == [
-        "task 1 (2 of 2): classes 2; epochs 8 to 20 of 4 steps, widths 80-40-20",
+        "task 1 (2 of 2): classes 2; epochs 8 to 20 of 4 steps; widths 80-40-20",
         "task 1 (2 of 2): consolidate 25%",
         "task 1 (2 of 2): consolidate 75%, 0:05 left",
     ]
@@ -154,7 +188,7 @@ def test_replay_between_epochs_does_not_reset_the_pace() -> None:
         progress.on_epoch_end(EpochEnd(1, epoch, {}, 1.0))
     console.now += 10
     progress.on_epoch_end(EpochEnd(1, 19, {}, 1.0))
-    assert console.lines()[-1] == "task 1: epoch 20/20, 0:00 left, 84 images/s"  # 95 % of 2,560 images in 29 s.
+    assert console.lines()[-1] == "task 1: epoch 20/20, 0:00 left, 128 images/s"  # 95 % of 2,560 images in 19 s.
 
 
 def test_the_first_seconds_do_not_count_for_long() -> None:
@@ -182,13 +216,13 @@ def test_after_a_task() -> None:
         "  consolidated  98.6  97.0 100.0",
         "  auxiliary     50.0   0.0 100.0",
         "",
-        "  A_3, strict protocol: consolidated 98.5 % (micro 98.4), auxiliary 50.0 % (micro 48.0)",
-        "  forgetting: consolidated 1.2 points, auxiliary 40.0 points",
+        "  A_3 (strict protocol), %  macro  micro  forgetting, points",
+        "  consolidated               98.5   98.4                 1.2",
+        "  auxiliary                  50.0   48.0                40.0",
         "",
         "  layer  width  gates  used  newly reserved  reused   free",
         "      1     80     80    34               8      26  1,046",
         "  widths from now on: 88-44-22",
-        "",
     ]
 
 
@@ -204,18 +238,37 @@ def test_many_classes_are_broken_into_blocks() -> None:
     event = task_end(names=names)
     console.progress.on_task_end(TaskEnd(**(vars(event) | {"accuracy": {"consolidated": [0.5] * 29 + [float("nan")]}})))
     lines = console.out.getvalue().splitlines()
-    assert max(map(len, lines)) <= 104
-    assert sum(line.count("50.0") for line in lines if "protocol" not in line) == 29
+    assert max(map(len, lines)) <= 100
+    assert sum(line.count("50.0") for line in lines[: lines.index("", 1)]) == 29
     assert sum(line.count("class ") for line in lines) == 30
     assert any(line.endswith(" -") for line in lines), "a class without test images"
 
 
-SUMMARY = {
-    "protocol": "strict",
-    "A_5": {"consolidated": {"macro": 0.99, "micro": 0.99}},
-    "A_10": {"consolidated": {"macro": 0.951, "micro": 0.95}, "auxiliary": {"macro": 0.8, "micro": 0.7}},
-    "forgetting": {"consolidated": 0.02},
-}
+def summary(**changes) -> Summary:
+    values: dict[str, Any] = {
+        "dataset": "digits",
+        "finished": True,
+        "finished_tasks": 2,
+        "protocol": "strict",
+        "method": "dgm",
+        "variant": "dgma",
+        "seed": 3,
+        "averages": {
+            5: {"consolidated": {"macro": 0.99, "micro": 0.99}},
+            10: {"consolidated": {"macro": 0.951, "micro": 0.95}, "auxiliary": {"macro": 0.8, "micro": 0.7}},
+        },
+        "final": 10,
+        "forgetting": {"consolidated": 0.02, "auxiliary": 0.1},
+        "confusion": {},
+        "bytes": {},
+        "seconds": {"train": 190.0, "replay": 2.0},
+        "tasks": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]],
+        "class_names": [str(i) for i in range(10)],
+        "versions": {},
+        "device": "1 x cpu",
+        "config": {},
+    }
+    return Summary(**(values | changes))
 
 
 @pytest.mark.parametrize("already", [False, True])
@@ -225,12 +278,14 @@ def test_the_end(already: bool) -> None:
     console.now = 192
     console.out.truncate(0)
     console.out.seek(0)
-    console.progress.on_run_end(RunEnd(SUMMARY, Path("runs/a"), already, {"summary": "runs/a/summary.json"}))
-    finished = "this run is finished already: nothing was trained (another --workdir starts a new one)"
+    console.progress.on_run_end(RunEnd(summary(), Path("runs/a"), already, {"summary": "runs/a/summary.json"}))
+    finished = "already finished, nothing was trained (choose another --workdir to start a new run)"
     assert console.out.getvalue().splitlines() == [
-        finished if already else "finished in 3:12",
-        "A_10, strict protocol: consolidated 95.1 % (micro 95.0), auxiliary 80.0 % (micro 70.0)",
-        "forgetting: consolidated 2.0 points",
+        *([finished] if already else ["", "finished in 3:12"]),
+        "  A_10 (strict protocol), %  macro  micro  forgetting, points",
+        "  consolidated                95.1   95.0                 2.0",
+        "  auxiliary                   80.0   70.0                10.0",
+        "",
         "run folder  runs/a",
         "summary     runs/a/summary.json",
     ]
@@ -246,12 +301,11 @@ def test_one_bar_a_task_on_a_terminal() -> None:
     progress.on_note("checkpoint 3 is damaged")
     progress.on_task_end(task_end())
     text = console.err.getvalue()
-    assert text.count("\n") == 1, "the note's line"
-    assert "task 1 (2 of 2) |" in text
-    assert "replay 50%" in text
+    screen = shown(text)
+    assert screen == ["note: checkpoint 3 is damaged"], "only the note is left"
+    lines = without_codes(text).split("\r")
+    assert any(line.startswith("task 1 (2 of 2)") and "replay 50%" in line for line in lines)
     assert "epoch 10/20, critic -0.312" in text
-    assert "note: checkpoint 3 is damaged\n" in text
-    assert text.endswith(" \r"), "the bar is wiped away, and what follows begins at the left"
 
 
 def test_a_note_without_a_bar() -> None:
@@ -265,14 +319,70 @@ def test_closing_twice_is_harmless() -> None:
     console.progress.on_task_start(task_start())
     console.progress.close()
     console.progress.close()
-    assert console.err.getvalue().endswith(" \r")
+    assert shown(console.err.getvalue()) == []
+
+
+def test_the_cursor_is_visible_while_a_bar_is_shown() -> None:
+    console = Console(Terminal())
+    console.progress.on_task_start(task_start())
+    text = console.err.getvalue()
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "a process that is killed cannot show it again"
+    console.progress.close()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_bar_fits_into_one_line(width, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    console = Console(Terminal())
+    console.progress.on_run_start(run_start())
+    console.progress.on_task_start(task_start())
+    console.progress.on_epoch_end(EpochEnd(1, 9, METRICS, 1.0))
+    text = without_codes(console.err.getvalue())
+    console.progress.close()
+    lines = [line for line in re.split(r"[\r\n]", text) if line.strip()]
+    assert all(line.startswith("task 1 (2 of 2) ") and len(line) <= width - 2 for line in lines), "room for ^C"
+    assert "epoch 10/20" in lines[-1] or width == 40
+
+
+def test_no_control_codes_without_a_terminal(monkeypatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    console, workdir = Console(), Path("a/" * 100 + "b")
+    console.progress.on_run_start(run_start(workdir=workdir))
+    console.progress.on_task_start(task_start())
+    console.progress.on_progress(Progress(1, "replay", 10, 20))
+    console.progress.on_note(f"{workdir} is [bold]long[/bold] :smile:")
+    console.progress.on_task_end(task_end())
+    console.progress.on_run_end(RunEnd(summary(), workdir))
+    out, err = console.out.getvalue(), console.err.getvalue()
+    assert "\x1b" not in out + err and "\r" not in out + err
+    assert out.count(f"run folder  {workdir}\n") == 2
+    assert err.endswith(f"note: {workdir} is [bold]long[/bold] :smile:\n")
+    assert not any(line != line.rstrip() for line in out.splitlines())
+
+
+def test_progress_over_a_total() -> None:
+    err, now = io.StringIO(), 0.0
+    with progress_bar(2000, "writing images", err=err, clock=lambda: now) as advance:
+        for _ in range(4):
+            now += 8
+            advance(500)
+    assert err.getvalue().splitlines() == [
+        "writing images: 1,000 of 2,000, 0:16 left",
+        "writing images: 2,000 of 2,000, 0:00 left",
+    ]
+    terminal = Terminal()
+    with pytest.raises(KeyboardInterrupt), progress_bar(2000, "writing images", err=terminal) as advance:
+        advance(500)
+        raise KeyboardInterrupt
+    assert "500 of 2,000" in terminal.getvalue() and shown(terminal.getvalue()) == []
 
 
 def test_times() -> None:
     assert [_time(s) for s in (0, 7.4, 725, 3723)] == ["0:00", "0:07", "12:05", "1:02:03"]
-    assert [_rough(s) for s in (3, 44, 100, 5399, 9000)] == [
-        *("10 seconds", "40 seconds", "2 minutes", "90 minutes", "2.5 hours")
-    ]
+    rough = ["10 seconds", "40 seconds", "2 minutes", "90 minutes", "2.5 hours"]
+    assert [_rough_time(s) for s in (3, 44, 100, 5399, 9000)] == rough
 
 
 def test_several_seeds_are_told_apart() -> None:
