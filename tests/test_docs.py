@@ -16,7 +16,8 @@ from helpers import compiled_once  # noqa: F401
 
 import dgm_jax
 from benchmarks import ceiling, consolidate, results, streams, tune
-from dgm_jax import __main__, data
+from dgm_jax import data
+from dgm_jax.commands import main
 from dgm_jax.config import PRESETS
 from dgm_jax.data.sources import NAMES
 from dgm_jax.memory import export
@@ -79,7 +80,7 @@ def test_a_command_is_understood(page, words, monkeypatch) -> None:
     assert importlib.util.find_spec(module), f"{page}: there is no module {module}"
     room, _, name = module.partition(".")
     if module == "dgm_jax":
-        __main__._parser().parse_args(arguments)
+        main.parse(arguments)
     elif module == "experiments.table":
         table.parse(arguments)
     elif room == "experiments":
