@@ -17,13 +17,13 @@ from helpers import compiled_once  # noqa: F401
 import dgm_jax
 from benchmarks import ceiling, consolidate, results, streams, tune
 from dgm_jax import data
-from dgm_jax.commands import main
+from dgm_jax.commands import main, table
 from dgm_jax.config import PRESETS
 from dgm_jax.data.sources import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
 from dgm_jax.methods import METHODS
-from experiments import cli, table
+from experiments import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -5,12 +5,14 @@ import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, TypeVar, get_type_hints
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from dgm_jax.errors import UserError
+
+T = TypeVar("T")
 
 Run = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run")]
 RunOrFile = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run, or an exported file")]
@@ -54,7 +56,7 @@ def require_place(out: Path, option: str, example: str) -> None:
         raise UserError(f"{option}{out} is a folder; expected a file, e.g. {out / example}")
 
 
-def parse(kind: Any, argv: Sequence[str] | None, *, program: str, description: str | None) -> Any:
+def parse_options(kind: type[T], argv: Sequence[str] | None, *, program: str, description: str | None) -> T:
     """Reads a command line; `--help`, and values that cannot be read, end the process (status 0, 2).
 
     Args:
@@ -74,23 +76,25 @@ def parse(kind: Any, argv: Sequence[str] | None, *, program: str, description: s
 
 
 def parse_command(
-    kinds: Mapping[str, type], argv: Sequence[str] | None, *, program: str, description: str | None
-) -> Any:
+    kinds: Mapping[str, type[T]], argv: Sequence[str] | None, *, program: str, description: str | None
+) -> T:
     """Reads a command line that begins with the name of a command.
 
     Args:
       kinds: for each command the dataclass to fill.
-      argv: as for `parse`.
-      program: as for `parse`.
-      description: as for `parse`.
+      argv: as for `parse_options`.
+      program: as for `parse_options`.
+      description: as for `parse_options`.
 
     Raises:
-      UserError: if the command is unknown, or as `parse`.
+      UserError: if the command is unknown, or as `parse_options`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in kinds:
         name = words[0]
-        return parse(kinds[name], words[1:], program=f"{program} {name}", description=inspect.getdoc(kinds[name]))
+        return parse_options(
+            kinds[name], words[1:], program=f"{program} {name}", description=inspect.getdoc(kinds[name])
+        )
     if words and not words[0].startswith("-"):
         hint = _did_you_mean(words[0], list(kinds)) or f"choose from {', '.join(kinds)}."
         raise UserError(f"unknown command {words[0]}; {hint} {program} --help explains the commands")
