@@ -240,7 +240,11 @@ def test_a_damaged_summary_stays_in_its_place(content, tmp_path):
     argv = ["--data", "digits", "--methods", "joint", "finetune", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
     assert table.main(argv) == 1
     text = (tmp_path / "table.md").read_text()
-    assert "| digits | joint | classifier |" in text and "finetune | no result: seed 0: " in text and "summary.json cannot be read (" in text
+    assert (
+        "| digits | joint | classifier |" in text
+        and "finetune | no result: seed 0: " in text
+        and "summary.json cannot be read (" in text
+    )
 
 
 def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
