@@ -25,7 +25,7 @@ AfterTask = Annotated[
     ),
 ]
 Flag = FlagCreatePairsOff[bool]
-Debug = Annotated[Flag, arg(help="show where an error comes from")]
+Debug = Annotated[Flag, arg(help="show where an error comes from", help_behavior_hint="")]
 
 
 def require_run(path: Path) -> None:

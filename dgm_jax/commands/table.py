@@ -37,11 +37,15 @@ class Table:
             help_behavior_hint="(default: all methods)",
         ),
     ] = ()
-    ablations: Annotated[Flag, arg(help="compare DGM with itself, one part changed at a time")] = False
+    ablations: Annotated[
+        Flag, arg(help="compare DGM with itself, one part changed at a time", help_behavior_hint="")
+    ] = False
     seeds: Annotated[
         str | None, arg(metavar="N,N,...", help="seeds", help_behavior_hint="(default: 0,1,2; with --quick, 0)")
     ] = None
-    quick: Annotated[Flag, arg(help="train less, for a table in half an hour on two cores")] = False
+    quick: Annotated[Flag, arg(help="train less, for a table in half an hour on two cores", help_behavior_hint="")] = (
+        False
+    )
     runs: Annotated[
         Path | None,
         arg(
@@ -62,7 +66,9 @@ class Table:
             metavar="DIR", help="class folders of ImageNet-50", help_behavior_hint="(default: read it from --data-dir)"
         ),
     ] = None
-    collect: Annotated[Flag, arg(help="train nothing; write the table of the runs that are there")] = False
+    collect: Annotated[
+        Flag, arg(help="train nothing; write the table of the runs that are there", help_behavior_hint="")
+    ] = False
 
     def run(self, command: str) -> int:
         """Trains what is not finished yet and writes the table, which names `command`; returns 1 if a run failed."""
