@@ -6,20 +6,22 @@ was at first. Widths are those of `benchmarks.step`; weights and masks are rando
     python -m benchmarks.replay --out replay.jsonl
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tyro.conf import arg
 
 from benchmarks import arithmetic, machine, records
 from benchmarks.points import TASKS, settings, widths_of_tasks
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Variant
 from dgm_jax.errors import exit_status
 from dgm_jax.memory.memory import Memory
@@ -133,11 +135,19 @@ def table(variants: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where results go."""
+
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="file of JSON Lines; a line for each variant is added", help_behavior_hint=""),
+    ] = None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures both variants, prints a table, and writes records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each variant is added")
-    options = parser.parse_args(argv)
+    options = parse_options(Options, argv, program="python -m benchmarks.replay", description=__doc__)
     machine.check("float32", options.out)
     for variant in get_args(Variant):
         found = measure(widths_of_tasks(variant), variant, settings(variant), seconds=20.0)

@@ -9,7 +9,7 @@ from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
 from dgm_jax import load_classifier
-from dgm_jax.__main__ import main
+from dgm_jax.commands.main import main
 from dgm_jax.data.dataset import resize
 from dgm_jax.errors import NoMemory, UserError
 from dgm_jax.memory.classifier import BadImages

@@ -18,7 +18,7 @@ from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
 from dgm_jax import Learner
-from dgm_jax.__main__ import main
+from dgm_jax.commands.main import main
 from dgm_jax.errors import UserError
 from dgm_jax.reporting import page as report
 from dgm_jax.runs.folder import Workdir

@@ -1,40 +1,47 @@
-"""The table: what is run, what is read, what is written when cells fail, and its numbers by hand."""
+"""The table: its runs, what it reads from them, what it writes if some fail, and its numbers by hand."""
 
 import csv
 import dataclasses
 import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
 
 import helpers
+import jax
 import numpy as np
 import pytest
-from dgm_jax.methods.learner import BaselineLearner
 from helpers import compiled_once  # noqa: F401
 
+from dgm_jax import Learner
+from dgm_jax.commands import table, table_runs
+from dgm_jax.commands.table_runs import TableRun
+from dgm_jax.config import Method
 from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
-from dgm_jax.metrics.quality import Judge, measure
-from dgm_jax.reporting import table as sheets
-from dgm_jax.runs.folder import Workdir
-from experiments import cells, cli, table
+from dgm_jax.loading import load_method
+from dgm_jax.metrics.quality import measure
+from dgm_jax.reporting.table import Result, markdown, summarised, write
+from dgm_jax.runs.summary import Summary
+from experiments import cli
 
 
 def _summary(seed=0, final=0.5, readings=("consolidated", "auxiliary"), **changes):
-    averages = {
-        f"A_{n}": {r: {"macro": final + (10 - n) / 100, "micro": final} for r in readings} for n in range(1, 11)
-    }
     rows = [
         {"task": t, "layer": 1, "width": 8, "gates": 8, "used": 4, "newly_reserved": 4 - t % 4, "reused": t % 4}
         | {"free": 2, "weights": 100 * (t + 1)}
         for t in range(10)
     ]
-    return {
+    fields = {
         "finished": True,
         "finished_tasks": 10,
         "tasks": [[c] for c in range(10)],
+        "class_names": [str(c) for c in range(10)],
         "protocol": "strict",
         "method": "dgm",
+        "variant": "dgma",
         "seed": seed,
         "final": 10,
-        **averages,
+        "averages": {n: {r: {"macro": final + (10 - n) / 100, "micro": final} for r in readings} for n in range(1, 11)},
         "dataset": "mnist",
         "config": {"epochs": 101},
         "confusion": dict.fromkeys(readings, [[90, 10], [0, 100]]),
@@ -43,12 +50,14 @@ def _summary(seed=0, final=0.5, readings=("consolidated", "auxiliary"), **change
         "bytes": {"memory": {"total": 50_000}, "images_replaced": 64 * 60_000, "image_count": 60_000},
         "seconds": {"train": 90.0, "evaluate": 30.0},
         "device": "1 x cpu",
+        "versions": {},
         "capacity": rows,
-    } | changes
+    }
+    return Summary(**fields | changes)
 
 
 def _result(method, seed=0, data="mnist", **changes):
-    return {"data": data, "method": method, "seed": seed, "command": f"python {method}", "quality": None} | changes
+    return Result(data, method, seed, f"python {method}", **changes)
 
 
 QUALITY = {"generated_sample_accuracy": 0.75, "judge_accuracy": 0.99, "frechet_distance": 3.0}
@@ -58,13 +67,13 @@ RESULTS = [
     _result("dgma", 1, summary=_summary(1, final=0.99)),
     _result("dgma", 2, error="NotFinite: a loss became nan"),
     _result("mergan", summary=_summary(final=0.6, readings=("classifier",)), quality=QUALITY),
-    _result("dgmw", summary=_summary(final=0.97, config={"epochs": 5}), unjudged="not run yet"),
+    _result("dgmw", summary=_summary(final=0.97, config={"epochs": 5}), not_measured="not run yet"),
     _result("dgr", error="not run yet"),
 ]
 
 
 def test_rows_by_hand():
-    rows = sheets.table_rows(RESULTS)
+    rows = summarised(RESULTS)
     assert [(row["method"], row.get("reading")) for row in rows] == [
         *(("dgma", "consolidated"), ("dgma", "auxiliary"), ("mergan", "classifier")),
         *(("dgmw", "consolidated"), ("dgmw", "auxiliary"), ("dgr", None)),
@@ -85,15 +94,15 @@ def test_rows_by_hand():
 
 
 def test_what_is_written(tmp_path):
-    sheets.write(RESULTS, tmp_path, command="python -m experiments.table")
+    write(RESULTS, tmp_path, command="python -m experiments.table")
     text = (tmp_path / "table.md").read_text()
     assert "| mnist | dgma | consolidated | 103.5 ± 0.7 | 98.5 ± 0.7 |" in text
     assert "| 101, 60,000 |" in text and "| 5, 60,000 |" in text
-    row = sheets.table_rows([_result("joint", summary=_summary(readings=("classifier",), method="joint"))])[0]
-    assert "| –, 60,000 |" in sheets.markdown([row], [], "")  # It has steps, no epochs.
+    row = summarised([_result("joint", summary=_summary(readings=("classifier",), method="joint"))])[0]
+    assert "| –, 60,000 |" in markdown([row], [], "")  # It has steps, no epochs.
     assert "| dgr | no result: seed 0: not run yet |" in text and "0 1 (no result: seed 2: NotFinite" in text
-    assert "- mnist, *dgmw*: its images were not measured (seed 0: not run yet)." in text
-    assert "- Published numbers of *mergan*: most likely accuracy on generated images" in text
+    assert "- mnist, *dgmw*: its images are not measured, seed 0: not run yet." in text
+    assert "- Published numbers of *mergan*: most likely of generated images" in text
     assert "strict" in text and "![mnist.png](mnist.png)" in text
     lengths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(lengths) == 1
@@ -121,8 +130,8 @@ def test_what_is_written(tmp_path):
     ],
 )
 def test_only_runs_of_full_length_are_marked_and_by_the_same_measure(method, changes, marked):
-    row = sheets.table_rows([_result(method, summary=_summary(**changes), quality=QUALITY)])[0]
-    assert f"| {marked} |" in sheets.markdown([row], [], "")
+    row = summarised([_result(method, summary=_summary(**changes), quality=QUALITY)])[0]
+    assert f"| {marked} |" in markdown([row], [], "")
 
 
 def test_ablations_have_a_figure_of_their_own(tmp_path):
@@ -132,28 +141,33 @@ def test_ablations_have_a_figure_of_their_own(tmp_path):
         for change, final in (("as it is", 0.9), ("no re-use", 0.8))
         for seed in (0, 1)
     ] + [_result("dgma: no masks", error="not run yet")]
-    sheets.write(results, tmp_path, command="", ablations=True)
+    write(results, tmp_path, command="", ablations=True)
     assert (tmp_path / "mnist-ablations.png").stat().st_size > 10_000
     assert not (tmp_path / "mnist.png").exists()
     assert "| dgma: no masks | no result: seed 0: not run yet |" in (tmp_path / "table.md").read_text()
 
 
-@pytest.mark.parametrize("method", [*cells.METHODS, *cells.ABLATIONS])
-@pytest.mark.parametrize("data", cells.DATA)
-def test_every_cell_is_a_command_that_the_experiments_take(data, method, tmp_path):
-    command = cells.Cell(data, method, 3, tmp_path, quick=True).command
+@pytest.mark.parametrize("method", [*table_runs.METHODS, *table_runs.ABLATIONS])
+@pytest.mark.parametrize("data", table_runs.DATA)
+def test_every_run_is_a_command_that_the_experiments_take(data, method, tmp_path):
+    command = TableRun(data, method, 3, tmp_path, quick=True).command
     kind = cli.ImageNetOptions if "imagenet50" in command[1] else cli.Options
     options = cli.parse(command[1].removeprefix("experiments."), None, kind=kind, argv=command[2:])
     assert options.settings.seed == 3
 
 
-def test_cells_have_folders_of_their_own(tmp_path):
-    names = [*cells.METHODS, *cells.ABLATIONS]
-    folders = {cells.Cell("digits", name, seed, tmp_path).workdir for name in names for seed in (0, 1)}
+def test_every_method_is_in_the_table():
+    methods = {TableRun("digits", name, 0, Path()).options.settings.method for name in table_runs.METHODS}
+    assert methods == set(get_args(Method))
+
+
+def test_each_run_has_its_folder(tmp_path):
+    names = [*table_runs.METHODS, *table_runs.ABLATIONS]
+    folders = {TableRun("digits", name, seed, tmp_path).workdir for name in names for seed in (0, 1)}
     assert len(folders) == 2 * len(names)
 
 
-def test_a_cell_that_fails_does_not_stop_the_table(tmp_path, capsys):
+def test_a_run_that_fails_does_not_stop_the_table(tmp_path, capsys):
     """MNIST is not in this folder; and what there was is read."""
     runs, empty = tmp_path / "runs", tmp_path / "empty"
     empty.mkdir()
@@ -162,76 +176,80 @@ def test_a_cell_that_fails_does_not_stop_the_table(tmp_path, capsys):
     text = (runs / "table.md").read_text()
     assert "no result: seed 0: " in text and str(empty) in text
     assert "2 of 2: " in capsys.readouterr().out
-    _place(cells.Cell("mnist", "joint", 0, runs), readings=("classifier",))
+    _place(TableRun("mnist", "joint", 0, runs), readings=("classifier",))
     assert table.main([*argv, "--collect"]) == 1
     text = (runs / "table.md").read_text()
     assert "| mnist | joint | classifier |" in text and "not run yet" in text
 
 
-def _place(cell, readings=("consolidated", "auxiliary"), **changes):
-    """A summary in a cell's folder, as its command would leave it."""
-    summary = {"config": dataclasses.asdict(cell.options.settings), "dataset": cell.data} | changes
-    cell.workdir.mkdir(parents=True, exist_ok=True)
-    (cell.workdir / "summary.json").write_text(json.dumps(_summary(readings=readings, **summary)))
+def _place(run, readings=("consolidated", "auxiliary"), **changes):
+    """A summary in a run's folder, as its command would leave it."""
+    fields = {"config": dataclasses.asdict(run.options.settings), "dataset": run.data} | changes
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    (run.workdir / "summary.json").write_text(json.dumps(_summary(readings=readings, **fields).to_json()))
 
 
-def test_an_unfinished_cell_says_so(tmp_path):
-    cell = cells.Cell("digits", "joint", 0, tmp_path)
-    _place(cell, finished=False, finished_tasks=4)
+def test_an_unfinished_run_says_so(tmp_path):
+    run = TableRun("digits", "joint", 0, tmp_path)
+    _place(run, finished=False, finished_tasks=4)
     with pytest.raises(UserError, match="^not finished: 4 of 10 tasks$"):
-        cell.read()
+        run.read()
 
 
 @pytest.mark.parametrize(
     "changes, text",
     [
-        ({"dataset": "mnist"}, "another run, of dataset='mnist', not 'digits'; choose other --runs"),
-        ({"tasks": [[0, 1], [2, 3]]}, "another run, of classes_per_task='2', not '1'"),
-        ({"config": {"epochs": 3}}, "another run, of .*'"),
-        ({"config": {"epochs": 3, "method": "joint"}}, "another run, of image_size=32, not 16"),
+        ({"dataset": "mnist"}, "another run, with dataset='mnist' instead of 'digits'; choose other --runs"),
+        ({"tasks": [[0, 1], [2, 3]]}, "another run, with classes_per_task='2' instead of '1'"),
+        ({"config": {"epochs": 3}}, "another run, with .*'"),
+        ({"config": {"epochs": 3, "method": "joint"}}, "another run, with image_size=32 instead of 16"),
     ],
 )
-def test_a_cell_of_another_configuration_is_refused(changes, text, tmp_path):
-    cell = cells.Cell("digits", "joint", 0, tmp_path)
-    _place(cell)
-    assert cell.read()["finished"]
-    _place(cell, **changes)
+def test_a_run_of_another_configuration_is_refused(changes, text, tmp_path):
+    run = TableRun("digits", "joint", 0, tmp_path)
+    _place(run)
+    assert run.read().finished
+    _place(run, **changes)
     with pytest.raises(OtherConfiguration, match=text):
-        cell.read()
+        run.read()
 
 
 def test_a_setting_that_came_later_does_not_make_another_run(tmp_path):
-    cell = cells.Cell("digits", "joint", 0, tmp_path)
-    settings = dataclasses.asdict(cell.options.settings)
+    run = TableRun("digits", "joint", 0, tmp_path)
+    settings = dataclasses.asdict(run.options.settings)
     del settings["network"]
-    _place(cell, config=settings)
-    assert cell.read()["finished"]
+    _place(run, config=settings)
+    assert run.read().finished
 
 
 def test_a_setting_that_was_removed_makes_another_run_unless_it_was_at_its_default(tmp_path):
-    cell = cells.Cell("digits", "joint", 0, tmp_path)
-    settings = dataclasses.asdict(cell.options.settings)
-    _place(cell, config=settings | {"penalty": "gradient"})
-    assert cell.read()["finished"]
-    _place(cell, config=settings | {"penalty": "r1"})
+    run = TableRun("digits", "joint", 0, tmp_path)
+    settings = dataclasses.asdict(run.options.settings)
+    _place(run, config=settings | {"penalty": "gradient"})
+    assert run.read().finished
+    _place(run, config=settings | {"penalty": "r1"})
     with pytest.raises(OtherConfiguration, match="holds a run with penalty='r1', removed after commit c36b15c"):
-        cell.read()
+        run.read()
 
 
 @pytest.mark.parametrize("content", ["{}", '{"finished": tru', "[]"])
-def test_a_damaged_summary_stays_in_its_cell(content, tmp_path):
+def test_a_damaged_summary_stays_in_its_place(content, tmp_path):
     for method in ("joint", "finetune"):
-        _place(cells.Cell("digits", method, 0, tmp_path), readings=("classifier",))
+        _place(TableRun("digits", method, 0, tmp_path), readings=("classifier",))
     (tmp_path / "digits" / "finetune-seed0" / "summary.json").write_text(content)
     argv = ["--data", "digits", "--methods", "joint", "finetune", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
     assert table.main(argv) == 1
     text = (tmp_path / "table.md").read_text()
-    assert "| digits | joint | classifier |" in text and "finetune | no result: seed 0: a damaged file (" in text
+    assert (
+        "| digits | joint | classifier |" in text
+        and "finetune | no result: seed 0: " in text
+        and "summary.json cannot be read (" in text
+    )
 
 
 def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
-    _place(cells.Cell("digits", "joint", 0, tmp_path), readings=("classifier",))
-    monkeypatch.setattr(cells.Cell, "run", lambda cell: None)
+    _place(TableRun("digits", "joint", 0, tmp_path), readings=("classifier",))
+    monkeypatch.setattr(TableRun, "train", lambda run: None)
     assert table.main(["--data", "digits", "--methods", "joint", "--seeds", "0", "--runs", str(tmp_path)]) == 0
     said = capsys.readouterr().out.splitlines()[0]
     assert said == (
@@ -240,40 +258,55 @@ def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
 
 
 def test_what_cannot_be_judged_is_shown_without(tmp_path):
-    _place(cells.Cell("digits", "dgma", 0, tmp_path))
+    _place(TableRun("digits", "dgma", 0, tmp_path))
     argv = ["--data", "digits", "--methods", "dgma", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
     assert table.main(argv) == 0
-    assert "its images were not measured (seed 0: not run yet)." in (tmp_path / "table.md").read_text()
-    _place(cells.Cell("digits", "joint", 0, tmp_path), readings=("classifier",), finished=False, finished_tasks=3)
+    assert "its images are not measured, seed 0: not run yet." in (tmp_path / "table.md").read_text()
+    _place(TableRun("digits", "joint", 0, tmp_path), readings=("classifier",), finished=False, finished_tasks=3)
     assert table.main(argv) == 0
-    assert "not measured (seed 0: not finished: 3 of 10 tasks)." in (tmp_path / "table.md").read_text()
+    assert "not measured, seed 0: not finished: 3 of 10 tasks." in (tmp_path / "table.md").read_text()
 
 
 def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch):
-    cell, by = (cells.Cell("digits", method, 0, tmp_path) for method in ("dgma", "joint"))
-    _place(cell)
-    _place(by, readings=("classifier",))
+    run, joint = (TableRun("digits", method, 0, tmp_path) for method in ("dgma", "joint"))
+    _place(run)
+    _place(joint, readings=("classifier",))
     measured = []
-    monkeypatch.setattr(cells, "_memory", lambda *_: (None, None))
-    monkeypatch.setattr("dgm_jax.metrics.quality.Judge.of", lambda *_: None)
+    monkeypatch.setattr(table_runs, "_load_memory", lambda *_: (None, None))
+    method = SimpleNamespace(classifier=lambda *_: None)
+    monkeypatch.setattr("dgm_jax.loading.load_method", lambda *_: (method, None))
     monkeypatch.setattr("dgm_jax.metrics.quality.measure", lambda *_, **__: measured.append(1) or QUALITY)
-    assert cell.judge(by) == cell.judge(by) == QUALITY
+    assert run.measure_memory(joint) == run.measure_memory(joint) == QUALITY
     assert len(measured) == 1
-    _place(by, readings=("classifier",), seed=0, device="another")  # Run anew.
-    assert cell.judge(by) == QUALITY and len(measured) == 2
+    _place(joint, readings=("classifier",), seed=0, device="another")  # Run anew.
+    assert run.measure_memory(joint) == QUALITY and len(measured) == 2
 
 
 def test_unknown_names_are_refused(capsys):
-    for argv in (["--data", "emnist"], ["--methods", "gan"]):
-        with pytest.raises(SystemExit):
-            table.main(argv)
-        assert "invalid choice" in capsys.readouterr().err
+    for argv, expected in (
+        (["--data", "emnist"], "--data emnist: unknown; choose from digits, mnist-500"),
+        (["--methods", "joint", "gan"], "--methods gan: unknown; choose from joint, dgma"),
+        (["--metods", "joint"], "unknown option --metods; did you mean --methods?"),
+        (["--seeds", "0,a"], "--seeds '0,a' is not a list of different whole numbers"),
+    ):
+        assert table.main(argv) == 2
+        assert capsys.readouterr().err.startswith(f"error: {expected}")
 
 
-def test_a_data_folder_that_is_not_there_is_refused_before_the_first_run(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}/none: no such folder"):
-        table.main(["--quick", "--data-dir", str(tmp_path / "none"), "--runs", str(tmp_path / "runs")])
+def test_a_data_folder_that_is_not_there_is_refused_before_the_first_run(tmp_path, capsys):
+    argv = ["--quick", "--data-dir", str(tmp_path / "none"), "--runs", str(tmp_path / "runs")]
+    assert table.main(argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/none: no such folder")
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_says_how_to_resume(tmp_path, monkeypatch, capsys):
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TableRun, "train", interrupt)
+    assert table.main(["--quick", "--data", "digits", "--runs", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "interrupted; run the same command to resume\n"
 
 
 def test_a_memory_is_judged_by_the_ceiling(tmp_path):
@@ -282,36 +315,30 @@ def test_a_memory_is_judged_by_the_ceiling(tmp_path):
         image_size=8, method="joint", consolidation_steps=200, discriminator_width=8, consolidation_samples=24
     )
     stream = helpers.stream(config)
-    BaselineLearner(config, devices=1).fit(stream, tmp_path)
-    judge = Judge.of(Workdir(tmp_path), 3)
+    Learner(config, devices=1).fit(stream, tmp_path)
+    method, state = load_method(config, stream, tmp_path)
+    judge = method.classifier(2, state)
     images, labels = stream.test(2)
 
     class Drawn:
         n_classes = 3
 
-        def __init__(self, draw):
-            self.images = draw
+        def __init__(self, images):
+            self.images = images
 
-    real = measure(Drawn(lambda c, n, key: np.resize(images[labels == c], (n, 8, 8, 1))), judge, images, labels, _key())
+    def measured(draw, **options):
+        return measure(Drawn(draw), judge, images, labels, jax.random.key(0), **options)
+
+    real = measured(lambda c, n, key: np.resize(images[labels == c], (n, 8, 8, 1)))
+    only_one = measured(  # All of one class, which its solver predicts.
+        lambda c, n, key: np.resize(images[labels == 0], (n, 8, 8, 1)), label=lambda drawn: np.zeros(len(drawn), int)
+    )
     noise = np.random.default_rng(0)
-    only_one = measure(  # All of one class, and told so by its solver.
-        Drawn(lambda c, n, key: np.resize(images[labels == 0], (n, 8, 8, 1))),
-        *(judge, images, labels, _key()),
-        label=lambda drawn: np.zeros(len(drawn), int),
-    )
-    none = measure(
-        Drawn(lambda c, n, key: noise.integers(0, 256, (n, 8, 8, 1), np.uint8)), judge, images, labels, _key()
-    )
+    none = measured(lambda c, n, key: noise.integers(0, 256, (n, 8, 8, 1), np.uint8))
     assert real["generated_sample_accuracy"] == pytest.approx(real["judge_accuracy"], abs=0.02)
     assert real["judge_accuracy"] > 0.8 and none["generated_sample_accuracy"] < 0.6
     assert 0.2 < only_one["generated_sample_accuracy"] <= 1 / 3
     assert real["frechet_distance"] < 0.05 * none["frechet_distance"]
     assert real["precision"] > 0.95 and real["recall"] > 0.95 and none["precision"] < 0.5
-    with pytest.raises(NoMemory, match="run --method joint first"):
-        Judge.of(Workdir(tmp_path / "none"), 3)
-
-
-def _key():
-    import jax
-
-    return jax.random.key(0)
+    with pytest.raises(NoMemory, match="run it first"):
+        load_method(config, stream, tmp_path / "none")

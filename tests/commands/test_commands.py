@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from runs import lose_a_ctrl_c
 
 import dgm_jax
-from dgm_jax.__main__ import main
+from dgm_jax.commands.main import main
 from dgm_jax.errors import NoMemory, UserError
 
 
@@ -58,7 +59,7 @@ def test_sample_draws_a_row_for_each_class(workdir: Path, tmp_path: Path, capsys
     ("argv", "expected"),
     [
         (["--classes", "4", "9"], "error: --classes 4 9: unknown to the memory; it knows 3 cat, 7\n"),
-        (["--classes", "3", "--n", "10001"], "error: --n 10001: more than 10,000 images are no picture; give a folder"),
+        (["--classes", "3", "--n", "10001"], "error: --n 10001: more than 10,000 images do not fit into a picture"),
         (["--classes", "3", "--n", "0"], "error: --n 0: expected at least 1 image of each class\n"),
         (["--classes", "3", "--after-task", "5"], "error: after_task=5, but "),
     ],
@@ -77,7 +78,7 @@ def test_sample_writes_a_file_for_each_image(workdir: Path, tmp_path: Path, caps
         f"{label}/{i:06}.png" for label in (3, 7) for i in range(9)
     ]
     assert main(["sample", str(workdir), "--classes", "7", "--n", "1", "--out", str(out)]) == 2
-    assert "holds files already; choose another folder" in capsys.readouterr().err
+    assert "files exist already in " in capsys.readouterr().err
     with Image.open(out / "7" / "000008.png") as image:
         assert np.asarray(image).shape == (8, 8) and np.asarray(image)[0, 0] == round(1.7 * 127.5)
 
@@ -118,18 +119,64 @@ def test_prepare_names_the_data_sets(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["draw"], ["sample", "x"], ["sample", "x", "--classes", "a", "--out", "b", "--n", "c"]]
+    ("argv", "expected"),
+    [
+        ([], "Expected one of {sample, report, predict, export, prepare}"),
+        (["sample", "x"], "--classes CLASS"),
+        (["sample", "x", "--classes", "a", "--out", "b", "--n", "c"], "Error parsing --n"),
+        (["predict", "x", "y", "--reading", "both"], "invalid choice 'both'"),
+    ],
 )
-def test_usage_errors(argv: list[str], capsys) -> None:
+def test_usage_errors(argv: list[str], expected: str, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         main(argv)
     assert end.value.code == 2
-    assert "usage: python -m dgm_jax" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert expected in error and "python -m dgm_jax" in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["draw"], "unknown command draw; choose from sample, report, predict, export, prepare."),
+        (["sampel", "x"], "unknown command sampel; did you mean sample?"),
+        (["sample", "x", "--classes", "a", "--out", "b.png", "--nn", "3"], "unknown option --nn; did you mean --n?"),
+        (["report", "--workdir", "x"], "unknown option --workdir; choose from --out, --debug."),
+        (["export", "x", "y", "z"], "superfluous argument z; python -m dgm_jax export --help"),
+        (["sample", "x", "--classes", "--out", "b.png"], "--classes needs at least one class"),
+        (["sample", "x", "--classes", "a", "--out", "b.png", "--seed", "-1"], "--seed -1: expected a whole number"),
+        (["report"], "report needs the folder of at least one run"),
+        (["predict", "."], "predict needs at least one image file"),
+    ],
+)
+def test_mistakes_are_named_in_a_line(argv: list[str], expected: str, capsys) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {expected}")
+
+
+def test_ctrl_c_ends_a_command(workdir: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Memory, "sample", interrupt)
+    assert main(["sample", str(workdir), "--classes", "3", "--out", str(tmp_path / "a.png")]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_jax_lost_ends_the_drawing(workdir: Path, tmp_path: Path, monkeypatch) -> None:
+    def load_memory(*_, **__):
+        lose_a_ctrl_c()
+        return _Memory()
+
+    monkeypatch.setattr(dgm_jax, "load_memory", load_memory)
+    status = main(["sample", str(workdir), "--classes", "3", "--out", str(tmp_path / "images"), "--seed", "5"])
+    assert status == 130 and not list(tmp_path.rglob("*.png"))
 
 
 def test_help_does_not_wait_for_jax() -> None:
     code = (
-        "import sys\nfrom dgm_jax.__main__ import main\n"
+        "import sys\nfrom dgm_jax.commands.main import main\n"
         "try:\n    main(['sample', '--help'])\nexcept SystemExit:\n    assert 'jax' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
