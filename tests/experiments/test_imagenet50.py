@@ -98,7 +98,10 @@ def test_imagenet50_of_tensorflow_datasets(tmp_path: Path, capsys) -> None:
     [
         (["--classes", "first:50", "--data-dir", "x"], "--data and --data-dir are two places to read from; give one"),
         (["--classes", "first:53"], "there are 52 classes; expected first:N with N from 1 to 52"),
-        (["--classes", "c1,c02"], "c1 is not among the 52 available classes (c00, c01, c02, c03, c04, ... (52)); c1 is"),
+        (
+            ["--classes", "c1,c02"],
+            "c1 is not among the 52 available classes (c00, c01, c02, c03, c04, ... (52)); c1 is",
+        ),
         (["--classes", "first:7"], "7 classes do not split into tasks of 10"),
         (["--classes", "first:50", "--class-order", "50,1"], "class_order names class 50"),
         (["--classes", "first:50", "--classes-per-task", "two"], "classes per task 'two'"),

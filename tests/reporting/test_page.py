@@ -13,7 +13,6 @@ from pathlib import Path
 import helpers
 import numpy as np
 import pytest
-from dgm_jax.methods.learner import BaselineLearner
 from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
