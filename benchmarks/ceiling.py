@@ -16,7 +16,6 @@ not, DGM can be the better one: its tasks use again what earlier ones have learn
     python -m benchmarks.ceiling mnist --variant dgma --base epochs=10,batch_size=16 --data-dir DIR --out ceiling.json
 """
 
-import dataclasses
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -40,14 +39,14 @@ from dgm_jax.training.epoch import TaskImages
 def separate(config: Config, dataset: Dataset) -> float:
     """The accuracy, mean over classes, of a classifier that learns from a generator of its own for each class."""
     without = {"gate_gradient": "closed", "gate_learning_rate": None, "gate_reach": None, "scale_schedule": "linear"}
-    own = dataclasses.replace(config, masks="none", warm_start=False, **without)  # type: ignore[arg-type]
-    own = dataclasses.replace(own, consolidation_steps=1)  # Of one class there is nothing to learn.
-    each = config.consolidation_samples
+    own = config.with_changes(masks="none", warm_start=False, **without)  # type: ignore[arg-type]
+    own = own.with_changes(consolidation_steps=1)  # Of one class there is nothing to learn.
+    each = config.consolidation.consolidation_samples
     draw_key, learn_key = jax.random.split(jax.random.key(config.seed))
     drawn = []
     for index, label in enumerate(dataset.labels):
         with tempfile.TemporaryDirectory() as folder:
-            alone = dataclasses.replace(own, seed=config.seed * len(dataset.labels) + index)
+            alone = own.with_changes(seed=config.seed * len(dataset.labels) + index)
             Learner(alone, devices=1).fit(data.class_incremental(dataset.of_classes([label])), folder)
             drawn.append(load_memory(folder).images(0, each, jax.random.fold_in(draw_key, index)))
         jax.clear_caches()  # Each learner maps programs of its own, and a process may map only so many.
@@ -58,14 +57,14 @@ def separate(config: Config, dataset: Dataset) -> float:
 
 def rows(config: Config, longer: int) -> dict[str, tuple[Config, Callable[[Config, Dataset], float]]]:
     """What is compared: its settings, and how the accuracy is measured."""
-    cold = dataclasses.replace(config, warm_start=False)
-    long = dataclasses.replace(cold, epochs=longer * cold.epochs)
+    cold = config.with_changes(warm_start=False)
+    long = cold.with_changes(epochs=longer * cold.gan.epochs)
     return {
         "joint": (cold.for_method("joint"), _learnt),
         "separate": (cold, separate),
         f"separate, {longer} x as long": (long, separate),
         "dgm, from noise": (cold, _learnt),
-        "dgm, warm start": (dataclasses.replace(config, warm_start=True), _learnt),
+        "dgm, warm start": (config.with_changes(warm_start=True), _learnt),
     }
 
 
@@ -79,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for change, config in configs.items():
         _require_comparable(config, change)
     for change, config in configs.items():
-        resized = first.resized(config.image_size)
+        resized = first.resized(config.data.image_size)
         said = choosing.together(options.base, change)
         for row, (own, accuracy) in rows(config, options.longer).items():
             entry = choosing.entry(options, own, change=said, row=row)
@@ -100,7 +99,7 @@ def _require_comparable(config: Config, change: str) -> None:
 def _measure(
     accuracy: Callable[[Config, Dataset], float], config: Config, dataset: Dataset, seeds: Sequence[int]
 ) -> dict[str, Any]:
-    return {"accuracy": [accuracy(dataclasses.replace(config, seed=seed), dataset) for seed in seeds]}
+    return {"accuracy": [accuracy(config.with_changes(seed=seed), dataset) for seed in seeds]}
 
 
 def _learnt(config: Config, dataset: Dataset) -> float:

@@ -1,7 +1,6 @@
 """Choosing settings without a look at a test image: by images held out of the training sets."""
 
 import argparse
-import dataclasses
 import difflib
 import json
 import math
@@ -53,7 +52,7 @@ def changed(config: Config, change: str) -> Config:
             values[name] = text
     if "method" in values:
         config = config.for_method(values.pop("method"))
-    return dataclasses.replace(config, **values)
+    return config.with_changes(**values)
 
 
 def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Dataset:
@@ -85,7 +84,7 @@ def judge(config: Config, dataset: Dataset, seeds: Sequence[int], **stream: Any)
     weights: list[int] = []
     by_task: dict[str, list[list[float]]] = defaultdict(list)
     for seed in seeds:
-        own = dataclasses.replace(config, seed=seed)
+        own = config.with_changes(seed=seed)
         watch = _TaskWatch()
         learner = (Learner if own.method == "dgm" else BaselineLearner)(own, devices=1, callbacks=[watch])
         with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +174,7 @@ def planned(options: argparse.Namespace) -> tuple[Dataset, Config, dict[str, Con
 def entry(options: argparse.Namespace, config: Config, **own: Any) -> dict[str, Any]:
     """What a result is known by; with all settings, for the preset may have changed since."""
     named = ("data", "variant", "seeds", "train_per_class", "tasks")
-    return {name: getattr(options, name) for name in named} | own | {"config": dataclasses.asdict(config)}
+    return {name: getattr(options, name) for name in named} | own | {"config": config.flat()}
 
 
 def together(*changes: str) -> str:

@@ -8,7 +8,6 @@ place of the test images, which are not read.
         --try consolidation_turn=10 --try consolidation_average=0.99 --data-dir DIR --runs DIR --out consolidate.json
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -68,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     keep_programs()
     first, base, configs = choosing.planned(options)
-    resized = first.resized(base.image_size)
+    resized = first.resized(base.data.image_size)
     for change, config in configs.items():
         _require_own(base, config, change)
     for seed in options.seeds:
-        own = dataclasses.replace(base, seed=seed)
+        own = base.with_changes(seed=seed)
         Learner(own, devices=1).fit(data.class_incremental(resized), options.runs / f"seed{seed}")
     for change, config in configs.items():
         own_entry = choosing.entry(options, config, base=options.base, change=change)
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _require_own(base: Config, config: Config, change: str) -> None:
     """Refuses what the memory is learnt with, and what asks the classifier before, which is not kept with a memory."""
-    before, after = dataclasses.asdict(base), dataclasses.asdict(config)
+    before, after = base.flat(), config.flat()
     others = [name for name in after if after[name] != before[name] and not name.startswith("consolidation_")]
     if base.replay_confidence < 1 or base.distillation_weight:
         others += ["replay_confidence", "distillation_weight"]
@@ -96,7 +95,7 @@ def _require_own(base: Config, config: Config, change: str) -> None:
 
 
 def _measure(config: Config, dataset: Dataset, seeds: Sequence[int], runs: Path) -> dict[str, Any]:
-    seeded = {seed: dataclasses.replace(config, seed=seed) for seed in seeds}
+    seeded = {seed: config.with_changes(seed=seed) for seed in seeds}
     return {"accuracy": [consolidated(own, dataset, runs / f"seed{seed}") for seed, own in seeded.items()]}
 
 

@@ -10,7 +10,6 @@ flax, optax and orbax if the images come from a file and are 32x32 already (docs
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import math
 import statistics
@@ -78,9 +77,9 @@ def agreement(config: Config, dataset: Dataset) -> dict[str, Any]:
       For each precision of matrix products the largest difference of each part, relative to the largest entry of the
       array: of the gradients (Adam's first moment after one step) and of the images; and whether all agree.
     """
-    widths = (16, 8, 4)[-dcgan.n_doublings(config.image_size) :]
-    scene = step.make_scene(Point(config.variant, 1, widths), config, dataset)
-    memory = memory_at([widths], config.variant, config, scene.trainer.n_classes)
+    widths = (16, 8, 4)[-dcgan.n_doublings(config.data.image_size) :]
+    scene = step.make_scene(Point(config.gates.variant, 1, widths), config, dataset)
+    memory = memory_at([widths], config.gates.variant, config, scene.trainer.n_classes)
     here, cpu = jax.devices()[0], jax.devices("cpu")[0]
 
     def on(device: jax.Device) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def _difference(ours: Any, theirs: Any) -> float:
 def learn(config: Config, dataset: Dataset, deadline: float) -> dict[str, Any]:
     """Learns the data set, a class a task, until it is learnt or time is up."""
     stream = data.class_incremental(
-        dataset.resized(config.image_size), held_out=config.held_out, protocol=config.protocol, seed=config.seed
+        dataset.resized(config.data.image_size), held_out=config.data.held_out, protocol=config.protocol, seed=config.seed
     )
     watch = Stopwatch(deadline)
     begun = time.perf_counter()
@@ -188,10 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(options.out, result | machine.peak_bytes())
 
     def at(config: Config) -> Config:
-        return dataclasses.replace(config, precision=options.precision)
+        return config.with_changes(precision=options.precision)
 
     seen = dataset.resized(settings("dgma").image_size)
-    small = dataclasses.replace(settings("dgma"), batch_size=16, discriminator_width=8, generator_width=4)
+    small = settings("dgma").with_changes(batch_size=16, discriminator_width=8, generator_width=4)
     result["agreement"] = agreement(small, seen)
     keep()
     result["points"] = {}

@@ -41,7 +41,7 @@ _CLASSES = 4
 def config(variant: str) -> Config:
     """A run of seconds on real digits, which saves after each epoch."""
     small = {"generator_width": 6, "discriminator_width": 8, "epochs": 8, "checkpoint_epochs": 1}
-    return Config(**{**preset("digits", variant).__dict__, **small, "consolidation_steps": 60})  # type: ignore[arg-type]
+    return Config().with_changes(**{**preset("digits", variant).__dict__, **small, "consolidation_steps": 60})  # type: ignore[arg-type]
 
 
 def learn(variant: str, workdir: Path) -> None:

@@ -38,11 +38,11 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
       config: sizes of noise and generator.
       n_classes: of the whole stream.
     """
-    generator = dcgan.generator(config.image_size)
+    generator = dcgan.generator(config.data.image_size)
 
     def masks(seed: int, own: tuple[int, ...]) -> list[np.ndarray]:
         draw = np.random.default_rng(seed)
-        shapes = [(w,) for w in own] if variant == "dgma" else generator.kernel_shapes(own, config.noise_dim)
+        shapes = [(w,) for w in own] if variant == "dgma" else generator.kernel_shapes(own, config.networks.noise_dim)
         return [draw.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
 
     def task(index: int, own: tuple[int, ...]) -> TaskMemory:
@@ -59,11 +59,11 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
 
     labels = tuple(range(n_classes))
     return Memory(
-        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.noise_dim),
+        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.networks.noise_dim),
         reserved=masks(0, widths[-1]),
         tasks=tuple(task(index, own) for index, own in enumerate(widths)),
-        noise_dim=config.noise_dim,
-        image_size=config.image_size,
+        noise_dim=config.networks.noise_dim,
+        image_size=config.data.image_size,
         labels=labels,
         names=tuple(map(str, labels)),
     )

@@ -64,7 +64,7 @@ class Scene:
     @property
     def steps(self) -> int:
         """Iterations in an epoch."""
-        return int(self.images.count) // self.trainer.config.batch_size
+        return int(self.images.count) // self.trainer.config.gan.batch_size
 
 
 def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Dataset:
@@ -91,7 +91,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequenc
     labels = dataset.labels
     trainer = Trainer(
         config,
-        choose_devices(1, config.batch_size),
+        choose_devices(1, config.gan.batch_size),
         channels=dataset.x_train.shape[3],
         n_classes=len(labels),
         max_heads=1,
@@ -121,7 +121,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequenc
     replay = ReplayedImages(old, old_labels, counts.astype(np.int32))
     place = trainer.together
     return Scene(
-        trainer, place([state]), place([capacity]), place([images]), place([replay]), key, point.task, config.epochs
+        trainer, place([state]), place([capacity]), place([images]), place([replay]), key, point.task, config.gan.epochs
     )
 
 
@@ -130,11 +130,11 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
     config = scene.trainer.config
     step = Step.of(config)
     keys = jax.random.split(scene.key, 3)
-    batch = config.batch_size
+    batch = config.gan.batch_size
     labels = scene.images.labels[:batch]
     images = to_unit_range(scene.images.images[:batch])
     noise = partial(
-        conditioned_noise, noise_dim=config.noise_dim, n_conditioned=scene.trainer.n_classes, classes=labels
+        conditioned_noise, noise_dim=config.networks.noise_dim, n_conditioned=scene.trainer.n_classes, classes=labels
     )
     head = labels - scene.capacity.first_class
     scales = step.scales(clock(scene), jnp.int32(scene.steps // 2))
@@ -153,7 +153,7 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
     for embedding in state.generator["embeddings"]:
         live = np.isfinite(embedding)
         embedding[live] = np.resize([1, -1], live.sum())
-    units = find_open_units([state], shapes, trainer.generator) if trainer.config.variant == "dgma" else None
+    units = find_open_units([state], shapes, trainer.generator) if trainer.config.gates.variant == "dgma" else None
     if units is not None:
         state, capacity = units[0].cut(state, capacity)
     return dataclasses.replace(
@@ -163,7 +163,7 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
 
 def clock(scene: Scene) -> Clock:
     """The moment within a task's training that is timed."""
-    epochs = scene.trainer.config.epochs
+    epochs = scene.trainer.config.gan.epochs
     return Clock(*(np.int32(n) for n in (scene.task, min(_EPOCH, epochs // 2), scene.mask_epochs, scene.steps)))
 
 
@@ -183,7 +183,7 @@ def part_call(scene: Scene, function: Callable[..., Any], arguments: tuple[Any, 
 def iteration_call(scene: Scene, replay_steps: int | None) -> Callable[[int], Any]:
     """The program of a run, and how it is called for some iterations."""
     trainer = scene.trainer
-    step = Step.of(dataclasses.replace(trainer.config, replay_steps=replay_steps), trainer.step.axis_name)
+    step = Step.of(trainer.config.with_changes(replay_steps=replay_steps), trainer.step.axis_name)
     program = data_parallel(
         partial(run_steps, step=step, n_conditioned=trainer.n_classes, n_devices=1), trainer.devices
     )
@@ -237,12 +237,12 @@ def _measure(point: Point, config: Config, dataset: Dataset, seconds: float) -> 
         once = [plain[name] for name, n in repeats.items() for _ in range(n)]
         return compare(partial(call, iterations), lambda: [run() for run in once], total, times=iterations)
 
-    measured["iteration"] = whole(config.replay_steps)
+    measured["iteration"] = whole(config.replay.replay_steps)
     if point.task:  # Before the first task there is nothing to replay less of.
         measured["iteration, replay_steps=1"] = whole(1)
     history = [*widths_of_tasks(point.variant)[: point.task], point.widths]
     shapes = [
-        physical_widths(history[: task + 1], headroom=config.headroom, n_tasks=TASKS) for task in range(len(history))
+        physical_widths(history[: task + 1], headroom=config.gates.headroom, n_tasks=TASKS) for task in range(len(history))
     ]
     padded = make_scene(point, config, dataset, physical=shapes[-1])
     measured["same, padded as in a run"] = whole(1, padded)
@@ -310,7 +310,7 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
         return state
 
     epoch()  # Compiles, and finds how many iterations to ask for at once.
-    alone = partial(iteration_call(scene, trainer.config.replay_steps), steps)
+    alone = partial(iteration_call(scene, trainer.config.replay.replay_steps), steps)
     taken = machine.alternately([epoch, alone], seconds=0)
     return {
         "seconds": statistics.median(taken[:, 0]),
@@ -389,7 +389,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     with machine.compiled_once():
         for point in (point for point in POINTS if point.name in options.points):
-            config = dataclasses.replace(settings(point.variant), precision=options.precision)
+            config = settings(point.variant).with_changes(precision=options.precision)
             own = measure(point, config, dataset, seconds=SECONDS)
             result["points"][point.name] = own
             print(table({point.name: own}), flush=True)

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for change, config in configs.items():
         said = choosing.together(options.base, change)
         own = choosing.entry(options, config, change=said)
-        resized = first.resized(config.image_size)
+        resized = first.resized(config.data.image_size)
         known = results.once(options.out, own, partial(choosing.judge, config, resized, options.seeds))
         shown = ", ".join(f"{reading} {100 * known['mean'][reading]:.1f} %" for reading in known["mean"])
         size = f", {statistics.mean(known['weights']) / 1e6:.2f} M weights" if known["weights"] else ""

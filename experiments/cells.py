@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgm_jax.config import GENERATIVE, Config, without_removed
+from dgm_jax.commands.learn import make_streams
+from dgm_jax.commands.options import ImageNetOptions, Options
+from dgm_jax.commands.parsing import parse
+from dgm_jax.config import GENERATIVE, Config, flattened, require_none_removed, upgraded
 from dgm_jax.errors import OtherConfiguration, UserError
 from dgm_jax.reporting import table as sheets
 from dgm_jax.system.files import write_json
-from experiments import cli
 
 DATA = {  # name -> (experiment, arguments, arguments of the quick table)
     "digits": ("digits", (), ()),
@@ -87,14 +89,18 @@ class Cell:
         experiment, arguments, quick = DATA[self.data]
         method = METHODS.get(self.method) or ABLATIONS[self.method]
         budget = quick if self.quick else ()
+        if "--method" in method and method[-1] not in GENERATIVE and "--epochs" in budget:  # These count steps.
+            start = budget.index("--epochs")
+            budget = (*budget[:start], *budget[start + 2 :])
         return ["-m", f"experiments.{experiment}", *arguments, *budget, *method, "--seed", str(self.seed)]
 
     @property
-    def options(self) -> cli.Options:
+    def options(self) -> Options:
         """The command, read as the experiment reads it."""
         experiment = DATA[self.data][0]
-        kind = cli.ImageNetOptions if experiment == "imagenet50" else cli.Options
-        return cli.parse(experiment, None, kind=kind, argv=[*self.command[2:], *self._sources])
+        kind = ImageNetOptions if experiment == "imagenet50" else Options
+        words = [*self.command[2:], *self._sources]
+        return parse(experiment, None, kind=kind, argv=words, program=f"python -m experiments.{experiment}")
 
     @property
     def _sources(self) -> list[str]:
@@ -138,10 +144,13 @@ class Cell:
         if not summary["finished"]:
             raise UserError(f"not finished: {summary['finished_tasks']} of {len(summary['tasks'])} tasks")
         options = self.options
-        # A setting that came later was at its default, before there was a choice.
-        own = without_removed(summary["config"], self.workdir)
-        found = dataclasses.asdict(Config()) | own | {"dataset": summary["dataset"]}
-        expected = dataclasses.asdict(options.settings) | {"dataset": DATA[self.data][0]}
+        settings = upgraded(summary["config"])
+        require_none_removed(settings, self.workdir)
+        defaults = Config(
+            own=type(options.settings.own)()
+        )  # For settings that did not exist when the file was written.
+        found = defaults.flat() | flattened(settings) | {"dataset": summary["dataset"]}
+        expected = options.settings.flat() | {"dataset": DATA[self.data][0]}
         if self.data == "imagenet50":  # Called after its folder.
             expected["dataset"] = found["dataset"]
         found["classes_per_task"] = ",".join(dict.fromkeys(str(len(task)) for task in summary["tasks"]))
@@ -173,7 +182,7 @@ class Cell:
         from dgm_jax.metrics import quality
 
         options = self.options
-        (stream,) = cli.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
+        (stream,) = make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
         last = stream.n_tasks - 1
         stream.begin(last)
         images, labels = stream.test(last)

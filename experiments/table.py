@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dgm_jax.commands.options import parse_seeds
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.reporting import table as sheets
-from experiments import cells, cli
+from experiments import cells
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = ("ablations" if options.ablations else "table") + ("-quick" if options.quick else "")
     runs = options.runs or Path("runs") / kind
     chosen = options.methods or (["joint", *cells.ABLATIONS] if options.ablations else list(cells.METHODS))
-    seeds = cli.parse_seeds(options.seeds or ("0" if options.quick else "0,1,2"), 0)
+    seeds = parse_seeds(options.seeds or ("0" if options.quick else "0,1,2"), 0)
     for folder in (options.data_dir, options.images):
         if folder is not None and not folder.is_dir() and not options.collect:
             raise UserError(f"{folder}: no such folder; expected one with data sets")

@@ -1,6 +1,5 @@
 """Shared by the tests: the golden files' names in our trees, small runs on real digits, and programs compiled once."""
 
-import dataclasses
 import functools
 import os
 import shutil
@@ -210,7 +209,7 @@ def outputs(*children: subprocess.Popen[str], seconds: float = 300) -> list[str]
 
 LABELS = (0, 1, 2)
 
-SMALL = Config(
+SMALL = Config().with_changes(
     image_size=16,
     noise_dim=8,
     generator_width=3,
@@ -227,7 +226,7 @@ SMALL = Config(
 
 
 def small(variant: str = "dgma", **changes: Any) -> Config:
-    return dataclasses.replace(SMALL, variant=variant, **changes)  # type: ignore[arg-type]
+    return SMALL.with_changes(variant=variant, **changes)  # type: ignore[arg-type]
 
 
 def residual(variant: str = "dgma", **changes: Any) -> Config:
@@ -260,9 +259,9 @@ def digits(size: int, labels: Sequence[int] = LABELS, per_class: int = 24, names
 
 def stream(config: Config, labels: Sequence[int] = LABELS, names: Sequence[int] = (), **options: Any) -> TaskStream:
     """A stream of real digits, 24 training images a class besides those held out."""
-    per_class = round(24 / (1 - config.held_out))
-    dataset = digits(config.image_size, tuple(labels), per_class, tuple(names))
-    return data.class_incremental(dataset, held_out=config.held_out, protocol=config.protocol, **options)
+    per_class = round(24 / (1 - config.data.held_out))
+    dataset = digits(config.data.image_size, tuple(labels), per_class, tuple(names))
+    return data.class_incremental(dataset, held_out=config.data.held_out, protocol=config.protocol, **options)
 
 
 def fit(config: Config, workdir: Path, *callbacks: Callback, resume_anyway: bool = False, **options: Any) -> dict:

@@ -1,6 +1,5 @@
 """Settings: values of another kind, and pairs that cannot work together, are refused before anything begins."""
 
-import dataclasses
 import re
 
 import numpy as np
@@ -38,12 +37,12 @@ from dgm_jax.errors import ConfigError, OtherConfiguration
 )
 def test_refused(settings, text):
     with pytest.raises(ConfigError, match=re.escape(text)):
-        Config(**settings)
+        Config().with_changes(**settings)
 
 
 def test_numbers_of_numpy_are_numbers():
-    config = Config(seed=np.int64(3), penalty_weight=1, mask_share=np.float32(0.5))
-    assert (config.seed, config.penalty_weight, config.mask_share) == (3, 1, 0.5)
+    config = Config().with_changes(seed=np.int64(3), penalty_weight=1, mask_share=np.float32(0.5))
+    assert (config.seed, config.gan.penalty_weight, config.gates.mask_share) == (3, 1, 0.5)
 
 
 @pytest.mark.parametrize("method", ["joint", "er", "mergan"])
@@ -52,10 +51,10 @@ def test_settings_of_a_preset_for_another_method(preset, method):
     """What would do nothing is at its default, so that it is not refused; all else stays."""
     config = PRESETS[preset]["dgma"]
     other = config.for_method(method)
-    changed = {name for name, value in dataclasses.asdict(config).items() if getattr(other, name) != value}
+    changed = {name for name, value in config.flat().items() if getattr(other, name) != value}
     idle = {"warm_start", "generator_average", "critic_condition", "consolidation_smoothing", "scale_lead", "replay"}
     assert other.method == method and changed <= {"method", *idle}
-    assert ("warm_start" in changed) == config.warm_start
+    assert ("warm_start" in changed) == config.gates.warm_start
 
 
 def test_a_preset_keeps_its_settings_for_its_own_method():
@@ -64,8 +63,8 @@ def test_a_preset_keeps_its_settings_for_its_own_method():
 
 
 def test_settings_that_were_removed_are_dropped_from_old_files():
-    old = dataclasses.asdict(Config(epochs=7)) | REMOVED
-    assert Config(**without_removed(old, "run")) == Config(epochs=7)
+    old = Config().with_changes(epochs=7).flat() | REMOVED
+    assert Config().with_changes(**without_removed(old, "run")) == Config().with_changes(epochs=7)
     assert not set(REMOVED) & set(Config.__dataclass_fields__)
 
 

@@ -14,7 +14,7 @@ KEY = jax.random.key(5)
 def test_the_classifier_learns_from_images_of_all_classes_seen():
     config = helpers.small("dgma")
     memory = helpers.finished(config).memories[-1]
-    each = config.consolidation_samples
+    each = config.consolidation.consolidation_samples
     drawn = consolidation.draw(memory, config, KEY, n_classes=4, image_shape=(16, 16, 1))
     assert drawn.images.shape == (4 * each, 16, 16, 1) and drawn.count == 3 * each
     np.testing.assert_array_equal(drawn.labels, np.repeat(np.arange(4), each))

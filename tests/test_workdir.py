@@ -12,7 +12,7 @@ from dgm_jax.config.removed import REMOVED
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 
-CONFIG = Config(batch_size=64, variant="dgma")
+CONFIG = Config().with_changes(batch_size=64, variant="dgma")
 STREAM = {"tasks": [[3], [1, 4]], "image_shape": (32, 32, 1)}
 
 
@@ -32,7 +32,7 @@ def test_a_new_folder_gets_the_configuration(tmp_path):
     found = json.loads(_claimed(tmp_path).config.read_text())
     assert found["format_version"] == FORMAT_VERSION
     assert found["protocol"] == "strict"
-    assert found["config"] == dataclasses.asdict(CONFIG)
+    assert found["config"] == CONFIG.flat()
     assert found["stream"] == {"tasks": [[3], [1, 4]], "image_shape": [32, 32, 1]}
 
 
@@ -43,7 +43,7 @@ def test_the_same_run_may_come_back(tmp_path):
 
 def test_how_the_critic_is_told_the_class_may_change_where_tasks_have_one(tmp_path):
     """It has not acted so far; folders of presets that did not have it go on."""
-    told = dataclasses.replace(CONFIG, critic_condition="projection")
+    told = CONFIG.with_changes(critic_condition="projection")
     alone = {**STREAM, "tasks": [[3], [1], [4]]}
     for name, stream in (("pairs", STREAM), ("alone", alone)):
         Workdir(tmp_path / name).path.mkdir()
@@ -53,8 +53,8 @@ def test_how_the_critic_is_told_the_class_may_change_where_tasks_have_one(tmp_pa
         Workdir(tmp_path / "pairs").claim(told, STREAM, resume_anyway=False)
 
 
-STUBBORN = dataclasses.replace(CONFIG, batch_size=32, variant="dgmw")  # Arrays or results depend on these.
-CHANGEABLE = dataclasses.replace(CONFIG, epochs=7, checkpoint_epochs=2)
+STUBBORN = CONFIG.with_changes(batch_size=32, variant="dgmw")  # Arrays or results depend on these.
+CHANGEABLE = CONFIG.with_changes(epochs=7, checkpoint_epochs=2)
 
 
 def _refused(folder, config, stream=STREAM, *, resume_anyway=False):
@@ -99,11 +99,11 @@ def test_resume_anyway_writes_the_settings_given_now_and_keeps_the_earlier_ones(
     folder = _claimed(tmp_path)
     folder.claim(CHANGEABLE, STREAM, resume_anyway=True)
     found = folder.read_config()
-    assert found["config"] == dataclasses.asdict(CHANGEABLE)
-    assert found["before"] == [dataclasses.asdict(CONFIG)]
+    assert found["config"] == CHANGEABLE.flat()
+    assert found["before"] == [CONFIG.flat()]
     folder.claim(CHANGEABLE, STREAM, resume_anyway=False)  # It is the folder's own now.
     folder.claim(CONFIG, STREAM, resume_anyway=True)
-    assert folder.read_config()["before"] == [dataclasses.asdict(CONFIG), dataclasses.asdict(CHANGEABLE)]
+    assert folder.read_config()["before"] == [CONFIG.flat(), CHANGEABLE.flat()]
 
 
 def test_resume_anyway_does_not_cover_what_the_run_is_made_of(tmp_path):
@@ -127,7 +127,7 @@ def test_a_setting_that_came_after_the_folder_was_at_its_default(tmp_path):
     folder.config.write_text(json.dumps(found))
     folder.claim(CONFIG, STREAM, resume_anyway=False)
     with pytest.raises(OtherConfiguration, match="seed is 0, now 1"):
-        folder.claim(dataclasses.replace(CONFIG, seed=1), STREAM, resume_anyway=False)
+        folder.claim(CONFIG.with_changes(seed=1), STREAM, resume_anyway=False)
 
 
 @pytest.mark.parametrize("resume_anyway", [False, True])

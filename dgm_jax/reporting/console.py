@@ -74,9 +74,13 @@ class ConsoleProgress(Callback):
             **({"": _CPU} if event.platform == "cpu" else {}),
             "data": f"{event.dataset}: {train} ({each} a task), {event.test_count:,} for testing",
             "tasks": f"{len(event.tasks)}, of the classes {tasks}",
-            **({"variant": config.variant} if config.method == "dgm" else {"method": f"{config.method} (a baseline)"}),
+            **(
+                {"variant": config.gates.variant}
+                if config.method == "dgm"
+                else {"method": f"{config.method} (a baseline)"}
+            ),
             **({"seeds": f"{', '.join(map(str, event.seeds))}, side by side"} if len(event.seeds) > 1 else {}),
-            **({"precision": config.precision} if config.precision != "float32" else {}),
+            **({"precision": config.gan.precision} if config.gan.precision != "float32" else {}),
             "protocol": _protocol(event.config),
             "time": estimate,
             "run folder": str(event.workdir),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgm_jax.config import GENERATIVE
+from dgm_jax.config import GENERATIVE, Config, flattened, upgraded
 from dgm_jax.system.files import write_atomically, write_json
 
 # Test accuracy, %, as published (half-way and at the end: A5 and A10), and what was measured.
@@ -120,7 +120,8 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
     judged = [result["quality"] for result in done if result["quality"]] if reading != "auxiliary" else []
     size = statistics.mean(s["bytes"]["memory"]["total"] for s in summaries)
     replaced = first["bytes"]["images_replaced"]
-    images, epochs = first["bytes"]["image_count"], first["config"]["epochs"]
+    epochs = (Config().flat() | flattened(upgraded(first["config"])))["epochs"]
+    images = first["bytes"]["image_count"]
     trains_generator = first["method"] in GENERATIVE
     half = sum(map(len, first["tasks"][: (len(first["tasks"]) + 1) // 2]))  # Classes after half of the tasks.
     return {
@@ -141,7 +142,9 @@ def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -
         "epochs": epochs if trains_generator else None,  # Others count steps alone.
         "train_images": images,
         "test_images": sum(map(sum, first["confusion"][reading])),
-        "full_length": data in _FULL_LENGTH and images >= _FULL_LENGTH[data][0] and epochs >= _FULL_LENGTH[data][1],
+        "full_length": data in _FULL_LENGTH
+        and images >= _FULL_LENGTH[data][0]
+        and (not trains_generator or epochs >= _FULL_LENGTH[data][1]),
         "unjudged": "; ".join(f"seed {r['seed']}: {r['unjudged']}" for r in done if "unjudged" in r),
         "minutes": statistics.mean(sum(s["seconds"].values()) / 60 for s in summaries),
         "device": first["device"],

@@ -50,11 +50,11 @@ class Step:
     @property
     def pair(self) -> Pair:
         """The two networks."""
-        return pair(self.config.network)
+        return pair(self.config.networks.network)
 
     def generate(self, params: Params, statistics: Params, masks: list[jax.Array], noise: jax.Array, head: jax.Array):
         """Draws images in training mode: soft gates, statistics of the batch."""
-        before = self.config.gate_position == "before_norm"
+        before = self.config.gates.gate_position == "before_norm"
         return self.generator.generate(
             params, statistics, masks, noise, head, train=True, gate_before_norm=before, axis_name=self.axis_name
         )
@@ -71,9 +71,9 @@ class Step:
     def metric_names(self) -> list[str]:
         """The metrics of an iteration, in the order in which a loop of iterations adds them up, as one vector."""
         left_out = set()
-        if not self.config.auxiliary_generator:
+        if not self.config.gan.auxiliary_generator:
             left_out.add("auxiliary_term")
-        if not self.config.reconstruction_weight:
+        if not self.config.gan.reconstruction_weight:
             left_out.add("reconstruction_term")
         return sorted(set(_METRICS) - left_out)
 
@@ -82,21 +82,25 @@ class Step:
 
         An `epoch_scale` of 0 says that masks are settled: they are binary, and have no gradient.
         """
-        compensated = epoch_scale if self.config.gate_gradient == "closed" else None
+        compensated = epoch_scale if self.config.gates.gate_gradient == "closed" else None
         soft = [nn.gate(e, scale, compensated) for e in embeddings]
         return [jnp.where(epoch_scale > 0, m, nn.binarise(e).astype(m.dtype)) for m, e in zip(soft, embeddings)]
 
     def epoch_scale(self, position: Any, mask_epochs: Any) -> jax.Array:
         """Returns `S_i` at epoch `i = position` (section 3)."""
-        return nn.annealed_scale(position, mask_epochs, self.config.scale_max)
+        return nn.annealed_scale(position, mask_epochs, self.config.gates.scale_max)
 
     def scales(self, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (`s`, `S_i`) at a step of an epoch (section 3); once masks are settled, (`s_max`, 0)."""
-        position = jnp.minimum(clock.epoch + self.config.scale_lead, clock.mask_epochs)  # No steeper than `s_max`.
+        position = jnp.minimum(
+            clock.epoch + self.config.gates.scale_lead, clock.mask_epochs
+        )  # No steeper than `s_max`.
         epoch_scale = self.epoch_scale(position, clock.mask_epochs)
-        scale = nn.annealed_scale(step, clock.steps, epoch_scale) if self.config.anneal_within_epoch else epoch_scale
+        scale = (
+            nn.annealed_scale(step, clock.steps, epoch_scale) if self.config.gates.anneal_within_epoch else epoch_scale
+        )
         settled = clock.epoch >= clock.mask_epochs
-        return jnp.where(settled, self.config.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)
+        return jnp.where(settled, self.config.gates.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)
 
     def classifier_step(
         self, state: TrainState, images: jax.Array, labels: jax.Array, seen: jax.Array
@@ -172,7 +176,7 @@ class Step:
                 return jnp.sum(self.value(params, output, head)), updated
 
             penalty, (norms, updated) = gradient_penalty(critic_sum, mixed)
-            loss = critic_loss(real, drawn) + config.penalty_weight * penalty
+            loss = critic_loss(real, drawn) + config.gan.penalty_weight * penalty
             metrics = {
                 "critic_loss": loss,
                 "critic_real": jnp.mean(real),
@@ -217,13 +221,13 @@ class Step:
             unavailable = [jnp.logical_not(free) for free in capacity.free]
             sparsity = nn.sparsity(masks, unavailable, capacity.n_free)
             terms = {
-                "adversarial_term": -config.adversarial_weight * jnp.mean(values),
+                "adversarial_term": -config.gan.adversarial_weight * jnp.mean(values),
                 "sparsity_term": capacity.sparsity_weight * sparsity,
             }
-            if config.auxiliary_generator:
+            if config.gan.auxiliary_generator:
                 terms["auxiliary_term"] = cross_entropy(output.logits, labels, capacity.seen)
-            if config.reconstruction_weight:
-                terms["reconstruction_term"] = config.reconstruction_weight * jnp.mean(jnp.abs(fake - images))
+            if config.gan.reconstruction_weight:
+                terms["reconstruction_term"] = config.gan.reconstruction_weight * jnp.mean(jnp.abs(fake - images))
             terms |= self.extra_terms(params, generator_statistics, masks, noise, capacity)
             loss = sum(terms.values())
             metrics = terms | {"generator_loss": loss, "sparsity": sparsity}
@@ -287,7 +291,7 @@ class Step:
 
 def make_generator(config: Config) -> Generator:
     """The wiring of the generator that the settings ask for."""
-    return pair(config.network).generator(config.image_size)
+    return pair(config.networks.network).generator(config.data.image_size)
 
 
 def _discriminator_of(state: TrainState) -> dict[str, Any]:

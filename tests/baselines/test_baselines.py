@@ -36,7 +36,7 @@ methods = pytest.mark.parametrize("method", METHODS)
 
 
 def _config(method, **changes):
-    return dataclasses.replace(CONFIG, method=method, **changes)
+    return CONFIG.with_changes(method=method, **changes)
 
 
 def _fit(config, workdir, *callbacks):
@@ -67,7 +67,7 @@ def test_interrupted_is_uninterrupted(method, tmp_path):
     helpers.assert_equal_trees(*trees)
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "stopped")]
     kinds = [json.loads(line)["kind"] for line in lines[0].splitlines()]
-    of_a_task = [*["epoch"] * (config.epochs if method in GENERATIVE else 0), "task"]
+    of_a_task = [*["epoch"] * (config.gan.epochs if method in GENERATIVE else 0), "task"]
     assert lines[0] == lines[1] and kinds == 3 * of_a_task
     again = _fit(config, tmp_path / "whole")  # Finished: nothing is trained.
     assert again["seconds"] == whole["seconds"]
@@ -98,7 +98,7 @@ def test_what_a_run_says_while_it_learns(method, tmp_path):
     starts, ends = log.heard("on_task_start"), log.heard("on_task_end")
     trained = [event for event in log.heard("on_progress") if (event.task, event.phase) == (1, "train")]
     if method in GENERATIVE:
-        assert [(event.epochs, event.steps) for event in starts] == 3 * [(2, 24 // config.batch_size)]
+        assert [(event.epochs, event.steps) for event in starts] == 3 * [(2, 24 // config.gan.batch_size)]
         assert [(event.epoch, event.done, event.total) for event in trained] == [(0, 3, 3), (1, 3, 3)]
         epochs = log.heard("on_epoch_end")
         assert [(event.task, event.epoch) for event in epochs] == [(t, e) for t in range(3) for e in range(2)]
@@ -334,13 +334,13 @@ def test_alignment_holds_the_generator(tmp_path):
 )
 def test_settings_that_are_refused(changes, text):
     with pytest.raises(ConfigError, match=text):
-        BaselineLearner(dataclasses.replace(CONFIG, **changes), devices=1)
+        BaselineLearner(CONFIG.with_changes(**changes), devices=1)
 
 
 @pytest.mark.parametrize("changes, text", [({"method": "gan"}, "method='gan' is unknown; choose one of dgm, joint, ")])
 def test_an_unknown_method_is_refused(changes, text):
     with pytest.raises(ConfigError, match=text):
-        dataclasses.replace(CONFIG, **changes)
+        CONFIG.with_changes(**changes)
 
 
 def test_a_folder_without_a_run(tmp_path):
@@ -357,7 +357,7 @@ def test_training_that_breaks_down_is_refused_and_nothing_of_it_is_saved(method,
     with pytest.raises(KeyboardInterrupt):
         _fit(config, tmp_path, Stop(1, "train"))
     saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    learner = BaselineLearner(dataclasses.replace(config, **changes), devices=1)
+    learner = BaselineLearner(config.with_changes(**changes), devices=1)
     with pytest.raises(
         NotFinite, match=f"^{method}: .* is not finite (after|in) task 1, .*seed 0; the tasks before are saved"
     ):
@@ -400,6 +400,6 @@ def test_which_methods_draw_and_which_keep_images():
     kept = {
         method
         for method, kind in METHODS.items()
-        if {"images", "exemplars"} & set(vars(kind(_setting(dataclasses.replace(config, method=method)))))
+        if {"images", "exemplars"} & set(vars(kind(_setting(config.with_changes(method=method)))))
     }
     assert kept == set(KEEPS_IMAGES)

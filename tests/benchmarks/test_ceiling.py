@@ -45,11 +45,11 @@ def test_each_class_has_an_unprotected_generator_of_its_own(monkeypatch):
 
     monkeypatch.setattr(ceiling, "Learner", Watched)
     dataset = first_tasks(data.load("digits"), 40, tasks=3).resized(8)
-    longer = dataclasses.replace(CONFIG, epochs=20, consolidation_steps=200, consolidation_samples=50, seed=1)
+    longer = CONFIG.with_changes(epochs=20, consolidation_steps=200, consolidation_samples=50, seed=1)
     assert ceiling.separate(longer, dataset) > 0.5  # Chance is a third.
     assert [classes for _, classes in learnt] == [(0,), (1,), (2,)]
     assert len({config.seed for config, _ in learnt}) == 3
-    assert {(config.masks, config.warm_start, config.epochs) for config, _ in learnt} == {("none", False, 20)}
+    assert {(config.gates.masks, config.gates.warm_start, config.gan.epochs) for config, _ in learnt} == {("none", False, 20)}
 
 
 @pytest.mark.parametrize("change", ["consolidation_real=0.5", "distillation_weight=1", "method=joint"])
@@ -63,13 +63,13 @@ def test_what_separate_generators_cannot_do_is_refused(change, tmp_path, monkeyp
 def test_rows_differ_in_what_they_are_called_after():
     rows = {name: config for name, (config, _) in ceiling.rows(CONFIG, 3).items()}
     assert {name: config.method for name, config in rows.items()} == dict.fromkeys(rows, "dgm") | {"joint": "joint"}
-    assert [name for name, config in rows.items() if config.warm_start] == ["dgm, warm start"]
+    assert [name for name, config in rows.items() if config.gates.warm_start] == ["dgm, warm start"]
     assert rows["separate, 3 x as long"].epochs == 3 * rows["separate"].epochs == 3
 
 
 def test_settings_of_gates_do_not_hinder_generators_without_any():
     dataset = first_tasks(data.load("digits"), 40, tasks=2).resized(8)
-    product = dataclasses.replace(CONFIG, warm_start=False, gate_gradient="product")
+    product = CONFIG.with_changes(warm_start=False, gate_gradient="product")
     paced = dataclasses.replace(CONFIG, gate_learning_rate=0.1, gate_reach=3.0, scale_schedule="geometric")
     for config in (product, paced):
         assert 0 <= ceiling.separate(config, dataset) <= 1

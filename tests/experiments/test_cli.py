@@ -82,9 +82,7 @@ def test_an_experiment_is_a_module_that_can_be_run(name: str) -> None:
 
 def test_overrides_give_the_settings() -> None:
     options = parse("--epochs", "3", "--variant", "dgmw", "--no-reinitialise-discriminator", "--train-per-class=7")
-    assert options.settings == dataclasses.replace(
-        preset("paper-mnist", "dgmw"), epochs=3, reinitialise_discriminator=False, train_per_class=7
-    )
+    assert options.settings == preset("paper-mnist", "dgmw").with_changes(epochs=3, reinitialise_discriminator=False, train_per_class=7)
 
 
 def test_the_variant_decides_the_defaults() -> None:
@@ -98,8 +96,8 @@ def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
     best = cli.parse(name, "", argv=["--preset", "best", "--variant", "dgmw"]).settings
     assert best == preset(f"best-{name}", "dgmw")
     own = preset(name, "dgmw")
-    assert best.consolidation_steps > own.consolidation_steps
-    assert best.warm_start == (name != "digits")  # It was worth nothing there.
+    assert best.consolidation.consolidation_steps > own.consolidation_steps
+    assert best.gates.warm_start == (name != "digits")  # It was worth nothing there.
     assert all(getattr(best, of) == getattr(own, of) for of in ("epochs", "image_size", "generator_width"))
 
 
@@ -270,7 +268,7 @@ def test_digits_need_no_files(capsys) -> None:
 def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None:
     assert run("--variant", "dgmw", "--seed", "4", "--devices", "1", "--backend", "shard_map") == 0
     assert learner.fitted == {
-        "config": dataclasses.replace(preset("paper-mnist", "dgmw"), seed=4),
+        "config": preset("paper-mnist", "dgmw").with_changes(seed=4),
         "devices": 1,
         "backend": "shard_map",
         "workdir": Path("runs/digits-paper-mnist-dgmw-seed4"),

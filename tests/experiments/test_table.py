@@ -1,7 +1,6 @@
 """The table: what is run, what is read, what is written when cells fail, and its numbers by hand."""
 
 import csv
-import dataclasses
 import json
 
 import helpers
@@ -170,7 +169,7 @@ def test_a_cell_that_fails_does_not_stop_the_table(tmp_path, capsys):
 
 def _place(cell, readings=("consolidated", "auxiliary"), **changes):
     """A summary in a cell's folder, as its command would leave it."""
-    summary = {"config": dataclasses.asdict(cell.options.settings), "dataset": cell.data} | changes
+    summary = {"config": cell.options.settings.flat(), "dataset": cell.data} | changes
     cell.workdir.mkdir(parents=True, exist_ok=True)
     (cell.workdir / "summary.json").write_text(json.dumps(_summary(readings=readings, **summary)))
 
@@ -202,7 +201,7 @@ def test_a_cell_of_another_configuration_is_refused(changes, text, tmp_path):
 
 def test_a_setting_that_came_later_does_not_make_another_run(tmp_path):
     cell = cells.Cell("digits", "joint", 0, tmp_path)
-    settings = dataclasses.asdict(cell.options.settings)
+    settings = cell.options.settings.flat()
     del settings["network"]
     _place(cell, config=settings)
     assert cell.read()["finished"]

@@ -76,7 +76,7 @@ def trained(config: Config, n: int, backend: str) -> Any:
     """As `train`, with these settings."""
     from test_task import _begin, _images
 
-    heads = 1 if config.critic_condition == "none" else 2  # Of one class there is nothing to tell.
+    heads = 1 if config.gan.critic_condition == "none" else 2  # Of one class there is nothing to tell.
     trainer = Trainer(config, jax.devices()[:n], channels=1, n_classes=3, max_heads=heads, backend=backend)
     *_, state, capacity = _begin(trainer)
     data, replay = _images(trainer)
