@@ -22,7 +22,7 @@ class Options:
     """Named set of settings; with --variant it decides the defaults listed here. best: what goes beyond the paper and
     measured best, for digits, mnist and cifar10."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
-    """File of settings, JSON or TOML, such as the config.json of a run. It overrides the preset; options override both."""
+    """File of settings, JSON or TOML, such as a run's config.json. It overrides the preset; options override both."""
     class_order: str = "natural"
     """Order in which the classes arrive: natural, random:SEED, or all labels, e.g. 3,1,4,0,2."""
     classes_per_task: str = "1"

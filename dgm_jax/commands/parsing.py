@@ -15,7 +15,7 @@ from dgm_jax.commands.options import Options
 from dgm_jax.config import Config, Method, MethodSettings, UnknownSetting, all_facts, preset, preset_for
 from dgm_jax.config.formats import read_file, with_file
 from dgm_jax.config.setting import help_of, own_fields
-from dgm_jax.config.settings import kinds_of
+from dgm_jax.config.settings import kinds_of, no_effect
 from dgm_jax.errors import UserError
 
 Kind = TypeVar("Kind", bound=Options)
@@ -98,7 +98,10 @@ def _start(name: str, chosen: _Chosen) -> Config:
         try:
             settings = with_file(settings, found, chosen.config)
         except UnknownSetting as error:
-            raise UserError(f"{error}{_of_other_methods(error.name)}") from error
+            others = _of_other_methods(error.name)
+            if not others:
+                raise
+            raise UserError(f"{chosen.config}: {no_effect({error.name: others}, settings.method)}") from error
     if chosen.method in methods and chosen.method != settings.method:
         settings = settings.for_method(chosen.method, _own_settings(chosen.method)())  # type: ignore[arg-type]
     return settings
@@ -188,12 +191,11 @@ def _refusal(unknown: Sequence[str], names: Sequence[str], method: str) -> str:
     facts = all_facts()
     unread = {word: facts[setting].used_by or () for word, setting in settings.items() if setting in facts}
     if unread:
-        said = [f"{word} has no effect for method {method!r} (only for {', '.join(of)})" for word, of in unread.items()]
-        return f"{'; '.join(said)}; remove {'it' if len(said) == 1 else 'them'}"
+        return no_effect(unread, method)
     first = unknown[0].partition("=")[0]
     others = _of_other_methods(settings.get(first, ""))
     if others:
-        return f"{first} has no effect for method {method!r}{others}; remove it"
+        return no_effect({first: others}, method)
     options = [f"--{name.replace('_', '-')}" for name in names]
     close = difflib.get_close_matches(first.replace("_", "-"), options, n=1)
     if close:
@@ -204,9 +206,8 @@ def _refusal(unknown: Sequence[str], names: Sequence[str], method: str) -> str:
     return f"unknown option {unknown[0]}\nThe options, which --help explains, are\n{valid}"
 
 
-def _of_other_methods(setting: str) -> str:
-    """Which methods have a setting as their own; "" if none."""
+def _of_other_methods(setting: str) -> list[str]:
+    """The methods that have a setting as their own."""
     from dgm_jax.methods import methods_with
 
-    methods = methods_with(setting)
-    return f" (only for {', '.join(methods)})" if methods else ""
+    return methods_with(setting)

@@ -58,16 +58,16 @@ def read_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ConfigError(
-            f"--config {path} cannot be read ({why}); expected settings as JSON, or as TOML if the name ends in .toml"
+            f"{path} cannot be read ({why}); expected settings as JSON, or as TOML if the name ends in .toml"
         ) from error
     if not isinstance(found, dict):
-        raise ConfigError(f"--config {path} holds no settings; expected names and values, e.g. epochs = 3")
+        raise ConfigError(f"{path} holds no settings; expected names and values, e.g. epochs = 3")
     if not isinstance(found.get("config"), dict):
         return found
     version = found.get("format_version", FORMAT_VERSION)
     if version > FORMAT_VERSION:
         raise ConfigError(
-            f"--config {path} was written in format {version}, this version of dgm_jax reads up to {FORMAT_VERSION}; "
+            f"{path} was written in format {version}, this version of dgm_jax reads up to {FORMAT_VERSION}; "
             "upgrade dgm_jax"
         )
     settings = upgraded(found["config"])

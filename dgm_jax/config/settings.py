@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,14 +119,13 @@ class Config(Settings):
     def check_method_reads_all(self) -> None:
         """Refuses settings that the method would pass over in silence."""
         values = self.flat()
-        said = [
-            f"{name}={values[name]!r} has no effect for method {self.method!r} "
-            f"(only for {', '.join(all_facts()[name].used_by or ())})"
+        unread = {
+            f"{name}={values[name]!r}": all_facts()[name].used_by or ()
             for name, default in unread_defaults(self.method).items()
             if values[name] != default
-        ]
-        if said:
-            raise ConfigError(f"{'; '.join(said)}; remove {'it' if len(said) == 1 else 'them'}")
+        }
+        if unread:
+            raise ConfigError(no_effect(unread, self.method))
 
 
 GROUPS = tuple(field.name for field in groups_of(Config))
@@ -158,6 +157,21 @@ def group_of(name: str, own: type[MethodSettings] = MethodSettings) -> str | Non
 
 def _places(own: type[MethodSettings]) -> dict[str, str]:
     return {field.name: group for group, kind in kinds_of(own).items() for field in own_fields(kind)}
+
+
+def no_effect(unread: Mapping[str, Sequence[str]], method: str) -> str:
+    """The message for settings that a method does not read.
+
+    Args:
+      unread: the methods that read each setting; the setting as the user gave it.
+      method: the method.
+    """
+    said = []
+    for used_by in dict.fromkeys(map(tuple, unread.values())):
+        words = [word for word, methods in unread.items() if tuple(methods) == used_by]
+        have = "has" if len(words) == 1 else "have"
+        said.append(f"{' and '.join(words)} {have} no effect for method {method!r} (only for {', '.join(used_by)})")
+    return f"{'; '.join(said)}; remove {'it' if len(unread) == 1 else 'them'}"
 
 
 def unread_defaults(method: str) -> dict[str, Any]:

@@ -82,7 +82,9 @@ def test_an_experiment_is_a_module_that_can_be_run(name: str) -> None:
 
 def test_overrides_give_the_settings() -> None:
     options = parse("--epochs", "3", "--variant", "dgmw", "--no-reinitialise-discriminator", "--train-per-class=7")
-    assert options.settings == preset("paper-mnist", "dgmw").with_changes(epochs=3, reinitialise_discriminator=False, train_per_class=7)
+    assert options.settings == preset("paper-mnist", "dgmw").with_changes(
+        epochs=3, reinitialise_discriminator=False, train_per_class=7
+    )
 
 
 def test_the_variant_decides_the_defaults() -> None:
