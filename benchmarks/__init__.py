@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat; each module is a command."""
+"""Measurements of speed and robustness; each module is a command."""

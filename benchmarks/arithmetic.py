@@ -1,7 +1,7 @@
-"""The matrix products that a function needs, read off the program it is lowered to, and the same ones run plainly.
+"""Counts the matrix products that a function needs, in the program it is lowered to, and runs just these products.
 
-A convolution counts as the product that it is over patches of its image. What no result depends on is not counted: the
-compiler drops it too.
+A convolution counts as a product over patches of its image. Products on which no result depends are not counted: the
+compiler drops them too.
 """
 
 import math
@@ -17,7 +17,7 @@ from jax.extend.mlir.dialects import stablehlo
 
 
 class Product(NamedTuple):
-    """So many products of a [m, k] by a [k, n] matrix, at once."""
+    """A batch of products of an [m, k] by a [k, n] matrix."""
 
     batch: int
     m: int
@@ -26,15 +26,15 @@ class Product(NamedTuple):
 
     @property
     def flop(self) -> int:
-        """Floating-point operations: a multiplication and an addition count as two."""
+        """Returns the floating-point operations: a multiplication and an addition count as two."""
         return 2 * self.batch * self.m * self.k * self.n
 
 
 def products(function: Callable[..., Any], *arguments: Any) -> Counter[Product]:
-    """Counts the products that the results of `function(*arguments)` need, on the platform at hand.
+    """Counts the products that the results of `function(*arguments)` need, on this platform.
 
     Raises:
-      ValueError: if products stand in a loop or a branch: how often they run is not known before.
+      ValueError: if there are products in a loop or a branch: it is not known in advance how often they run.
     """
     module: Any = jax.jit(function).lower(*arguments).compiler_ir("stablehlo")
     functions = {
@@ -47,30 +47,30 @@ def products(function: Callable[..., Any], *arguments: Any) -> Counter[Product]:
 
 
 def gflop(counted: Mapping[Product, int]) -> float:
-    """Floating-point operations of these products, in 10^9."""
+    """Returns the floating-point operations of these products, in 10^9."""
     return 1e-9 * sum(product.flop * number for product, number in counted.items())
 
 
 def times(counted: Mapping[Product, int], number: int) -> Counter[Product]:
-    """The same products, so many times."""
-    return Counter({product: number * own for product, own in counted.items()})
+    """Returns the same products, `number` times as often."""
+    return Counter({product: number * count for product, count in counted.items()})
 
 
 def plainly(counted: Counter[Product]) -> Callable[[], Any]:
-    """Makes one program of exactly these products, in float32, each on arrays of its own that are ready."""
-    draw = np.random.default_rng(0)
+    """Makes one program of exactly these products, in float32, each on separate arrays on the device."""
+    numbers = np.random.default_rng(0)
 
     def ready(*shape: int) -> jax.Array:
-        return jax.device_put(draw.standard_normal(shape[1:] if shape[0] == 1 else shape, np.float32))
+        return jax.device_put(numbers.standard_normal(shape[1:] if shape[0] == 1 else shape, np.float32))
 
     pairs = [(ready(p.batch, p.m, p.k), ready(p.batch, p.k, p.n)) for p in counted.elements()]
-    # Every product is a result, and no two are of the same arrays: the compiler can leave none out.
+    # Every product is a result, and no two use the same arrays, so that the compiler can drop none.
     program = jax.jit(lambda pairs: [jnp.matmul(a, b) for a, b in pairs])
     return lambda: program(pairs)
 
 
 def _needed(functions: Mapping[str, Any], block: Any, results: Iterable[int]) -> tuple[Counter[Product], set[Any]]:
-    """The products behind some results of a block, and all values that these depend on, the block's arguments too."""
+    """Returns the products that some results of a block need, and all values that these results depend on."""
     *operations, returned = block.operations
     wanted = {returned.operands[i] for i in results}
     counted: Counter[Product] = Counter()
@@ -90,7 +90,8 @@ def _needed(functions: Mapping[str, Any], block: Any, results: Iterable[int]) ->
             counted[_dot(operation)] += 1
         elif name == "stablehlo.convolution":
             counted[_convolution(operation)] += 1
-        is_choice_made = name == "stablehlo.case" and len(operation.regions) == 1  # By the platform, while lowering.
+        # If the platform chose a branch while lowering, there is only one.
+        is_choice_made = name == "stablehlo.case" and len(operation.regions) == 1
         for region in operation.regions:
             inner, used = _needed(functions, region.blocks[0], asked if is_choice_made else _results(region.blocks[0]))
             if inner and not is_choice_made:
@@ -113,12 +114,14 @@ def _dot(operation: Any) -> Product:
 
 
 def _convolution(operation: Any) -> Product:
-    """A convolution, its transpose and its derivatives differ in which of three sizes stride or padding inflates.
+    """Returns the product of a convolution, of its transpose or of a derivative.
 
-    Along each axis these are the image's, the window's and the result's. Where the window strides, or the image is
-    spread out by zeros, the largest is the strided one, and every pair of the other two is multiplied once.
+    Along each axis there are three sizes: of the image, of the window and of the result. Where the window strides, or
+    zeros are put between the pixels, one of the three is inflated; it is the largest, and every pair of positions in
+    the other two is multiplied once.
     """
-    image, kernel, result = (ir.RankedTensorType(v.type).shape for v in (*operation.operands, operation.results[0]))
+    values = [*operation.operands, operation.results[0]]
+    image, kernel, result = (ir.RankedTensorType(value.type).shape for value in values)
     axes = stablehlo.ConvDimensionNumbers(operation.attributes["dimension_numbers"])
     groups = math.prod(
         ir.IntegerAttr(operation.attributes[name]).value for name in ("feature_group_count", "batch_group_count")

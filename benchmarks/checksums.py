@@ -1,6 +1,6 @@
 """Shows that a change of the code changed no result: checksums of short runs on real digits, before and after.
 
-Each run is started in a checkout of its own choice, so that two commits can be compared on one machine. A checksum covers
+Each run is started in a checkout, so that two commits can be compared on one machine. A checksum covers
 what a run leaves behind: its accuracies, the arrays of its newest checkpoint, what its memory draws, and an exported
 memory. Bits depend on the processor and on the number of cores, so compare records of the same machine, and give each
 run the same cores, for example one: `taskset -c 0 python -m benchmarks.checksums ...`.
@@ -29,6 +29,7 @@ from dgm_jax.errors import UserError, exit_status
 _SHORT = ("--epochs", "6", "--consolidation-steps", "100", "--consolidation-samples", "100", "--checkpoint-epochs", "2")
 _GROUPS = ("--classes-per-task", "5")
 _RESNET = ("--network", "resnet", "--generator-width", "8", "--discriminator-width", "8", "--auxiliary-generator")
+_PAPER = ("--preset", "paper-mnist", "--image-size", "16", "--protocol", "paper")
 _BASELINES = ("joint", "finetune", "er", "icarl", "ewc", "dgr", "mergan", "mergan-jtr")
 
 RUNS: dict[str, tuple[str, ...]] = {
@@ -55,8 +56,28 @@ RUNS: dict[str, tuple[str, ...]] = {
         "--classes-per-task",
         "2",
     ),
-    "dgma-paper": ("--preset", "paper-mnist", "--variant", "dgma", "--image-size", "16", "--protocol", "paper", *_GROUPS),
-    "dgmw-paper": ("--preset", "paper-mnist", "--variant", "dgmw", "--image-size", "16", "--protocol", "paper", *_GROUPS),
+    "dgma-paper": (
+        "--preset",
+        "paper-mnist",
+        "--variant",
+        "dgma",
+        "--image-size",
+        "16",
+        "--protocol",
+        "paper",
+        *_GROUPS,
+    ),
+    "dgmw-paper": (
+        "--preset",
+        "paper-mnist",
+        "--variant",
+        "dgmw",
+        "--image-size",
+        "16",
+        "--protocol",
+        "paper",
+        *_GROUPS,
+    ),
     "dgma-resnet": (*_RESNET, "--variant", "dgma", "--reconstruction-weight", "1", *_GROUPS),
     "dgmw-resnet": (*_RESNET, "--variant", "dgmw", "--no-reinitialise-discriminator", *_GROUPS),
     **{method: ("--method", method, *_GROUPS) for method in _BASELINES},

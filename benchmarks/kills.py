@@ -1,11 +1,11 @@
-"""Kills a run with SIGKILL at random moments, goes on with it, and compares its end with that of an undisturbed run.
+"""Kills a run with SIGKILL at random moments, resumes it, and compares its end with that of an undisturbed run.
 
-Every second kill waits for a checkpoint that is just being written. Runs that end before they are to be killed are
-compared (all arrays of the last checkpoint bit for bit, and every other file but for times) and the next begins, until
-there were as many kills as asked for. Then every byte of a checkpoint's files is flipped, one at a time: each flip has
-to be noticed.
+Every second kill waits until a checkpoint is being written. A run that ends before its next kill is compared (all
+arrays of the last checkpoint bit for bit, and every other file except for times), and the next run begins, until the
+number of kills is reached. Then one bit of every byte of a checkpoint's files is flipped, one at a time: each flip must
+be noticed.
 
-    python -m benchmarks.kills --kills 100 --out docs/results/kills.json
+    python -m benchmarks.kills --kills 100 --out kills.jsonl
 """
 
 import argparse
@@ -21,75 +21,79 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import machine, records
 from dgm_jax import Learner, data
-from dgm_jax.config import Config, preset
+from dgm_jax.config import Config, Variant, preset
 from dgm_jax.errors import exit_status
 from dgm_jax.runs.events import Callback
 from dgm_jax.system import checkpoint
 from dgm_jax.system.compilation import keep_programs
-from dgm_jax.system.files import write_json
 
 _CLASSES = 4
 
 
-def config(variant: str) -> Config:
-    """A run of seconds on real digits, which saves after each epoch."""
-    small = {"generator_width": 6, "discriminator_width": 8, "epochs": 8, "checkpoint_epochs": 1}
-    return Config().with_changes(**{**preset("digits", variant).__dict__, **small, "consolidation_steps": 60})  # type: ignore[arg-type]
+def config(variant: Variant) -> Config:
+    """Returns the settings of a run of seconds on real digits, which saves after each epoch."""
+    return preset("digits", variant).with_changes(
+        generator_width=6,
+        discriminator_width=8,
+        epochs=8,
+        checkpoint_epochs=1,
+        consolidation_steps=60,
+    )
 
 
-def learn(variant: str, workdir: Path) -> None:
-    """Begins the run in this folder, or goes on with it; its phase is written beside the folder."""
+def learn(variant: Variant, workdir: Path) -> None:
+    """Begins or resumes the run in this folder; its phase is written to a file beside the folder."""
     keep_programs()
-    digits = data.load("digits").of_classes(range(_CLASSES)).resized(config(variant).image_size)
+    digits = data.load("digits").of_classes(range(_CLASSES)).resized(config(variant).data.image_size)
     stream = data.class_incremental(digits)
     Learner(config(variant), devices=1, callbacks=[_Phase(phase_file(workdir))]).fit(stream, workdir)
 
 
 class _Phase(Callback):
-    """Says in a file what the run does."""
+    """Writes the phase of the run to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_task_start(self, event: Any) -> None:
-        self._say(f"task {event.task} begins")
+        self._write(f"task {event.task} begins")
 
     def on_progress(self, event: Any) -> None:
-        self._say(f"task {event.task}, {event.phase}")
+        self._write(f"task {event.task}, {event.phase}")
 
     def on_epoch_end(self, event: Any) -> None:
-        self._say(f"task {event.task}, end of epoch")
+        self._write(f"task {event.task}, end of epoch")
 
     def on_task_end(self, event: Any) -> None:
-        self._say(f"task {event.task} over")
+        self._write(f"task {event.task} over")
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         other = self.path.with_suffix(".next")
         other.write_text(text)
         other.replace(self.path)
 
 
 def phase_file(workdir: Path) -> Path:
-    """Where the phase is written."""
+    """Returns the file to which the phase is written."""
     return workdir.with_suffix(".phase")
 
 
-def start(variant: str, workdir: Path) -> subprocess.Popen[bytes]:
-    """The run in a process of its own."""
+def start(variant: Variant, workdir: Path) -> subprocess.Popen[bytes]:
+    """Starts the run in a separate process."""
     phase_file(workdir).unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.kills", "--child", str(workdir), "--variant", variant]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def kill_at_random(child: subprocess.Popen[bytes], workdir: Path, chance: random.Random, *, in_write: bool) -> str:
-    """Waits for a random moment and kills; returns the phase, or "" if the run ended before it."""
+    """Waits for a random moment and kills; returns the phase, or "" if the run ended first."""
     while child.poll() is None and not phase_file(workdir).exists():
         time.sleep(0.01)
     writes = chance.randint(1, 4)
@@ -115,7 +119,7 @@ def kill_at_random(child: subprocess.Popen[bytes], workdir: Path, chance: random
 
 
 def end_of(workdir: Path) -> tuple[Any, dict[str, Any]]:
-    """What two runs have to share: the last checkpoint's arrays, and all other files by name, without times."""
+    """Returns what must be equal in two runs: the last checkpoint's arrays, and all other files, without times."""
     restored = checkpoint.restore(workdir / "checkpoints", on_damage=print)
     assert restored is not None
     rest: dict[str, Any] = {"steps": checkpoint.steps(workdir / "checkpoints")}
@@ -135,7 +139,7 @@ def end_of(workdir: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def differences(a: tuple[Any, Any], b: tuple[Any, Any]) -> list[str]:
-    """Names of arrays and files that are not equal bit for bit."""
+    """Returns the names of arrays and files that are not equal bit for bit."""
     paths, others = (
         {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (a[0], b[0])
@@ -148,16 +152,16 @@ def differences(a: tuple[Any, Any], b: tuple[Any, Any]) -> list[str]:
     ]
 
 
-def kills(variant: str, n: int, seed: int) -> dict[str, Any]:
-    """Kills until there were `n`; what came of it."""
+def kills(variant: Variant, n: int, seed: int) -> dict[str, Any]:
+    """Kills `n` times, then flips bytes of a checkpoint; returns the counts."""
     chance = random.Random(seed)
     phases: Counter[str] = Counter()
     finished = same = tries = 0
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder) / "undisturbed"
         child = start(variant, undisturbed)
-        _, said = child.communicate()
-        assert child.returncode == 0, said.decode()
+        _, errors = child.communicate()
+        assert child.returncode == 0, errors.decode()
         expected = end_of(undisturbed)
         workdir = Path(folder) / "run"
         while sum(phases.values()) < n or workdir.exists():
@@ -169,8 +173,8 @@ def kills(variant: str, n: int, seed: int) -> dict[str, Any]:
                 phases[phase] += 1
                 print(f"{variant}: kill {sum(phases.values())} of {n}: {phase}", flush=True)
                 continue
-            _, said = child.communicate()
-            assert child.returncode == 0, said.decode()
+            _, errors = child.communicate()
+            assert child.returncode == 0, errors.decode()
             different = differences(end_of(workdir), expected)
             finished, same = finished + 1, same + (not different)
             if different:
@@ -188,7 +192,7 @@ def kills(variant: str, n: int, seed: int) -> dict[str, Any]:
 
 
 def flip_every_byte(directory: Path) -> dict[str, int]:
-    """Flips one bit of each byte of each file of the smallest checkpoint; how many flips went unnoticed."""
+    """Flips one bit of each byte of each file of the smallest checkpoint; counts flips and unnoticed ones."""
     step = min(checkpoint.steps(directory), key=lambda s: _bytes(directory / f"{s:010d}"))
     flipped = unnoticed = 0
     folder = directory / f"{step:010d}"
@@ -215,29 +219,28 @@ def _bytes(folder: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Kills, goes on, compares; 1 if anything was lost."""
+    """Kills, resumes and compares; returns 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="of both variants together")
-    parser.add_argument("--variant", choices=("dgma", "dgmw"), help="one of them only")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--kills", type=int, default=100, help="number of kills, of both variants together")
+    parser.add_argument("--variant", choices=get_args(Variant), help="only this one")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each variant is added")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:
         learn(options.variant, options.child)
         return 0
-    begun = time.perf_counter()
-    variants = [options.variant] if options.variant else ["dgma", "dgmw"]
-    results = [kills(variant, options.kills // len(variants), options.seed) for variant in variants]
-    for result in results:
-        print(json.dumps(result))
-    if options.out:
-        write_json(
-            options.out,
-            {"results": results, "minutes": (time.perf_counter() - begun) / 60, "machine": machine.describe()},
-        )
-    lost = [r for r in results if r["equal"] < r["runs"] or r["flips"]["unnoticed"]]
-    return 1 if lost else 0
+    variants = [options.variant] if options.variant else get_args(Variant)
+    lost = False
+    for variant in variants:
+        begun = time.perf_counter()
+        found = kills(variant, options.kills // len(variants), options.seed)
+        print(json.dumps(found))
+        if options.out:
+            minutes = (time.perf_counter() - begun) / 60
+            records.append(options.out, {**found, "minutes": minutes, **machine.where()})
+        lost = lost or found["equal"] < found["runs"] or found["flips"]["unnoticed"] > 0
+    return int(lost)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a figure was measured on: the machine, its speed at plain matrix products, and the memory that was taken."""
+"""The machine of a measurement: what it is, how fast it multiplies matrices, and how much memory was used."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ LARGE = 2048  # Side of the matrices whose product says what the device can do.
 
 
 def describe() -> dict[str, Any]:
-    """The device, the processor, how busy it was, and the versions of what ran."""
+    """Returns the device, the processor, its load, and the versions of what ran."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,
@@ -41,8 +41,8 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, with a + if files differ from it; None where git does not say."""
-    described = ("git", "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=7")
+    """Returns the commit of this checkout, with a + if files differ from it; None if git does not know."""
+    described = ["git", "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=7"]
     here = Path(__file__).parent
     try:
         return subprocess.run(described, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
@@ -50,8 +50,13 @@ def commit() -> str | None:
         return None
 
 
+def where() -> dict[str, Any]:
+    """Returns the fields of a record that say where it was measured."""
+    return {"machine": describe(), "commit": commit()}
+
+
 def peak_bytes() -> dict[str, int | None]:
-    """The most memory held at once, so far, by this process, and on its first device (None if not counted there)."""
+    """Returns the peak memory of this process so far, and of its first device (None if the device does not count)."""
     stats = jax.devices()[0].memory_stats()
     return {
         "peak_host_bytes": in_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
@@ -60,12 +65,12 @@ def peak_bytes() -> dict[str, int | None]:
 
 
 def in_bytes(maxrss: int) -> int:
-    """The peak memory of a process as the system tells it: Linux in KiB, macOS in bytes."""
+    """Converts the peak memory of a process to bytes: Linux reports KiB, macOS bytes."""
     return maxrss if sys.platform == "darwin" else 1024 * maxrss
 
 
 def in_words(peak: Mapping[str, Any]) -> str:
-    """Of what `peak_bytes` returned, in GB."""
+    """Returns what `peak_bytes` found as text, in GB."""
     device = peak["peak_device_bytes"]
     return f"host {peak['peak_host_bytes'] / 1e9:.2f} GB, device " + (
         "not counted" if device is None else f"{device / 1e9:.2f} GB"
@@ -73,11 +78,11 @@ def in_words(peak: Mapping[str, Any]) -> str:
 
 
 def alternately(calls: Sequence[Callable[[], Any]], *, seconds: float) -> np.ndarray:
-    """Times calls in turns, A B A B ..., so that whatever else the machine does falls on all alike.
+    """Times calls in turns, A B A B ..., so that other load on the machine affects all of them equally.
 
     Args:
-      calls: each is run once before, which compiles it; arrays that it returns are waited for.
-      seconds: go on for about so long, and for three rounds at least.
+      calls: each runs once before, to compile; the timing includes waiting for the arrays that it returns.
+      seconds: about how long to measure; at least three rounds.
 
     Returns:
       Seconds, [rounds, calls].
@@ -93,7 +98,7 @@ def alternately(calls: Sequence[Callable[[], Any]], *, seconds: float) -> np.nda
 
 @contextmanager
 def compiled_once() -> Iterator[None]:
-    """Keeps compiled programs in a folder meanwhile: what is mapped anew, as every `Trainer` does, is compiled once."""
+    """Keeps compiled programs in a folder, so that each `Trainer` does not compile the same programs again."""
     before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         if before is None:
@@ -104,21 +109,21 @@ def compiled_once() -> Iterator[None]:
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call, until the arrays that it returns are there."""
+    """Returns the seconds that one call takes until its arrays are ready."""
     begun = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - begun
 
 
 def large_product() -> tuple[Callable[[], Any], float]:
-    """A large square float32 product, and the GFLOP that it does: what the device can do at best."""
+    """Returns a product of large square float32 matrices, the fastest work for the device, and its GFLOP."""
     a = jax.device_put(np.random.default_rng(0).standard_normal((LARGE, LARGE), np.float32))
     product = jax.jit(jnp.matmul)
     return lambda: product(a, a), 2e-9 * LARGE**3
 
 
 def gflops(*, seconds: float = 2.0) -> float:
-    """GFLOP/s of a large float32 product, right now."""
+    """Measures the GFLOP/s of a large float32 product."""
     product, gflop = large_product()
     return gflop / statistics.median(alternately([product], seconds=seconds)[:, 0])
 
@@ -133,10 +138,10 @@ def _processor() -> str:
 
 
 def check(precision: str, file: Path | None) -> None:
-    """Refuses, before anything is measured, a precision that the device lacks and a file that cannot be written.
+    """Checks, before anything is measured, that the device has this precision and that the file can be written.
 
     Raises:
-      ConfigError: says which.
+      ConfigError: names the one that is wrong.
     """
     check_precision(precision, jax.devices()[0])
     if file is not None and not file.absolute().parent.is_dir():

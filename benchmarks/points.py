@@ -1,4 +1,4 @@
-"""The moments of a run at which things are measured: before which task, at which widths, with which settings."""
+"""The points of a run at which the benchmarks measure: before which task, at which widths, with which settings."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,20 @@ TASKS = 10
 
 @dataclass(frozen=True)
 class Point:
-    """A moment of a run: before a task, at the widths that the generator had grown to."""
+    """A point of a run: before a task, at the widths to which the generator has grown."""
 
     variant: Variant
     task: int
     widths: tuple[int, ...]
-    pytorch_seconds: float | None = None  # An iteration in PyTorch on two quiet CPU cores (ALGORITHM, section 11).
+    pytorch_seconds: float | None = None  # Seconds of an iteration in PyTorch on two idle CPU cores.
 
     @property
     def name(self) -> str:
-        """How the command line and the JSON call it."""
+        """Returns the name of the point on the command line and in records."""
         return f"{self.variant}-{self.task}"
 
 
-# Widths that generators of the authors' settings were seen to grow to on MNIST.
+# Widths to which generators with the authors' settings grew on MNIST.
 POINTS = (
     Point("dgma", 0, (80, 40, 20), 0.160),
     Point("dgma", 2, (190, 101, 47), 0.315),
@@ -38,12 +38,12 @@ POINTS = (
 
 
 def settings(variant: Variant) -> Config:
-    """The authors' settings for MNIST, with the gate last."""
+    """Returns the authors' settings for MNIST, with the gate last."""
     return preset("paper-mnist", variant).with_changes(gate_position="last")
 
 
 def widths_of_tasks(variant: Variant) -> list[tuple[int, ...]]:
-    """The widths before each of ten tasks: those of `POINTS`, and on a line between them."""
+    """Returns the widths before each of ten tasks: those of `POINTS`, interpolated linearly between them."""
     known = [point for point in POINTS if point.variant == variant]
     layers = [
         np.interp(range(TASKS), [point.task for point in known], layer)

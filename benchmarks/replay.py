@@ -1,12 +1,13 @@
-"""Seconds to draw 1 000 images of the first task's memory, right after it was learnt and after nine tasks more.
+"""Seconds to sample 1 000 images of the first task from memory, right after it was learnt and after nine more tasks.
 
-A task's own sub-network is cut out of a generator that has grown since, so an old task should stay as cheap to draw as
-on its first day. Widths are those of `benchmarks.step`; weights and masks are random, half of the gates open.
+A task's sub-network is cut out of a generator that has grown since, so sampling an old task should stay as cheap as it
+was at first. Widths are those of `benchmarks.step`; weights and masks are random, half of the gates open.
 
-    python -m benchmarks.replay --json replay.json
+    python -m benchmarks.replay --out replay.jsonl
 """
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,42 +18,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import arithmetic, machine
+from benchmarks import arithmetic, machine, records
 from benchmarks.points import TASKS, settings, widths_of_tasks
 from dgm_jax.config import Config, Variant
+from dgm_jax.errors import exit_status
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
-from dgm_jax.system.files import write_json
 
-REPLAYED = 1000  # Images whose drawing is timed.
-CHUNK = 125  # Of which so many are counted, and drawn plainly, at once: about as many as a memory draws at once.
+REPLAYED = 1000  # Number of images whose sampling is timed.
+CHUNK = 125  # Number of images for which products are counted at once: about as many as a memory samples at once.
 
 
 def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Config, n_classes: int) -> Memory:
-    """A memory of one task for each of these widths, at which it ended; weights and masks are random.
+    """Builds a memory with one task for each of these widths; weights and masks are random.
 
     Args:
-      widths: of each task, first to last; the last are the memory's own.
+      widths: the widths at the end of each task; the last ones are those of the generator.
       variant: what masks gate.
       config: sizes of noise and generator.
-      n_classes: of the whole stream.
+      n_classes: number of classes of the whole stream.
     """
     generator = dcgan.generator(config.data.image_size)
 
-    def masks(seed: int, own: tuple[int, ...]) -> list[np.ndarray]:
-        draw = np.random.default_rng(seed)
-        shapes = [(w,) for w in own] if variant == "dgma" else generator.kernel_shapes(own, config.networks.noise_dim)
-        return [draw.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
+    def masks(seed: int, task_widths: tuple[int, ...]) -> list[np.ndarray]:
+        numbers = np.random.default_rng(seed)
+        by_weight = generator.kernel_shapes(task_widths, config.networks.noise_dim)
+        shapes = [(width,) for width in task_widths] if variant == "dgma" else by_weight
+        return [numbers.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
 
-    def task(index: int, own: tuple[int, ...]) -> TaskMemory:
-        parameters = jax.device_get(generator.init_task(jax.random.key(index), own, 1, 1))
+    def task(index: int, task_widths: tuple[int, ...]) -> TaskMemory:
+        parameters = jax.device_get(generator.init_task(jax.random.key(index), task_widths, 1, 1))
         return TaskMemory(
             classes=(index,),
-            widths=own,
-            masks=masks(index, own),
+            widths=task_widths,
+            masks=masks(index, task_widths),
             norms=parameters["norms"],
-            statistics=jax.device_get(generator.init_statistics(own)),
+            statistics=jax.device_get(generator.init_statistics(task_widths)),
             heads=parameters["heads"],
             n_conditioned=n_classes,
         )
@@ -61,7 +63,7 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
     return Memory(
         kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.networks.noise_dim),
         reserved=masks(0, widths[-1]),
-        tasks=tuple(task(index, own) for index, own in enumerate(widths)),
+        tasks=tuple(task(index, task_widths) for index, task_widths in enumerate(widths)),
         noise_dim=config.networks.noise_dim,
         image_size=config.data.image_size,
         labels=labels,
@@ -70,10 +72,10 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
 
 
 def replay_products(memory: Memory, task: int, n: int) -> Counter[arithmetic.Product]:
-    """The matrix products that drawing `n` images of a task needs: of its open units alone, without padding."""
-    own = memory.tasks[task]
-    widths = [int(mask.sum()) for mask in own.masks] if own.masks[0].ndim == 1 else own.widths
-    channels = own.heads.shape[-1]
+    """Counts the matrix products that sampling `n` images of a task needs, with its open units only, not padded."""
+    frozen = memory.tasks[task]
+    widths = [int(mask.sum()) for mask in frozen.masks] if frozen.masks[0].ndim == 1 else frozen.widths
+    channels = frozen.heads.shape[-1]
 
     key = jax.random.key(0)
     params = {
@@ -90,26 +92,27 @@ def replay_products(memory: Memory, task: int, n: int) -> Counter[arithmetic.Pro
 
 
 def measure(widths: Sequence[tuple[int, ...]], variant: Variant, config: Config, *, seconds: float) -> dict[str, Any]:
-    """Times the replay of each task from the grown memory, and of the first from the memory of its own day.
+    """Times the replay of each task from the grown memory, and of the first task from the memory right after it.
 
     Args:
-      widths: at which each task ended.
+      widths: the widths at the end of each task.
       variant: what masks gate.
       config: sizes of noise and generator.
-      seconds: to spend, compiling apart.
+      seconds: how long to measure, without compiling.
 
     Returns:
       "seconds" of each task, "ratios" to the first task's, and "ratio_to_first_day" of the first task's.
     """
-    grown, young = (memory_at(own, variant, config, len(widths)) for own in (widths, widths[:1]))
+    grown = memory_at(widths, variant, config, len(widths))
+    young = memory_at(widths[:1], variant, config, len(widths))
     key = jax.random.key(0)
     calls = [partial(young.images, 0, REPLAYED, key)]
     calls += [partial(grown.images, task, REPLAYED, key) for task in range(len(widths))]
     taken = machine.alternately(calls, seconds=seconds)
-    # Of each round: what slows the machine for a moment slows all.
+    # The ratios of each round: a moment in which the machine is slow slows all calls.
     ratios = np.median(taken[:, 1:] / taken[:, 1:2], axis=0)
     return {
-        "widths": [list(own) for own in widths],
+        "widths": [list(task_widths) for task_widths in widths],
         "seconds_on_first_day": float(np.median(taken[:, 0])),
         "seconds": np.median(taken[:, 1:], axis=0).tolist(),
         "ratios": ratios.tolist(),
@@ -119,32 +122,32 @@ def measure(widths: Sequence[tuple[int, ...]], variant: Variant, config: Config,
 
 
 def table(variants: Mapping[str, Any]) -> str:
-    """Lays the figures out for people."""
+    """Returns the figures as text."""
     lines = []
-    for variant, own in variants.items():
+    for variant, found in variants.items():
         lines.append(
-            f"{variant}: task 0 on its first day {own['seconds_on_first_day']:.4f} s, after task {TASKS - 1} "
-            f"{own['seconds'][0]:.4f} s: {own['ratio_to_first_day']:.2f} x"
+            f"{variant}: task 0 right after task 0 {found['seconds_on_first_day']:.4f} s, after task {TASKS - 1} "
+            f"{found['seconds'][0]:.4f} s: {found['ratio_to_first_day']:.2f} x"
         )
-        for task, (seconds, ratio, gflop) in enumerate(zip(own["seconds"], own["ratios"], own["gflop"])):
+        for task, (seconds, ratio, gflop) in enumerate(zip(found["seconds"], found["ratios"], found["gflop"])):
             lines.append(f"  task {task}: {seconds:8.4f} s, {ratio:6.2f} x task 0; {gflop:8.2f} GFLOP")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures both variants, prints a table, and writes JSON."""
+    """Measures both variants, prints a table, and writes records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each variant is added")
     options = parser.parse_args(argv)
-    variants = {}
+    machine.check("float32", options.out)
     for variant in get_args(Variant):
-        variants[variant] = measure(widths_of_tasks(variant), variant, settings(variant), seconds=20.0)
-        print(table({variant: variants[variant]}), flush=True)
-    result = {"machine": machine.describe(), "images": REPLAYED, "variants": variants, **machine.peak_bytes()}
-    print(f"peak memory: {machine.in_words(result)}")
-    if options.json:
-        write_json(options.json, result)
+        found = measure(widths_of_tasks(variant), variant, settings(variant), seconds=20.0)
+        print(table({variant: found}), flush=True)
+        if options.out:
+            named = {"variant": variant, "images": REPLAYED}
+            records.append(options.out, {**named, **found, **machine.peak_bytes(), **machine.where()})
+    print(f"peak memory: {machine.in_words(machine.peak_bytes())}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -1,17 +1,16 @@
 """Seconds of a training iteration and of its parts, beside plain matrix products of the same arithmetic.
 
-Each part is timed in turns with a program of exactly its matrix products, in the same process: their ratio says how far
-the part is from what this machine can do, however fast or busy the machine is. Widths are those that generators of the
-authors' settings had before tasks 0, 2, 5 and 9 of MNIST (batch 64, 32x32x1, ten tasks of one class, a classifier step
-for every task so far).
+Each part is timed in turns with a program of exactly its matrix products, in the same process: their ratio shows how
+far the part is from the limit of this machine, however fast or busy the machine is. Widths are those that generators
+with the authors' settings had before tasks 0, 2, 5 and 9 of MNIST (batch 64, 32x32x1, ten tasks of one class, a
+classifier step for every task so far).
 
-    python -m benchmarks.step --data-dir DIR --json step.json
-    python -m benchmarks.step --points dgma-9 dgmw-9 --compare step.json
+    python -m benchmarks.step --data-dir DIR --out step.jsonl
+    python -m benchmarks.step --points dgma-9 dgmw-9 --compare step.jsonl
 """
 
 import argparse
 import dataclasses
-import json
 import math
 import statistics
 import sys
@@ -25,9 +24,8 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dgm_jax.training.trainer import Trainer
 
-from benchmarks import arithmetic, machine
+from benchmarks import arithmetic, machine, records
 from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
 from benchmarks.replay import CHUNK, REPLAYED, memory_at, replay_products
 from dgm_jax import data
@@ -36,13 +34,14 @@ from dgm_jax.data import DataError, Dataset
 from dgm_jax.errors import exit_status
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
-from dgm_jax.system.files import write_json
 from dgm_jax.training.devices import choose_devices, data_parallel
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import find_open_units
+from dgm_jax.training.task import Networks, begin_task
+from dgm_jax.training.trainer import Trainer
 
 SECONDS = 3.0  # For each part.
 _EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.
@@ -50,7 +49,7 @@ _EPOCH = 50  # The epoch that is timed: gates are neither all soft nor settled.
 
 @dataclass(frozen=True)
 class Scene:
-    """All that an iteration at a point works on."""
+    """Everything that an iteration at a point works on."""
 
     trainer: Trainer
     state: TrainState
@@ -68,10 +67,10 @@ class Scene:
 
 
 def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Dataset:
-    """MNIST from a folder, at this size; without one, from the usual place, or else scikit-learn's digits.
+    """Loads MNIST from a folder, at this size; without a folder, from the default one, or else scikit-learn's digits.
 
     Raises:
-      DataError: if the folder was named, or MNIST is `needed`, and it is not there.
+      DataError: if MNIST is missing, and the folder was given or MNIST is `needed`.
     """
     try:
         dataset = data.load("mnist", data_dir or data.default_folder())
@@ -83,50 +82,53 @@ def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Da
 
 
 def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequence[int] | None = None) -> Scene:
-    """Builds the state before a task whose generator has these widths, in arrays of just these or the physical ones.
+    """Builds the state before a task whose generator has these widths, in arrays of these or of the physical widths.
 
-    Reserved is, at random, all that is more than the first task began with. Real images of the earlier classes stand in
-    for generated ones.
+    Random gates are reserved: as many as the generator has grown by since the first task. Real images of the earlier
+    classes take the place of generated ones.
     """
     labels = dataset.labels
-    trainer = Trainer(
-        config,
-        choose_devices(1, config.gan.batch_size),
-        channels=dataset.x_train.shape[3],
-        n_classes=len(labels),
-        max_heads=1,
-    )
+    networks = Networks(config, channels=dataset.x_train.shape[3], n_classes=len(labels), max_heads=1)
+    trainer = Trainer(networks, choose_devices(1, config.gan.batch_size))
     key = jax.random.key(0)
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     reserved = []
-    for shape, first in zip(trainer.mask_shapes(point.widths), trainer.mask_shapes(trainer.first_widths), strict=True):
+    for shape, first in zip(*map(networks.mask_shapes, (point.widths, networks.first_widths)), strict=True):
         gates = np.arange(math.prod(shape)) >= math.prod(first)
-        reserved.append(draw.permutation(gates).reshape(shape))
-    state, capacity = trainer.begin(
+        reserved.append(generator.permutation(gates).reshape(shape))
+    state, capacity = begin_task(
+        networks,
         key,
-        trainer.new_kernels(key, point.widths),
+        networks.new_kernels(key, point.widths),
         reserved,
         physical=physical or point.widths,
         classes=[point.task],
         discriminator=None,
     )
-    own = dataset.x_train[dataset.y_train == labels[point.task]]
-    images = TaskImages(own, np.full(len(own), point.task, np.int32), np.int32(len(own)))
+    newest = dataset.x_train[dataset.y_train == labels[point.task]]
+    images = TaskImages(newest, np.full(len(newest), point.task, np.int32), np.int32(len(newest)))
     tasks = len(labels) - 1
-    counts = np.where(np.arange(tasks) < point.task, len(own), 0)
-    old = np.zeros((tasks, *own.shape), np.uint8)
+    counts = np.where(np.arange(tasks) < point.task, len(newest), 0)
+    old = np.zeros((tasks, *newest.shape), np.uint8)
     for u in range(point.task):
-        old[u] = np.resize(dataset.x_train[dataset.y_train == labels[u]], own.shape)
-    old_labels = np.repeat(np.arange(tasks, dtype=np.int32)[:, None], len(own), axis=1)
+        old[u] = np.resize(dataset.x_train[dataset.y_train == labels[u]], newest.shape)
+    old_labels = np.repeat(np.arange(tasks, dtype=np.int32)[:, None], len(newest), axis=1)
     replay = ReplayedImages(old, old_labels, counts.astype(np.int32))
-    place = trainer.together
+    place = trainer.stack_runs
     return Scene(
-        trainer, place([state]), place([capacity]), place([images]), place([replay]), key, point.task, config.gan.epochs
+        trainer=trainer,
+        state=place([state]),
+        capacity=place([capacity]),
+        images=place([images]),
+        replay=place([replay]),
+        key=key,
+        task=point.task,
+        mask_epochs=config.gan.epochs,
     )
 
 
 def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """The three steps of an iteration, as pure functions, and what they are called with after the state."""
+    """Returns the three steps of an iteration, as pure functions, and their arguments after the state."""
     config = scene.trainer.config
     step = Step.of(config)
     keys = jax.random.split(scene.key, 3)
@@ -134,7 +136,10 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
     labels = scene.images.labels[:batch]
     images = to_unit_range(scene.images.images[:batch])
     noise = partial(
-        conditioned_noise, noise_dim=config.networks.noise_dim, n_conditioned=scene.trainer.n_classes, classes=labels
+        conditioned_noise,
+        noise_dim=config.networks.noise_dim,
+        n_conditioned=scene.trainer.networks.n_classes,
+        classes=labels,
     )
     head = labels - scene.capacity.first_class
     scales = step.scales(clock(scene), jnp.int32(scene.steps // 2))
@@ -147,30 +152,32 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
 
 
 def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
-    """The scene when masks are settled, every other gate open, and open units alone are trained if a shape has room."""
+    """Returns the scene once masks are settled and every other gate is open; dgma then trains only its open units."""
     trainer = scene.trainer
     state, capacity = jax.tree.map(np.array, jax.device_get((scene.state, scene.capacity)))
     for embedding in state.generator["embeddings"]:
         live = np.isfinite(embedding)
         embedding[live] = np.resize([1, -1], live.sum())
-    units = find_open_units([state], shapes, trainer.generator) if trainer.config.gates.variant == "dgma" else None
+    units = (
+        find_open_units([state], shapes, trainer.networks.generator) if trainer.config.gates.variant == "dgma" else None
+    )
     if units is not None:
         state, capacity = units[0].cut(state, capacity)
     return dataclasses.replace(
-        scene, mask_epochs=0, state=trainer.together([state]), capacity=trainer.together([capacity])
+        scene, mask_epochs=0, state=trainer.stack_runs([state]), capacity=trainer.stack_runs([capacity])
     )
 
 
 def clock(scene: Scene) -> Clock:
-    """The moment within a task's training that is timed."""
-    epochs = scene.trainer.config.gan.epochs
-    return Clock(*(np.int32(n) for n in (scene.task, min(_EPOCH, epochs // 2), scene.mask_epochs, scene.steps)))
+    """Returns the moment within a task's training that is timed."""
+    epoch = min(_EPOCH, scene.trainer.config.gan.epochs // 2)
+    return Clock(np.int32(scene.task), np.int32(epoch), np.int32(scene.mask_epochs), np.int32(scene.steps))
 
 
 def part_call(scene: Scene, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
-    """A step as a program of its own, whose state goes on from call to call."""
+    """Returns a step as a separate program, which keeps its state from call to call."""
     program = jax.jit(function, donate_argnums=0)
-    state = jax.tree.map(lambda a: a.copy(), scene.state)  # It is donated, and other parts need theirs.
+    state = jax.tree.map(lambda a: a.copy(), scene.state)  # The program donates its copy.
 
     def call() -> Any:
         nonlocal state
@@ -181,19 +188,26 @@ def part_call(scene: Scene, function: Callable[..., Any], arguments: tuple[Any, 
 
 
 def iteration_call(scene: Scene, replay_steps: int | None) -> Callable[[int], Any]:
-    """The program of a run, and how it is called for some iterations."""
+    """Returns the program of a run as a function of the number of iterations."""
     trainer = scene.trainer
     step = Step.of(trainer.config.with_changes(replay_steps=replay_steps), trainer.step.axis_name)
     program = data_parallel(
-        partial(run_steps, step=step, n_conditioned=trainer.n_classes, n_devices=1), trainer.devices
+        partial(run_steps, step=step, n_conditioned=trainer.networks.n_classes, n_devices=1), trainer.devices
     )
     state = jax.tree.map(lambda a: a.copy(), scene.state)
 
     def call(iterations: int) -> Any:
         nonlocal state
         state, sums = program(
-            *(state, scene.images, scene.replay, scene.capacity, clock(scene), scene.key),
-            *(np.zeros(len(step.metric_names), np.float32), np.int32(0), np.int32(iterations)),
+            state,
+            scene.images,
+            scene.replay,
+            scene.capacity,
+            clock(scene),
+            scene.key,
+            np.zeros(len(step.metric_names), np.float32),
+            np.int32(0),
+            np.int32(iterations),
         )
         return state, sums
 
@@ -204,10 +218,10 @@ def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -
     """Times all parts at a point, in the settings' precision.
 
     Args:
-      point: where.
+      point: before which task, at which widths.
       config: the settings; those of `settings`, or smaller ones in tests.
       dataset: images.
-      seconds: to spend on each part, compiling apart.
+      seconds: how long to measure each part, without compiling.
 
     Returns:
       For each part "seconds", "gflop", "plain_seconds", "ratio" and "ratio_to_large_products"; and how long an epoch
@@ -221,7 +235,7 @@ def _measure(point: Point, config: Config, dataset: Dataset, seconds: float) -> 
     scene = make_scene(point, config, dataset)
     steps = parts(scene)
     counted = {name: arithmetic.products(f, scene.state, *arguments) for name, (f, arguments) in steps.items()}
-    plain = {name: arithmetic.plainly(own) for name, own in counted.items()}
+    plain = {name: arithmetic.plainly(products) for name, products in counted.items()}
     compare = partial(_compare, seconds=seconds)
     measured = {
         name: compare(part_call(scene, f, arguments), plain[name], counted[name])
@@ -242,17 +256,18 @@ def _measure(point: Point, config: Config, dataset: Dataset, seconds: float) -> 
         measured["iteration, replay_steps=1"] = whole(1)
     history = [*widths_of_tasks(point.variant)[: point.task], point.widths]
     shapes = [
-        physical_widths(history[: task + 1], headroom=config.gates.headroom, n_tasks=TASKS) for task in range(len(history))
+        physical_widths(history[: task + 1], headroom=config.gates.headroom, n_tasks=TASKS)
+        for task in range(len(history))
     ]
     padded = make_scene(point, config, dataset, physical=shapes[-1])
     measured["same, padded as in a run"] = whole(1, padded)
     measured["same, masks settled"] = whole(1, settled(padded, shapes))
-    memory = memory_at([point.widths], point.variant, config, scene.trainer.n_classes)
+    memory = memory_at([point.widths], point.variant, config, scene.trainer.networks.n_classes)
     chunk = replay_products(memory, 0, CHUNK)
-    draw_plainly, chunks = arithmetic.plainly(chunk), REPLAYED // CHUNK
+    chunk_plainly, chunks = arithmetic.plainly(chunk), REPLAYED // CHUNK
     measured[f"replay of {REPLAYED}"] = compare(
         partial(memory.images, 0, REPLAYED, scene.key),
-        lambda: [draw_plainly() for _ in range(chunks)],
+        lambda: [chunk_plainly() for _ in range(chunks)],
         arithmetic.times(chunk, chunks),
     )
     iteration = measured["iteration"]
@@ -275,17 +290,17 @@ def _compare(
     seconds: float,
     times: int = 1,
 ) -> dict[str, float]:
-    """Times a call that does its work so many times, its products once, and a large product, in turns."""
+    """Times a call that does its work `times` times, its matrix products once, and a large product, in turns."""
     large, large_gflop = machine.large_product()
     taken = machine.alternately([call, plain, large], seconds=seconds) / np.array([times, 1, 1])
     gflop = arithmetic.gflop(counted)
-    own, same, best = np.median(taken, axis=0)
+    part, same, best = np.median(taken, axis=0)
     return {
-        "seconds": float(own),
+        "seconds": float(part),
         "gflop": gflop,
-        "gflops": gflop / float(own),
+        "gflops": gflop / float(part),
         "plain_seconds": float(same),
-        # Of each round: what slows the machine for a moment slows both.
+        # The ratio of each round: a moment in which the machine is slow slows both sides.
         "ratio": statistics.median(taken[:, 0] / taken[:, 1]),
         "ratio_to_large_products": statistics.median(taken[:, 0] / taken[:, 2]) * large_gflop / gflop,
         "large_product_gflops": large_gflop / float(best),
@@ -293,7 +308,7 @@ def _compare(
 
 
 def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[str, float]:
-    """What a run's own loop, with its calls, metrics and progress, takes beyond the iterations alone, in turns."""
+    """Times the loop of a run, with its calls, metrics and progress, in turns with the iterations alone."""
     trainer = scene.trainer
     steps = max(1, min(scene.steps, round(seconds / iteration_seconds)))
     state = jax.tree.map(lambda a: a.copy(), scene.state)
@@ -301,7 +316,11 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
     def epoch() -> Any:
         nonlocal state
         state, means = trainer.run_epoch(
-            *(state, scene.images, scene.replay, scene.capacity, [scene.key]),
+            state,
+            scene.images,
+            scene.replay,
+            scene.capacity,
+            [scene.key],
             task=scene.task,
             epoch=int(clock(scene).epoch),
             steps=steps,
@@ -309,7 +328,7 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
         )
         return state
 
-    epoch()  # Compiles, and finds how many iterations to ask for at once.
+    epoch()  # The first call compiles, and finds how many iterations to ask for at once.
     alone = partial(iteration_call(scene, trainer.config.replay.replay_steps), steps)
     taken = machine.alternately([epoch, alone], seconds=0)
     return {
@@ -320,19 +339,19 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
 
 
 def table(points: Mapping[str, Any]) -> str:
-    """Lays the figures out for people."""
+    """Returns the figures as text."""
     head = (
         f"{'point':8} {'part':26} {'seconds':>9} {'GFLOP':>8} {'GFLOP/s':>8} {'plain s':>9} {'ratio':>6} {'large':>6}"
     )
     lines = [head + f" {'PyTorch s':>10} {'ratio':>6}"]
     for name, point in points.items():
-        for part, own in point["parts"].items():
+        for part, found in point["parts"].items():
             line = (
-                f"{name:8} {part:26} {own['seconds']:9.4f} {own['gflop']:8.3f} {own['gflops']:8.1f}"
-                f" {own['plain_seconds']:9.4f} {own['ratio']:6.2f} {own['ratio_to_large_products']:6.2f}"
+                f"{name:8} {part:26} {found['seconds']:9.4f} {found['gflop']:8.3f} {found['gflops']:8.1f}"
+                f" {found['plain_seconds']:9.4f} {found['ratio']:6.2f} {found['ratio_to_large_products']:6.2f}"
             )
-            if "pytorch_seconds" in own:
-                line += f" {own['pytorch_seconds']:10.3f} {own['ratio_to_pytorch']:6.2f}"
+            if "pytorch_seconds" in found:
+                line += f" {found['pytorch_seconds']:10.3f} {found['ratio_to_pytorch']:6.2f}"
             lines.append(line)
         epoch = point["epoch"]
         lines.append(
@@ -342,8 +361,13 @@ def table(points: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def points_of(file: Path) -> dict[str, Any]:
+    """Returns the last record of each point in a file."""
+    return {record["point"]: record for record in records.read(file) if "point" in record}
+
+
 def comparison(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, float]:
-    """new / old of every figure in seconds, and of every ratio, that two results share; named by its path."""
+    """Returns new / old for every number of seconds, and every ratio, that two results share; named by its path."""
     ours, theirs = flattened(new), flattened(old)
     return {
         path: value / theirs[path]
@@ -353,13 +377,13 @@ def comparison(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, floa
 
 
 def comparison_table(new: Mapping[str, Any], old: Mapping[str, Any], file: Path) -> str:
-    """Lays the comparison out for people."""
+    """Returns the comparison as text."""
     lines = [f"{quotient:8.3f}  {path}" for path, quotient in comparison(new, old).items()]
-    return "\n".join([f"new / old, of {file}:", *lines])
+    return "\n".join([f"new / old, where old is {file}:", *lines])
 
 
 def flattened(tree: Any, path: str = "") -> dict[str, float]:
-    """All numbers of nested dicts, named by their paths."""
+    """Returns all numbers of nested dicts, named by their paths."""
     if isinstance(tree, Mapping):
         flat = [flattened(value, f"{path}/{key}" if path else key) for key, value in tree.items()]
         return {name: value for part in flat for name, value in part.items()}
@@ -367,39 +391,40 @@ def flattened(tree: Any, path: str = "") -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures the chosen points, prints a table, and writes or compares JSON."""
+    """Measures the chosen points, prints a table, and writes or compares records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [point.name for point in POINTS]
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST (default: the usual one, or else digits)")
     parser.add_argument("--points", nargs="+", choices=names, default=names, help="variant and task")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of matrix products")
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each point is added")
     parser.add_argument("--compare", type=Path, help="file of an earlier measurement")
     options = parser.parse_args(argv)
-    machine.check(options.precision, options.json)
-    old = json.loads(options.compare.read_text()) if options.compare else {}
-    dataset = load_images(options.data_dir, settings("dgma").image_size)
-    result: dict[str, Any] = {"machine": machine.describe(), "images": dataset.name}
-    result |= {"precision": options.precision, "points": {}}
-    result["large_product_gflops"] = machine.gflops()
+    machine.check(options.precision, options.out)
+    old = points_of(options.compare) if options.compare else {}
+    dataset = load_images(options.data_dir, settings("dgma").data.image_size)
+    where = machine.where()
+    gflops = machine.gflops()
+    device = where["machine"]
     print(
-        f"{result['machine']['device']}, {result['machine']['processor']}, {result['machine']['cores']} cores; "
-        f"images of {dataset.name}; a large product: {result['large_product_gflops']:.0f} GFLOP/s",
+        f"{device['device']}, {device['processor']}, {device['cores']} cores; "
+        f"images of {dataset.name}; a large product: {gflops:.0f} GFLOP/s",
         flush=True,
     )
+    found: dict[str, Any] = {}
     with machine.compiled_once():
         for point in (point for point in POINTS if point.name in options.points):
             config = settings(point.variant).with_changes(precision=options.precision)
-            own = measure(point, config, dataset, seconds=SECONDS)
-            result["points"][point.name] = own
-            print(table({point.name: own}), flush=True)
-            if options.json:  # After each: a benchmark that is cut off leaves what it found.
-                write_json(options.json, result | machine.peak_bytes())
-            jax.clear_caches()  # On a CPU every program holds many memory maps, of which a process has only so many.
-    result |= machine.peak_bytes()
-    print(f"peak memory: {machine.in_words(result)}")
+            measured = measure(point, config, dataset, seconds=SECONDS)
+            found[point.name] = measured
+            print(table({point.name: measured}), flush=True)
+            if options.out:  # After each point: a benchmark that is interrupted keeps what it found.
+                named = {"point": point.name, "images": dataset.name, "precision": options.precision}
+                records.append(options.out, {**named, **measured, "large_product_gflops": gflops, **where})
+            jax.clear_caches()  # On a CPU, each program takes many memory maps, and their number is limited.
+    print(f"peak memory: {machine.in_words(machine.peak_bytes())}")
     if old:
-        print(comparison_table(result, old, options.compare))
+        print(comparison_table(found, old, options.compare))
 
 
 if __name__ == "__main__":

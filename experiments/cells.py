@@ -100,7 +100,7 @@ class Cell:
         experiment = DATA[self.data][0]
         kind = ImageNetOptions if experiment == "imagenet50" else Options
         words = [*self.command[2:], *self._sources]
-        return parse(experiment, None, kind=kind, argv=words, program=f"python -m experiments.{experiment}")
+        return parse(experiment, None, kind=kind, argv=words)
 
     @property
     def _sources(self) -> list[str]:

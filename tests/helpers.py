@@ -18,8 +18,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from dgm_jax import Learner, Memory, data, load_memory
-from dgm_jax.config import Config
+from dgm_jax.config import Config, all_facts
 from dgm_jax.data import Dataset, TaskStream
+from dgm_jax.methods import METHODS
 from dgm_jax.models import dcgan
 from dgm_jax.models.generator import Generator
 from dgm_jax.runs.events import Callback, TaskEnd
@@ -225,8 +226,12 @@ SMALL = Config().with_changes(
 """A run of seconds; what does not change its programs (epochs, replay, ...) may be changed for free."""
 
 
-def small(variant: str = "dgma", **changes: Any) -> Config:
-    return SMALL.with_changes(variant=variant, **changes)  # type: ignore[arg-type]
+def small(variant: str = "dgma", method: str = "dgm", **changes: Any) -> Config:
+    """`SMALL` with changes; for a baseline without those that it does not read."""
+    config = SMALL.for_method(method, METHODS[method].settings())  # type: ignore[arg-type]
+    changes |= {"variant": variant}
+    read = {name for name, facts in all_facts(type(config.own)).items() if method in (facts.used_by or METHODS)}
+    return config.with_changes(**{name: value for name, value in changes.items() if method == "dgm" or name in read})
 
 
 def residual(variant: str = "dgma", **changes: Any) -> Config:

@@ -69,6 +69,6 @@ def test_settings_that_were_removed_are_dropped_from_old_files():
 
 
 def test_a_run_that_needs_a_removed_setting_is_refused():
-    text = "run holds a run with penalty='r1', critic_steps=2, which was removed after commit c36b15c; go on with"
+    text = "run holds a run with penalty='r1', critic_steps=2, removed after commit c36b15c; go on with"
     with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}"):
         without_removed({"epochs": 7, "critic_steps": 2, "penalty": "r1"}, "run")

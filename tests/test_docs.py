@@ -1,4 +1,4 @@
-"""What the pages tell a reader to type is right: Python is run, commands are read by the program that they are for."""
+"""What the pages ask a reader to type works: Python is run, each command is parsed by its program."""
 
 import dataclasses
 import importlib.util
@@ -14,21 +14,29 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 
 import dgm_jax
-from benchmarks import ceiling, consolidate, results, streams, tune
 from dgm_jax import __main__, data
+from dgm_jax.commands import parsing
+from dgm_jax.commands.options import FileOptions, FolderOptions, ImageNetOptions, JoinedOptions, Options
 from dgm_jax.config import PRESETS
-from dgm_jax.data.sources import NAMES
+from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
 from dgm_jax.methods import METHODS
-from dgm_jax.methods.learner import BaselineLearner
-from experiments import cli, table
+from experiments import table
+from studies import consolidate, results, streams, tune
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "results" / "README.md",
+    ROOT / "studies" / "NOTEBOOK.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 KINDS = {
-    **{"arrays": cli.FileOptions, "folder": cli.FolderOptions},
-    **{"joined": cli.JoinedOptions, "imagenet50": cli.ImageNetOptions},
+    "arrays": FileOptions,
+    "folder": FolderOptions,
+    "joined": JoinedOptions,
+    "imagenet50": ImageNetOptions,
 }
 
 
@@ -37,7 +45,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Of all pages, as (page, words); `cd x && y` is two, and what stands after # is not one."""
+    """The commands of all pages, as (page, words); `cd x && y` is two, and comments are left out."""
     found = []
     for page in PAGES:
         variables = dict(re.findall(r"^ *([A-Z][A-Z0-9]*)=(\S+)$", page.read_text(), flags=re.MULTILINE))
@@ -48,8 +56,10 @@ def commands() -> list[tuple[str, list[str]]]:
                 words = [_filled_in(word, variables) for word in shlex.split(line, comments=True)]
                 starts = [i for i, word in enumerate(words) if word == "python"]
                 for start, stop in zip(starts, [*starts[1:], len(words)]):
-                    own = words[start:stop]
-                    found.append((str(page.relative_to(ROOT)), own[: own.index("&&")] if "&&" in own else own))
+                    command = words[start:stop]
+                    if "&&" in command:
+                        command = command[: command.index("&&")]
+                    found.append((str(page.relative_to(ROOT)), command))
     return found
 
 
@@ -83,22 +93,25 @@ def test_a_command_is_understood(page, words, monkeypatch) -> None:
     elif module == "experiments.table":
         table.parse(arguments)
     elif room == "experiments":
-        cli.parse(name, None, kind=KINDS.get(name, cli.Options), argv=arguments)
+        parsing.parse(name, None, kind=KINDS.get(name, Options), argv=arguments)
+    elif room == "benchmarks" or module == "studies.collect":
+        source = Path(importlib.util.find_spec(module).origin).read_text()
+        assert not [word for word in arguments if word.startswith("--") and f'"{word}"' not in source]
     elif module in CHANGING:
         with pytest.raises(Understood):
             understanding(CHANGING[module], monkeypatch)(arguments)
 
 
-# Benchmarks that try changes of settings.
-CHANGING = {own.__name__: own for own in (tune, streams, consolidate, ceiling)}
+# Studies, which try changes of settings.
+CHANGING = {study.__name__: study for study in (tune, streams, consolidate)}
 
 
 class Understood(Exception):
-    """Options and changes of settings are found right, and work would begin."""
+    """Options and changes of settings are valid, and work would begin."""
 
 
-def understanding(benchmark: types.ModuleType, monkeypatch):
-    """A benchmark's program up to its first measurement; in place of all data sets it gets digits."""
+def understanding(study: types.ModuleType, monkeypatch):
+    """A study's program up to its first measurement; it gets digits in place of every data set."""
 
     def begin(*_, **__):
         raise Understood
@@ -108,8 +121,8 @@ def understanding(benchmark: types.ModuleType, monkeypatch):
     monkeypatch.setattr(consolidate, "Learner", begin)
     found = {name: dataclasses.replace(digits, name=name) for name in NAMES}
     monkeypatch.setattr(data, "load", lambda name, _: found[name])
-    monkeypatch.setattr(benchmark, "keep_programs", lambda: None)
-    return benchmark.main
+    monkeypatch.setattr(study, "keep_programs", lambda: None)
+    return study.main
 
 
 # ---- Python ----
@@ -117,21 +130,25 @@ def understanding(benchmark: types.ModuleType, monkeypatch):
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A folder with what the pages suppose: a finished run, exported files, the reader's own images."""
+    """A folder with what the pages assume: a finished run, exported files, the reader's images."""
     monkeypatch.chdir(tmp_path)
     small = helpers.small("dgma", noise_dim=16, epochs=1)
     for name in ("digits", "folder"):
         monkeypatch.setitem(PRESETS, name, dict.fromkeys(("dgma", "dgmw"), small))
-    own = helpers.finished(helpers.small("dgma"), labels=(0, 1, 2, 3))
-    helpers.copied(own.workdir, tmp_path / "runs" / "digits-dgma-seed0")
-    memory_file.write("memory.dgm", own.memories[-1])
-    Path("memory.stablehlo").write_bytes(export.to_stablehlo(own.memories[-1]))
+    finished = helpers.finished(helpers.small("dgma"), labels=(0, 1, 2, 3))
+    helpers.copied(finished.workdir, tmp_path / "runs" / "digits-dgma-seed0")
+    memory_file.write("memory.dgm", finished.memories[-1])
+    Path("memory.stablehlo").write_bytes(export.to_stablehlo(finished.memories[-1]))
     few = helpers.digits(16, (0, 1), 30)
-    names = {
-        **{name: getattr(few, name) for name in ("x_train", "y_train", "x_test", "y_test")},
-        **{"dgm_jax": dgm_jax, "config": small, "stream": helpers.stream(small)},
+    return {
+        "x_train": few.x_train,
+        "y_train": few.y_train,
+        "x_test": few.x_test,
+        "y_test": few.y_test,
+        "dgm_jax": dgm_jax,
+        "config": small,
+        "stream": helpers.stream(small),
     }
-    return names
 
 
 def run(page: str, names: dict, only: slice = slice(None), then=lambda: None) -> None:
@@ -166,9 +183,8 @@ def test_get_started(desk, capsys) -> None:
 
 def test_own_images(desk) -> None:
     run("docs/own-images.md", desk, slice(0, 1))
-    summary = desk["learn"](
-        *(desk[name] for name in ("x_train", "y_train", "x_test", "y_test")), {0: "nought", 1: "one"}
-    )
+    names = {0: "nought", 1: "one"}
+    summary = desk["learn"](desk["x_train"], desk["y_train"], desk["x_test"], desk["y_test"], names)
     assert summary["finished"]
     run("docs/own-images.md", desk, slice(1, None))
     assert desk["memory"].names == ("nought", "one") and len(desk["labels"]) == len(desk["x_test"])
@@ -180,11 +196,11 @@ def test_formats(desk) -> None:
 
 
 def test_extend(desk, monkeypatch) -> None:
-    said: list = []
+    logged: list = []
 
     class _Run:
-        log = staticmethod(said.append)
-        finish = staticmethod(lambda: said.append("finished"))
+        log = staticmethod(logged.append)
+        finish = staticmethod(lambda: logged.append("finished"))
 
     fake = types.ModuleType("wandb")
     fake.init = lambda **options: _Run()  # type: ignore[attr-defined]
@@ -193,13 +209,13 @@ def test_extend(desk, monkeypatch) -> None:
     for text in (callback, use, baseline, source):
         exec(compile(text, "docs/extend.md", "exec"), desk)
     exec(compile(use, "docs/extend.md", "exec"), desk | {"stream": helpers.stream(desk["config"])})  # Finished already.
-    assert said[-1] == "finished" and any("A/consolidated" in line for line in said[:-1])
-    assert any("train/critic_loss" in line for line in said[:-1])
+    assert logged[-1] == "finished" and any("A/consolidated" in line for line in logged[:-1])
+    assert any("train/critic_loss" in line for line in logged[:-1])
     assert desk["stream"].class_names == ("dog", "cat")
 
     monkeypatch.setitem(METHODS, "finetune", desk["NearestMean"])
     config = helpers.small("dgma", method="finetune", image_size=8, noise_dim=16)
-    learner = BaselineLearner(config, devices=1)
+    learner = dgm_jax.Learner(config, devices=1)
     stream = data.class_incremental(data.load("digits"))
     assert learner.fit(stream, "runs/nearest")["A_10"]["classifier"]["macro"] > 0.85
     again = learner.fit(data.class_incremental(data.load("digits")), "runs/nearest")
@@ -207,7 +223,7 @@ def test_extend(desk, monkeypatch) -> None:
 
 
 def test_many_hosts(desk, monkeypatch) -> None:
-    """Of one process, joined to no other."""
+    """The example for many hosts, with one process that joins no other."""
     (text,) = blocks(ROOT / "docs" / "devices.md", "python")
     monkeypatch.setattr("dgm_jax.system.processes.join", lambda *_: None)
     exec(compile(text.replace("/shared/run", "shared-run"), "docs/devices.md", "exec"), desk)
@@ -215,9 +231,9 @@ def test_many_hosts(desk, monkeypatch) -> None:
 
 
 def test_every_block_of_python_is_run() -> None:
-    """A page that is not named above has none, or a test of its own."""
+    """A page with Python is run above, or has a separate test."""
     run_above = ("ship", "start", "own-images", "formats", "extend", "devices")
-    of_their_own = {"README.md", *(f"docs/{name}.md" for name in run_above)}
-    of_their_own.add("docs/layers.md")  # tests/nn/test_layers_example.py
+    tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
+    tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
     with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
-    assert with_python == of_their_own
+    assert with_python == tested

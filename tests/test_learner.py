@@ -15,7 +15,7 @@ from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, NotFinite
 from dgm_jax.runs.events import Callback
 from dgm_jax.system import checkpoint
-from dgm_jax.training import task as training
+from dgm_jax.training import trainer
 
 
 def test_a_training_step_is_compiled_once(tmp_path, monkeypatch):
@@ -26,8 +26,8 @@ def test_a_training_step_is_compiled_once(tmp_path, monkeypatch):
         traces.append(1)
         return original(*arguments, **options)
 
-    original = training.run_steps
-    monkeypatch.setattr(training, "run_steps", chex.assert_max_traces(run_steps, n=1))
+    original = trainer.run_steps
+    monkeypatch.setattr(trainer, "run_steps", chex.assert_max_traces(run_steps, n=1))
     log = Log()
     helpers.fit(TINY.with_changes(epochs=1), tmp_path, log)
     tasks = log.heard("on_task_start")
@@ -178,10 +178,6 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=f"^devices={devices}, but "):
             Learner(TINY, devices=devices)
 
-    def test_a_baseline_is_not_run_as_dgm(self):
-        with pytest.raises(ConfigError, match="^method='er' is a baseline; run it with BaselineLearner$"):
-            Learner(TINY.with_changes(method="er"), devices=1)
-
     def test_a_precision_that_the_platform_lacks(self):
         with pytest.raises(ConfigError, match="^precision='tf32', but a CPU has no such numbers; use float32 or bf16$"):
             Learner(TINY.with_changes(precision="tf32"), devices=1)
@@ -194,7 +190,7 @@ class TestRefusals:
             helpers.fit(broken, tmp_path, resume_anyway=True)
         folder = tmp_path / "checkpoints" / f"{kept.step:010d}"
         assert re.match(
-            r"^\w+ became (nan|inf|-inf) in task 1, epoch 1, seed 0; the last good checkpoint is "
+            r"^dgm: \w+ became (nan|inf|-inf) in task 1, epoch 1, seed 0; the last good checkpoint is "
             rf"{re.escape(str(folder))}\. ",
             str(caught.value),
         )

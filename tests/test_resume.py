@@ -12,13 +12,13 @@ from runs import TINY, Log, assert_same_results, interrupt, lines
 
 from dgm_jax.errors import OtherConfiguration
 from dgm_jax.system import checkpoint
-from dgm_jax.training import task as training
+from dgm_jax.training import trainer
 
 
 @pytest.fixture
 def step_by_step(monkeypatch):
     """Host and device meet after every step, so that a run can be stopped anywhere."""
-    monkeypatch.setattr(training, "_SECONDS_PER_CALL", 0.0)
+    monkeypatch.setattr(trainer, "_SECONDS_PER_CALL", 0.0)
 
 
 class TestResume:
@@ -100,7 +100,7 @@ class TestResume:
             helpers.assert_equal_trees(plain["classifier"]["params"], other["classifier"]["params"])
 
     def test_killed(self, tmp_path):
-        code = "training._SECONDS_PER_CALL = 0.0\nhelpers.fit(config, workdir, Stop('train', 1, 1, signal.SIGKILL))"
+        code = "trainer._SECONDS_PER_CALL = 0.0\nhelpers.fit(config, workdir, Stop('train', 1, 1, signal.SIGKILL))"
         status, error = _child(code, tmp_path)
         assert status == -signal.SIGKILL, error
         helpers.fit(TINY, tmp_path)
@@ -154,7 +154,7 @@ class TestFinishedRun:
         summary = helpers.fit(TINY, workdir, log)
         assert [name for name, _ in log.events] == ["on_run_end"]
         (end,) = log.heard("on_run_end")
-        assert end.already_finished and end.workdir == workdir and end.summary == summary
+        assert end.already_finished and end.workdir == workdir and end.summary.to_json() == summary
         found = json.loads((workdir / "summary.json").read_text())
         del found["seconds"], summary["seconds"]
         assert found == summary

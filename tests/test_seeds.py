@@ -9,8 +9,7 @@ import pytest
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner, load_memory
-from dgm_jax.errors import ConfigError, OtherConfiguration
-from dgm_jax.memory.memory import NoMemory
+from dgm_jax.errors import ConfigError, NoMemory, OtherConfiguration
 from dgm_jax.runs.events import Callback
 
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.

@@ -1,12 +1,10 @@
 """A warm start: which earlier task a new one begins as, and that it begins as that one indeed."""
 
-
 import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import nn
@@ -14,6 +12,7 @@ from dgm_jax.config import PRESETS
 from dgm_jax.runs import run
 from dgm_jax.training import warm_start
 from dgm_jax.training.state import Clock
+from dgm_jax.training.trainer import Trainer
 
 LABELS = np.array([4, 5, 4, 4, 5, 5])
 TASKS = ((0, 1), (2, 3))

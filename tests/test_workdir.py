@@ -138,7 +138,7 @@ def test_a_folder_from_before_settings_were_removed(tmp_path, resume_anyway):
     folder.config.write_text(json.dumps(found | {"config": found["config"] | REMOVED}))
     folder.claim(CONFIG, STREAM, resume_anyway=resume_anyway)
     folder.config.write_text(json.dumps(found | {"config": found["config"] | {"adversarial_loss": "hinge"}}))
-    text = f"{tmp_path} holds a run with adversarial_loss='hinge', which was removed after commit c36b15c"
+    text = f"{tmp_path} holds a run with adversarial_loss='hinge', removed after commit c36b15c"
     with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}"):
         folder.claim(CONFIG, STREAM, resume_anyway=resume_anyway)
 

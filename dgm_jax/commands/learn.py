@@ -8,7 +8,7 @@ from typing import Any
 
 from dgm_jax import data
 from dgm_jax.commands.options import ImageOptions, Options, parse_seeds
-from dgm_jax.commands.parsing import parse
+from dgm_jax.commands.parsing import parse, program_of
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, told
 from dgm_jax.reporting.console import ConsoleProgress
@@ -30,12 +30,11 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
     Returns:
       The exit status: 0; 2 after an error that the user can mend; 130 after an interrupt.
     """
-    program = f"python -m experiments.{name}"
     progress = ConsoleProgress()
     debug = False
     ctrl_c = CtrlC()
     try:
-        options = parse(name, description, kind=kind, argv=argv, program=program)
+        options = parse(name, description, kind=kind, argv=argv)
         debug = options.debug
         seeds = parse_seeds(options.seeds, options.settings.seed)
         settings = options.settings
@@ -44,7 +43,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         called = name if options.preset == name else f"{name}-{options.preset}"
         workdir = options.workdir or Path("runs") / f"{called}-{learnt_by}-{which}"
         arguments = sys.argv[1:] if argv is None else argv
-        command = f"{program} {shlex.join(arguments)}".strip()
+        command = f"{program_of(name)} {shlex.join(arguments)}".strip()
         callbacks: list[Callback] = [progress, _Command(command), _Heeding(ctrl_c)]
         if options.tensorboard:
             from dgm_jax.reporting.tensorboard import TensorBoard

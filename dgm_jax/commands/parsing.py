@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
@@ -17,8 +17,6 @@ from dgm_jax.config.formats import read_file, with_file
 from dgm_jax.config.setting import help_of, own_fields
 from dgm_jax.config.settings import kinds_of, no_effect
 from dgm_jax.errors import UserError
-
-Kind = TypeVar("Kind", bound=Options)
 
 _FIRST = (  # What people use most; --help begins with these.
     *("preset", "config", "method", "variant", "seed", "seeds", "epochs", "workdir", "data_dir", "classes_per_task"),
@@ -52,10 +50,9 @@ def parse(
     name: str,
     description: str | None,
     *,
-    kind: type[Kind],
+    kind: type[Options] = Options,
     argv: Sequence[str] | None = None,
-    program: str,
-) -> Kind:
+) -> Options:
     """Reads the command line of a run; `--help`, and values that cannot be read, end the process (status 0, 2).
 
     Args:
@@ -63,7 +60,6 @@ def parse(
       description: what `--help` begins with.
       kind: the options.
       argv: the arguments; None: those of the process.
-      program: how the program is called.
 
     Raises:
       UserError: if the preset, the variant, a setting in the file or an option is unknown, or a value cannot work.
@@ -74,7 +70,7 @@ def parse(
     options = _options(kind, start, chosen.preset or name)
     line = _line(options, start)
     found: Any
-    found, unknown = tyro.cli(line, prog=program, description=description, args=words, return_unknown_args=True)
+    found, unknown = tyro.cli(line, prog=program_of(name), description=description, args=words, return_unknown_args=True)
     if unknown:
         raise UserError(_refusal(unknown, list(options), start.method))
     values = {option.name: _value(found, option) for option in options.values()}
@@ -82,6 +78,11 @@ def parse(
     settings.check_method_reads_all()
     own = {field.name for field in dataclasses.fields(kind)} - {"settings"}
     return kind(settings=settings, **{option: values[option] for option in own})
+
+
+def program_of(name: str) -> str:
+    """How the program is called that learns the data set `name`."""
+    return f"python -m experiments.{name}"
 
 
 def _start(name: str, chosen: _Chosen) -> Config:

@@ -36,6 +36,6 @@ def require_none_removed(settings: Mapping[str, Any], folder: object) -> None:
     changed = [f"{name}={value!r}" for name, value in settings.get("removed", {}).items()]
     if changed:
         raise OtherConfiguration(
-            f"{folder} holds a run with {', '.join(changed)}, which was removed after commit {_LAST_COMMIT}; go on "
+            f"{folder} holds a run with {', '.join(changed)}, removed after commit {_LAST_COMMIT}; go on "
             "with that run at this commit, or choose another folder"
         )

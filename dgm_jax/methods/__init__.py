@@ -1,6 +1,9 @@
 """How a stream is learnt: DGM and what it is compared with, a method a file, each behind the same interface."""
 
-from dgm_jax.config import Config, MethodSettings
+from collections.abc import Mapping
+from typing import Any
+
+from dgm_jax.config import Config, MethodSettings, flattened, require_none_removed, upgraded
 from dgm_jax.errors import ConfigError
 from dgm_jax.methods.dgm import DGM
 from dgm_jax.methods.dgr import DeepGenerativeReplay
@@ -41,6 +44,19 @@ def with_own_settings(config: Config) -> Config:
         )
     config.check_method_reads_all()
     return config
+
+
+def config_of(settings: Mapping[str, Any]) -> Config:
+    """The settings of a run from its config.json or summary.json, of any version.
+
+    Raises:
+      OtherConfiguration: if the run needs a removed setting.
+      ConfigError: if there is no such setting, or a value cannot work.
+    """
+    found = upgraded(settings)
+    require_none_removed(found, "summary")
+    flat = flattened(found)
+    return Config(own=METHODS[flat["method"]].settings()).with_changes(**flat)
 
 
 def methods_with(name: str) -> list[str]:

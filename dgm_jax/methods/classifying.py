@@ -38,6 +38,7 @@ class Training:
 
     task: int
     inputs: Sequence[TaskInput[State]]
+    states: Sequence[State]
     keys: list[tuple[jax.Array, jax.Array]]  # For each seed, one to train with and one for the method.
     classifier: ClassifierState  # Of all seeds, on the devices, as are the next two.
     sources: tuple[TaskImages, ...]
@@ -95,15 +96,7 @@ class ClassifierMethod(Method[State, Training]):
 
     def classifier(self, task: int, state: State) -> Classifier:
         """The state's classifier, which knows the classes up to a task."""
-        n = self.setting.n_seen(task)
-        return Classifier(
-            state.params,
-            state.statistics,
-            self.config.classifier_network,
-            self.setting.image_shape,
-            self.setting.labels[:n],
-            self.setting.names[:n],
-        )
+        return self.setting.classifier(state.params, state.statistics, self.config.classifier_network, task)
 
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """As many steps for every task, whatever its size."""
@@ -127,6 +120,7 @@ class ClassifierMethod(Method[State, Training]):
             return Training(
                 task,
                 inputs,
+                [own.state for own in inputs],
                 keys,
                 self.trainer.stack_runs(learners),
                 tuple(map(self.trainer.stack_runs, sources)),

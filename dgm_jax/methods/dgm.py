@@ -13,13 +13,14 @@ import jax
 import numpy as np
 
 from dgm_jax import metrics
-from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
+from dgm_jax.methods import dgm_state
+from dgm_jax.methods.best_epoch import BestEpoch
+from dgm_jax.methods.dgm_state import State
 from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.method import Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images
-from dgm_jax.models.discriminator import widened
 from dgm_jax.training import task as tasks
 from dgm_jax.training.epoch import padded
 from dgm_jax.training.estimate import estimated_seconds
@@ -27,17 +28,6 @@ from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import TrainState, from_tree, to_tree
 from dgm_jax.training.trainer import TaskTraining, Trainer
 from dgm_jax.training.warm_start import most_similar_classes
-
-
-@dataclass(frozen=True)
-class State:
-    """What one seed knows between two tasks."""
-
-    memory: Memory
-    classifier: Classifier | None = None  # Consolidated after the last task.
-    auxiliary: Classifier | None = None  # The discriminator's own class head after the last task.
-    begun_as: tuple[tuple[int, ...], ...] = ()  # For each task, the earlier classes that it began as (warm start).
-    programs: tuple[tuple[int, ...], ...] = ()  # Physical widths that were trained at, each once.
 
 
 @dataclass
@@ -49,7 +39,7 @@ class Training:
     states: list[State]
     running: TaskTraining
     replayed: Any = None  # Images of earlier classes, on the devices.
-    best: list[tuple[float, Tree] | None] = field(default_factory=list)  # Best epoch so far (paper protocol).
+    best: list[BestEpoch] = field(default_factory=list)  # One for each seed in the paper protocol.
 
 
 class DGM(Method[State, Training]):
@@ -114,7 +104,7 @@ class DGM(Method[State, Training]):
                 task=task,
                 steps=plan.steps,
             )
-            best = [self._best_before(own, task) for own in inputs]
+            best = [BestEpoch(self.setting, task, own) for own in inputs if own.validation is not None]
         return Training(task, inputs, [own[0] for own in begun], running, best=best)
 
     def _begin(self, task: int, own: TaskInput[State], physical: tuple[int, ...]) -> Any:
@@ -161,7 +151,8 @@ class DGM(Method[State, Training]):
             shapes = training.states[0].programs
             means = training.running.run_epoch(training.replayed, epoch, shapes, on_steps)
         if self.config.protocol == "paper":
-            self._keep_best(training, means)
+            for run, state in enumerate(training.running.states()):
+                means[run]["validation_accuracy"] = training.best[run].offer(state)
         return means
 
     def _replay(self, training: Training, epoch: int, watch: Watch) -> Any:
@@ -170,31 +161,10 @@ class DGM(Method[State, Training]):
         drawn = replayed_images(memories, self.setting, training.task, keys, watch)
         return self.trainer.stack_runs(drawn)
 
-    def _keep_best(self, training: Training, means: list[dict[str, float]]) -> None:
-        """Keeps the epoch that is best on REAL held-out images of all classes so far (paper protocol only)."""
-        for run, state in enumerate(training.running.states()):
-            accuracy = self._validation_accuracy(training.inputs[run], training.task, state)
-            means[run]["validation_accuracy"] = accuracy
-            best = training.best[run]
-            if best is None or accuracy > best[0]:
-                training.best[run] = (accuracy, to_tree(state))
-
-    def _best_before(self, own: TaskInput[State], task: int) -> tuple[float, Tree] | None:
-        tree = (own.in_progress or {}).get("best")
-        return None if tree is None else (self._validation_accuracy(own, task, tree), tree)
-
-    def _validation_accuracy(self, own: TaskInput[State], task: int, state: TrainState | Tree) -> float:
-        assert own.validation is not None
-        pixels, labels = own.validation
-        predicted = self._auxiliary(state, task).logits(pixels).argmax(axis=1)
-        return metrics.macro_accuracy(metrics.per_class_accuracy(predicted, labels, self.setting.n_seen(task)))
-
     def in_progress(self, training: Training) -> list[Tree]:
         """The training state of each seed, and in the paper protocol its best one so far."""
         trees = [{"state": to_tree(state)} for state in training.running.states()]
-        return [
-            tree if best is None else tree | {"best": best[1]} for tree, best in zip(trees, training.best, strict=True)
-        ]
+        return [tree | best.to_tree() for tree, best in zip(trees, training.best)] if training.best else trees
 
     # ---- Freeze and reserve (section 3.1), consolidate ----
 
@@ -216,8 +186,9 @@ class DGM(Method[State, Training]):
             )
         learnt = []
         for own, (learner, means) in zip(frozen, consolidated, strict=True):
+            learner = jax.device_get(learner)
             network = self.config.classifier_network
-            classifier = self._classifier(learner.params, learner.statistics, network, task)
+            classifier = self.setting.classifier(learner.params, learner.statistics, network, task)
             state = replace(own.state, classifier=classifier)
             assert state.auxiliary is not None
             readings = {"consolidated": classifier, "auxiliary": state.auxiliary}
@@ -227,9 +198,9 @@ class DGM(Method[State, Training]):
     def _freeze(self, training: Training, run: int, train_state: TrainState) -> Learnt[State]:
         """Binarises the masks, and reserves what they open for the tasks to come (section 3.1)."""
         train_state = jax.device_get(train_state)
-        best, state, task = training.best[run], training.states[run], training.task
-        if best is not None:
-            train_state = from_tree(train_state, best[1])
+        state, task = training.states[run], training.task
+        if training.best:
+            train_state = training.best[run].state(train_state)
         memory = state.memory
         kernels, finished = tasks.freeze(self.networks, train_state, memory.widths, classes=self.setting.tasks[task])
         rows = metrics.capacity(finished.masks, memory.reserved, *self.networks.gated(kernels))
@@ -248,20 +219,11 @@ class DGM(Method[State, Training]):
             for row in rows
             if row["used"] == 0
         )
-        state = replace(state, memory=memory, auxiliary=self._auxiliary(train_state, task))
+        auxiliary = self.setting.classifier(
+            train_state.discriminator, train_state.discriminator_statistics, self.config.networks.network, task
+        )
+        state = replace(state, memory=memory, auxiliary=auxiliary)
         return Learnt(state, classifiers={}, capacity=rows, notes=notes)
-
-    def _auxiliary(self, train_state: TrainState | Tree, task: int) -> Classifier:
-        if isinstance(train_state, TrainState):
-            params, statistics = train_state.discriminator, train_state.discriminator_statistics
-        else:
-            params, statistics = train_state["discriminator"], train_state["discriminator_statistics"]
-        return self._classifier(params, statistics, self.config.networks.network, task)
-
-    def _classifier(self, params: Any, statistics: Any, network: str, task: int) -> Classifier:
-        n = self.setting.n_seen(task)
-        shape, labels, names = self.setting.image_shape, self.setting.labels[:n], self.setting.names[:n]
-        return Classifier(params, statistics, network, shape, labels, names)
 
     # ---- Expand (section 3.2) ----
 
@@ -280,38 +242,15 @@ class DGM(Method[State, Training]):
         )
         return replace(state, memory=replace(memory, kernels=kernels, reserved=reserved))
 
-    # ---- What a checkpoint holds ----
+    # ---- What a checkpoint holds (dgm_state.py) ----
 
     def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
         """The memory and both classifiers."""
-        arrays, plain = state.memory.to_tree()
-        tree = {"memory": arrays}
-        for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
-            if classifier is not None:
-                tree[name] = jax.device_get({"params": classifier.params, "statistics": classifier.statistics})
-        return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
+        return dgm_state.to_tree(state)
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
-        """Undoes `to_tree`; reads checkpoints of earlier versions as well."""
-        memory = Memory.from_tree(tree["memory"], plain["memory"])
-        # If the run continues with new classes, these are known only now.
-        memory = replace(memory, labels=self.setting.labels, names=self.setting.names)
-        earlier = plain["record"]  # Early versions kept some facts here.
-
-        def classifier(network: str, *names: str) -> Classifier | None:
-            kept = next((tree[name] for name in names if name in tree), None)
-            if kept is None:
-                return None
-            params = widened(kept["params"], self.setting.n_classes)
-            return self._classifier(params, kept["statistics"], network, finished_tasks - 1)
-
-        return State(
-            memory,
-            classifier(self.config.classifier_network, "classifier", "classifier_before"),
-            classifier(self.config.networks.network, "auxiliary", "discriminator"),
-            begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
-            programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
-        )
+        """Undoes `to_tree`."""
+        return dgm_state.from_tree(self.setting, tree, plain, finished_tasks)
 
     # ---- What a run reports ----
 

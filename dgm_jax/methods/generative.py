@@ -44,6 +44,7 @@ class Training:
 
     task: int
     inputs: Sequence[TaskInput[State]]
+    states: Sequence[State]
     data: list[TaskImages]  # What each seed learns from, on the host.
     running: TaskTraining
     nothing_replayed: Any  # Replayed images are part of the data already.
@@ -120,7 +121,7 @@ class UnmaskedGenerator(Method[State, Training]):
             # Task 0: the images are a mixture already, and no other replay is added.
             running = TaskTraining(self.trainer, begun, train_keys, task=0, steps=self.setting.steps_per_epoch(task))
             nothing = self.trainer.stack_runs([_nothing_replayed(self.setting.image_shape)] * len(inputs))
-        return Training(task, inputs, data, running, nothing)
+        return Training(task, inputs, [own.state for own in inputs], data, running, nothing)
 
     def _begin(self, task: int, own: TaskInput[State], key: jax.Array) -> tuple[TrainState, Capacity]:
         old = own.state.generator
@@ -238,10 +239,7 @@ class UnmaskedGenerator(Method[State, Training]):
         return dict(zip(self.random_uses, jax.random.split(key, len(self.random_uses)), strict=True))
 
     def _classifier(self, params: Any, statistics: Any, task: int) -> Classifier:
-        n = self.setting.n_seen(task)
-        labels, names = self.setting.labels[:n], self.setting.names[:n]
-        network, shape = self.config.classifier_network, self.setting.image_shape
-        return Classifier(params, statistics, network, shape, labels, names)
+        return self.setting.classifier(params, statistics, self.config.classifier_network, task)
 
     def _memory(self, kernels: list[np.ndarray], frozen: TaskMemory) -> Memory:
         """The generator as a memory of one task, whose one output layer serves all classes."""

@@ -17,11 +17,12 @@ import jax
 import numpy as np
 
 from dgm_jax.config import Config, MethodSettings
+from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 
 Tree = Any  # Nested dicts and lists with arrays at the leaves, as a checkpoint holds them.
 State = TypeVar("State")
-Training = TypeVar("Training")
+Training = TypeVar("Training", bound="InProgress")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Setting:
     def steps_per_epoch(self, task: int) -> int:
         """Mini-batches of a task's images in an epoch."""
         return sum(self.counts[task]) // self.config.gan.batch_size
+
+    def classifier(self, params: Any, statistics: Any, network: str, task: int) -> Classifier:
+        """A trained classifier of the classes seen once a task is learnt."""
+        n = self.n_seen(task)
+        return Classifier(params, statistics, network, self.image_shape, self.labels[:n], self.names[:n])
 
     def bytes_of(self, n_images: int) -> int:
         """Bytes of `n_images` images as the data set stores them."""
@@ -116,6 +122,14 @@ class Learnt(Generic[State]):
     metrics: dict[str, float] = field(default_factory=dict)  # Means over the training of the classifier that is asked.
     capacity: list[dict[str, Any]] = field(default_factory=list)  # What the task used of each layer.
     notes: tuple[str, ...] = ()  # What a person should know.
+
+
+class InProgress(Protocol):
+    """A task in progress, of all seeds side by side; what else it holds is the method's business."""
+
+    @property
+    def states(self) -> Sequence[Any]:
+        """For each seed the state that a checkpoint within the task holds beside what is in progress."""
 
 
 class Watch:

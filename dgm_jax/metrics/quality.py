@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from dgm_jax.accuracy import macro_accuracy, per_class_accuracy
-from dgm_jax.distributions import frechet_distance, precision_and_recall
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
+from dgm_jax.metrics.accuracy import macro_accuracy, per_class_accuracy
+from dgm_jax.metrics.distributions import frechet_distance, precision_and_recall
 
 
 def measure(

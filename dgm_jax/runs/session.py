@@ -85,6 +85,8 @@ class Session:
         self.callback.on_task_start(self._task_start(task, runs, first_epoch, plan))
         watch = _SessionWatch(self, task, runs)
         training = method.begin(task, [run.task_input(task) for run in runs], watch)
+        for run, state in zip(runs, training.states, strict=True):
+            run.state = state
         for epoch in range(first_epoch, plan.epochs if until is None else until):
             epoch_begun = time.perf_counter()
             means = method.train_epoch(training, epoch, watch)

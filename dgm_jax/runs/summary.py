@@ -8,14 +8,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
-
-import jax
+from typing import TYPE_CHECKING, Any
 
 from dgm_jax.config import Config, upgraded
 from dgm_jax.data import TaskStream
 from dgm_jax.runs.record import Record
 from dgm_jax.version import __version__
+
+if TYPE_CHECKING:  # JAX is slow to import, and --help does not need it.
+    import jax
 
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -99,7 +100,7 @@ def summarise(
     record: Record,
     stream: TaskStream,
     config: Config,
-    devices: Sequence[jax.Device],
+    devices: "Sequence[jax.Device]",
     memory_bytes: Mapping[str, int],
     facts: Mapping[str, Any],
 ) -> Summary:

@@ -30,7 +30,7 @@ def test_a_batch_of_dots():
 def test_a_gradient():
     loss = jax.grad(lambda a, b: jnp.sum(jnp.sin(a @ b)), argnums=(0, 1))
     assert gflop(products(loss, A, B)) == pytest.approx(3 * 120e-9)
-    linear = jax.grad(lambda a, b: jnp.sum(a @ b))  # Needs no value of the product: only the way back is counted.
+    linear = jax.grad(lambda a, b: jnp.sum(a @ b))  # It needs no value of the product: only the gradients are counted.
     assert gflop(products(linear, A, B)) == pytest.approx(120e-9)
 
 
@@ -59,7 +59,7 @@ def test_a_convolution_both_ways(function):
 
 
 def test_zeros_between_the_pixels_do_not_count():
-    kernel = jnp.ones((4, 4, 3, 7))  # Each of the 8x8 pixels meets all 16 taps.
+    kernel = jnp.ones((4, 4, 3, 7))  # Each of the 8x8 pixels is multiplied by all 16 taps.
     by_hand = 2 * (2 * 8 * 8) * (4 * 4 * 3) * 7 * 1e-9
     assert gflop(products(spread, IMAGES, kernel)) == pytest.approx(by_hand, rel=0.1)  # Some fall off the border.
 

@@ -1,6 +1,5 @@
-"""The benchmark for GPUs, on the CPU, at a tiny size, with nothing installed but JAX's own family."""
+"""The benchmark for GPUs, on the CPU, at a tiny size, with only JAX and its libraries installed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import helpers
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, records
 from benchmarks.run import write_npz
 from dgm_jax.runs.events import EpochEnd, TaskEnd, TaskStart
 
@@ -50,8 +49,11 @@ def called(tmp_path_factory):
             "--npz",
             str(file),
             "--out",
-            str(folder / "gpu.json"),
-            *["--points", "dgma-0", "--variants", "dgmw"],
+            str(folder / "gpu.jsonl"),
+            "--points",
+            "dgma-0",
+            "--variants",
+            "dgmw",
         ],
         cwd=Path(__file__).parents[2],
         env=os.environ | quick,
@@ -59,19 +61,18 @@ def called(tmp_path_factory):
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    return process.stdout, json.loads((folder / "gpu.json").read_text())
+    return process.stdout, records.read(folder / "gpu.jsonl")
 
 
 def test_checks_times_and_runs(called):
-    printed, result = called
-    assert result["agreement"]["agrees"]
-    assert result["agreement"]["highest"]["critic"] == 0  # The device is the CPU itself.
-    assert result["points"]["dgma-0"]["parts"]["iteration"]["gflops"] > 0
-    run = result["runs"].pop("dgmw")
-    assert not result["runs"] and run["finished_tasks"] == run["of_tasks"] == 2
+    printed, (checked, point, run) = called
+    assert checked["agreement"]["agrees"]
+    assert checked["agreement"]["highest"]["critic"] == 0  # The device is the CPU itself.
+    assert point["point"] == "dgma-0" and point["parts"]["iteration"]["gflops"] > 0
+    assert run["run"] == "dgmw" and run["finished_tasks"] == run["of_tasks"] == 2
     assert [line["epochs"] for line in run["tasks"]] == [2, 2]
     assert run["average"]["consolidated"]["macro"] >= 0
-    assert result["peak_host_bytes"] > 0
+    assert run["peak_host_bytes"] > 0 and run["machine"]["cores"] > 0
     assert "dgmw: 2 of 2 tasks" in printed and "peak memory" in printed
 
 
@@ -99,5 +100,5 @@ def test_a_run_stops_when_its_time_is_up(monkeypatch, late, epochs, finishes):
 
 def test_images_must_come_from_somewhere(capsys):
     with pytest.raises(SystemExit):
-        gpu.main(["--out", "gpu.json"])
+        gpu.main(["--out", "gpu.jsonl"])
     assert "--npz" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What all benchmarks do with a person's mistakes."""
+"""All benchmarks report mistakes of the user before they measure anything."""
 
 import pytest
 
@@ -7,24 +7,24 @@ from dgm_jax.errors import ConfigError, exit_status
 
 
 @pytest.mark.parametrize(
-    "main, argv, said",
+    "main, argv, message",
     [
         (step.main, ["--precision", "tf32"], "error: precision='tf32', but a CPU has no such numbers"),
-        (step.main, ["--json", "/nope/x.json"], "error: /nope/x.json: there is no folder /nope; make it first"),
+        (step.main, ["--out", "/nope/x.jsonl"], "error: /nope/x.jsonl: there is no folder /nope; make it first"),
         (step.main, ["--data-dir", "/nope"], "/nope"),
         (run.main, ["--classes", "12", "--data-dir", "/nope"], "/nope"),
-        (run.main, ["--json", "/nope/x.json"], "there is no folder /nope"),
-        (gpu.main, ["--npz", "/nope.npz", "--out", "/nope/gpu.json"], "there is no folder /nope"),
-        (gpu.main, ["--npz", "/nope.npz", "--out", "gpu.json"], "error: /nope.npz: no such file"),
+        (run.main, ["--out", "/nope/x.jsonl"], "there is no folder /nope"),
+        (gpu.main, ["--npz", "/nope.npz", "--out", "/nope/gpu.jsonl"], "there is no folder /nope"),
+        (gpu.main, ["--npz", "/nope.npz", "--out", "gpu.jsonl"], "error: /nope.npz: no such file"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_measured(main, argv, said, capsys):
+def test_mistakes_are_reported_before_anything_is_measured(main, argv, message, capsys):
     assert exit_status(lambda: main(argv)) == 2
     out, err = capsys.readouterr()
-    assert said in err and "Traceback" not in err and out == ""
+    assert message in err and "Traceback" not in err and out == ""
 
 
-def test_an_interrupt_is_told(capsys):
+def test_an_interrupt_is_reported(capsys):
     def stopped():
         raise KeyboardInterrupt
 
@@ -32,7 +32,7 @@ def test_an_interrupt_is_told(capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_what_is_right_is_not_refused(tmp_path):
-    machine.check("bf16", tmp_path / "x.json")
+def test_valid_arguments_are_accepted(tmp_path):
+    machine.check("bf16", tmp_path / "x.jsonl")
     with pytest.raises(ConfigError):
         machine.check("tf32", None)

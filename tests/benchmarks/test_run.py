@@ -1,7 +1,6 @@
 """The benchmark of whole runs, on runs of seconds."""
 
 import dataclasses
-import json
 import resource
 import subprocess
 
@@ -9,7 +8,7 @@ import helpers
 import numpy as np
 import pytest
 
-from benchmarks import machine, run
+from benchmarks import machine, records, run
 
 TINY = {
     "image_size": 8,
@@ -26,26 +25,26 @@ TINY = {
 
 def test_a_run_cold_and_warm(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
-    file = run.write_npz(run.dealt_out(helpers.digits(8, (0, 1)), 3), tmp_path / "three.npz")
+    file = run.write_npz(run.split_classes(helpers.digits(8, (0, 1)), 3), tmp_path / "three.npz")
     options = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     runs = run.measure(["experiments.arrays", "--npz", str(file), *options])
     assert set(runs) == {"cold", "warm"}
-    # Until it begins with its own program, a child is as large as we are.
+    # Before it starts its program, a child process is as large as this one.
     us = machine.in_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    for own in runs.values():
-        assert len(own["task_seconds"]) == len(own["task_widths"]) == 3
-        assert all(seconds > 0 for seconds in own["task_seconds"])
-        assert sum(own["task_seconds"]) < own["seconds"]
-        assert own["programs"] and own["task_widths"][0] == [2]
-        assert own["ratio_seconds_to_width"] > 0
-        assert 50e6 < own["peak_host_bytes"] < max(3e9, 1.1 * us)
+    for found in runs.values():
+        assert len(found["task_seconds"]) == len(found["task_widths"]) == 3
+        assert all(seconds > 0 for seconds in found["task_seconds"])
+        assert sum(found["task_seconds"]) < found["seconds"]
+        assert found["programs"] and found["task_widths"][0] == [2]
+        assert found["ratio_seconds_to_width"] > 0
+        assert 50e6 < found["peak_host_bytes"] < max(3e9, 1.1 * us)
     assert runs["cold"]["task_widths"] == runs["warm"]["task_widths"]
     assert "dgma, warm" in run.table("dgma", runs)
     together = run.measure_seeds(["experiments.arrays", "--npz", str(file), *options], "0,1", runs["cold"]["seconds"])
     assert together["ratio_to_one_seed"] == together["seconds"] / runs["cold"]["seconds"] > 0
 
 
-def test_a_failing_run_is_not_hidden():
+def test_a_failing_run_raises():
     with pytest.raises(subprocess.CalledProcessError):
         run.measure(["experiments.digits", "--no-such-option"])
 
@@ -57,9 +56,9 @@ def test_growth_compares_ends():
 
 
 @pytest.mark.parametrize("n_classes", [2, 10, 13])
-def test_classes_are_dealt_out(n_classes):
+def test_classes_are_split(n_classes):
     whole = helpers.digits(8, tuple(range(10)))
-    made = run.dealt_out(whole, n_classes)
+    made = run.split_classes(whole, n_classes)
     assert made.labels == tuple(range(n_classes))
     assert len(made.x_train) == sum(np.isin(whole.y_train, range(n_classes)))
     assert np.array_equal(np.unique(made.y_test), np.arange(n_classes))
@@ -80,7 +79,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     }
 
     def measured(command, kinds):
-        assert kinds == (("cold",) if "--npz" in command else ("cold", "warm"))
+        assert kinds == (["cold"] if "--npz" in command else ["cold", "warm"])
         commands.append(command)
         if "--npz" in command:
             with np.load(command[command.index("--npz") + 1]) as file:
@@ -89,10 +88,11 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(run, "measure", measured)
     monkeypatch.setattr(run, "load_images", lambda data_dir, size, **_: helpers.digits(8, tuple(range(10))))
-    run.main(["--classes", "12", "--json", str(tmp_path / "run.json")])
+    run.main(["--classes", "12", "--out", str(tmp_path / "run.jsonl")])
     run.main([])
     assert commands[0][0] == commands[1][0] == "experiments.arrays" and commands[1][-1] == "dgmw"
     assert commands[2:] == [["experiments.digits", "--variant", variant] for variant in ("dgma", "dgmw")]
-    written = json.loads((tmp_path / "run.json").read_text())
-    assert written["variants"]["dgmw"]["cold"]["ratio_seconds_to_width"] == 1
+    _, written = records.read(tmp_path / "run.jsonl")
+    assert (written["variant"], written["kind"], written["classes"]) == ("dgmw", "cold", 12)
+    assert written["ratio_seconds_to_width"] == 1
     assert "dgmw, cold: 3.0 s (train 2.0, other 1.0); 1 shapes of programs; peak 1.00 GB" in capsys.readouterr().out

@@ -1,13 +1,11 @@
 """The benchmark of a step at a tiny point, through its command line."""
 
-import json
-
 import helpers
 import jax
 import pytest
 from helpers import compiled_once  # noqa: F401
 
-from benchmarks import arithmetic, machine, replay, step
+from benchmarks import arithmetic, machine, records, replay, step
 from benchmarks.points import Point, widths_of_tasks
 from dgm_jax.training import estimate
 
@@ -30,7 +28,7 @@ def tiny(monkeypatch):
 
 
 def positive_ratios(tree):
-    """All numbers under a key that says ratio."""
+    """Returns all numbers whose key contains "ratio"."""
     flat = step.flattened(tree)
     ratios = {path: value for path, value in flat.items() if "ratio" in path.rpartition("/")[2]}
     assert ratios and all(value > 0 for value in ratios.values())
@@ -38,20 +36,20 @@ def positive_ratios(tree):
 
 
 def test_writes_and_compares(tiny, tmp_path, capsys):
-    file = tmp_path / "step.json"
-    step.main(["--json", str(file)])
-    result = json.loads(file.read_text())
-    point = result["points"]["dgma-0"]
+    file = tmp_path / "step.jsonl"
+    step.main(["--out", str(file)])
+    result = step.points_of(file)
+    point = result["dgma-0"]
     assert set(point["parts"]) == {"classifier", "critic", "generator", "iteration", *RUN, "replay of 1000"}
     ratios = positive_ratios(result)
-    assert "points/dgma-0/parts/critic/ratio" in ratios and "points/dgma-0/epoch/ratio_to_iterations" in ratios
-    assert result["peak_host_bytes"] > 0
+    assert "dgma-0/parts/critic/ratio" in ratios and "dgma-0/epoch/ratio_to_iterations" in ratios
+    assert point["peak_host_bytes"] > 0 and point["images"] == "digits" and point["machine"]["cores"] > 0
     assert "images of digits" in capsys.readouterr().out
 
-    changed = json.loads(file.read_text())
-    changed["points"]["dgma-0"]["parts"]["critic"]["seconds"] *= 2
+    changed = step.points_of(file)
+    changed["dgma-0"]["parts"]["critic"]["seconds"] *= 2
     compared = step.comparison(changed, result)
-    assert compared.pop("points/dgma-0/parts/critic/seconds") == 2
+    assert compared.pop("dgma-0/parts/critic/seconds") == 2
     assert set(ratios) < set(compared) and set(compared.values()) == {1}
 
 
@@ -83,6 +81,11 @@ def test_replay_of_each_task(tmp_path, monkeypatch):
     assert "task 1" in replay.table({"dgmw": measured})
     first = replay.memory_at([(3,)], "dgmw", config, 10).images(0, 3, jax.random.key(0))
     assert first.shape == (3, 8, 8, 1)
+
+    file = tmp_path / "replay.jsonl"
+    monkeypatch.setattr(replay, "measure", lambda *_, **__: measured)
+    replay.main(["--out", str(file)])
+    assert [(record["variant"], record["images"]) for record in records.read(file)] == [("dgma", 3), ("dgmw", 3)]
 
 
 def test_widths_between_the_points_grow():

@@ -17,7 +17,7 @@ FORMAT_1 = Path(__file__).parent.parent / "fixtures" / "format-1" / "run" / "con
 
 
 def settings(*argv: str, name: str = "digits") -> Config:
-    return parse(name, "", kind=Options, argv=argv, program="learn").settings
+    return parse(name, "", kind=Options, argv=argv).settings
 
 
 def written(folder: Path, text: str, name: str = "settings.toml") -> Path:
@@ -38,7 +38,7 @@ SECTIONS = ("data", "networks", "gan", "gates", "replay", "consolidation", "run"
 def shown(capsys, *argv: str, kind: type[Options] = Options) -> list[tuple[str, list[str]]]:
     """The sections of --help with their options, in order."""
     with pytest.raises(SystemExit) as end:
-        parse("digits", "", kind=kind, argv=[*argv, "--help"], program="learn")
+        parse("digits", "", kind=kind, argv=[*argv, "--help"])
     assert end.value.code == 0
     sections: list[tuple[str, list[str]]] = []
     for line in capsys.readouterr().out.splitlines():
@@ -187,7 +187,7 @@ def test_what_is_wrong_in_a_file(tmp_path: Path, text: str, expected: str) -> No
         (
             "a.json",
             '{"format_version": 1, "config": {"penalty": "r1"}}',
-            "holds a run with penalty='r1', which was removed",
+            "holds a run with penalty='r1', removed after",
         ),
     ],
 )
@@ -202,6 +202,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         settings("--config", str(tmp_path / "none.toml"))
     assert str(error.value) == (
-        f"{tmp_path / 'none.toml'} cannot be read (there is no such file); expected settings as JSON, or as TOML if the "
-        "name ends in .toml"
+        f"{tmp_path / 'none.toml'} cannot be read (there is no such file); expected settings as JSON, or as TOML if "
+        "the name ends in .toml"
     )

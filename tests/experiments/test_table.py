@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from helpers import compiled_once  # noqa: F401
 
+from dgm_jax import Learner
+from dgm_jax.commands import parsing
+from dgm_jax.commands.options import ImageNetOptions, Options
 from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
-from dgm_jax.methods.learner import BaselineLearner
 from dgm_jax.metrics.quality import Judge, measure
 from dgm_jax.reporting import table as sheets
 from dgm_jax.runs.folder import Workdir
-from experiments import cells, cli, table
+from experiments import cells, table
 
 
 def _summary(seed=0, final=0.5, readings=("consolidated", "auxiliary"), **changes):
@@ -141,8 +143,8 @@ def test_ablations_have_a_figure_of_their_own(tmp_path):
 @pytest.mark.parametrize("data", cells.DATA)
 def test_every_cell_is_a_command_that_the_experiments_take(data, method, tmp_path):
     command = cells.Cell(data, method, 3, tmp_path, quick=True).command
-    kind = cli.ImageNetOptions if "imagenet50" in command[1] else cli.Options
-    options = cli.parse(command[1].removeprefix("experiments."), None, kind=kind, argv=command[2:])
+    kind = ImageNetOptions if "imagenet50" in command[1] else Options
+    options = parsing.parse(command[1].removeprefix("experiments."), None, kind=kind, argv=command[2:])
     assert options.settings.seed == 3
 
 
@@ -205,6 +207,16 @@ def test_a_setting_that_came_later_does_not_make_another_run(tmp_path):
     del settings["network"]
     _place(cell, config=settings)
     assert cell.read()["finished"]
+
+
+def test_a_setting_that_was_removed_makes_another_run_unless_it_was_at_its_default(tmp_path):
+    cell = cells.Cell("digits", "joint", 0, tmp_path)
+    settings = cell.options.settings.flat()
+    _place(cell, config=settings | {"penalty": "gradient"})
+    assert cell.read()["finished"]
+    _place(cell, config=settings | {"penalty": "r1"})
+    with pytest.raises(OtherConfiguration, match="holds a run with penalty='r1', removed after commit c36b15c"):
+        cell.read()
 
 
 @pytest.mark.parametrize("content", ["{}", '{"finished": tru', "[]"])
@@ -271,7 +283,7 @@ def test_a_memory_is_judged_by_the_ceiling(tmp_path):
         image_size=8, method="joint", consolidation_steps=200, discriminator_width=8, consolidation_samples=24
     )
     stream = helpers.stream(config)
-    BaselineLearner(config, devices=1).fit(stream, tmp_path)
+    Learner(config, devices=1).fit(stream, tmp_path)
     judge = Judge.of(Workdir(tmp_path), 3)
     images, labels = stream.test(2)
 

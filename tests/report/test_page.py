@@ -19,7 +19,6 @@ from PIL import Image
 from dgm_jax import Learner
 from dgm_jax.__main__ import main
 from dgm_jax.errors import UserError
-from dgm_jax.methods.learner import BaselineLearner
 from dgm_jax.reporting import page as report
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import NoRun, read
@@ -43,7 +42,7 @@ def run(request) -> Path:
 def baseline(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("baseline")
     config = helpers.small("dgma", method="finetune", image_size=8)
-    BaselineLearner(config, devices=1).fit(helpers.stream(config), folder)
+    Learner(config, devices=1).fit(helpers.stream(config), folder)
     return folder
 
 

@@ -1,6 +1,5 @@
 """Random changes to images: each moves pixels as it says, and leaves images alone where it is off."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -14,7 +14,6 @@ import helpers
 import jax
 import numpy as np
 import pytest
-from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
@@ -22,6 +21,7 @@ from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.runs.events import Callback
 from dgm_jax.training.devices import choose_devices, data_parallel
+from dgm_jax.training.trainer import Trainer
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
 
@@ -195,9 +195,9 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
 
 def experiment(workdir: str, *options: str) -> None:
     """A small run from the command line."""
-    from experiments import cli
+    from dgm_jax.commands import learn
 
-    assert cli.run("digits", "", argv=[*OPTIONS.split(), "--workdir", workdir, *options]) == 0
+    assert learn.run("digits", "", argv=[*OPTIONS.split(), "--workdir", workdir, *options]) == 0
 
 
 def be_one_of_two(process_id: int, port: int, folder: Path) -> None:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 from jax import lax
 
@@ -18,6 +17,7 @@ from dgm_jax.training import epoch as loop
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Clock
 from dgm_jax.training.step import Step
+from dgm_jax.training.trainer import Trainer
 
 BATCH, TASK, STEPS = 8, 2, 3
 OWN, OLD = 29, (13, 20)  # Images of the task, and replayed ones of each earlier task.
@@ -121,7 +121,8 @@ def test_it_is_the_plain_loop(variant, replay_steps, monkeypatch):
     widths = [first + 2 for first in trainer.first_widths]
     rng = np.random.default_rng(0)
     kernels = [
-        rng.normal(0, 0.2, s).astype(np.float32) for s in helpers.chain(widths).kernel_shapes(widths, config.networks.noise_dim)
+        rng.normal(0, 0.2, s).astype(np.float32)
+        for s in helpers.chain(widths).kernel_shapes(widths, config.networks.noise_dim)
     ]
     reserved = [rng.random(shape) < 0.5 for shape in trainer.mask_shapes(widths)]
     state, capacity = trainer.begin(

@@ -327,7 +327,9 @@ def test_the_generator_is_judged_by_the_projection_too():
 @pytest.mark.parametrize("lead, epoch, position", [(0, 3, 3), (1, 2, 3), (2, 1, 3), (1, 9, 10), (3, 9, 10)])
 def test_the_annealing_can_be_ahead(lead, epoch, position):
     """ImageNet counts epochs from 1 (ALGORITHM, section 3); no lead makes gates steeper than s_max."""
-    config = Config().with_changes(variant="dgmw", anneal_within_epoch=True).with_changes(scale_lead=lead, scale_max=50.0)
+    config = (
+        Config().with_changes(variant="dgmw", anneal_within_epoch=True).with_changes(scale_lead=lead, scale_max=50.0)
+    )
     clock = Clock(task=0, epoch=epoch, mask_epochs=10, steps=8)
     scale, epoch_scale = Step.of(config).scales(clock, jnp.int32(4))
     expected = 1 / 50 + (50 - 1 / 50) * position / 10

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from dgm_jax.training.trainer import TaskTraining, Trainer
 from helpers import compiled_once  # noqa: F401
 from runs import Stop, assert_same_results
 
@@ -16,6 +15,7 @@ from dgm_jax.training import task as training
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
 from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import find_open_units
+from dgm_jax.training.trainer import TaskTraining, Trainer
 
 WIDTHS = {8: (9,), 16: (12, 7), "resnet": (9, 12, 7)}  # By the images' size, or of the residual pair.
 OPEN = {8: (4,), 16: (5, 3), "resnet": (4, 5, 3)}  # Units of each layer.

@@ -1,6 +1,5 @@
 """A task's training on random networks: what must not move, what padding must not do, what growth must leave alone."""
 
-
 import chex
 import helpers
 import jax
@@ -8,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from dgm_jax.training.trainer import Trainer
 from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import nn
@@ -16,6 +14,7 @@ from dgm_jax.training.epoch import ReplayedImages, TaskImages
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import init_optimiser
 from dgm_jax.training.step import Step
+from dgm_jax.training.trainer import Trainer
 
 variants = pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 EPOCHS = 34  # Of three steps.

@@ -1,0 +1,1 @@
+"""Experiments by which settings were chosen; each module is a command. `NOTEBOOK.md` holds what they found."""

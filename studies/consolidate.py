@@ -1,0 +1,100 @@
+"""What each setting of the consolidated classifier does, for memories that are learnt once.
+
+Each seed learns all tasks once, into a folder that is kept. Then the classifier is consolidated anew from images of
+that memory, with one change at a time. As in `studies.tune`, the last quarter of each class's training images takes
+the place of the test images, which are not read.
+
+    python -m studies.consolidate mnist --variant dgma --train-per-class 500 --base epochs=10 --seeds 0,1,2 \\
+        --try consolidation_steps=3200 --try consolidation_smoothing=0.1 --data-dir DIR --runs DIR \\
+        --out results/consolidate.jsonl
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dgm_jax import Learner, data, load_memory, metrics
+from dgm_jax.config import Config
+from dgm_jax.data import Dataset
+from dgm_jax.errors import UserError, exit_status
+from dgm_jax.methods.replay import images_of_all_classes
+from dgm_jax.models.prediction import predict_logits
+from dgm_jax.runs.session import new_method
+from dgm_jax.system.compilation import keep_programs
+from dgm_jax.training.epoch import TaskImages
+from dgm_jax.training.task import Networks
+from dgm_jax.training.trainer import Trainer
+from studies import choosing, results
+
+
+def consolidated(config: Config, dataset: Dataset, workdir: Path) -> float:
+    """Returns the accuracy, mean over classes, of a classifier that learns from the memory of a finished run."""
+    stream = data.class_incremental(dataset)
+    sample_key, learn_key = jax.random.split(jax.random.key(config.seed))
+    setting = new_method(config, stream, jax.local_devices()[:1]).setting
+    images = images_of_all_classes(load_memory(workdir), setting, sample_key)
+    return accuracy_after(config, dataset, images, learn_key)
+
+
+def accuracy_after(config: Config, dataset: Dataset, images: TaskImages, key: jax.Array) -> float:
+    """Returns the accuracy, mean over classes, on the test images, of a classifier that learns from these images."""
+    stream = data.class_incremental(dataset, classes_per_task=len(dataset.labels))
+    stream.begin(0)
+    n_classes = stream.n_classes
+    networks = Networks(config, channels=stream.image_shape[2], n_classes=n_classes, max_heads=1)
+    trainer = Trainer(networks, jax.local_devices()[:1])
+    seen = np.ones(n_classes, bool)
+    ((classifier, _),) = trainer.consolidate([key], [images], seen, on_steps=lambda _: None)
+    pixels, labels = stream.test(0)
+    network = config.classifier_network
+    logits = predict_logits(classifier.params, classifier.statistics, pixels, seen, network=network)
+    return metrics.macro_accuracy(metrics.per_class_accuracy(logits.argmax(axis=1), labels, n_classes))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Learns the memories, tries each change, and adds a line to the file for it."""
+    parser = choosing.command_line(__doc__, tasks=10, seeds="0,1,2")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the memories, a subfolder for each seed")
+    options = parser.parse_args(argv)
+    keep_programs()
+    plan = choosing.planned(options)
+    resized = plan.dataset.resized(plan.base.data.image_size)
+    for change, config in plan.configs.items():
+        _require_same_memory(plan.base, config, change)
+    for seed in options.seeds:
+        learner = Learner(plan.base.with_changes(seed=seed), devices=1)
+        learner.fit(data.class_incremental(resized), options.runs / f"seed{seed}")
+    for change, config in plan.configs.items():
+        entry = choosing.entry(options, base=options.base, change=change)
+        measure = partial(_measure, config, resized, options.seeds, options.runs)
+        record = results.once(options.out, entry, config, plan.preset, measure)
+        accuracy = results.spread(record["accuracy"]["consolidated"])
+        label = f"{options.data} {options.variant} {change or 'unchanged'}"
+        print(f"{label}: {accuracy}, {record['minutes']:.1f} min", flush=True)
+    return 0
+
+
+def _require_same_memory(base: Config, config: Config, change: str) -> None:
+    """Refuses changes of settings with which the memory is learnt: the memory is learnt once, for all rows."""
+    before = base.flat()
+    after = config.flat()
+    others = [name for name in after if after[name] != before[name] and not name.startswith("consolidation_")]
+    if others:
+        raise UserError(
+            f"--try {change}: only the classifier is learnt anew here, so only settings called consolidation_... can "
+            f"change; try {', '.join(others)} with studies.tune"
+        )
+
+
+def _measure(config: Config, dataset: Dataset, seeds: Sequence[int], runs: Path) -> dict[str, Any]:
+    values = [consolidated(config.with_changes(seed=seed), dataset, runs / f"seed{seed}") for seed in seeds]
+    return {"accuracy": {"consolidated": values}}
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main, interrupted="interrupted; run the same command to resume"))

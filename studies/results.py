@@ -1,0 +1,82 @@
+"""Records of studies: settings as differences from a preset, and nothing is measured twice."""
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, records
+from dgm_jax.config import PRESETS, Config
+
+_NAMED_APART = ("seed", "variant")  # A record has these beside its settings.
+
+
+def differences(config: Config, preset: str) -> dict[str, Any]:
+    """Returns the settings that differ from those of a preset for the same variant."""
+    base = PRESETS[preset][config.gates.variant].for_method(config.method, type(config.own)()).flat()
+    base["method"] = "dgm"
+    return _without_names({name: value for name, value in config.flat().items() if value != base[name]})
+
+
+def nearest_preset(config: Config, data: str) -> str:
+    """Returns the preset that differs in the fewest settings; of equally near ones that of the data, if it is there."""
+
+    def distance(preset: str) -> tuple[int, bool]:
+        return len(differences(config, preset)), preset not in (data, f"best-{data}")
+
+    return min((name for name in PRESETS if config.gates.variant in PRESETS[name]), key=distance)
+
+
+def fingerprint(config: Config) -> str:
+    """Returns eight characters that differ between different settings, seed and variant apart.
+
+    A preset may change; two records of one preset and equal differences then still have different fingerprints.
+    Settings at their default do not count, so that a setting that is added or removed later changes no fingerprint.
+    """
+    defaults = Config(own=type(config.own)()).flat()
+    settings = {name: value for name, value in config.flat().items() if value != defaults[name]}
+    text = json.dumps(_without_names(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def described(config: Config, preset: str) -> dict[str, Any]:
+    """Returns the fields of a record that say with which settings it was measured."""
+    return {"preset": preset, "settings": differences(config, preset), "fingerprint": fingerprint(config)}
+
+
+def once(
+    file: Path, entry: Mapping[str, Any], config: Config, preset: str, measure: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Returns the record that a file has of this entry; if there is none, measures it and adds a line.
+
+    Args:
+      file: JSON Lines.
+      entry: what names the record: data, seeds and so on.
+      config: the settings; a record with others does not count.
+      preset: the preset as whose differences the settings are written.
+      measure: returns what the record says besides.
+    """
+    named = {**entry, "fingerprint": fingerprint(config)}
+    for known in records.read(file):
+        if all(name in known and known[name] == value for name, value in named.items()):
+            return known
+    file.parent.mkdir(parents=True, exist_ok=True)  # Before the work: a folder that cannot be made must not cost it.
+    begun = time.perf_counter()
+    measured = measure()
+    minutes = (time.perf_counter() - begun) / 60
+    record = {**entry, **described(config, preset), **measured, "minutes": minutes, **machine.where()}
+    records.append(file, record)
+    return record
+
+
+def spread(shares: Sequence[float]) -> str:
+    """Returns the mean of shares in %, and their standard deviation if there are several."""
+    deviation = f" +- {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.mean(shares):.1f}{deviation} %"
+
+
+def _without_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _NAMED_APART}

@@ -1,0 +1,55 @@
+"""What classifiers learn from: which images are drawn, and how many."""
+
+import helpers
+import jax
+import numpy as np
+import pytest
+from helpers import compiled_once  # noqa: F401
+
+from dgm_jax.methods.method import Watch
+from dgm_jax.methods.replay import images_of_all_classes, replayed_images
+from dgm_jax.runs.session import new_method
+
+KEY = jax.random.key(5)
+
+
+def _setting(config, **options):
+    return new_method(config, helpers.stream(config, **options), jax.local_devices()[:1]).setting
+
+
+def test_the_classifier_learns_from_images_of_all_classes_seen():
+    config = helpers.small("dgma")
+    memory = helpers.finished(config).memories[-1]
+    each = config.consolidation.consolidation_samples
+    drawn = images_of_all_classes(memory, _setting(config, labels=(0, 1, 2, 3)), KEY)
+    assert drawn.images.shape == (4 * each, 16, 16, 1) and drawn.count == 3 * each
+    np.testing.assert_array_equal(drawn.labels, np.repeat(np.arange(4), each))
+    for index in range(3):
+        own = drawn.images[index * each : (index + 1) * each]
+        np.testing.assert_array_equal(own, memory.images(index, each, jax.random.fold_in(KEY, index)))
+    assert not drawn.images[3 * each :].any()
+
+
+@pytest.mark.parametrize(
+    "changes, each",
+    [
+        ({"epochs": 9, "replay_steps": None}, 24),  # 9 * 3 * 3 * 8 / 3 = 216 picks a class: as many as the task has.
+        ({"epochs": 1, "replay_steps": 1}, 8),  # 1 * 3 * 1 * 8 / 3
+        ({"epochs": 9, "replay_steps": 1, "replay": "fresh"}, 8),  # Drawn anew in each of the 9.
+    ],
+)
+def test_no_more_is_replayed_than_will_be_picked(changes, each):
+    config = helpers.small("dgma", image_size=8, **changes)
+    asked, setting = [], _setting(config)
+
+    class Counted:
+        def images(self, index, n, key):
+            asked.append((index, n, key))
+            return np.full((n, 8, 8, 1), index, np.uint8)
+
+    (replayed,) = replayed_images([Counted()], setting, 2, [KEY], Watch())
+    assert asked == [(index, each, jax.random.fold_in(KEY, index)) for index in (0, 1)]  # Each class has a key.
+    assert replayed.counts.tolist() == [each, each]
+    for own, index in zip(replayed.images, (0, 1)):
+        assert np.all(own[:each] == index) and not own[each:].any()
+    assert replayed.labels[:, :each].tolist() == [[0] * each, [1] * each]

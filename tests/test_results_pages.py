@@ -1,0 +1,320 @@
+"""The tables of README, the results pages and the notebook say what the records in `results/` say."""
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import records
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "results"
+NOTEBOOK = ROOT / "studies" / "NOTEBOOK.md"
+Row = dict[str, str]
+Record = dict[str, Any]
+
+
+def read(name: str) -> list[Record]:
+    return records.read(ROOT / "results" / f"{name}.jsonl")
+
+
+def tables(page: Path) -> list[list[Row]]:
+    """The tables of a page; each row is a dict from header to cell, without marks of emphasis and code."""
+    found: list[list[Row]] = []
+    header: list[str] = []
+    for line in page.read_text().splitlines():
+        cells = [cell.strip(" *`") for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            header = []
+        elif not header:
+            header = cells
+            found.append([])
+        elif not set(line) <= set("|-"):
+            found[-1].append(dict(zip(header, cells, strict=True)))
+    return found
+
+
+def rows_with(page: Path, *headers: str) -> list[Row]:
+    """The rows of all tables that have these columns."""
+    return [row for table in tables(page) for row in table if set(headers) <= set(row)]
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(number.replace(",", "")) for number in re.findall(r"-?\d[\d,]*(?:\.\d+)?(?![\d.])", cell)]
+
+
+def require_equal(cell: str, values: Sequence[float], what: str) -> None:
+    """Requires that a cell says the mean of the values, to its decimals, and their deviation if it says one."""
+    text = cell.replace(",", "").replace("*", "").replace("%", "")
+    mean, _, deviation = (part.strip() for part in text.partition("±"))
+    half = 0.5 * 10 ** -len(mean.partition(".")[2]) + 1e-4
+    assert float(mean) == pytest.approx(statistics.mean(values), abs=half), what
+    if deviation:
+        assert len(values) > 2, what
+        assert float(deviation) == pytest.approx(statistics.stdev(values), abs=half), what
+
+
+# ---- runs of the experiments ----
+
+
+def macro(field: str, reading: str | None = None) -> Callable[[Record], float]:
+    return lambda run: 100 * (run[field][reading] if reading else next(iter(run[field].values())))["macro"]
+
+
+# Header of a column -> what a run's record says of it, in the column's unit.
+COLUMNS: dict[str, Callable[[Record], float]] = {
+    "A_5": macro("A_5"),
+    "A_10": macro("A_10"),
+    "A_10 consolidated": macro("A_10", "consolidated"),
+    "A_10 auxiliary": macro("A_10", "auxiliary"),
+    "forgetting, points": lambda run: 100 * next(iter(run["forgetting"].values())),
+    "weights, M": lambda run: run["parameters"]["shared_weights"] / 1e6,
+    "memory, kB": lambda run: run["bytes"]["memory"]["total"] / 1e3,
+    "gates of the last task that are re-used": lambda run: 100 * run["reused_by_the_last_task"],
+}
+IN_WORDS = {"data", "method", "variant", "keeps of old classes", "minutes", "minutes, one core", "runs"}
+
+
+def runs_by_name() -> dict[str, list[Record]]:
+    found = defaultdict(list)
+    for run in read("runs"):
+        found[f"{run['run'].rpartition('-')[0]}@{run['commit']}"].append(run)
+    return found
+
+
+def named_runs(names: str) -> list[Record]:
+    """The runs of names with commas between them; each seed once."""
+    found = [run for name in names.split(", ") for run in runs_by_name()[name]]
+    assert len({run["seed"] for run in found}) == len(found) > 0, names
+    return found
+
+
+RUN_ROWS = [
+    pytest.param(row, id=f"{page.stem} {row['runs']}")
+    for page in (PAGES / "beyond.md", NOTEBOOK)
+    for row in rows_with(page, "runs")
+    if row["runs"]
+]
+
+
+@pytest.mark.parametrize("row", RUN_ROWS)
+def test_a_row_says_what_its_runs_reached(row):
+    runs = named_runs(row["runs"])
+    measured = {what: cell for what, cell in row.items() if what not in IN_WORDS and cell != "–"}
+    assert {"A_5", "memory, kB"} <= set(measured) <= set(COLUMNS)
+    for what, cell in measured.items():
+        require_equal(cell, [COLUMNS[what](run) for run in runs], what)
+
+
+def test_the_pages_name_runs():
+    assert len(RUN_ROWS) > 30
+
+
+# First cell and variant of a row of README's "Results" -> the runs behind it; several numbers have several names.
+README_RUNS = {
+    ("digits, 80/20 split", "dgma"): ["digits-dgma@d872ed1", "preset-digits-dgma@86994ad"],
+    ("digits, 80/20 split", "dgmw"): ["digits-dgmw@d872ed1", "preset-digits-dgmw@86994ad"],
+    ("the same, `--preset best`", "dgma"): ["best-digits-dgma@890f350"],
+    ("the same, `--preset best`", "dgmw"): ["best-digits-dgmw@890f350", "cifar-best30@f6b9c48"],
+    ("MNIST, 500 images a class", "dgma"): ["mnist-500-dgma@992d387"],
+    ("MNIST, 500 images a class", "dgmw"): ["mnist-500-dgmw@992d387"],
+    ("the same, 10 epochs", "dgma"): ["mnist-500-10-epochs-dgma@d872ed1"],
+    ("the same, 10 epochs", "dgmw"): ["mnist-500-10-epochs-dgmw@d872ed1"],
+    ("the same, 20 epochs, `--preset best`", "dgma"): ["m500best-dgma@f6b9c48, m500best-dgma@19aa381"],
+    ("the same, 20 epochs, `--preset best`", "dgmw"): ["m500best-dgmw@19aa381"],
+    ("MNIST, all 60,000 images, 8 epochs, `--preset best`", "dgma"): ["mnist-all-dgma@890f350"],
+}
+
+
+def test_readme_says_what_the_runs_reached():
+    stated = defaultdict(list)
+    for row in rows_with(ROOT / "README.md", "A_10, %"):
+        for spread in re.findall(r"\d+\.\d ± \d+\.\d", row["A_10, %"]):
+            data = row["data"] if "`" not in row["data"] else row["data"] + "`"  # The parser strips the last mark.
+            stated[data, row["variant"]].append(spread)
+    assert set(stated) == set(README_RUNS)
+    for key, spreads in stated.items():
+        assert len(spreads) == len(README_RUNS[key]), key
+        for spread, names in zip(spreads, README_RUNS[key], strict=True):
+            require_equal(spread, [COLUMNS["A_10"](run) for run in named_runs(names)], str(key))
+
+
+def test_digits_and_mnist():
+    """The rows of core.md, whose cells also list each seed, and the minutes from least to most."""
+    names = [name for key, (name, *_) in README_RUNS.items() if "best" not in key[0]]
+    rows = rows_with(PAGES / "core.md", "A_10 auxiliary", "minutes")
+    for row, name in zip(rows, names, strict=True):
+        runs = named_runs(name)
+        assert row["variant"] in name
+        accuracy, _, each = row["A_10 consolidated (each seed)"].partition(" (")
+        require_equal(accuracy, [COLUMNS["A_10 consolidated"](run) for run in runs], name)
+        assert numbers(each) == [round(COLUMNS["A_10 consolidated"](run), 1) for run in runs]
+        for what in ("A_5", "A_10 auxiliary", "forgetting, points"):
+            require_equal(row[what], [COLUMNS[what](run) for run in runs], what)
+        minutes = [float(part) for part in row["minutes"].split("–")]
+        assert minutes == [round(limit(run["minutes"] for run in runs), 1) for limit in (min, max)]
+
+
+# ---- studies ----
+
+
+def seeds_in_percent() -> set[tuple[float, ...]]:
+    """The accuracies of all rows of studies, each seed in %, by any classifier."""
+    found = set()
+    for name in ("tune", "consolidate", "streams", "ceiling"):
+        for record in read(name):
+            found |= {tuple(round(100 * value, 1) for value in values) for values in record["accuracy"].values()}
+    return found
+
+
+def cells_of_seeds(page: Path) -> Iterator[tuple[str, str]]:
+    for table in tables(page):
+        for row in table:
+            yield from ((" ".join(row.values())[:60], cell) for what, cell in row.items() if "each" in what)
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=row) for row, cell in cells_of_seeds(NOTEBOOK) if numbers(cell)]
+)
+def test_the_notebook_lists_seeds_as_measured(cell):
+    measured = seeds_in_percent()
+    one_by_one = all((seed,) in measured for seed in numbers(cell))  # Each seed may have a record for itself.
+    assert tuple(numbers(cell)) in measured or one_by_one
+
+
+def test_the_notebook_states_means_of_its_seeds():
+    rows = [row for row in rows_with(NOTEBOOK, "each seed") if numbers(row["each seed"])]
+    assert len(rows) > 40
+    for row in rows:
+        (mean,) = (cell for what, cell in row.items() if what in ("A_10", "A_10 consolidated"))
+        values = numbers(row["each seed"])  # Rounded: their mean may be off by as much as each.
+        assert numbers(mean)[0] == pytest.approx(statistics.mean(values), abs=0.11), row
+
+
+@pytest.mark.parametrize("page", [PAGES / "beyond.md", NOTEBOOK], ids=lambda page: page.name)
+def test_accuracy_over_forty_classes(page):
+    curves = [record["by_task"]["accuracy"][0] for record in read("streams") if record["classes"] == 40]
+    measured = {tuple(round(100 * curve[classes - 1], 1) for classes in range(5, 41, 5)) for curve in curves}
+    rows = rows_with(page, "accuracy after so many classes")
+    assert {tuple(float(cell) for what, cell in row.items() if what.isdecimal()) for row in rows} == measured
+
+
+def test_the_classifier():
+    """The columns of the notebook's table of consolidation settings: each accuracy is that of a record."""
+    measured = defaultdict(set)
+    for record in read("consolidate"):
+        values = [100 * value for value in record["accuracy"]["consolidated"]]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 2 else ""
+        measured[record["data"], record["variant"]].add(f"{statistics.mean(values):.1f}{spread}")
+    rows = rows_with(NOTEBOOK, "digits, dgma", "MNIST-500, dgma")
+    assert len(rows) > 10
+    for row in rows:
+        for what, key in {
+            "MNIST-500, dgmw": ("mnist", "dgmw"),
+            "MNIST-500, dgma": ("mnist", "dgma"),
+            "digits, dgmw": ("digits", "dgmw"),
+            "digits, dgma": ("digits", "dgma"),
+        }.items():
+            assert row[what] == "–" or row[what] in measured[key], row
+
+
+def test_settings_of_cifar10():
+    """The rows of tuning.md: step sizes and aux_G, on the first two tasks."""
+    measured = [record for record in read("tune") if record["table"] == "tuning" and record["train_per_class"] == 1500]
+    for row, record in zip(rows_with(PAGES / "tuning.md", "consolidated"), measured, strict=True):
+        assert row["variant"].startswith(record["variant"])
+        for reading in ("consolidated", "auxiliary"):
+            require_equal(row[reading], [100 * value for value in record["accuracy"][reading]], str(row))
+        require_equal(row["minutes"], [record["minutes"]], str(row))
+
+
+# ---- all methods, quick ----
+
+
+def quick(data: str, method: str) -> Record:
+    """The row of a method by its first classifier."""
+    return next(record for record in read("quick") if (record["data"], record["method"]) == (data, method))
+
+
+def test_the_quick_table():
+    rows = rows_with(PAGES / "quick" / "table.md", "A_half")
+    for row, record in zip(rows, read("quick"), strict=True):
+        assert (row["data"], row["method"], row["reading"]) == (record["data"], record["method"], record["reading"])
+        for what, field in {"A_half": "A_half", "A_final": "A_final", "forgetting": "forgetting"}.items():
+            require_equal(row[what], [100 * record[field]], str(row))
+        require_equal(row["memory, kB"], [record["memory_bytes"] / 1e3], str(row))
+        require_equal(row["minutes"], [record["minutes"]], str(row))
+        assert (row["generated"] == "–") == ("generated_sample_accuracy" not in record)
+        if row["generated"] != "–":
+            require_equal(row["generated"], [100 * record["generated_sample_accuracy"]], str(row))
+            require_equal(row["Frechet"], [record["frechet_distance"]], str(row))
+
+
+def test_readme_compares_methods_as_measured():
+    names = {"mergan, replay alignment": "mergan", "mergan, joint retraining": "mergan-jtr"}
+    page = ROOT / "README.md"
+    lines = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    header = lines.index("| method | digits | kB | MNIST-500, 10 epochs | kB |")
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines[header + 2 : header + 12]]
+    assert len(rows) == len({record["method"] for record in read("quick")})
+    for name, *cells in rows:
+        method = names.get(name) or re.split(r"[ ,]", name)[0]
+        for data, accuracy, kilobytes in zip(("digits", "mnist-500"), cells[::2], cells[1::2], strict=True):
+            record = quick(data, method)
+            require_equal(accuracy, [100 * record["A_final"]], f"{data} {method}")
+            require_equal(kilobytes, [record["memory_bytes"] / 1e3], f"{data} {method}")
+
+
+# ---- speed and robustness ----
+
+
+def test_seconds_of_a_step():
+    points = {record["point"].replace("-", " "): record for record in read("step")}
+    rows = rows_with(PAGES / "speed.md", "before task")
+    assert [row["before task"] for row in rows] == list(points)
+    for row in rows:
+        point = points[row["before task"]]
+        parts = point["parts"]
+        iteration = parts["iteration"]
+        one_step = parts.get("iteration, replay_steps=1", iteration)  # Before the first task they are the same.
+        assert numbers(row["widths"].replace("-", " ")) == point["widths"]
+        require_equal(row["GFLOP"], [iteration["gflop"]], str(row))
+        require_equal(row["ms"], [1e3 * iteration["seconds"]], str(row))
+        require_equal(row["ratio"], [iteration["ratio"]], str(row))
+        require_equal(row["ratio to large products"], [iteration["ratio_to_large_products"]], str(row))
+        require_equal(row["of PyTorch"], [iteration["ratio_to_pytorch"]], str(row))
+        require_equal(row["ms, `replay_steps 1"], [1e3 * one_step["seconds"]], str(row))
+        require_equal(row["in a run, masks learnt"], [1e3 * parts["same, padded as in a run"]["seconds"]], str(row))
+        require_equal(row["in a run, settled"], [1e3 * parts["same, masks settled"]["seconds"]], str(row))
+        require_equal(row["epoch / its iterations"], [point["epoch"]["ratio_to_iterations"]], str(row))
+
+
+def test_seconds_of_a_run():
+    by_variant = {(run["variant"], run["kind"]): run for run in read("run") if "classes" not in run}
+    for row in rows_with(PAGES / "speed.md", "cold, s"):
+        cold, warm = (by_variant[row["variant"], kind] for kind in ("cold", "warm"))
+        require_equal(row["cold, s"], [cold["seconds"]], str(row))
+        require_equal(row["warm, s"], [warm["seconds"]], str(row))
+        require_equal(row["shapes of programs"], [len(cold["programs"])], str(row))
+        require_equal(row["peak memory"].removesuffix(" GB"), [cold["peak_host_bytes"] / 1e9], str(row))
+
+
+def test_kills():
+    measured = {record["variant"]: record for record in read("kills") if "note" not in record}
+    rows = rows_with(PAGES / "kills.md", "kills")
+    assert {row["variant"] for row in rows} == set(measured)
+    for row in rows:
+        record = measured[row["variant"]]
+        phases = dict(record["phases"])
+        assert int(row["kills"]) == record["kills"] == sum(phases.values())
+        assert int(row["in the midst of a write"]) == phases.pop("a checkpoint is written")
+        assert int(row["at an epoch's end"]) == phases.pop("end of epoch")
+        assert int(row["replay"]) == phases.pop("replay")
+        assert int(row["consolidation"]) == phases.pop("consolidate")
+        assert int(row["elsewhere"]) == sum(phases.values())
+        assert (int(row["runs that ended"]), int(row["equal"])) == (record["runs"], record["equal"])
+        assert numbers(row["flips"]) + numbers(row["unnoticed"]) == list(record["flips"].values())
