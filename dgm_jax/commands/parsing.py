@@ -70,7 +70,9 @@ def parse(
     options = _options(kind, start, chosen.preset or name)
     line = _line(options, start)
     found: Any
-    found, unknown = tyro.cli(line, prog=program_of(name), description=description, args=words, return_unknown_args=True)
+    found, unknown = tyro.cli(
+        line, prog=program_of(name), description=description, args=words, return_unknown_args=True
+    )
     if unknown:
         raise UserError(_refusal(unknown, list(options), start.method))
     values = {option.name: _value(found, option) for option in options.values()}

@@ -86,12 +86,13 @@ class Config(Settings):
           UnknownSetting: if there is no such setting.
           ConfigError: if a value cannot work.
         """
-        places, direct = _places(type(self.own)), {field.name for field in dataclasses.fields(self)}
+        own = changes.get("own", self.own)
+        places, direct = _places(type(own)), {field.name for field in dataclasses.fields(self)}
         by_group: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in changes.items():
             if name in direct and (name not in places or isinstance(value, Settings)):
-                top[name] = value  # A whole group; one of them is called like its setting.
+                top[name] = value  # A whole group; `replay` is both a group and a setting in it.
             elif name not in places:
                 raise UnknownSetting(
                     name, f"there is no setting {name!r} for method {self.method!r}{_near(name, places)}"
@@ -101,7 +102,8 @@ class Config(Settings):
             else:
                 top[name] = value
         groups = {
-            group: dataclasses.replace(top.pop(group, getattr(self, group)), **own) for group, own in by_group.items()
+            group: dataclasses.replace(top.pop(group, getattr(self, group)), **values)
+            for group, values in by_group.items()
         }
         return dataclasses.replace(self, **top, **groups)
 
