@@ -198,7 +198,7 @@ def test_settings_of_a_preset_for_another_method(preset, method):
     before, after = config.flat(), other.flat()
     assert all(after[name] == before[name] for name in READ_BY_ALL - {"method"})
     for name, facts in all_facts().items():
-        read = facts.used_by is None or method in facts.used_by
+        read = facts.is_used_by(method)
         assert read == (name in READ_BY_ALL) or method == "mergan"
         assert name == "method" or after[name] == (before if read else Config().flat())[name]
 

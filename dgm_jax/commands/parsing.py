@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import tyro
 
 from dgm_jax.commands.options import Options
-from dgm_jax.config import Config, Method, MethodSettings, UnknownSetting, all_facts, preset, preset_for
+from dgm_jax.config import GENERATIVE, Config, Method, MethodSettings, UnknownSetting, all_facts, preset, preset_for
 from dgm_jax.config.formats import read_file, with_file
 from dgm_jax.config.setting import help_of, own_fields
 from dgm_jax.config.settings import kinds_of, no_effect
@@ -76,8 +76,9 @@ def parse(
     if unknown:
         raise UserError(_refusal(unknown, list(options), start.method))
     values = {option.name: _value(found, option) for option in options.values()}
-    settings = start.with_changes(**{setting: values[setting] for setting in start.flat() if setting in values})
-    settings.check_method_reads_all()
+    facts = all_facts(type(start.own))
+    read = [setting for setting in start.flat() if facts[setting].is_used_by(start.method)]
+    settings = start.with_changes(**{setting: values[setting] for setting in read})
     own = {field.name for field in dataclasses.fields(kind)} - {"settings"}
     return kind(settings=settings, **{option: values[option] for option in own})
 
@@ -133,8 +134,9 @@ def _options(kind: type[Options], start: Config, preset_name: str) -> dict[str, 
     for group, settings in kinds_of(type(start.own)).items():
         hints, helps = get_type_hints(settings), help_of(settings)
         for field in own_fields(settings):
-            used_by = facts[field.name].used_by
-            if used_by is None or start.method in used_by:
+            # --variant also chooses the preset's settings for a generator.
+            chooses = field.name == "variant" and start.method in GENERATIVE
+            if chooses or facts[field.name].is_used_by(start.method):
                 section = "" if field.name in _FIRST else group or _RUN
                 default = values[field.name]
                 options[field.name] = _Option(field.name, section, hints[field.name], helps[field.name], default)

@@ -27,6 +27,10 @@ class Facts:
     changeable: bool = False
     used_by: tuple[Method, ...] | None = None
 
+    def is_used_by(self, method: str) -> bool:
+        """Whether a method reads the setting."""
+        return self.used_by is None or method in self.used_by
+
     def check(self, name: str, value: Any) -> None:
         """Refuses a number outside the range."""
         too_low = (self.above is not None and value <= self.above) or (

@@ -182,7 +182,7 @@ def unread_defaults(method: str) -> dict[str, Any]:
         field.name: field.default
         for kind in kinds_of(MethodSettings).values()
         for field in own_fields(kind)
-        if (used_by := facts_of(field).used_by) is not None and method not in used_by
+        if not facts_of(field).is_used_by(method)
     }
 
 

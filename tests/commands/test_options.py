@@ -105,6 +105,16 @@ def test_a_preset_is_cut_to_what_the_method_reads() -> None:
     )
 
 
+def test_the_variant_chooses_the_settings_of_a_preset_for_other_generators_too() -> None:
+    widths = [
+        settings("--method", "mergan", "--variant", variant, name="cifar10").networks.generator_width
+        for variant in ("dgma", "dgmw")
+    ]
+    assert widths == [32, 16]
+    with pytest.raises(UserError, match="^--variant has no effect for method 'joint'"):
+        settings("--method", "joint", "--variant", "dgmw")
+
+
 # ---- a file of settings ----
 
 
