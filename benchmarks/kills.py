@@ -8,7 +8,6 @@ be noticed.
     python -m benchmarks.kills --kills 100 --out kills.jsonl
 """
 
-import dataclasses
 import json
 import os
 import random
@@ -43,8 +42,7 @@ _LEARN = "import pathlib, sys; from benchmarks import kills; kills.learn(sys.arg
 
 def config(variant: Variant) -> Config:
     """Returns the settings of a run of seconds on real digits, which saves after each epoch."""
-    return dataclasses.replace(
-        preset("digits", variant),
+    return preset("digits", variant).with_changes(
         generator_width=6,
         discriminator_width=8,
         epochs=8,
@@ -56,7 +54,7 @@ def config(variant: Variant) -> Config:
 def learn(variant: Variant, workdir: Path) -> None:
     """Begins or resumes the run in this folder; its phase is written to a file beside the folder."""
     keep_programs()
-    digits = data.load("digits").of_classes(range(_CLASSES)).resized(config(variant).image_size)
+    digits = data.load("digits").of_classes(range(_CLASSES)).resized(config(variant).data.image_size)
     stream = data.class_incremental(digits)
     Learner(config(variant), devices=1, callbacks=[_Phase(phase_file(workdir))]).fit(stream, workdir)
 

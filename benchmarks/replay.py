@@ -42,11 +42,11 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
       config: sizes of noise and generator.
       n_classes: number of classes of the whole stream.
     """
-    generator = dcgan.generator(config.image_size)
+    generator = dcgan.generator(config.data.image_size)
 
     def masks(seed: int, task_widths: tuple[int, ...]) -> list[np.ndarray]:
         numbers = np.random.default_rng(seed)
-        by_weight = generator.kernel_shapes(task_widths, config.noise_dim)
+        by_weight = generator.kernel_shapes(task_widths, config.networks.noise_dim)
         shapes = [(width,) for width in task_widths] if variant == "dgma" else by_weight
         return [numbers.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
 
@@ -64,11 +64,11 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
 
     labels = tuple(range(n_classes))
     return Memory(
-        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.noise_dim),
+        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.networks.noise_dim),
         reserved=masks(0, widths[-1]),
         tasks=tuple(task(index, task_widths) for index, task_widths in enumerate(widths)),
-        noise_dim=config.noise_dim,
-        image_size=config.image_size,
+        noise_dim=config.networks.noise_dim,
+        image_size=config.data.image_size,
         labels=labels,
         names=tuple(map(str, labels)),
     )

@@ -65,7 +65,7 @@ class Scene:
     @property
     def steps(self) -> int:
         """Iterations in an epoch."""
-        return int(self.images.count) // self.trainer.config.batch_size
+        return int(self.images.count) // self.trainer.config.gan.batch_size
 
 
 def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Dataset:
@@ -91,7 +91,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequenc
     """
     labels = dataset.labels
     networks = Networks(config, channels=dataset.x_train.shape[3], n_classes=len(labels), max_heads=1)
-    trainer = Trainer(networks, choose_devices(1, config.batch_size))
+    trainer = Trainer(networks, choose_devices(1, config.gan.batch_size))
     key = jax.random.key(0)
     generator = np.random.default_rng(0)
     reserved = []
@@ -125,7 +125,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequenc
         replay=place([replay]),
         key=key,
         task=point.task,
-        mask_epochs=config.epochs,
+        mask_epochs=config.gan.epochs,
     )
 
 
@@ -134,11 +134,14 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
     config = scene.trainer.config
     step = Step.of(config)
     keys = jax.random.split(scene.key, 3)
-    batch = config.batch_size
+    batch = config.gan.batch_size
     labels = scene.images.labels[:batch]
     images = to_unit_range(scene.images.images[:batch])
     noise = partial(
-        conditioned_noise, noise_dim=config.noise_dim, n_conditioned=scene.trainer.networks.n_classes, classes=labels
+        conditioned_noise,
+        noise_dim=config.networks.noise_dim,
+        n_conditioned=scene.trainer.networks.n_classes,
+        classes=labels,
     )
     head = labels - scene.capacity.first_class
     scales = slopes(step.config, clock(scene), jnp.int32(scene.steps // 2))
@@ -157,7 +160,9 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
     for embedding in state.generator.embeddings:
         live = np.isfinite(embedding)
         embedding[live] = np.resize([1, -1], live.sum())
-    units = find_open_units([state], shapes, trainer.networks.generator) if trainer.config.variant == "dgma" else None
+    units = (
+        find_open_units([state], shapes, trainer.networks.generator) if trainer.config.gates.variant == "dgma" else None
+    )
     if units is not None:
         state, capacity = units[0].cut(state, capacity)
     return dataclasses.replace(
@@ -167,7 +172,7 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
 
 def clock(scene: Scene) -> Clock:
     """Returns the moment within a task's training that is timed."""
-    epoch = min(_EPOCH, scene.trainer.config.epochs // 2)
+    epoch = min(_EPOCH, scene.trainer.config.gan.epochs // 2)
     return Clock(np.int32(scene.task), np.int32(epoch), np.int32(scene.mask_epochs), np.int32(scene.steps))
 
 
@@ -187,7 +192,7 @@ def part_call(scene: Scene, function: Callable[..., Any], arguments: tuple[Any, 
 def iteration_call(scene: Scene, replay_steps: int | None) -> Callable[[int], Any]:
     """Returns the program of a run as a function of the number of iterations."""
     trainer = scene.trainer
-    step = Step.of(dataclasses.replace(trainer.config, replay_steps=replay_steps), trainer.step.axis_name)
+    step = Step.of(trainer.config.with_changes(replay_steps=replay_steps), trainer.step.axis_name)
     program = data_parallel(
         partial(run_steps, step=step, n_conditioned=trainer.networks.n_classes, n_devices=1), trainer.devices
     )
@@ -248,12 +253,13 @@ def _measure(point: Point, config: Config, dataset: Dataset, seconds: float) -> 
         once = [plain[name] for name, n in repeats.items() for _ in range(n)]
         return compare(partial(call, iterations), lambda: [run() for run in once], total, times=iterations)
 
-    measured["iteration"] = whole(config.replay_steps)
+    measured["iteration"] = whole(config.replay.replay_steps)
     if point.task:  # Before the first task there is nothing to replay less of.
         measured["iteration, replay_steps=1"] = whole(1)
     history = [*widths_of_tasks(point.variant)[: point.task], point.widths]
     shapes = [
-        physical_widths(history[: task + 1], headroom=config.headroom, n_tasks=TASKS) for task in range(len(history))
+        physical_widths(history[: task + 1], headroom=config.gates.headroom, n_tasks=TASKS)
+        for task in range(len(history))
     ]
     padded = make_scene(point, config, dataset, physical=shapes[-1])
     measured["same, padded as in a run"] = whole(1, padded)
@@ -325,7 +331,7 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
         return state
 
     epoch()  # The first call compiles, and finds how many iterations to ask for at once.
-    alone = partial(iteration_call(scene, trainer.config.replay_steps), steps)
+    alone = partial(iteration_call(scene, trainer.config.replay.replay_steps), steps)
     taken = machine.alternately([epoch, alone], seconds=0)
     return {
         "seconds": statistics.median(taken[:, 0]),
@@ -425,7 +431,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--points {' '.join(unknown)}: unknown; choose from {', '.join(names)}")
     machine.check(options.precision, options.out)
     old = points_of(options.compare) if options.compare else {}
-    dataset = load_images(options.data_dir, settings("dgma").image_size)
+    dataset = load_images(options.data_dir, settings("dgma").data.image_size)
     where = machine.where()
     gflops = machine.gflops()
     device = where["machine"]
@@ -437,7 +443,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, Any] = {}
     with machine.compiled_once():
         for point in (point for point in POINTS if point.name in (options.points or names)):
-            config = dataclasses.replace(settings(point.variant), precision=options.precision)
+            config = settings(point.variant).with_changes(precision=options.precision)
             measured = measure(point, config, dataset, seconds=SECONDS)
             found[point.name] = measured
             print(table({point.name: measured}), flush=True)

@@ -1,6 +1,5 @@
 """Shared by the tests: the golden files' names in our trees, small runs on real digits, and programs compiled once."""
 
-import dataclasses
 import functools
 import os
 import shutil
@@ -19,8 +18,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from dgm_jax import Learner, Memory, data, load_memory
-from dgm_jax.config import Config
+from dgm_jax.config import Config, all_facts
 from dgm_jax.data import Dataset, TaskStream
+from dgm_jax.methods import METHODS
 from dgm_jax.models import dcgan
 from dgm_jax.models.generator import Generator
 from dgm_jax.runs.events import Callback, TaskEnd
@@ -224,7 +224,7 @@ def trainer(
 
 LABELS = (0, 1, 2)
 
-SMALL = Config(
+SMALL = Config().with_changes(
     image_size=16,
     noise_dim=8,
     generator_width=3,
@@ -240,8 +240,12 @@ SMALL = Config(
 """A run of seconds; what does not change its programs (epochs, replay, ...) may be changed for free."""
 
 
-def small(variant: str = "dgma", **changes: Any) -> Config:
-    return dataclasses.replace(SMALL, variant=variant, **changes)  # type: ignore[arg-type]
+def small(variant: str = "dgma", method: str = "dgm", **changes: Any) -> Config:
+    """`SMALL` with changes; for a baseline without those that it does not read."""
+    config = SMALL.for_method(method, METHODS[method].settings())  # type: ignore[arg-type]
+    changes |= {"variant": variant}
+    read = {name for name, facts in all_facts(type(config.own)).items() if facts.is_used_by(method)}
+    return config.with_changes(**{name: value for name, value in changes.items() if method == "dgm" or name in read})
 
 
 def residual(variant: str = "dgma", **changes: Any) -> Config:
@@ -274,9 +278,9 @@ def digits(size: int, labels: Sequence[int] = LABELS, per_class: int = 24, names
 
 def stream(config: Config, labels: Sequence[int] = LABELS, names: Sequence[int] = (), **options: Any) -> TaskStream:
     """A stream of real digits, 24 training images a class besides those held out."""
-    per_class = round(24 / (1 - config.held_out))
-    dataset = digits(config.image_size, tuple(labels), per_class, tuple(names))
-    return data.class_incremental(dataset, held_out=config.held_out, protocol=config.protocol, **options)
+    per_class = round(24 / (1 - config.data.held_out))
+    dataset = digits(config.data.image_size, tuple(labels), per_class, tuple(names))
+    return data.class_incremental(dataset, held_out=config.data.held_out, protocol=config.protocol, **options)
 
 
 def fit(config: Config, workdir: Path, *callbacks: Callback, resume_anyway: bool = False, **options: Any) -> dict:

@@ -16,14 +16,14 @@ from helpers import compiled_once  # noqa: F401
 import dgm_jax
 from benchmarks import kills, replay, run, step
 from dgm_jax import data
-from dgm_jax.commands import main, table
+from dgm_jax.commands import main, options, table
 from dgm_jax.commands.arguments import parse_options
+from dgm_jax.commands.parsing import parse
 from dgm_jax.config import PRESETS
 from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
 from dgm_jax.methods import METHODS
-from experiments import cli
 from studies import consolidate, results, streams, tune
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,10 +34,10 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 KINDS = {
-    "arrays": cli.FileOptions,
-    "folder": cli.FolderOptions,
-    "joined": cli.JoinedOptions,
-    "imagenet50": cli.ImageNetOptions,
+    "arrays": options.FileOptions,
+    "folder": options.FolderOptions,
+    "joined": options.JoinedOptions,
+    "imagenet50": options.ImageNetOptions,
 }
 
 
@@ -94,7 +94,7 @@ def test_a_command_is_understood(page, words, monkeypatch) -> None:
     elif module == "experiments.table":
         table.parse(arguments)
     elif room == "experiments":
-        cli.parse(name, None, kind=KINDS.get(name, cli.Options), argv=arguments)
+        parse(name, None, kind=KINDS.get(name, options.Options), argv=arguments)
     elif module in MEASURING:
         parse_options(MEASURING[module].Options, arguments, program=module, description=None)
     elif room == "benchmarks" or module == "studies.collect":

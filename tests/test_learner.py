@@ -1,6 +1,5 @@
 """The loop over tasks: that it learns, what a run leaves behind, and what it refuses."""
 
-import dataclasses
 import json
 import re
 
@@ -30,7 +29,7 @@ def test_a_training_step_is_compiled_once(tmp_path, monkeypatch):
     original = trainer.run_steps
     monkeypatch.setattr(trainer, "run_steps", chex.assert_max_traces(run_steps, n=1))
     log = Log()
-    helpers.fit(dataclasses.replace(TINY, epochs=1), tmp_path, log)
+    helpers.fit(TINY.with_changes(epochs=1), tmp_path, log)
     tasks = log.heard("on_task_start")
     assert len(tasks) == 3 and len({event.physical_widths for event in tasks}) == 1
     assert len({event.widths for event in tasks}) > 1  # The network has grown within its arrays.
@@ -39,7 +38,7 @@ def test_a_training_step_is_compiled_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 def test_a_short_run_learns(variant, tmp_path):
-    config = Config(
+    config = Config().with_changes(
         variant=variant,
         image_size=8,
         noise_dim=16,
@@ -98,7 +97,7 @@ class TestWhatARunLeaves:
         assert [int(row["used"]) for row in used] == [int(m.sum()) for task in memory.tasks for m in task.masks]
 
     @pytest.mark.parametrize(
-        "config", [TINY, dataclasses.replace(TINY, protocol="paper", held_out=0.25)], ids=lambda c: c.protocol
+        "config", [TINY, TINY.with_changes(protocol="paper", held_out=0.25)], ids=lambda c: c.protocol
     )
     def test_every_file_names_the_protocol(self, config):
         workdir, protocol = helpers.finished(config).workdir, config.protocol
@@ -140,7 +139,7 @@ def test_that_nothing_tells_the_generator_the_class_is_said_at_the_beginning(tol
 
     log = Log()
     with pytest.raises(KeyboardInterrupt):
-        helpers.fit(dataclasses.replace(TINY, **told), tmp_path, log, Begun(), classes_per_task=per_task)
+        helpers.fit(TINY.with_changes(**told), tmp_path, log, Begun(), classes_per_task=per_task)
     assert sum("nothing tells the generator" in note for note in log.heard("on_note")) == said
 
 
@@ -160,7 +159,7 @@ class TestRefusals:
     )
     def test_settings_that_do_not_fit_the_stream(self, changes, text, tmp_path):
         with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
-            helpers.fit(dataclasses.replace(TINY, **changes), tmp_path / "run")
+            helpers.fit(TINY.with_changes(**changes), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_images_of_another_size(self, tmp_path):
@@ -170,7 +169,7 @@ class TestRefusals:
             Learner(TINY, devices=1).fit(stream, tmp_path)
 
     def test_a_stream_of_another_protocol(self, tmp_path):
-        stream = helpers.stream(dataclasses.replace(TINY, protocol="paper", held_out=0.25))
+        stream = helpers.stream(TINY.with_changes(protocol="paper", held_out=0.25))
         with pytest.raises(ConfigError, match="^protocol='strict', but the stream was made for 'paper'$"):
             Learner(TINY, devices=1).fit(stream, tmp_path)
 
@@ -181,12 +180,12 @@ class TestRefusals:
 
     def test_a_precision_that_the_platform_lacks(self):
         with pytest.raises(ConfigError, match="^precision='tf32', but a CPU has no such numbers; use float32 or bf16$"):
-            Learner(dataclasses.replace(TINY, precision="tf32"), devices=1)
+            Learner(TINY.with_changes(precision="tf32"), devices=1)
 
     def test_a_loss_that_is_not_finite(self, tmp_path):
         interrupt(TINY, tmp_path, "epoch end", 1, 1)
         kept = helpers.newest(tmp_path)
-        broken = dataclasses.replace(TINY, sparsity_weight=2e38)
+        broken = TINY.with_changes(sparsity_weight=2e38)
         with pytest.raises(NotFinite) as caught:
             helpers.fit(broken, tmp_path, resume_anyway=True)
         folder = tmp_path / "checkpoints" / f"{kept.step:010d}"

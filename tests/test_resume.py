@@ -1,6 +1,5 @@
 """Going on after any interruption: bit for bit what an uninterrupted run leaves, or a refusal that says why."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -81,7 +80,7 @@ class TestResume:
         ids=lambda changes: next(iter(changes)),
     )
     def test_what_other_settings_must_remember(self, changes, tmp_path, step_by_step):
-        config = dataclasses.replace(TINY, **changes)
+        config = TINY.with_changes(**changes)
         whole = helpers.finished(config).workdir
         interrupt(config, tmp_path, "train", 1, 2)
         helpers.fit(config, tmp_path)
@@ -94,7 +93,7 @@ class TestResume:
         """Smoothing changes what it learns, and nothing of the memory."""
         changes = {"consolidation_smoothing": 0.1}
         plain, other = (
-            helpers.newest(helpers.finished(dataclasses.replace(TINY, **own)).workdir).tree for own in ({}, changes)
+            helpers.newest(helpers.finished(TINY.with_changes(**own)).workdir).tree for own in ({}, changes)
         )
         helpers.assert_equal_trees(plain["memory"], other["memory"])
         with pytest.raises(AssertionError):
@@ -171,7 +170,7 @@ class TestFinishedRun:
 class TestOtherConfiguration:
     def test_lists_the_differences(self, tmp_path):
         workdir = helpers.copied(helpers.finished(TINY).workdir, tmp_path / "copy")
-        other = dataclasses.replace(TINY, epochs=9, seed=4)
+        other = TINY.with_changes(epochs=9, seed=4)
         with pytest.raises(OtherConfiguration) as caught:
             helpers.fit(other, workdir)
         assert "seed is 0, now 4; " in str(caught.value) and "epochs is 3, now 9" in str(caught.value)
@@ -180,7 +179,7 @@ class TestOtherConfiguration:
 
     def test_resume_anyway(self, tmp_path):
         interrupt(TINY, tmp_path, "epoch end", 1, 1)
-        longer = dataclasses.replace(TINY, epochs=4)
+        longer = TINY.with_changes(epochs=4)
         log = Log()
         summary = helpers.fit(longer, tmp_path, log, resume_anyway=True)
         assert log.heard("on_run_start")[0].resumed_from == (1, 1)

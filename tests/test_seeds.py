@@ -1,6 +1,5 @@
 """Several seeds side by side: each as if it had run alone, whatever the others do."""
 
-import dataclasses
 import json
 import shutil
 
@@ -59,7 +58,7 @@ def _assert_alike(a, b):
 def test_each_seed_is_as_if_it_had_run_alone(together):
     folder, _, log = together
     for seed in SEEDS:
-        alone = helpers.finished(dataclasses.replace(CONFIG, seed=seed), labels=LABELS)
+        alone = helpers.finished(CONFIG.with_changes(seed=seed), labels=LABELS)
         _assert_alike(load_memory(folder / f"seed{seed}"), load_memory(alone.workdir))
         mine, other = (json.loads((f / "summary.json").read_text()) for f in (folder / f"seed{seed}", alone.workdir))
         for name in ("A_1", "A_2", "forgetting", "widths", "parameters", "bytes", "seed", "config"):
@@ -78,7 +77,7 @@ def test_several_classes_a_task(variant, tmp_path):
     summary = Learner(config, devices=1).fit_seeds(SEEDS, streams, tmp_path)
     assert [len(task) for task in summary["tasks"]] == [2, 2]
     for seed in SEEDS:
-        own = dataclasses.replace(config, seed=seed)
+        own = config.with_changes(seed=seed)
         alone = helpers.finished(own, labels=LABELS_OF_PAIRS, classes_per_task=2)
         _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
 
@@ -89,7 +88,7 @@ def test_with_all_that_goes_beyond_the_paper(tmp_path):
     streams = [helpers.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
     Learner(config, devices=1).fit_seeds(SEEDS, streams, tmp_path)
     for seed in SEEDS:
-        alone = helpers.finished(dataclasses.replace(config, seed=seed), labels=LABELS_OF_PAIRS, classes_per_task=2)
+        alone = helpers.finished(config.with_changes(seed=seed), labels=LABELS_OF_PAIRS, classes_per_task=2)
         _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
 
 

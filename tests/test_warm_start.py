@@ -1,7 +1,5 @@
 """A warm start: which earlier task a new one begins as, and that it begins as that one indeed."""
 
-import dataclasses
-
 import helpers
 import jax
 import jax.numpy as jnp
@@ -66,7 +64,7 @@ def test_a_task_begins_by_drawing_what_it_begins_as(variant):
     step = trainer.step
     clock = Clock(task=2, epoch=0, mask_epochs=trainer.networks.mask_epochs, steps=3)
     begun = open_gates(config, state.generator.embeddings, *slopes(config, clock, jnp.int32(0)))
-    noise = jnp.asarray(np.random.default_rng(0).normal(size=(32, config.noise_dim)), jnp.float32)
+    noise = jnp.asarray(np.random.default_rng(0).normal(size=(32, config.networks.noise_dim)), jnp.float32)
 
     def drawn(masks):
         args = (state.generator, state.generator_statistics, masks, noise, jnp.zeros(32, int))
@@ -85,10 +83,10 @@ BEST = [(name, variant) for name in PRESETS if name.startswith("best-") for vari
 @pytest.mark.parametrize("preset, variant", BEST)
 def test_gates_begin_nearly_open_or_closed_at_every_budget(preset, variant, epochs):
     """In the first epoch whose slope can turn a gate."""
-    config = dataclasses.replace(PRESETS[preset][variant], epochs=epochs)
+    config = PRESETS[preset][variant].with_changes(epochs=epochs)
     trainer = helpers.trainer(config, n_classes=10)
     opened = np.arange(6) % 2 == 0
-    clock = Clock(task=1, epoch=1 - config.scale_lead, mask_epochs=trainer.networks.mask_epochs, steps=10)
+    clock = Clock(task=1, epoch=1 - config.gates.scale_lead, mask_epochs=trainer.networks.mask_epochs, steps=10)
     begun = warm_start._embeddings(opened, tasks.first_slope(trainer.networks))
     (gates,) = open_gates(config, [begun], *slopes(config, clock, jnp.int32(0)))
     np.testing.assert_allclose(np.where(opened, 1 - gates, gates), jax.nn.sigmoid(-4.0), rtol=1e-3)

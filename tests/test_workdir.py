@@ -7,20 +7,43 @@ import re
 import numpy as np
 import pytest
 
-from dgm_jax.config import Config
+from dgm_jax import data
+from dgm_jax.config import Config, upgraded
 from dgm_jax.config.removed import REMOVED
+from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
+from dgm_jax.runs import opening
+from dgm_jax.runs.continuation import Placement
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
+from dgm_jax.runs.reading import read_config
 
-CONFIG = Config(batch_size=64, variant="dgma")
-STREAM = {"tasks": [[3], [1, 4]], "image_shape": (32, 32, 1)}
+CONFIG = Config().with_changes(batch_size=64, variant="dgma")
+
+
+def _stream(name="digits", order=(3, 1, 4), sizes=(1, 2), value=0):
+    images, labels = np.full((6, 8, 8, 1), value, np.uint8), np.repeat([1, 3, 4], 2)
+    dataset = data.from_arrays(images, labels, images, labels, name=name)
+    return data.class_incremental(dataset, class_order=order, classes_per_task=sizes)
+
+
+def _claim(folder, config=CONFIG, stream=None, *, resume_anyway=False):
+    stream = stream or _stream()
+    opening.claim(folder, config, Placement(stream, (stream.n_tasks,), known=False), resume_anyway=resume_anyway)
 
 
 def _claimed(path):
     path.mkdir(exist_ok=True)
     folder = Workdir(path)
-    folder.claim(CONFIG, STREAM, resume_anyway=False)
+    _claim(folder)
     return folder
+
+
+def _found(folder):
+    return json.loads(folder.config.read_text())
+
+
+def _write(folder, settings, **changes):
+    folder.config.write_text(json.dumps(_found(folder) | {"config": settings} | changes))
 
 
 def test_naming_a_folder_touches_nothing(tmp_path):
@@ -29,11 +52,12 @@ def test_naming_a_folder_touches_nothing(tmp_path):
 
 
 def test_a_new_folder_gets_the_configuration(tmp_path):
-    found = json.loads(_claimed(tmp_path).config.read_text())
-    assert found["format_version"] == FORMAT_VERSION
+    found = _found(_claimed(tmp_path))
+    assert found["format_version"] == FORMAT_VERSION == 2
     assert found["protocol"] == "strict"
     assert found["config"] == dataclasses.asdict(CONFIG)
-    assert found["stream"] == {"tasks": [[3], [1, 4]], "image_shape": [32, 32, 1]}
+    assert found["config"]["gan"]["batch_size"] == 64
+    assert found["stream"] == describe(_stream())
 
 
 def test_the_same_run_may_come_back(tmp_path):
@@ -41,27 +65,27 @@ def test_the_same_run_may_come_back(tmp_path):
     assert _claimed(tmp_path).config.read_bytes() == before
 
 
-def test_how_the_critic_is_told_the_class_may_change_where_tasks_have_one(tmp_path):
-    """It has not acted so far; folders of presets that did not have it go on."""
-    told = dataclasses.replace(CONFIG, critic_condition="projection")
-    alone = {**STREAM, "tasks": [[3], [1], [4]]}
-    for name, stream in (("pairs", STREAM), ("alone", alone)):
+def test_the_critic_may_see_the_class_from_now_on_if_tasks_have_one(tmp_path):
+    """It has had no effect so far, so folders of presets that did not have it can continue."""
+    conditioned = CONFIG.with_changes(critic_condition="projection")
+    single = _stream(sizes=1)
+    for name, stream in (("pairs", _stream()), ("single", single)):
         Workdir(tmp_path / name).path.mkdir()
-        Workdir(tmp_path / name).claim(CONFIG, stream, resume_anyway=False)
-    Workdir(tmp_path / "alone").claim(told, alone, resume_anyway=False)
+        _claim(Workdir(tmp_path / name), CONFIG, stream)
+    _claim(Workdir(tmp_path / "single"), conditioned, single)
     with pytest.raises(OtherConfiguration, match="critic_condition is 'none', now 'projection'"):
-        Workdir(tmp_path / "pairs").claim(told, STREAM, resume_anyway=False)
+        _claim(Workdir(tmp_path / "pairs"), conditioned)
 
 
-STUBBORN = dataclasses.replace(CONFIG, batch_size=32, variant="dgmw")  # Arrays or results depend on these.
-CHANGEABLE = dataclasses.replace(CONFIG, epochs=7, checkpoint_epochs=2)
+STUBBORN = CONFIG.with_changes(batch_size=32, variant="dgmw")  # Arrays or results depend on these.
+CHANGEABLE = CONFIG.with_changes(epochs=7, checkpoint_epochs=2)
 
 
-def _refused(folder, config, stream=STREAM, *, resume_anyway=False):
+def _refused(folder, config, *, resume_anyway=False):
     """The text of the refusal, without the folder; it must change nothing."""
     before = folder.config.read_bytes()
     with pytest.raises(OtherConfiguration) as caught:
-        folder.claim(config, stream, resume_anyway=resume_anyway)
+        _claim(folder, config, resume_anyway=resume_anyway)
     assert folder.config.read_bytes() == before
     start = f"{folder.path} holds a run with other settings: "
     assert str(caught.value).startswith(start)
@@ -72,97 +96,124 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
     folder = _claimed(tmp_path)
     assert (
         _refused(folder, STUBBORN)
-        == "variant is 'dgma', now 'dgmw'; batch_size is 64, now 32. Choose another --workdir."
+        == "batch_size is 64, now 32; variant is 'dgma', now 'dgmw'. Choose another --workdir."
     )
     assert _refused(folder, CHANGEABLE) == (
-        "epochs is 101, now 7; checkpoint_epochs is 10, now 2. "
-        "Choose another --workdir, or pass --resume-anyway to go on with the settings given now."
+        "checkpoint_epochs is 10, now 2; epochs is 101, now 7. "
+        "Choose another --workdir, or pass --resume-anyway to continue with the settings given now."
     )
+
+
+def test_another_method_is_refused_whatever_its_own_settings(tmp_path):
+    joint = Config(method="joint").with_changes(batch_size=64)
+    assert _refused(_claimed(tmp_path), joint) == "method is 'dgm', now 'joint'. Choose another --workdir."
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("stream", "said"),
     [
-        ({"dataset": "mnist"}, "the data set None, now it is 'mnist'"),
-        ({"tasks": [[1], [3, 4]]}, "the tasks [[3], [1, 4]], now they are [[1], [3, 4]]"),
-        ({"fingerprint": "0"}, "other images of None"),
+        (_stream("mnist"), "the data set 'digits', now it is 'mnist'"),
+        (_stream(order=(1, 3, 4)), "the tasks [[3], [1, 4]], now they are [[1], [3, 4]]"),
+        (_stream(value=1), "other images of 'digits'"),
     ],
 )
-def test_other_data_are_refused_without_a_list_of_numbers(tmp_path, change, told):
+def test_other_data_are_refused_without_a_list_of_numbers(tmp_path, stream, said):
     folder = _claimed(tmp_path)
     with pytest.raises(OtherConfiguration) as caught:
-        folder.claim(STUBBORN, STREAM | change, resume_anyway=True)
-    assert str(caught.value) == f"{tmp_path} holds a run on {told}; choose another --workdir."
+        _claim(folder, STUBBORN, stream, resume_anyway=True)
+    assert str(caught.value) == f"{tmp_path} holds a run on {said}; choose another --workdir."
 
 
 def test_resume_anyway_writes_the_settings_given_now_and_keeps_the_earlier_ones(tmp_path):
     folder = _claimed(tmp_path)
-    folder.claim(CHANGEABLE, STREAM, resume_anyway=True)
-    found = folder.read_config()
+    _claim(folder, CHANGEABLE, resume_anyway=True)
+    found = _found(folder)
     assert found["config"] == dataclasses.asdict(CHANGEABLE)
     assert found["before"] == [dataclasses.asdict(CONFIG)]
-    folder.claim(CHANGEABLE, STREAM, resume_anyway=False)  # It is the folder's own now.
-    folder.claim(CONFIG, STREAM, resume_anyway=True)
-    assert folder.read_config()["before"] == [dataclasses.asdict(CONFIG), dataclasses.asdict(CHANGEABLE)]
+    _claim(folder, CHANGEABLE)  # These are the folder's settings now.
+    _claim(folder, CONFIG, resume_anyway=True)
+    assert _found(folder)["before"] == [dataclasses.asdict(CONFIG), dataclasses.asdict(CHANGEABLE)]
 
 
 def test_resume_anyway_does_not_cover_what_the_run_is_made_of(tmp_path):
-    text = _refused(_claimed(tmp_path), dataclasses.replace(STUBBORN, epochs=7), resume_anyway=True)
-    assert text.endswith(". A run cannot go on with another batch_size, variant; use another --workdir.")
+    text = _refused(_claimed(tmp_path), STUBBORN.with_changes(epochs=7), resume_anyway=True)
+    assert text.endswith(". A run cannot continue with another batch_size, variant; use another --workdir.")
 
 
 @pytest.mark.parametrize("resume_anyway", [False, True])
-def test_a_finished_run_keeps_its_settings(tmp_path, resume_anyway):
+def test_a_finished_run_keeps_its_settings(tmp_path, resume_anyway, monkeypatch):
     folder = _claimed(tmp_path)
-    folder.summary.write_text('{"finished": true}')
-    folder.claim(CONFIG, STREAM, resume_anyway=resume_anyway)
+    monkeypatch.setattr(opening, "_is_finished", lambda *_: True)
+    _claim(folder, resume_anyway=resume_anyway)
     text = _refused(folder, CHANGEABLE, resume_anyway=resume_anyway)
     assert text.endswith(". It is finished; choose another --workdir.")
 
 
-def test_a_setting_that_came_after_the_folder_was_at_its_default(tmp_path):
+# ---- format 1, without groups ----
+
+
+def _in_format_1(folder, **changes):
+    own = {"memory_size": 200, "ewc_weight": 1e5, "alignment_weight": 300.0}
+    _write(folder, CONFIG.flat() | own | changes, format_version=1)
+
+
+def test_a_folder_of_format_1_is_the_same_run(tmp_path):
     folder = _claimed(tmp_path)
-    found = folder.read_config()
-    del found["config"]["seed"]
-    folder.config.write_text(json.dumps(found))
-    folder.claim(CONFIG, STREAM, resume_anyway=False)
+    _in_format_1(folder)
+    before = folder.config.read_bytes()
+    _claim(folder)
+    assert folder.config.read_bytes() == before
+    assert _refused(folder, STUBBORN).startswith("batch_size is 64, now 32; variant is 'dgma', now 'dgmw'.")
+    _claim(folder, CHANGEABLE, resume_anyway=True)
+    found = _found(folder)
+    assert found["format_version"] == 2 and found["config"] == dataclasses.asdict(CHANGEABLE)
+    assert read_config(folder).before == [upgraded(CONFIG.flat())]
+
+
+def test_a_setting_that_was_added_later_was_at_its_default(tmp_path):
+    folder = _claimed(tmp_path)
+    _in_format_1(folder)
+    _write(folder, {name: value for name, value in _found(folder)["config"].items() if name != "seed"})
+    _claim(folder)
     with pytest.raises(OtherConfiguration, match="seed is 0, now 1"):
-        folder.claim(dataclasses.replace(CONFIG, seed=1), STREAM, resume_anyway=False)
+        _claim(folder, CONFIG.with_changes(seed=1))
 
 
 @pytest.mark.parametrize("resume_anyway", [False, True])
 def test_a_folder_from_before_settings_were_removed(tmp_path, resume_anyway):
-    """It goes on if those were at their defaults."""
+    """It can continue if those had their default values."""
     folder = _claimed(tmp_path)
-    found = folder.read_config()
-    folder.config.write_text(json.dumps(found | {"config": found["config"] | REMOVED}))
-    folder.claim(CONFIG, STREAM, resume_anyway=resume_anyway)
-    folder.config.write_text(json.dumps(found | {"config": found["config"] | {"adversarial_loss": "hinge"}}))
+    _in_format_1(folder, **REMOVED)
+    _claim(folder, resume_anyway=resume_anyway)
+    _in_format_1(folder, adversarial_loss="hinge")
     text = f"{tmp_path} holds a run with adversarial_loss='hinge', removed after commit c36b15c"
     with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}"):
-        folder.claim(CONFIG, STREAM, resume_anyway=resume_anyway)
+        _claim(folder, resume_anyway=resume_anyway)
+
+
+# ---- what cannot be read ----
 
 
 def test_checkpoints_without_a_configuration(tmp_path):
     (tmp_path / "checkpoints" / "0000000001").mkdir(parents=True)
     text = f"{tmp_path} has checkpoints but no config.json; choose another --workdir"
     with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}$"):
-        Workdir(tmp_path).claim(CONFIG, STREAM, resume_anyway=False)
+        _claim(Workdir(tmp_path))
 
 
 def test_a_newer_format(tmp_path):
     folder = _claimed(tmp_path)
-    folder.config.write_text(json.dumps(folder.read_config() | {"format_version": FORMAT_VERSION + 1}))
-    for attempt in (lambda: folder.claim(CONFIG, STREAM, resume_anyway=True), folder.read_config):
+    folder.config.write_text(json.dumps(_found(folder) | {"format_version": FORMAT_VERSION + 1}))
+    for attempt in (_claim, read_config):
         with pytest.raises(ConfigError, match=f"was written in format {FORMAT_VERSION + 1}.*upgrade dgm_jax"):
-            attempt()
+            attempt(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format_version": "x"}', "null"])
 def test_a_configuration_that_cannot_be_read(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path / 'config.json'))} cannot be read"):
-        Workdir(tmp_path).claim(CONFIG, STREAM, resume_anyway=False)
+        _claim(Workdir(tmp_path))
 
 
 def test_accuracy_table(tmp_path):

@@ -11,9 +11,9 @@ from tyro.conf import arg
 
 from dgm_jax.commands import table_runs
 from dgm_jax.commands.arguments import Flag, parse_options
+from dgm_jax.commands.options import parse_seeds
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.reporting import table
-from experiments.cli import parse_seeds
 
 _PROGRAM = "python -m experiments.table"
 _METHODS = (*table_runs.METHODS, *table_runs.ABLATIONS)

@@ -1,6 +1,5 @@
 """The runs of the table: the command of each, and what is read from its folder."""
 
-import dataclasses
 import hashlib
 import json
 import subprocess
@@ -13,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax.config import GENERATIVE, Config, without_removed
+from dgm_jax.commands.learn import make_streams
+from dgm_jax.commands.options import ImageNetOptions, Options
+from dgm_jax.commands.parsing import parse
+from dgm_jax.config import GENERATIVE, Config, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import OtherConfiguration, UserError
 from dgm_jax.reporting.table import Result
@@ -21,7 +23,6 @@ from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import read_summary
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_json
-from experiments import cli
 
 DATA = {  # name -> (experiment, arguments, further arguments with --quick)
     "digits": ("digits", (), ()),
@@ -95,11 +96,11 @@ class TableRun:
         return ["-m", f"experiments.{experiment}", *arguments, *budget, *method, "--seed", str(self.seed)]
 
     @property
-    def options(self) -> cli.Options:
+    def options(self) -> Options:
         """The options of the command, as the experiment reads them."""
         experiment = DATA[self.data][0]
-        kind = cli.ImageNetOptions if experiment == "imagenet50" else cli.Options
-        return cli.parse(experiment, None, kind=kind, argv=[*self.command[2:], *self._sources])
+        kind = ImageNetOptions if experiment == "imagenet50" else Options
+        return parse(experiment, None, kind=kind, argv=[*self.command[2:], *self._sources])
 
     @property
     def _sources(self) -> list[str]:
@@ -142,8 +143,10 @@ class TableRun:
             raise UserError(f"not finished: {summary.finished_tasks} of {len(summary.tasks)} tasks")
         options = self.options
         # Settings added in later versions had their default value when the summary was written.
-        found = dataclasses.asdict(Config()) | without_removed(summary.config, self.workdir)
-        expected: dict[str, Any] = dataclasses.asdict(options.settings)
+        settings = upgraded(summary.config)
+        require_none_removed(settings, self.workdir)
+        found = Config(own=type(options.settings.own)()).flat() | flattened(settings)
+        expected: dict[str, Any] = options.settings.flat()
         if self.data != "imagenet50":  # The data set of ImageNet-50 is named after its folder.
             found["dataset"], expected["dataset"] = summary.dataset, DATA[self.data][0]
         found["classes_per_task"] = ",".join(dict.fromkeys(str(len(task)) for task in summary.tasks))
@@ -176,7 +179,7 @@ class TableRun:
         from dgm_jax.metrics import quality
 
         options = self.options
-        (stream,) = cli.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
+        (stream,) = make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
         last = stream.n_tasks - 1
         stream.begin(last)
         images, labels = stream.test(last)

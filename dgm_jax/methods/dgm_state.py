@@ -50,7 +50,7 @@ def from_tree(setting: Setting, tree: Tree, plain: Mapping[str, Any], finished_t
     return State(
         replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
         classifier(config.classifier_network, "classifier", "classifier_before"),
-        classifier(config.network, "auxiliary", "discriminator"),
+        classifier(config.networks.network, "auxiliary", "discriminator"),
         begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
         programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
     )

@@ -74,13 +74,13 @@ class ConsoleProgress(events.Callback):
         facts["data"] = f"{event.dataset}: {counts}"
         facts["tasks"] = f"{len(event.tasks)}, with the classes {' | '.join(map(', '.join, event.tasks))}"
         if config.method == "dgm":
-            facts["variant"] = config.variant
+            facts["variant"] = config.gates.variant
         else:
             facts["method"] = f"{config.method} (a baseline)"
         if len(event.seeds) > 1:
             facts["seeds"] = f"{', '.join(map(str, event.seeds))}, side by side"
-        if config.precision != "float32":
-            facts["precision"] = config.precision
+        if config.gan.precision != "float32":
+            facts["precision"] = config.gan.precision
         facts["protocol"] = _protocol(config)
         seconds = event.estimated_seconds
         facts["time"] = "unknown until some epochs are done" if seconds is None else f"roughly {_rough_time(seconds)}"

@@ -84,11 +84,11 @@ def test_agrees_with_the_analytic_count_of_a_discriminator():
     width = 4
     config = small(image_size=16, discriminator_width=width)
     params, statistics = dcgan.init_discriminator(
-        jax.random.key(0), width=width, image_size=config.image_size, channels=1, n_classes=10
+        jax.random.key(0), width=width, image_size=config.data.image_size, channels=1, n_classes=10
     )
     counted = products(
         lambda p, x: dcgan.discriminate(p, statistics, x, train=True)[0], params, jnp.ones((8, 16, 16, 1))
     )
-    analytic = 8e-9 * dcgan.discriminator_flops(width, config.image_size, 1)
+    analytic = 8e-9 * dcgan.discriminator_flops(width, config.data.image_size, 1)
     heads = 8e-9 * 2 * (4 * 4 * 2 * width) * (10 + 1)  # The analytic count leaves the linear heads out.
     assert gflop(counted) == pytest.approx(analytic + heads)

@@ -23,7 +23,7 @@ from benchmarks.points import Point
 from dgm_jax.config import Config
 
 def tiny(variant):
-    return Config(
+    return Config().with_changes(
         variant=variant, image_size=8, noise_dim=8, generator_width=2, discriminator_width=2, epochs=2, batch_size=8,
         consolidation_steps=2, consolidation_samples=8, held_out=0.15,
     )

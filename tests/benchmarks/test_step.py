@@ -1,7 +1,5 @@
 """The benchmark of a step at a tiny point, through its command line."""
 
-import dataclasses
-
 import helpers
 import jax
 import pytest
@@ -21,7 +19,7 @@ RUN = {"same, padded as in a run", "same, masks settled"}
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(step, "POINTS", (Point("dgma", 0, (3,), 0.1),))
-    monkeypatch.setattr(step, "settings", lambda variant: dataclasses.replace(TINY, variant=variant))
+    monkeypatch.setattr(step, "settings", lambda variant: TINY.with_changes(variant=variant))
     monkeypatch.setattr(step, "load_images", lambda data_dir, size, **_: helpers.digits(size, tuple(range(10))))
     monkeypatch.setattr(step, "SECONDS", 0.01)
     monkeypatch.setattr(machine, "LARGE", 64)
@@ -58,7 +56,7 @@ def test_writes_and_compares(tiny, tmp_path, capsys):
 
 def test_counted_arithmetic_of_an_iteration_is_the_analytic_one():
     """The analytic count also has gradients with respect to first layers' inputs, and has no linear heads."""
-    config = dataclasses.replace(step.settings("dgma"), image_size=16, batch_size=16)
+    config = step.settings("dgma").with_changes(image_size=16, batch_size=16)
     point = Point("dgma", 2, (40, 24))
     scene = step.make_scene(point, config, helpers.digits(16, tuple(range(10))))
     counted = {
@@ -76,7 +74,7 @@ def test_an_unknown_point_is_refused():
 
 def test_replay_of_each_task(tmp_path, monkeypatch):
     monkeypatch.setattr(replay, "REPLAYED", 3)
-    config = dataclasses.replace(TINY, variant="dgmw")
+    config = TINY.with_changes(variant="dgmw")
     measured = replay.measure([(3,), (5,)], "dgmw", config, seconds=0)
     assert len(measured["seconds"]) == len(measured["ratios"]) == 2
     assert all(ratio > 0 for ratio in (*measured["ratios"], measured["ratio_to_first_day"]))

@@ -1,7 +1,6 @@
 """The table: its runs, what it reads from them, what it writes if some fail, and its numbers by hand."""
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,8 @@ from helpers import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.commands import table, table_runs
+from dgm_jax.commands.options import ImageNetOptions, Options
+from dgm_jax.commands.parsing import parse
 from dgm_jax.commands.table_runs import TableRun
 from dgm_jax.config import Method
 from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
@@ -22,7 +23,6 @@ from dgm_jax.loading import load_method
 from dgm_jax.metrics.quality import measure
 from dgm_jax.reporting.table import Result, markdown, summarised, write
 from dgm_jax.runs.summary import Summary
-from experiments import cli
 
 
 def _summary(seed=0, final=0.5, readings=("consolidated", "auxiliary"), **changes):
@@ -151,8 +151,8 @@ def test_ablations_have_a_figure_of_their_own(tmp_path):
 @pytest.mark.parametrize("data", table_runs.DATA)
 def test_every_run_is_a_command_that_the_experiments_take(data, method, tmp_path):
     command = TableRun(data, method, 3, tmp_path, quick=True).command
-    kind = cli.ImageNetOptions if "imagenet50" in command[1] else cli.Options
-    options = cli.parse(command[1].removeprefix("experiments."), None, kind=kind, argv=command[2:])
+    kind = ImageNetOptions if "imagenet50" in command[1] else Options
+    options = parse(command[1].removeprefix("experiments."), None, kind=kind, argv=command[2:])
     assert options.settings.seed == 3
 
 
@@ -184,7 +184,7 @@ def test_a_run_that_fails_does_not_stop_the_table(tmp_path, capsys):
 
 def _place(run, readings=("consolidated", "auxiliary"), **changes):
     """A summary in a run's folder, as its command would leave it."""
-    fields = {"config": dataclasses.asdict(run.options.settings), "dataset": run.data} | changes
+    fields = {"config": run.options.settings.flat(), "dataset": run.data} | changes
     run.workdir.mkdir(parents=True, exist_ok=True)
     (run.workdir / "summary.json").write_text(json.dumps(_summary(readings=readings, **fields).to_json()))
 
@@ -216,7 +216,7 @@ def test_a_run_of_another_configuration_is_refused(changes, text, tmp_path):
 
 def test_a_setting_that_came_later_does_not_make_another_run(tmp_path):
     run = TableRun("digits", "joint", 0, tmp_path)
-    settings = dataclasses.asdict(run.options.settings)
+    settings = run.options.settings.flat()
     del settings["network"]
     _place(run, config=settings)
     assert run.read().finished
@@ -224,7 +224,7 @@ def test_a_setting_that_came_later_does_not_make_another_run(tmp_path):
 
 def test_a_setting_that_was_removed_makes_another_run_unless_it_was_at_its_default(tmp_path):
     run = TableRun("digits", "joint", 0, tmp_path)
-    settings = dataclasses.asdict(run.options.settings)
+    settings = run.options.settings.flat()
     _place(run, config=settings | {"penalty": "gradient"})
     assert run.read().finished
     _place(run, config=settings | {"penalty": "r1"})

@@ -14,10 +14,11 @@ from helpers import compiled_once  # noqa: F401
 from PIL import Image
 
 from dgm_jax import load_memory
+from dgm_jax.commands import learn
+from dgm_jax.commands.options import FolderOptions
 from dgm_jax.config import PRESETS
 from dgm_jax.data import from_folder
 from dgm_jax.system import checkpoint
-from experiments import cli
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-images.md"
 
@@ -54,10 +55,10 @@ def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):
     assert remove == ["rm", "-r", "monday"]
 
     assert first[:3] == ["python", "-m", "experiments.folder"]
-    assert cli.run("folder", "", kind=cli.FolderOptions, argv=first[3:]) == 0
+    assert learn.run("folder", "", kind=FolderOptions, argv=first[3:]) == 0
     drawn = helpers.draw_all(load_memory("runs/mine"))
     shutil.rmtree("monday")
-    assert cli.run("folder", "", kind=cli.FolderOptions, argv=second[3:]) == 0
+    assert learn.run("folder", "", kind=FolderOptions, argv=second[3:]) == 0
     assert "goes on" in capsys.readouterr().out
     memory = load_memory("runs/mine")
     assert memory.names == ("dog", names[0], "zebra's", "日本") and memory.labels == (0, 1, 2, 3)
@@ -102,12 +103,12 @@ def test_a_class_of_an_earlier_day(tmp_path, monkeypatch, small_preset, capsys):
     write_images(Path("monday"), (0, 1), names)
     write_images(Path("tuesday"), (1, 2), names)
     run = ["--workdir", "runs/mine"]
-    assert cli.run("folder", "", kind=cli.FolderOptions, argv=["--data", "monday", *run]) == 0
+    assert learn.run("folder", "", kind=FolderOptions, argv=["--data", "monday", *run]) == 0
     capsys.readouterr()
-    assert cli.run("folder", "", kind=cli.FolderOptions, argv=["--data", "tuesday", *run]) == 2
+    assert learn.run("folder", "", kind=FolderOptions, argv=["--data", "tuesday", *run]) == 2
     error = capsys.readouterr().err
     assert error == (
-        "error: runs/mine has learnt class dog before; a class belongs to one day: "
+        "error: runs/mine has learnt class dog before; a class belongs to one stage: "
         "leave its images out, or choose another --workdir\n"
     )
 
@@ -123,12 +124,12 @@ def test_a_class_of_an_earlier_day(tmp_path, monkeypatch, small_preset, capsys):
 )
 def test_no_folder_of_images(make, said, tmp_path, small_preset, capsys):
     make(tmp_path / "mine")
-    assert cli.run("folder", "", kind=cli.FolderOptions, argv=["--data", str(tmp_path / "mine")]) == 2
+    assert learn.run("folder", "", kind=FolderOptions, argv=["--data", str(tmp_path / "mine")]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_one_class_is_enough_to_begin_with(tmp_path, monkeypatch, small_preset):
     monkeypatch.chdir(tmp_path)
     write_images(Path("monday"), (0,), {0: "cat"})
-    assert cli.run("folder", "", kind=cli.FolderOptions, argv=["--data", "monday", "--workdir", "run"]) == 0
+    assert learn.run("folder", "", kind=FolderOptions, argv=["--data", "monday", "--workdir", "run"]) == 0
     assert load_memory("run").names == ("cat",)

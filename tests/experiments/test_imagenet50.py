@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 import dgm_jax.data
+from dgm_jax.commands import learn, parsing
+from dgm_jax.commands.options import ImageNetOptions
 from dgm_jax.data import TaskStream, from_arrays, load
 from dgm_jax.data.prepare import write_array_record
-from experiments import cli
 
 
 @pytest.fixture
@@ -27,12 +28,12 @@ def folders(tmp_path: Path) -> Path:
 
 
 def run_imagenet(*argv: str) -> int:
-    return cli.run("imagenet50", "", kind=cli.ImageNetOptions, argv=argv)
+    return learn.run("imagenet50", "", kind=ImageNetOptions, argv=argv)
 
 
 def imagenet_stream(*argv: str) -> TaskStream:
-    options = cli.parse("imagenet50", "", kind=cli.ImageNetOptions, argv=argv)
-    return cli.make_streams("imagenet50", options, [0])[0]
+    options = parsing.parse("imagenet50", "", kind=ImageNetOptions, argv=argv)
+    return learn.make_streams("imagenet50", options, [0])[0]
 
 
 def test_imagenet50_is_five_tasks_of_ten_classes(folders: Path, capsys) -> None:

@@ -27,14 +27,14 @@ from dgm_jax.reporting.console import ConsoleProgress
 from dgm_jax.runs.session import new_method
 from dgm_jax.training import trainer
 
-CONFIG = helpers.small(
-    image_size=8,
-    epochs=2,
-    consolidation_steps=60,
-    consolidation_samples=24,
-    memory_size=12,
-    discriminator_width=8,
-)
+SETTINGS = {
+    "image_size": 8,
+    "epochs": 2,
+    "consolidation_steps": 60,
+    "consolidation_samples": 24,
+    "memory_size": 12,
+    "discriminator_width": 8,
+}
 BASELINES = [method for method in METHODS if method != "dgm"]
 baselines = pytest.mark.parametrize("method", BASELINES)
 
@@ -46,7 +46,7 @@ def short_epochs(monkeypatch):
 
 
 def _config(method, **changes):
-    return dataclasses.replace(CONFIG, method=method, **changes)
+    return helpers.small(method=method, **(SETTINGS | changes))
 
 
 def _fit(config, workdir, *callbacks, **options):
@@ -99,7 +99,7 @@ def test_several_seeds_are_as_if_each_had_run_alone(method, tmp_path):
     summary = Learner(config, devices=1).fit_seeds((0, 5), streams, tmp_path / "both")
     accuracies = summary["A_3"]["classifier"]["macro"]["values"]
     for seed, accuracy in zip((0, 5), accuracies, strict=True):
-        alone = _fit(dataclasses.replace(config, seed=seed), tmp_path / f"alone{seed}")
+        alone = _fit(config.with_changes(seed=seed), tmp_path / f"alone{seed}")
         assert accuracy == pytest.approx(alone["A_3"]["classifier"]["macro"], abs=0.15)
         mine, other = (helpers.newest(tmp_path / f).tree for f in (f"both/seed{seed}", f"alone{seed}"))
         for a, b in zip(jax.tree.leaves(mine["params"]), jax.tree.leaves(other["params"]), strict=True):
@@ -148,7 +148,7 @@ def test_what_a_run_says_while_it_learns(method, tmp_path):
     epochs = log.heard("on_epoch_end")
     trained = [event for event in log.heard("on_progress") if (event.task, event.phase) == (1, "train")]
     if method in GENERATIVE:
-        assert [(event.epochs, event.steps) for event in starts] == 3 * [(2, 24 // config.batch_size)]
+        assert [(event.epochs, event.steps) for event in starts] == 3 * [(2, 24 // config.gan.batch_size)]
         assert [(event.epoch, event.done, event.total) for event in trained if event.done == 3] == [
             (0, 3, 3),
             (1, 3, 3),
@@ -317,7 +317,7 @@ def test_generative_replay_is_labelled_by_the_solver():
 
 @pytest.mark.parametrize("n_old, devices", [(9, 1), (9, 8), (40, 2), (46, 1)])
 def test_all_old_classes_are_aligned_in_turn_however_the_batch_is_split(n_old, devices):
-    whole = mergan.AlignedStep(config=CONFIG, optimisers=None, generator=None)
+    whole = mergan.AlignedStep(config=helpers.SMALL, optimisers=None, generator=None)
     split = dataclasses.replace(whole, axis_name="devices")
     on_devices = jax.vmap(split.old_classes, in_axes=(0, None), axis_name="devices")
     counts = np.zeros(n_old, int)
@@ -362,12 +362,12 @@ def test_settings_that_are_refused(changes, text):
 @pytest.mark.parametrize("changes, text", [({"method": "gan"}, "method='gan' is unknown; choose one of dgm, joint, ")])
 def test_an_unknown_method_is_refused(changes, text):
     with pytest.raises(ConfigError, match=text):
-        dataclasses.replace(CONFIG, **changes)
+        helpers.SMALL.with_changes(**changes)
 
 
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(NoMemory, match="holds no checkpoint of er; run it first"):
-        load_method(_config("er"), helpers.stream(CONFIG), tmp_path / "none")
+        load_method(_config("er"), helpers.stream(_config("er")), tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_training_that_breaks_down_is_refused_and_nothing_of_it_is_saved(method,
     interrupt(config, tmp_path, "epoch end", 1, 1)
     saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     with pytest.raises(NotFinite, match=f"^{method}: .* (task 1|after task 1).*, seed 0; the last good checkpoint is "):
-        _fit(dataclasses.replace(config, **changes), tmp_path, resume_anyway=True)
+        _fit(config.with_changes(**changes), tmp_path, resume_anyway=True)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == saved
 
 

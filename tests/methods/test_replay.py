@@ -20,7 +20,7 @@ def _setting(config, **options):
 def test_the_classifier_learns_from_images_of_all_classes_seen():
     config = helpers.small("dgma")
     memory = helpers.finished(config).memories[-1]
-    each = config.consolidation_samples
+    each = config.consolidation.consolidation_samples
     drawn = images_of_all_classes(memory, _setting(config, labels=(0, 1, 2, 3)), KEY)
     assert drawn.images.shape == (4 * each, 16, 16, 1) and drawn.count == 3 * each
     np.testing.assert_array_equal(drawn.labels, np.repeat(np.arange(4), each))

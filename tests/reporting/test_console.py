@@ -73,7 +73,7 @@ class Console:
 
 def run_start(**changes) -> RunStart:
     event: dict[str, Any] = {
-        "config": Config(epochs=20),
+        "config": Config().with_changes(epochs=20),
         "epochs": 20,
         "workdir": Path("runs/a"),
         "devices": ["cpu:0"],
@@ -134,7 +134,7 @@ def test_the_head_of_a_run() -> None:
 
 def test_the_head_of_a_run_that_is_resumed_on_another_machine() -> None:
     console = Console()
-    paper = Config(epochs=20, protocol="paper", held_out=0.1)
+    paper = Config().with_changes(epochs=20, protocol="paper", held_out=0.1)
     event = run_start(config=paper, platform="gpu", devices=["cuda:0"], estimated_seconds=None, resumed_from=(1, 7))
     console.progress.on_run_start(event)
     text = console.out.getvalue()

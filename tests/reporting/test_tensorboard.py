@@ -44,12 +44,12 @@ def test_the_same_numbers_and_pictures(tmp_path):
     checked = 0
     for line in lines:
         if line["kind"] == "epoch":
-            step = line["task"] * config.epochs + line["epoch"] + 1
+            step = line["task"] * config.gan.epochs + line["epoch"] + 1
             for name in set(line) - {"kind", "task", "epoch", "protocol"}:
                 assert found[f"train/{name}", step] == pytest.approx(line[name], rel=1e-6)
                 checked += 1
         else:
-            step = (line["task"] + 1) * config.epochs
+            step = (line["task"] + 1) * config.gan.epochs
             for reading, means in line["average"].items():
                 for kind, value in means.items():
                     assert found[f"A/{reading}/{kind}", step] == pytest.approx(value, rel=1e-6)

@@ -30,7 +30,7 @@ def learnt(monkeypatch):
 
     def learn(config, dataset, seeds, **stream):
         made = data.class_incremental(dataset, **stream)
-        seen.append((config.variant, seeds, [tuple(made.classes[i] for i in task) for task in made.tasks]))
+        seen.append((config.gates.variant, seeds, [tuple(made.classes[i] for i in task) for task in made.tasks]))
         return whole(config, dataset, seeds, **stream)
 
     monkeypatch.setattr(streams, "learn", learn)

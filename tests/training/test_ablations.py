@@ -1,6 +1,5 @@
 """Parts of the method that can be taken away, to see what they do."""
 
-import dataclasses
 import json
 
 import helpers
@@ -60,7 +59,7 @@ def test_without_masks_the_generator_keeps_its_widths_and_forgets(variant):
 def test_random_masks_stay_as_they_were_drawn(variant):
     config = helpers.small(variant, image_size=8, epochs=2, masks="random")
     first, other = (
-        _masks(load_memory(helpers.finished(dataclasses.replace(config, **changes)).workdir))
+        _masks(load_memory(helpers.finished(config.with_changes(**changes)).workdir))
         for changes in ({}, {"generator_learning_rate": 1e-4})
     )
     helpers.assert_equal_trees(first, other)  # Whatever is learnt.

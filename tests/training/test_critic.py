@@ -73,7 +73,7 @@ def test_a_projection_is_learnt_by_all_of_the_loss():
             return after.params.projection, moments.projection, metrics["critic_loss"]
 
         moved, moment, _ = learn(table)
-        gradient = moment / (1 - step.config.adam_b1)
+        gradient = moment / (1 - step.config.gan.adam_b1)
         for place in [(0, 0), (0, 3), (1, 1), (1, 2)]:
             change = np.zeros_like(table)
             change[place] = 1e-5

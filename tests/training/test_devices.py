@@ -75,7 +75,7 @@ def trained(config: Config, n: int, backend: str) -> Any:
     """As `train`, with these settings."""
     from test_task import _begin, _images
 
-    heads = 1 if config.critic_condition == "none" else 2  # Of one class there is nothing to tell.
+    heads = 1 if config.gan.critic_condition == "none" else 2  # Of one class there is nothing to tell.
     trainer = helpers.trainer(config, jax.devices()[:n], max_heads=heads, backend=backend)
     *_, state, capacity = _begin(trainer)
     data, replay = _images(trainer)
@@ -194,9 +194,9 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
 
 def experiment(workdir: str, *options: str) -> None:
     """A small run from the command line."""
-    from experiments import cli
+    from dgm_jax.commands import learn
 
-    assert cli.run("digits", "", argv=[*OPTIONS.split(), "--workdir", workdir, *options]) == 0
+    assert learn.run("digits", "", argv=[*OPTIONS.split(), "--workdir", workdir, *options]) == 0
 
 
 def be_one_of_two(process_id: int, port: int, folder: Path) -> None:

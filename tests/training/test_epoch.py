@@ -122,7 +122,8 @@ def test_it_is_the_plain_loop(variant, replay_steps, monkeypatch):
     widths = [first + 2 for first in trainer.networks.first_widths]
     rng = np.random.default_rng(0)
     kernels = [
-        rng.normal(0, 0.2, s).astype(np.float32) for s in helpers.chain(widths).kernel_shapes(widths, config.noise_dim)
+        rng.normal(0, 0.2, s).astype(np.float32)
+        for s in helpers.chain(widths).kernel_shapes(widths, config.networks.noise_dim)
     ]
     reserved = [rng.random(shape) < 0.5 for shape in trainer.networks.mask_shapes(widths)]
     state, capacity = begin_task(
@@ -162,12 +163,12 @@ def _plainly(step, state, data, replay, capacity, clock, key):
             numbers = (uniform[4 + u] * np.float32(OLD[u])).astype(int)
             pool += [(replay.images[u, n], u, place) for n, place in zip(numbers, uniform[1 + u])]
         pool.sort(key=lambda entry: entry[2])
-        for j in range(min(TASK + 1, config.replay_steps or TASK + 1)):
+        for j in range(min(TASK + 1, config.replay.replay_steps or TASK + 1)):
             images, labels, _ = zip(*pool[j * BATCH : (j + 1) * BATCH])
             state, _ = learn(state, to_unit_range(jnp.stack(images)), jnp.asarray(labels), capacity.seen)
         labels = data.labels[rows]
         noise = [
-            conditioned_noise(k, labels, noise_dim=config.noise_dim, n_conditioned=4)
+            conditioned_noise(k, labels, noise_dim=config.networks.noise_dim, n_conditioned=4)
             for k in jax.random.split(noise_key)
         ]
         head, scales = labels - TASK, slopes(config, clock, i)

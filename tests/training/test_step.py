@@ -29,7 +29,7 @@ both_dtypes = pytest.mark.parametrize("dtype", helpers.DTYPES)
 
 def _config(file, name, form):
     images = file["real_images"]
-    return Config(
+    return Config().with_changes(
         variant="dgma" if name.startswith("dgma") else "dgmw",
         gate_gradient=form,
         image_size=images.shape[1],
@@ -281,7 +281,7 @@ def test_the_reconstruction_term_is_l1_and_moves_images_towards_the_real_ones():
     weight = 2.5
     with jax.enable_x64(True):
         config = _config(file, "dgmw_t1", "closed")
-        plain, step = (Step.of(dataclasses.replace(config, reconstruction_weight=w)) for w in (0.0, weight))
+        plain, step = (Step.of(config.with_changes(reconstruction_weight=w)) for w in (0.0, weight))
         _, (real, labels, head, noise, scales, capacity) = _inputs(file, "float64")
         state = states[-1]
 
@@ -308,7 +308,7 @@ def test_the_generator_is_judged_by_the_projection_too():
     """Its term is linear in the table, and what it learns changes."""
     file, states, _ = _discriminated("dgmw_t1", "float64")
     with jax.enable_x64(True):
-        step = Step.of(dataclasses.replace(_config(file, "dgmw_t1", "closed"), critic_condition="projection"))
+        step = Step.of(_config(file, "dgmw_t1", "closed").with_changes(critic_condition="projection"))
         _, of_generator = _inputs(file, "float64")
         critic = states[-1].discriminator
         heads, features = int(np.max(of_generator[2])) + 1, len(critic.critic.kernel)
@@ -329,7 +329,9 @@ def test_the_generator_is_judged_by_the_projection_too():
 @pytest.mark.parametrize("lead, epoch, position", [(0, 3, 3), (1, 2, 3), (2, 1, 3), (1, 9, 10), (3, 9, 10)])
 def test_the_annealing_can_be_ahead(lead, epoch, position):
     """ImageNet counts epochs from 1 (the authors' code); no lead makes gates steeper than s_max."""
-    config = dataclasses.replace(Config(variant="dgmw", anneal_within_epoch=True), scale_lead=lead, scale_max=50.0)
+    config = (
+        Config().with_changes(variant="dgmw", anneal_within_epoch=True).with_changes(scale_lead=lead, scale_max=50.0)
+    )
     clock = Clock(task=0, epoch=epoch, mask_epochs=10, steps=8)
     scale, epoch_scale = slopes(config, clock, jnp.int32(4))
     expected = 1 / 50 + (50 - 1 / 50) * position / 10

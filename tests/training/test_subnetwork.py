@@ -35,7 +35,7 @@ def _begin(trainer, size, dtype=np.float32):
     """Task 1 of a random network whose gates have been decided, and half of whose units are reserved; on the host."""
     rng = np.random.default_rng(len(WIDTHS[size]))
     widths = WIDTHS[size]
-    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.noise_dim)
+    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.networks.noise_dim)
     state, capacity = begin_task(
         trainer.networks,
         jax.random.key(0),
@@ -78,7 +78,7 @@ def test_a_step_is_the_same_in_float64(size):
     units, narrow, narrow_capacity = _cut(trainer, state, capacity, size)
     assert [len(e) for e in narrow.generator.embeddings] == [n + 1 for n in OPEN[size]]
     step = Step.of(trainer.config)
-    noise = np.random.default_rng(3).normal(size=(8, trainer.config.noise_dim))
+    noise = np.random.default_rng(3).normal(size=(8, trainer.config.networks.noise_dim))
     labels, head = np.ones(8, np.int32), np.zeros(8, np.int32)
 
     @helpers.quick_jit
@@ -109,7 +109,7 @@ def test_what_is_closed_stays_where_it_was_bit_for_bit(size):
     helpers.assert_equal_trees(units.put_back(narrow, state), state)
     changed = jax.tree.map(lambda a: a + 1, narrow)
     back = units.put_back(changed, state)
-    opened = {nn.INPUT: np.ones(trainer.config.noise_dim, bool)}
+    opened = {nn.INPUT: np.ones(trainer.config.networks.noise_dim, bool)}
     for i, own in enumerate(units.units):
         opened[i] = is_open = np.isin(np.arange(WIDTHS[size][i] + 2), own)
         for name in ("scale", "shift"):

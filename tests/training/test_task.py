@@ -37,7 +37,7 @@ def _begin(trainer, seed=0):
     """Task 1 of a random network that earlier tasks have grown and half reserved."""
     rng = np.random.default_rng(seed)
     widths = [first + 2 for first in trainer.networks.first_widths]
-    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.noise_dim)
+    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.networks.noise_dim)
     kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
     reserved = [
         rng.permutation(np.arange(np.prod(s)) % 2 == 0).reshape(s) for s in trainer.networks.mask_shapes(widths)
@@ -55,7 +55,7 @@ def _begin(trainer, seed=0):
 
 
 def _physical(trainer, widths):
-    return physical_widths([trainer.networks.first_widths, widths], headroom=trainer.config.headroom, n_tasks=3)
+    return physical_widths([trainer.networks.first_widths, widths], headroom=trainer.config.gates.headroom, n_tasks=3)
 
 
 def _images(trainer, seed=0):
@@ -205,7 +205,7 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
     like = [memory.single_class_task(1)]
     grown = [max(a, b) for a, b in zip(widths, memory.widths, strict=True)]
     rng = np.random.default_rng(0)
-    shapes = trainer.networks.generator.kernel_shapes(grown, trainer.config.noise_dim)
+    shapes = trainer.networks.generator.kernel_shapes(grown, trainer.config.networks.noise_dim)
     kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
     reserved = [np.zeros(shape, bool) for shape in trainer.networks.mask_shapes(grown)]
     state, _ = tasks.begin_task(
@@ -239,7 +239,7 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
 def test_growth_keeps_old_weights_in_place(variant):
     trainer = _trainer(variant, 16)
     _, kernels, reserved, *_ = _begin(trainer)
-    newly = [2, 1] if variant == "dgma" else [16 * trainer.config.noise_dim + 1, 1]
+    newly = [2, 1] if variant == "dgma" else [16 * trainer.config.networks.noise_dim + 1, 1]
     grown, masks = tasks.grow(trainer.networks, jax.random.key(2), kernels, reserved, newly)
     assert grown[0].shape[-1] == kernels[0].shape[-1] + 2
     for old, new, was, mask in zip(kernels, grown, reserved, masks, strict=True):
@@ -262,7 +262,7 @@ def test_growth_keeps_old_weights_in_place(variant):
 def test_both_branches_of_a_block_grow_to_one_width(variant, newly, gained):
     trainer = _trainer(variant, "resnet")
     widths, kernels, reserved, *_ = _begin(trainer)
-    assert list(widths) == [5, 5, 5] and trainer.config.noise_dim == 8
+    assert list(widths) == [5, 5, 5] and trainer.config.networks.noise_dim == 8
     grown, masks = tasks.grow(trainer.networks, jax.random.key(2), kernels, reserved, newly)
     first, hidden, last = (width + more for width, more in zip(widths, gained))
     assert [k.shape for k in grown] == [
@@ -308,7 +308,7 @@ def test_padding_contributes_nothing(variant, size):
         rng = np.random.default_rng(3)
         for e, shape in zip(state.generator.embeddings, trainer.networks.mask_shapes(widths)):
             e[tuple(slice(0, n) for n in shape)] = rng.normal(0, 0.5, shape)
-        noise = rng.normal(size=(8, trainer.config.noise_dim))
+        noise = rng.normal(size=(8, trainer.config.networks.noise_dim))
         results.append(_one_generator_step(trainer.config, state, capacity, noise))
     (fake, metrics, tight, tight_gradient), (fake_wide, metrics_wide, wide, wide_gradient) = results
     np.testing.assert_allclose(fake_wide, fake, rtol=1e-9, atol=1e-12)

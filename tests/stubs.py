@@ -1,4 +1,4 @@
-"""Learners that only record how they were called, for tests of the command line."""
+"""A learner that only records how it was called, for tests of the command line."""
 
 import pytest
 
@@ -24,26 +24,13 @@ class _Learner:
         return {"final": 10, "protocol": "strict", "seeds": list(seeds), "A_10": {"consolidated": spread}}
 
 
-class _Baseline(_Learner):
-    """The same, for baselines."""
-
-
 @pytest.fixture
 def learner(monkeypatch):
-    import dgm_jax.methods.learner
-
     import dgm_jax.learner
     import dgm_jax.system.compilation
 
     for name in ("keep_programs", "keep_no_programs"):  # Later tests have a cache of their own.
         monkeypatch.setattr(dgm_jax.system.compilation, name, lambda: None)
     monkeypatch.setattr(dgm_jax.learner, "Learner", _Learner)
-    monkeypatch.setattr(dgm_jax.methods.learner, "BaselineLearner", _Baseline)
     monkeypatch.setattr(_Learner, "failure", None)
     return _Learner
-
-
-@pytest.fixture
-def baseline_learner(learner):
-    """The one that stands for the learner of baselines."""
-    return _Baseline

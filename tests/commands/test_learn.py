@@ -10,18 +10,20 @@ import pytest
 from runs import lose_a_ctrl_c
 
 from dgm_jax import data
+from dgm_jax.commands import learn, parsing
+from dgm_jax.commands.options import FileOptions, JoinedOptions, Options, parse_seeds
 from dgm_jax.config import PRESETS, Config, preset
 from dgm_jax.errors import UserError
+from dgm_jax.methods.er import ReservoirSettings
 from dgm_jax.reporting.console import ConsoleProgress
-from experiments import cli
 
 
-def parse(*argv: str, kind: type[cli.Options] = cli.Options) -> cli.Options:
-    return cli.parse("digits", "What it shows.", kind=kind, argv=["--preset", "paper-mnist", *argv])
+def parse(*argv: str, kind: type[Options] = Options) -> Options:
+    return parsing.parse("digits", "What it shows.", kind=kind, argv=["--preset", "paper-mnist", *argv])
 
 
-def run(*argv: str, kind: type[cli.Options] = cli.Options) -> int:
-    return cli.run("digits", "What it shows.", kind=kind, argv=["--preset", "paper-mnist", *argv])
+def run(*argv: str, kind: type[Options] = Options) -> int:
+    return learn.run("digits", "What it shows.", kind=kind, argv=["--preset", "paper-mnist", *argv])
 
 
 @pytest.fixture
@@ -43,9 +45,8 @@ def test_help_lists_every_setting_with_the_default_of_the_preset(variant: str, c
         parse("--variant", variant, "--help")
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for field in dataclasses.fields(Config):
-        option = f"--{field.name.replace('_', '-')}"
-        default = getattr(PRESETS["paper-mnist"][variant], field.name)
+    for name, default in PRESETS["paper-mnist"][variant].flat().items():
+        option = f"--{name.replace('_', '-')}"
         assert option in text
         assert f"(default: {default})" in text.split(option, 1)[1]
     run_options = ["preset", "class-order", "classes-per-task", "workdir", "data-dir", "devices", "resume-anyway"]
@@ -60,8 +61,8 @@ def test_help_lists_every_setting_with_the_default_of_the_preset(variant: str, c
 @pytest.mark.parametrize("kind", ["Options", "ImageNetOptions"])
 def test_help_does_not_wait_for_jax(kind: str) -> None:
     code = (
-        "import sys\nfrom experiments import cli\n"
-        f"try:\n    cli.run('digits', '', kind=cli.{kind}, argv=['--preset', 'paper-mnist', '--help'])\n"
+        f"import sys\nfrom dgm_jax.commands.learn import run\nfrom dgm_jax.commands.options import {kind}\n"
+        f"try:\n    run('digits', '', kind={kind}, argv=['--preset', 'paper-mnist', '--help'])\n"
         "except SystemExit:\n    assert 'jax' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
@@ -82,29 +83,29 @@ def test_an_experiment_is_a_module_that_can_be_run(name: str) -> None:
 
 def test_overrides_give_the_settings() -> None:
     options = parse("--epochs", "3", "--variant", "dgmw", "--no-reinitialise-discriminator", "--train-per-class=7")
-    assert options.settings == dataclasses.replace(
-        preset("paper-mnist", "dgmw"), epochs=3, reinitialise_discriminator=False, train_per_class=7
+    assert options.settings == preset("paper-mnist", "dgmw").with_changes(
+        epochs=3, reinitialise_discriminator=False, train_per_class=7
     )
 
 
 def test_the_variant_decides_the_defaults() -> None:
     assert parse().settings == preset("paper-mnist", "dgma")
     assert parse("--variant=dgmw").settings == preset("paper-mnist", "dgmw")
-    assert cli.parse("x", "", argv=["--preset=paper-svhn"]).settings == preset("paper-svhn", "dgma")
+    assert parsing.parse("x", "", argv=["--preset=paper-svhn"]).settings == preset("paper-svhn", "dgma")
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
 def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
-    best = cli.parse(name, "", argv=["--preset", "best", "--variant", "dgmw"]).settings
+    best = parsing.parse(name, "", argv=["--preset", "best", "--variant", "dgmw"]).settings
     assert best == preset(f"best-{name}", "dgmw")
     own = preset(name, "dgmw")
-    assert best.consolidation_steps > own.consolidation_steps
-    assert best.warm_start == (name != "digits")  # It was worth nothing there.
-    assert all(getattr(best, of) == getattr(own, of) for of in ("epochs", "image_size", "generator_width"))
+    assert best.consolidation.consolidation_steps > own.consolidation.consolidation_steps
+    assert best.gates.warm_start == (name != "digits")  # It was worth nothing there.
+    assert (best.gan.epochs, best.data, best.networks) == (own.gan.epochs, own.data, own.networks)
 
 
 def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
-    assert cli.run("svhn", "", argv=["--preset", "best"]) == 2
+    assert learn.run("svhn", "", argv=["--preset", "best"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: preset 'best' was measured for digits, mnist, cifar10 alone; leave it out, or try")
     assert (
@@ -115,8 +116,8 @@ def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
     digits = data.load("digits")
     monkeypatch.setattr(data, "load", lambda name, where: dataclasses.replace(digits, name=name))
-    options = cli.parse("joined", "", kind=cli.JoinedOptions, argv=["--of", "digits, mnist", "--image-size", "8"])
-    (stream,) = cli.make_streams("joined", options, [0])
+    options = parsing.parse("joined", "", kind=JoinedOptions, argv=["--of", "digits, mnist", "--image-size", "8"])
+    (stream,) = learn.make_streams("joined", options, [0])
     assert stream.n_tasks == 20 and stream.class_names[3] == "digits 3" and stream.class_names[13] == "mnist 3"
     assert "found digits+mnist: 2,874 training" in capsys.readouterr().out
 
@@ -143,8 +144,8 @@ def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
     assert error.startswith("error: unknown option --zzz\nThe options, which --help explains, are\n  --")
     assert max(map(len, error.splitlines())) <= 100
     told = error.split()
-    for field in dataclasses.fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in told
+    for name in Config().flat():
+        assert f"--{name.replace('_', '-')}" in told
     assert "--class-order" in told and "--npz" not in told
 
 
@@ -153,28 +154,36 @@ def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
     [
         (["--replay", "sometimes"], ["--replay", "fixed", "fresh"]),
         (["--epochs", "many"], ["--epochs", "INT", "many"]),
-        (["--epochs", "0"], ["epochs=0 must be greater than 0"]),
-        (["--batch-size", "-1"], ["batch_size=-1 must be greater than 0"]),
-        (["--clip-norm", "0"], ["clip_norm=0.0 must be greater than 0"]),
-        (["--penalty-weight", "-1"], ["penalty_weight=-1.0 must not be negative"]),
-        (["--generator-average", "1"], ["generator_average=1.0 must be at least 0 and below 1"]),
-        (["--method", "er", "--warm-start"], ["warm_start=True does nothing for method 'er', but for dgm"]),
-        (["--method", "mergan", "--generator-average", "0.9"], ["generator_average=0.9", "'mergan'"]),
-        (["--method", "joint", "--consolidation-smoothing", "0.1"], ["consolidation_smoothing=0.1", "dgr, mergan"]),
-        (["--warm-start", "--no-reuse"], ["warm_start=True", "reuse=False"]),
-        (["--warm-start", "--masks", "random"], ["warm_start=True", "masks='random'"]),
-        (["--protocol", "paper", "--held-out", "0"], ["held_out"]),
         (["--devices", "two"], ["--devices", "two"]),
         (["--epochs"], ["--epochs"]),
+        (["--method", "gan"], ["--method", "dgm", "mergan-jtr"]),
     ],
 )
-def test_a_bad_value_ends_the_process(argv: list[str], expected: list[str], capsys) -> None:
+def test_a_value_that_cannot_be_read_ends_the_process(argv: list[str], expected: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as end:
         run(*argv)
     assert end.value.code == 2
     error = " ".join(capsys.readouterr().err.replace("│", " ").replace("|", " ").split())  # It is folded into a frame.
     for text in expected:
         assert text in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--epochs", "0"], "epochs=0 must be greater than 0"),
+        (["--batch-size", "-1"], "batch_size=-1 must be greater than 0"),
+        (["--clip-norm", "0"], "clip_norm=0.0 must be greater than 0"),
+        (["--penalty-weight", "-1"], "penalty_weight=-1.0 must be at least 0"),
+        (["--generator-average", "1"], "generator_average=1.0 must be at least 0 and below 1"),
+        (["--mask-share", "1.5"], "mask_share=1.5 must be greater than 0 and at most 1"),
+        (["--protocol", "paper", "--held-out", "0"], "protocol='paper' chooses epochs on held-out images"),
+        (["--warm-start", "--no-reuse", "--gate-gradient", "closed"], "warm_start=True begins with"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(argv: list[str], expected: str, capsys) -> None:
+    assert run(*argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {expected}")
 
 
 NAMED = [name for name in PRESETS if not name.startswith("best-")]
@@ -197,13 +206,13 @@ def test_an_unknown_preset_or_variant_names_the_valid_ones(argv: list[str], expe
 
 
 def test_best_is_named_only_where_it_was_measured(capsys) -> None:
-    assert cli.run("svhn", None, argv=["--preset", "nope"]) == 2
+    assert learn.run("svhn", None, argv=["--preset", "nope"]) == 2
     assert capsys.readouterr().err == f"error: preset 'nope' is unknown; choose one of {', '.join(NAMED)}\n"
 
 
 def test_the_file_of_arrays_is_required(capsys) -> None:
     with pytest.raises(SystemExit) as end:
-        run(kind=cli.FileOptions)
+        run(kind=FileOptions)
     assert end.value.code == 2
     assert "--npz FILE" in capsys.readouterr().err
 
@@ -221,21 +230,21 @@ def test_the_file_of_arrays_is_required(capsys) -> None:
     ],
 )
 def test_tasks_that_do_not_fit_the_data(argv: list[str], expected: str, arrays: Path, capsys) -> None:
-    assert run("--npz", str(arrays), *argv, kind=cli.FileOptions) == 2
+    assert run("--npz", str(arrays), *argv, kind=FileOptions) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and expected in error and "Traceback" not in error
 
 
 def test_missing_data(tmp_path: Path, capsys) -> None:
-    assert run("--npz", str(tmp_path / "none.npz"), kind=cli.FileOptions) == 2
+    assert run("--npz", str(tmp_path / "none.npz"), kind=FileOptions) == 2
     assert "none.npz: no such file" in capsys.readouterr().err
-    assert cli.run("mnist", "", argv=["--preset=paper-mnist", "--data-dir", str(tmp_path / "none")]) == 2
+    assert learn.run("mnist", "", argv=["--preset=paper-mnist", "--data-dir", str(tmp_path / "none")]) == 2
     assert "is not a folder; give --data-dir DIR" in capsys.readouterr().err
 
 
 def test_the_data_folder_is_taken_from_the_environment(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "there"))
-    assert cli.run("mnist", "", argv=["--preset=paper-mnist"]) == 2
+    assert learn.run("mnist", "", argv=["--preset=paper-mnist"]) == 2
     assert str(tmp_path / "there") in capsys.readouterr().err
 
 
@@ -246,9 +255,9 @@ def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
     options = parse(
         *("--npz", str(arrays), "--class-order", "9,3,5", "--classes-per-task", "1,2"),
         *("--train-per-class", "4", "--image-size", "8", "--held-out", "0.25", "--protocol", "paper"),
-        kind=cli.FileOptions,
+        kind=FileOptions,
     )
-    (stream,) = cli.make_streams("arrays", options, [0])
+    (stream,) = learn.make_streams("arrays", options, [0])
     assert stream.classes == (9, 3, 5)
     assert stream.tasks == ((0,), (1, 2))
     assert stream.image_shape == (8, 8, 1)
@@ -259,7 +268,7 @@ def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
 
 
 def test_digits_need_no_files(capsys) -> None:
-    (stream,) = cli.make_streams("digits", parse("--classes-per-task", "5"), [0])
+    (stream,) = learn.make_streams("digits", parse("--classes-per-task", "5"), [0])
     assert stream.n_tasks == 2 and stream.image_shape == (32, 32, 1)
     assert capsys.readouterr().out.startswith("found digits: 1,437 training and 360 test images, 8x8x1, 10 classes")
 
@@ -270,7 +279,7 @@ def test_digits_need_no_files(capsys) -> None:
 def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None:
     assert run("--variant", "dgmw", "--seed", "4", "--devices", "1", "--backend", "shard_map") == 0
     assert learner.fitted == {
-        "config": dataclasses.replace(preset("paper-mnist", "dgmw"), seed=4),
+        "config": preset("paper-mnist", "dgmw").with_changes(seed=4),
         "devices": 1,
         "backend": "shard_map",
         "workdir": Path("runs/digits-paper-mnist-dgmw-seed4"),
@@ -278,12 +287,12 @@ def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None
     }
 
 
-def test_a_baseline_is_run_by_its_own_learner(baseline_learner, capsys) -> None:
+def test_a_baseline_is_run_by_the_same_learner(learner) -> None:
     assert run("--method", "er", "--memory-size", "30", "--seed", "2") == 0
-    assert baseline_learner.fitted["config"].memory_size == 30
-    assert baseline_learner.fitted["workdir"] == Path("runs/digits-paper-mnist-er-seed2")
-    assert run("--method", "er", "--seeds", "0,1") == 2
-    assert capsys.readouterr().err.endswith("--seeds is for --method dgm; run a baseline once for each --seed\n")
+    assert learner.fitted["config"].own == ReservoirSettings(memory_size=30)
+    assert learner.fitted["workdir"] == Path("runs/digits-paper-mnist-er-seed2")
+    assert run("--method", "er", "--seeds", "0,1") == 0
+    assert learner.fitted["seeds"] == (0, 1)
 
 
 def test_settings_can_be_chosen_without_a_test_image(learner, monkeypatch) -> None:
@@ -316,7 +325,7 @@ def test_several_seeds(learner, capsys) -> None:
 @pytest.mark.parametrize("text", ["0,0", "1;2", "", "0,-1", "0,01,1"])
 def test_seeds_that_are_no_list(text: str) -> None:
     with pytest.raises(UserError) as error:
-        cli.parse_seeds(text, 0)
+        parse_seeds(text, 0)
     assert str(error.value) == f"--seeds {text!r} is not a list of different whole numbers; e.g. 0,1,2"
 
 
@@ -354,19 +363,13 @@ _FULL = (
     [
         (UserError("the folder is in use"), 2, "error: the folder is in use\n"),
         (OSError(28, "No space left on device"), 2, _FULL),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command to go on\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to resume\n"),
     ],
 )
 def test_what_ends_a_run_early(failure, status: int, said: str, learner, capsys) -> None:
     learner.failure = failure
     assert run() == status
     assert capsys.readouterr().err == said
-
-
-def test_an_interrupted_baseline_says_where_it_goes_on(baseline_learner, learner, capsys) -> None:
-    learner.failure = KeyboardInterrupt()
-    assert run("--method", "er") == 130
-    assert "go on after the last task that was finished: a baseline saves nothing within" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -383,7 +386,7 @@ def test_a_lost_ctrl_c_ends_the_run_at_its_next_word(event: str, learner, monkey
 
     monkeypatch.setattr(learner, "fit", fit)
     assert run() == 130
-    assert "interrupted; run the same command to go on" in capsys.readouterr().err
+    assert "interrupted; run the same command to resume" in capsys.readouterr().err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(learner) -> None:
