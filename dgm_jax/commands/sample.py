@@ -114,15 +114,14 @@ def _find_classes(words: Sequence[str], known: dict[int, str]) -> list[int]:
 
 def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array", out: Path, ctrl_c: CtrlC) -> None:
     """Writes a file for each image, in parts: all images together may not fit into memory."""
-    from tqdm import tqdm
-
     from dgm_jax.data import pictures
+    from dgm_jax.reporting.console import progress_bar
 
     folders = {label: out / str(label) for label in labels}
     full = [str(folder) for folder in folders.values() if folder.is_dir() and any(folder.iterdir())]
     if full:
         raise UserError(f"--out {out}: files exist already in {', '.join(full)}; choose another folder")
-    with tqdm(total=n * len(folders), unit="image") as bar:
+    with progress_bar(n * len(folders), "writing images") as advance:
         for label, folder in folders.items():
             folder.mkdir(parents=True, exist_ok=True)
             done = 0
@@ -131,4 +130,4 @@ def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array
                 for image in pictures.to_uint8(part):
                     pictures.write_png(folder / f"{done:06}.png", image)
                     done += 1
-                bar.update(len(part))
+                advance(len(part))
