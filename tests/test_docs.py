@@ -8,10 +8,10 @@ import sys
 import types
 from pathlib import Path
 
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 import dgm_jax
 from benchmarks import kills, replay, run, step
@@ -138,14 +138,14 @@ def understanding(study: types.ModuleType, monkeypatch):
 def desk(tmp_path, monkeypatch):
     """A folder with what the pages assume: a finished run, exported files, the reader's images."""
     monkeypatch.chdir(tmp_path)
-    small = helpers.small("dgma", noise_dim=16, epochs=1)
+    small = small_runs.small("dgma", noise_dim=16, epochs=1)
     for name in ("digits", "folder"):
         monkeypatch.setitem(PRESETS, name, dict.fromkeys(("dgma", "dgmw"), small))
-    finished = helpers.finished(helpers.small("dgma"), labels=(0, 1, 2, 3))
-    helpers.copied(finished.workdir, tmp_path / "runs" / "digits-dgma-seed0")
+    finished = small_runs.finished(small_runs.small("dgma"), labels=(0, 1, 2, 3))
+    small_runs.copied(finished.workdir, tmp_path / "runs" / "digits-dgma-seed0")
     memory_file.write("memory.dgm", finished.memories[-1])
     Path("memory.stablehlo").write_bytes(export.to_stablehlo(finished.memories[-1]))
-    few = helpers.digits(16, (0, 1), 30)
+    few = small_runs.digits(16, (0, 1), 30)
     return {
         "x_train": few.x_train,
         "y_train": few.y_train,
@@ -153,7 +153,7 @@ def desk(tmp_path, monkeypatch):
         "y_test": few.y_test,
         "dgm_jax": dgm_jax,
         "config": small,
-        "stream": helpers.stream(small),
+        "stream": small_runs.stream(small),
     }
 
 
@@ -214,13 +214,15 @@ def test_extend(desk, monkeypatch) -> None:
     callback, use, baseline, source = blocks(ROOT / "docs" / "extend.md", "python")
     for text in (callback, use, baseline, source):
         exec(compile(text, "docs/extend.md", "exec"), desk)
-    exec(compile(use, "docs/extend.md", "exec"), desk | {"stream": helpers.stream(desk["config"])})  # Finished already.
+    exec(
+        compile(use, "docs/extend.md", "exec"), desk | {"stream": small_runs.stream(desk["config"])}
+    )  # Finished already.
     assert logged[-1] == "finished" and any("A/consolidated" in line for line in logged[:-1])
     assert any("train/critic_loss" in line for line in logged[:-1])
     assert desk["stream"].class_names == ("dog", "cat")
 
     monkeypatch.setitem(METHODS, "finetune", desk["NearestMean"])
-    config = helpers.small("dgma", method="finetune", image_size=8, noise_dim=16)
+    config = small_runs.small("dgma", method="finetune", image_size=8, noise_dim=16)
     learner = dgm_jax.Learner(config, devices=1)
     stream = data.class_incremental(data.load("digits"))
     assert learner.fit(stream, "runs/nearest")["A_10"]["classifier"]["macro"] > 0.85

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from runs import lose_a_ctrl_c
+from support.stopping import lose_a_ctrl_c
 
 import dgm_jax
 from dgm_jax.commands.main import main

@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
 from PIL import Image
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import load_memory
 from dgm_jax.commands import learn
@@ -24,7 +24,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-images.md"
 
 
 def write_images(folder: Path, labels: tuple[int, ...], names: dict[int, str]) -> None:
-    digits = helpers.digits(16, labels, 30)
+    digits = small_runs.digits(16, labels, 30)
     for label in labels:
         own = folder / names[label]
         own.mkdir(parents=True)
@@ -39,7 +39,7 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def small_preset(monkeypatch):
-    config = helpers.small("dgma", image_size=8, headroom=2)
+    config = small_runs.small("dgma", image_size=8, headroom=2)
     monkeypatch.setitem(PRESETS, "folder", {"dgma": config})
     for name in ("keep_programs", "keep_no_programs"):  # Later tests have a cache of their own.
         monkeypatch.setattr(f"dgm_jax.system.compilation.{name}", lambda: None)
@@ -56,14 +56,14 @@ def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):
 
     assert first[:3] == ["python", "-m", "experiments.folder"]
     assert learn.run("folder", "", kind=FolderOptions, argv=first[3:]) == 0
-    drawn = helpers.draw_all(load_memory("runs/mine"))
+    drawn = small_runs.draw_all(load_memory("runs/mine"))
     shutil.rmtree("monday")
     assert learn.run("folder", "", kind=FolderOptions, argv=second[3:]) == 0
     assert "goes on" in capsys.readouterr().out
     memory = load_memory("runs/mine")
     assert memory.names == ("dog", names[0], "zebra's", "日本") and memory.labels == (0, 1, 2, 3)
     for label, images in drawn.items():
-        assert images.tobytes() == helpers.draw_all(memory)[label].tobytes()
+        assert images.tobytes() == small_runs.draw_all(memory)[label].tobytes()
     commands_run = Path("runs/mine/commands.txt").read_text().splitlines()
     assert [line.split()[4] for line in commands_run] == ["monday", "tuesday"]
 
@@ -89,7 +89,7 @@ def images_in(workdir: Path) -> Iterator[bytes]:
 
 
 def test_images_that_are_kept_would_be_found(tmp_path):
-    images = helpers.digits(8).x_train[:5]
+    images = small_runs.digits(8).x_train[:5]
     checkpoint.save(tmp_path / "a" / "checkpoints", 1, {"kept": images.astype(np.float32) / 127.5 - 1}, {})
     (tmp_path / "b").mkdir()
     np.savez_compressed(tmp_path / "b" / "kept.npz", images=images)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import lose_a_ctrl_c
+from support.stopping import lose_a_ctrl_c
 
 from dgm_jax import data
 from dgm_jax.commands import learn, parsing

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.commands import table, table_runs
@@ -311,10 +311,10 @@ def test_ctrl_c_says_how_to_resume(tmp_path, monkeypatch, capsys):
 
 def test_a_memory_is_judged_by_the_ceiling(tmp_path):
     """Real images in the memory's place are told as well as real images; noise is not."""
-    config = helpers.small(
+    config = small_runs.small(
         image_size=8, method="joint", consolidation_steps=200, discriminator_width=8, consolidation_samples=24
     )
-    stream = helpers.stream(config)
+    stream = small_runs.stream(config)
     Learner(config, devices=1).fit(stream, tmp_path)
     method, state = load_method(config, stream, tmp_path)
     judge = method.classifier(2, state)

@@ -18,7 +18,9 @@ from dgm_jax.methods import METHODS, config_of, with_own_settings
 from dgm_jax.methods.er import ReservoirSettings
 from dgm_jax.methods.icarl import ExemplarSettings
 
-FORMAT_1 = json.loads((Path(__file__).parent / "fixtures" / "format-1" / "run" / "config.json").read_text())["config"]
+FORMAT_1 = json.loads((Path(__file__).parents[1] / "fixtures" / "format-1" / "run" / "config.json").read_text())[
+    "config"
+]
 
 
 @pytest.mark.parametrize(

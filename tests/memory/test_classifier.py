@@ -1,12 +1,13 @@
 """The classifier that a run leaves behind says what the run measured."""
 
 import json
+import shutil
 
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
 from PIL import Image
+from support import checks, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import load_classifier
 from dgm_jax.commands.main import main
@@ -17,13 +18,13 @@ from dgm_jax.memory.classifier import BadImages
 
 @pytest.fixture(scope="module")
 def run():
-    return helpers.unequal()
+    return small_runs.unequal()
 
 
 @pytest.mark.parametrize("reading", ["consolidated", "auxiliary"])
 def test_it_is_right_as_often_as_the_run_said(run, reading):
     summary = json.loads((run.workdir / "summary.json").read_text())
-    dataset = helpers.digits(8, helpers.SIX, 24, (70, -3, 12, 5, 900, 41))
+    dataset = small_runs.digits(8, small_runs.SIX, 24, (70, -3, 12, 5, 900, 41))
     classifier = load_classifier(run.workdir, reading=reading)
     labels, probabilities = classifier.predict(dataset.x_test)
     assert np.mean(labels == dataset.y_test) == pytest.approx(summary["A_6"][reading]["micro"])
@@ -39,10 +40,10 @@ def test_it_is_printed_in_a_line(run):
 
 def test_a_network_of_its_own():
     """Of another kind than the discriminator; it decides what the next task begins as, too."""
-    config = helpers.beyond("dgmw", consolidation_network="resnet")
-    run = helpers.finished(config, labels=helpers.SIX, classes_per_task=2)
+    config = small_runs.beyond("dgmw", consolidation_network="resnet")
+    run = small_runs.finished(config, labels=small_runs.SIX, classes_per_task=2)
     summary = json.loads((run.workdir / "summary.json").read_text())
-    test = helpers.digits(8, helpers.SIX)
+    test = small_runs.digits(8, small_runs.SIX)
     classifiers = [load_classifier(run.workdir, reading=reading) for reading in ("consolidated", "auxiliary")]
     assert [own.network for own in classifiers] == ["resnet", "dcgan"]
     for reading, classifier in zip(("consolidated", "auxiliary"), classifiers, strict=True):
@@ -52,8 +53,8 @@ def test_a_network_of_its_own():
 
 def test_after_a_part_of_the_tasks(run, tmp_path):
     """While a task is in progress, the classifier is that of the tasks before it."""
-    folder = helpers.copied(run.workdir, tmp_path / "run")
-    helpers.shutil.rmtree(sorted((folder / "checkpoints").iterdir())[-1])
+    folder = small_runs.copied(run.workdir, tmp_path / "run")
+    shutil.rmtree(sorted((folder / "checkpoints").iterdir())[-1])
     classifier = load_classifier(folder)
     assert classifier.labels == (12, 900, -3, 70, 5)
     labels, probabilities = classifier.predict(np.zeros((2, 8, 8), np.uint8))
@@ -61,8 +62,8 @@ def test_after_a_part_of_the_tasks(run, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_passed_over(run, tmp_path):
-    folder = helpers.copied(run.workdir, tmp_path / "run")
-    helpers.flip_a_byte(folder)
+    folder = small_runs.copied(run.workdir, tmp_path / "run")
+    checks.flip_a_byte(folder)
     with pytest.warns(UserWarning, match="The classifier is that of an earlier task"):
         assert load_classifier(folder).labels == (12, 900, -3, 70, 5)
 
@@ -73,7 +74,7 @@ def test_no_images(run):
 
 
 def test_images_of_another_size_are_scaled(run):
-    small = helpers.digits(8, helpers.SIX).x_test
+    small = small_runs.digits(8, small_runs.SIX).x_test
     large = small.repeat(4, axis=1).repeat(4, axis=2)
     classifier = load_classifier(run.workdir)
     logits = classifier.predict(large)[1]
@@ -100,7 +101,7 @@ def test_refuses_folders(run, tmp_path):
 
 
 def test_the_command(run, tmp_path, capsys):
-    images = helpers.digits(8, helpers.SIX).x_test[:3, ..., 0]
+    images = small_runs.digits(8, small_runs.SIX).x_test[:3, ..., 0]
     paths = [tmp_path / f"grüße {i}.png" for i in range(3)]
     for path, image in zip(paths, images):
         Image.fromarray(image).save(path)

@@ -2,11 +2,11 @@
 
 import io
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import children, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax.errors import UserError
 from dgm_jax.memory import export
@@ -14,12 +14,12 @@ from dgm_jax.memory.file import decode, encode
 from dgm_jax.memory.memory import CHUNK
 
 RUNS = {
-    "dgma": lambda: helpers.finished(helpers.small("dgma")),
-    "dgmw-pairs": lambda: helpers.finished(
-        helpers.small("dgmw", image_size=8, headroom=2), labels=helpers.SIX, classes_per_task=2
+    "dgma": lambda: small_runs.finished(small_runs.small("dgma")),
+    "dgmw-pairs": lambda: small_runs.finished(
+        small_runs.small("dgmw", image_size=8, headroom=2), labels=small_runs.SIX, classes_per_task=2
     ),
-    "dgma-unequal": helpers.unequal,
-    "dgma-resnet": lambda: helpers.finished(helpers.residual("dgma")),
+    "dgma-unequal": small_runs.unequal,
+    "dgma-resnet": lambda: small_runs.finished(small_runs.residual("dgma")),
 }
 
 
@@ -42,7 +42,7 @@ drawn["unknown"] = call(key, np.int32(0), np.int32(-99))
 np.savez({str(tmp_path / "drawn.npz")!r}, **drawn)
 assert not any(name.startswith("dgm_jax") for name in sys.modules)
 """
-    helpers.outputs(helpers.start(code))
+    children.outputs(children.start(code))
     drawn = np.load(tmp_path / "drawn.npz")
     for label in labels:
         expected = np.asarray(memory.sample(label, CHUNK, jax.random.key(3)))

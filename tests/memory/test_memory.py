@@ -3,11 +3,11 @@
 import dataclasses
 import re
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import checks, golden_names, programs, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NoMemory
@@ -15,17 +15,21 @@ from dgm_jax.memory.task import TaskMemory
 from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 RUNS = {
-    "dgma-16": lambda: helpers.finished(helpers.small("dgma")),
-    "dgmw-16": lambda: helpers.finished(helpers.small("dgmw")),
+    "dgma-16": lambda: small_runs.finished(small_runs.small("dgma")),
+    "dgmw-16": lambda: small_runs.finished(small_runs.small("dgmw")),
     # Arrays that outgrow their padding, and several classes a task.
-    "dgma-8-unequal": helpers.unequal,
-    "dgmw-8-pairs": lambda: helpers.finished(
-        helpers.small("dgmw", image_size=8, headroom=2), labels=helpers.SIX, classes_per_task=2
+    "dgma-8-unequal": small_runs.unequal,
+    "dgmw-8-pairs": lambda: small_runs.finished(
+        small_runs.small("dgmw", image_size=8, headroom=2), labels=small_runs.SIX, classes_per_task=2
     ),
-    "dgma-resnet": lambda: helpers.finished(helpers.residual("dgma")),
-    "dgma-16-beyond": lambda: helpers.finished(helpers.beyond("dgma", image_size=16)),
-    "dgmw-8-beyond-pairs": lambda: helpers.finished(helpers.beyond("dgmw"), labels=helpers.SIX, classes_per_task=2),
-    "dgmw-resnet-pairs": lambda: helpers.finished(helpers.residual("dgmw"), labels=helpers.SIX, classes_per_task=2),
+    "dgma-resnet": lambda: small_runs.finished(small_runs.residual("dgma")),
+    "dgma-16-beyond": lambda: small_runs.finished(small_runs.beyond("dgma", image_size=16)),
+    "dgmw-8-beyond-pairs": lambda: small_runs.finished(
+        small_runs.beyond("dgmw"), labels=small_runs.SIX, classes_per_task=2
+    ),
+    "dgmw-resnet-pairs": lambda: small_runs.finished(
+        small_runs.residual("dgmw"), labels=small_runs.SIX, classes_per_task=2
+    ),
 }
 
 
@@ -57,19 +61,19 @@ class TestExactRetention:
     def test_images_are_images(self, run):
         size = run.memories[0].image_size
         for images in run.drawn[-1].values():
-            assert images.shape == (helpers.Watch.N, size, size, 1) and images.dtype == np.float32
+            assert images.shape == (small_runs.Watch.N, size, size, 1) and images.dtype == np.float32
             assert np.all(np.abs(images) <= 1) and np.std(images) > 0
         drawn = list(run.drawn[-1].values())
         assert all(np.any(a != b) for a, b in zip(drawn, drawn[1:]))
 
     def test_after_a_restore(self, run):
-        helpers.assert_equal_trees(helpers.draw_all(load_memory(run.workdir)), run.drawn[-1])
+        checks.assert_equal_trees(small_runs.draw_all(load_memory(run.workdir)), run.drawn[-1])
 
     def test_as_of_a_task(self, run):
         for task, drawn in enumerate(run.drawn):
             memory = load_memory(run.workdir, after_task=task)
             assert len(memory.tasks) == task + 1
-            helpers.assert_equal_trees(helpers.draw_all(memory), drawn)
+            checks.assert_equal_trees(small_runs.draw_all(memory), drawn)
 
     def test_shared_weights_of_earlier_tasks_are_equal_bit_for_bit(self, run):
         for before, after in zip(run.memories, run.memories[1:]):
@@ -140,12 +144,12 @@ class TestLoad:
             load_memory(tmp_path)
 
     def test_a_damaged_checkpoint_is_passed_over_with_a_warning(self, run, tmp_path):
-        workdir = helpers.copied(run.workdir, tmp_path / "copy")
-        helpers.flip_a_byte(workdir)
+        workdir = small_runs.copied(run.workdir, tmp_path / "copy")
+        checks.flip_a_byte(workdir)
         with pytest.warns(UserWarning, match="is damaged: .* is used instead"):
             memory = load_memory(workdir)
         assert len(memory.tasks) == 2
-        helpers.assert_equal_trees(helpers.draw_all(memory), run.drawn[1])
+        checks.assert_equal_trees(small_runs.draw_all(memory), run.drawn[1])
 
 
 # ---- by hand ----
@@ -168,14 +172,17 @@ def _memory(variant):
     """Two tasks, of one and of two classes; 16x16; widths 5-3, grown to 6-4."""
     rng = np.random.default_rng(0)
     old, new = (
-        [s if variant == "dgmw" else s[-1:] for s in helpers.chain(w).kernel_shapes(w, 7)] for w in ((5, 3), (6, 4))
+        [s if variant == "dgmw" else s[-1:] for s in golden_names.chain(w).kernel_shapes(w, 7)]
+        for w in ((5, 3), (6, 4))
     )
     masks = [[rng.random(shape) < 0.5 for shape in shapes] for shapes in (old, new)]
     tasks = (
         _task(variant, (0,), (5, 3), masks[0], 1),
         _task(variant, (1, 2), (6, 4), masks[1], 2),
     )
-    kernels = [rng.normal(size=shape).astype(np.float32) for shape in helpers.chain((6, 4)).kernel_shapes((6, 4), 7)]
+    kernels = [
+        rng.normal(size=shape).astype(np.float32) for shape in golden_names.chain((6, 4)).kernel_shapes((6, 4), 7)
+    ]
     return Memory(kernels, masks[1], tasks, noise_dim=7, image_size=16, labels=(9, 4, 6), names=("nine", "four", "six"))
 
 
@@ -194,10 +201,10 @@ def test_as_a_tree_and_back(variant):
     back = Memory.from_tree(*memory.to_tree())
     for name in ("widths", "n_classes", "noise_dim", "image_size", "network", "labels", "names", "gate_before_norm"):
         assert getattr(back, name) == getattr(memory, name)
-    helpers.assert_equal_trees((back.kernels, back.reserved), (memory.kernels, memory.reserved))
+    checks.assert_equal_trees((back.kernels, back.reserved), (memory.kernels, memory.reserved))
     for a, b in zip(back.tasks, memory.tasks, strict=True):
-        helpers.assert_equal_trees(dataclasses.asdict(a), dataclasses.asdict(b))
-    helpers.assert_equal_trees(helpers.draw_all(back), helpers.draw_all(memory))
+        checks.assert_equal_trees(dataclasses.asdict(a), dataclasses.asdict(b))
+    checks.assert_equal_trees(small_runs.draw_all(back), small_runs.draw_all(memory))
 
 
 @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
@@ -206,8 +213,8 @@ def test_the_cut_draws_what_the_whole_generator_would(variant):
     memory = _memory(variant)
     noise = np.random.default_rng(5).normal(size=(4, 7)).astype(np.float32)
     head = np.zeros(4, np.int32)
-    run = helpers.quick_jit(
-        lambda params, statistics, masks: helpers.chain(statistics).generate(
+    run = programs.quick_jit(
+        lambda params, statistics, masks: golden_names.chain(statistics).generate(
             params, statistics, masks, noise, head, train=False
         )[0]
     )

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support import checks, children, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NewerFormat, NoMemory
@@ -24,12 +24,14 @@ from dgm_jax.memory.file import DamagedMemoryFile, decode, encode
 from dgm_jax.memory.memory import used_weights
 
 RUNS = {
-    "dgma": lambda: helpers.finished(helpers.small("dgma")),
-    "dgmw": lambda: helpers.finished(helpers.small("dgmw")),
-    "dgma-several-classes": helpers.unequal,
-    "dgma-gate-before-norm": lambda: helpers.finished(helpers.small("dgma", gate_position="before_norm")),
-    "dgma-resnet": lambda: helpers.finished(helpers.residual("dgma")),
-    "dgmw-resnet-pairs": lambda: helpers.finished(helpers.residual("dgmw"), labels=helpers.SIX, classes_per_task=2),
+    "dgma": lambda: small_runs.finished(small_runs.small("dgma")),
+    "dgmw": lambda: small_runs.finished(small_runs.small("dgmw")),
+    "dgma-several-classes": small_runs.unequal,
+    "dgma-gate-before-norm": lambda: small_runs.finished(small_runs.small("dgma", gate_position="before_norm")),
+    "dgma-resnet": lambda: small_runs.finished(small_runs.residual("dgma")),
+    "dgmw-resnet-pairs": lambda: small_runs.finished(
+        small_runs.residual("dgmw"), labels=small_runs.SIX, classes_per_task=2
+    ),
 }
 
 
@@ -40,7 +42,7 @@ def memory(request) -> Memory:
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    return encode(helpers.unequal().memories[-1])
+    return encode(small_runs.unequal().memories[-1])
 
 
 def sealed(content: bytes) -> bytes:
@@ -64,16 +66,16 @@ class TestRoundTrip:
         size = memory_file.write(tmp_path / "memory.dgm", memory)
         assert size == (tmp_path / "memory.dgm").stat().st_size
         loaded = load_memory(tmp_path / "memory.dgm")
-        helpers.assert_equal_trees(helpers.draw_all(loaded), helpers.draw_all(memory))
+        checks.assert_equal_trees(small_runs.draw_all(loaded), small_runs.draw_all(memory))
         assert loaded.labels == memory.labels[: memory.n_classes] and loaded.names == memory.names[: memory.n_classes]
 
     def test_as_of_each_task(self, memory, tmp_path):
         memory_file.write(tmp_path / "memory.dgm", memory)
         for task in range(len(memory.tasks)):
             then = memory.as_of(task + 1)
-            drawn = helpers.draw_all(then)
-            helpers.assert_equal_trees(helpers.draw_all(load_memory(tmp_path / "memory.dgm", after_task=task)), drawn)
-            helpers.assert_equal_trees(helpers.draw_all(decode(encode(then))), drawn)
+            drawn = small_runs.draw_all(then)
+            checks.assert_equal_trees(small_runs.draw_all(load_memory(tmp_path / "memory.dgm", after_task=task)), drawn)
+            checks.assert_equal_trees(small_runs.draw_all(decode(encode(then))), drawn)
         with pytest.raises(NoMemory, match=f"after_task=9, but .*memory.dgm has {len(memory.tasks)} finished tasks"):
             load_memory(tmp_path / "memory.dgm", after_task=9)
 
@@ -89,7 +91,7 @@ class TestRoundTrip:
         ]
         other = dataclasses.replace(memory, kernels=noisy)
         assert encode(other) == encode(memory)
-        helpers.assert_equal_trees(helpers.draw_all(other), helpers.draw_all(memory))
+        checks.assert_equal_trees(small_runs.draw_all(other), small_runs.draw_all(memory))
         for loaded, kernel, used in zip(decode(encode(memory)).kernels, memory.kernels, used_weights(memory)):
             _, _, c_in, c_out = loaded.shape
             assert not used[:, :, c_in:].any() and not used[..., c_out:].any()
@@ -130,7 +132,7 @@ sys.meta_path.insert(0, Refuse())
 import dgm_jax, jax
 print(dgm_jax.load_memory({str(tmp_path / "memory.dgm")!r}).sample(0, 3, jax.random.key(0)).shape)
 """
-        (out,) = helpers.outputs(helpers.start(code))
+        (out,) = children.outputs(children.start(code))
         assert out == "(3, 16, 16, 1)\n"
 
 
@@ -330,8 +332,8 @@ def test_a_hostile_file_is_refused_or_is_a_memory(content, field, value, damages
 def test_the_command(tmp_path):
     workdir, out = RUNS["dgmw"]().workdir, tmp_path / "memory.dgm"
     command = [sys.executable, "-m", "dgm_jax", "export", str(workdir), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert f"{out.stat().st_size:,} bytes" in done.stdout
-    helpers.assert_equal_trees(helpers.draw_all(load_memory(out)), helpers.draw_all(load_memory(workdir)))
+    checks.assert_equal_trees(small_runs.draw_all(load_memory(out)), small_runs.draw_all(load_memory(workdir)))
     assert np.asarray(load_memory(out).sample(0, 1, jax.random.key(0))).shape == (1, 16, 16, 1)

@@ -10,11 +10,11 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
 from PIL import Image
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.commands.main import main
@@ -24,10 +24,10 @@ from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import NoRun, read
 
 RUNS = {
-    "dgma": lambda: helpers.finished(helpers.small("dgma")).workdir,
+    "dgma": lambda: small_runs.finished(small_runs.small("dgma")).workdir,
     "dgmw-pairs": lambda: (
-        helpers.finished(
-            helpers.small("dgmw", image_size=8, headroom=2), labels=helpers.SIX, classes_per_task=2
+        small_runs.finished(
+            small_runs.small("dgmw", image_size=8, headroom=2), labels=small_runs.SIX, classes_per_task=2
         ).workdir
     ),
 }
@@ -41,8 +41,8 @@ def run(request) -> Path:
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("baseline")
-    config = helpers.small("dgma", method="finetune", image_size=8)
-    Learner(config, devices=1).fit(helpers.stream(config), folder)
+    config = small_runs.small("dgma", method="finetune", image_size=8)
+    Learner(config, devices=1).fit(small_runs.stream(config), folder)
     return folder
 
 
@@ -122,7 +122,7 @@ class TestPage:
         assert set(by_class) == set(found.names) and all(len(images) == 1 for images in by_class.values())
 
     def test_a_changed_image_is_reported(self, run, tmp_path):
-        folder = helpers.copied(run, tmp_path / "run")
+        folder = small_runs.copied(run, tmp_path / "run")
         path = folder / "samples" / "after_task_02.npz"
         with np.load(path) as arrays:
             changed = dict(arrays)
@@ -133,13 +133,13 @@ class TestPage:
 
     def test_real_images_only_if_asked_for(self, run, tmp_path):
         assert "a real training image" not in (run / "report.html").read_text()
-        config = helpers.small("dgma")
-        stream = helpers.stream(config)
+        config = small_runs.small("dgma")
+        stream = small_runs.stream(config)
         Learner(config, devices=1, show_real=True).fit(stream, tmp_path / "run")
         text = (tmp_path / "run" / "report.html").read_text()
         uris = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="(\d), a real training image"', text)
         assert [name for _, name in uris] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
-        digits = helpers.digits(16)
+        digits = small_runs.digits(16)
         for number, (uri, name) in enumerate(uris):
             shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))))
             expected = digits.x_train[digits.y_train == int(name), ..., 0]
@@ -154,7 +154,7 @@ class TestPage:
         assert float(rows[2][1]) == pytest.approx(privacy[0]["pixels"]["generated"]["median"], abs=5e-4)
 
     def test_of_a_run_in_progress(self, tmp_path):
-        folder = helpers.copied(RUNS["dgma"](), tmp_path / "run")
+        folder = small_runs.copied(RUNS["dgma"](), tmp_path / "run")
         shutil.rmtree(folder / "samples")
         for name in ("summary.json", "accuracy_matrix.csv", "report.html"):
             (folder / name).unlink()
@@ -170,7 +170,7 @@ class TestPage:
 
     def test_names_are_text(self, run, tmp_path):
         """A class folder may be called anything."""
-        folder = helpers.copied(run, tmp_path / "run")
+        folder = small_runs.copied(run, tmp_path / "run")
         for name in ("config.json", "summary.json"):
             content = json.loads((folder / name).read_text())
             content["class_names"][0] = "<script>alert(1)</script>"
@@ -193,7 +193,7 @@ class TestPage:
         ],
     )
     def test_files_that_are_damaged(self, name, content, tmp_path, capsys):
-        folder = helpers.copied(RUNS["dgma"](), tmp_path / "run")
+        folder = small_runs.copied(RUNS["dgma"](), tmp_path / "run")
         (folder / name).write_bytes(content)
         assert main(["report", str(folder)]) == 2
         error = capsys.readouterr().err
@@ -202,14 +202,14 @@ class TestPage:
 
     def test_a_page_that_cannot_be_written_does_not_end_a_run(self, tmp_path):
         notes: list[str] = []
-        folder = helpers.copied(RUNS["dgma"](), tmp_path / "run")
+        folder = small_runs.copied(RUNS["dgma"](), tmp_path / "run")
         (folder / "summary.json").write_text("{}")
         report.write_at_the_end(Workdir(folder), notes.append)
         assert len(notes) == 1 and notes[0].startswith("no report.html: ")
 
     def test_a_task_whose_summary_is_not_written_yet(self, run, tmp_path):
         """The matrix and the samples are written before it."""
-        folder = helpers.copied(run, tmp_path / "run")
+        folder = small_runs.copied(run, tmp_path / "run")
         summary = json.loads((folder / "summary.json").read_text())
         n = sum(map(len, summary["tasks"][:2]))
         shorter = {"finished": False, "finished_tasks": 2, "final": n}
@@ -221,7 +221,7 @@ class TestPage:
         _Tables(text)
 
     def test_empty_commands_are_no_commands(self, run, tmp_path):
-        folder = helpers.copied(run, tmp_path / "run")
+        folder = small_runs.copied(run, tmp_path / "run")
         (folder / "commands.txt").write_text("")
         assert "<pre>" not in report.page(read(folder))
         (folder / "commands.txt").write_text("python -m a\npython -m b --c 'd'\npython -m a\n")

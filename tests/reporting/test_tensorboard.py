@@ -4,11 +4,11 @@ import json
 import struct
 import sys
 
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
 from PIL import Image
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax.errors import UserError
 from dgm_jax.reporting.tensorboard import TensorBoard
@@ -37,8 +37,8 @@ def scalars(folder):
 
 
 def test_the_same_numbers_and_pictures(tmp_path):
-    config = helpers.small("dgma")
-    helpers.fit(config, tmp_path, TensorBoard())
+    config = small_runs.small("dgma")
+    small_runs.fit(config, tmp_path, TensorBoard())
     found = scalars(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     checked = 0

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import checks, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner, data, load_memory
 from dgm_jax.data import DataError, PastTaskError
@@ -16,14 +16,14 @@ from dgm_jax.runs.events import Callback
 
 NAMES = ("nought", "one", "two", "three", "four", "five")
 CONFIGS = {
-    "dgma": lambda: helpers.small("dgma", image_size=8, headroom=2),
-    "dgmw-resnet": lambda: helpers.residual("dgmw"),  # Its discriminator goes on from task to task.
+    "dgma": lambda: small_runs.small("dgma", image_size=8, headroom=2),
+    "dgmw-resnet": lambda: small_runs.residual("dgmw"),  # Its discriminator goes on from task to task.
 }
 
 
 def stage(labels: tuple[int, ...], size: int = 8) -> data.TaskStream:
     """Class folders would number the classes of each stage from 0; so does this."""
-    own = helpers.digits(size, labels)
+    own = small_runs.digits(size, labels)
     new = {label: rank for rank, label in enumerate(labels)}
     y_train, y_test = (np.array([new[label] for label in y]) for y in (own.y_train, own.y_test))
     names = {rank: NAMES[label] for rank, label in enumerate(labels)}
@@ -59,7 +59,7 @@ def stages(request, tmp_path_factory):
     config, workdir = CONFIGS[request.param](), tmp_path_factory.mktemp("stages")
     learn(config, (0, 1), workdir)
     first = load_memory(workdir)
-    drawn = helpers.draw_all(first)
+    drawn = small_runs.draw_all(first)
     summary = learn(config, (2, 3), workdir)
     return config, workdir, first, drawn, summary
 
@@ -68,7 +68,7 @@ def test_old_classes_are_drawn_as_before(stages):
     _, workdir, _, drawn, _ = stages
     memory = load_memory(workdir)
     assert memory.names == NAMES[:4] and memory.labels == (0, 1, 2, 3) and memory.n_classes == 4
-    now = helpers.draw_all(memory)
+    now = small_runs.draw_all(memory)
     for label, images in drawn.items():
         assert images.tobytes() == now[label].tobytes()
     assert all(np.std(images) > 0 for images in now.values())
@@ -76,11 +76,11 @@ def test_old_classes_are_drawn_as_before(stages):
 
 def test_the_last_classifier_is_used_in_the_next_stage_too(tmp_path):
     """New classes begin as those of the stage before (warm start)."""
-    config = helpers.beyond("dgma", headroom=2)
+    config = small_runs.beyond("dgma", headroom=2)
     learn(config, (0, 1), tmp_path)
-    drawn = helpers.draw_all(load_memory(tmp_path))
+    drawn = small_runs.draw_all(load_memory(tmp_path))
     summary = learn(config, (2,), tmp_path)
-    now = helpers.draw_all(load_memory(tmp_path))
+    now = small_runs.draw_all(load_memory(tmp_path))
     assert summary["finished"] and len(now) == 3
     for label, images in drawn.items():
         assert images.tobytes() == now[label].tobytes()
@@ -144,7 +144,7 @@ def test_an_interrupted_stage_continues_to_the_same_end(stages, tmp_path):
     ):
         learn(config, (4, 5), folder)
     summary = learn(config, (2, 3), folder)
-    helpers.assert_equal_trees(helpers.newest(folder).tree, helpers.newest(workdir).tree)
+    checks.assert_equal_trees(small_runs.newest(folder).tree, small_runs.newest(workdir).tree)
     assert summary["confusion"] == undisturbed["confusion"]
 
 
@@ -174,18 +174,18 @@ def test_the_same_images_under_other_names_are_refused(stages, monkeypatch):
 
 def test_a_third_stage(stages, tmp_path):
     config, workdir, _, drawn, _ = stages
-    folder = helpers.copied(workdir, tmp_path / "run")
+    folder = small_runs.copied(workdir, tmp_path / "run")
     learn(config, (5,), folder)
     memory = load_memory(folder)
     assert memory.names == (*NAMES[:4], "five") and memory.labels == (0, 1, 2, 3, 4)
     for label, images in drawn.items():
-        assert images.tobytes() == helpers.draw_all(memory)[label].tobytes()
+        assert images.tobytes() == small_runs.draw_all(memory)[label].tobytes()
     assert len(json.loads((folder / "config.json").read_text())["stream"]["fingerprint"].split("+")) == 3
 
 
 def test_settings_of_another_stage(stages, tmp_path):
     config, workdir, *_ = stages
-    folder = helpers.copied(workdir, tmp_path / "run")
+    folder = small_runs.copied(workdir, tmp_path / "run")
     fewer = type(config)(**{**config.__dict__, "epochs": 2})
     with pytest.raises(OtherConfiguration, match="epochs is 3, now 2.*pass --resume-anyway"):
         Learner(fewer, devices=1).fit(stage((5,)), folder)
@@ -194,7 +194,7 @@ def test_settings_of_another_stage(stages, tmp_path):
 
 def test_settings_that_last_are_refused(stages, tmp_path):
     config, workdir, *_ = stages
-    folder = helpers.copied(workdir, tmp_path / "run")
+    folder = small_runs.copied(workdir, tmp_path / "run")
     with pytest.raises(OtherConfiguration, match="noise_dim is .*, now 16"):
         Learner(type(config)(**{**config.__dict__, "noise_dim": 16}), devices=1).fit(stage((5,)), folder)
 
@@ -202,15 +202,15 @@ def test_settings_that_last_are_refused(stages, tmp_path):
 def test_a_damaged_end_of_the_first_stage_asks_for_its_images(tmp_path):
     config = CONFIGS["dgma"]()
     learn(config, (0, 1), tmp_path)
-    drawn = helpers.draw_all(load_memory(tmp_path))
-    helpers.flip_a_byte(tmp_path)
+    drawn = small_runs.draw_all(load_memory(tmp_path))
+    checks.flip_a_byte(tmp_path)
     with pytest.raises(
         OtherConfiguration, match="has not learnt all of nought, one yet; continue with their images first"
     ):
         learn(config, (2, 3), tmp_path)
     learn(config, (0, 1), tmp_path)  # As it says.
     learn(config, (2, 3), tmp_path)
-    now = helpers.draw_all(load_memory(tmp_path))
+    now = small_runs.draw_all(load_memory(tmp_path))
     assert all(now[label].tobytes() == images.tobytes() for label, images in drawn.items())
 
 

@@ -9,17 +9,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import checks, children, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import load_classifier, load_memory
 from dgm_jax.runs.events import Callback
 from dgm_jax.system import checkpoint
 
-FIXTURE = Path(__file__).parent / "fixtures" / "format-1"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "format-1"
 
 
 class _StopAfter(Callback):
@@ -33,7 +33,7 @@ class _StopAfter(Callback):
 
 @pytest.fixture
 def undisturbed():
-    return helpers.finished(helpers.small("dgma"))
+    return small_runs.finished(small_runs.small("dgma"))
 
 
 def mount(folder: Path, *options: str) -> None:
@@ -45,10 +45,11 @@ def mount(folder: Path, *options: str) -> None:
 
 
 RUN = """
-import sys, helpers
+import sys
+from support import small_runs
 from pathlib import Path
 from dgm_jax.errors import exit_status
-sys.exit(exit_status(lambda: helpers.fit(helpers.small("dgma"), Path(sys.argv[1])) and None))
+sys.exit(exit_status(lambda: small_runs.fit(small_runs.small("dgma"), Path(sys.argv[1])) and None))
 """
 
 
@@ -59,13 +60,13 @@ def test_a_full_disk_in_the_middle_of_a_run(kilobytes, tmp_path, undisturbed):
     disk.mkdir()
     mount(disk, f"size={kilobytes}k")
     try:
-        child = helpers.start(f"import sys; sys.argv[1:] = [{str(disk / 'run')!r}]\n{RUN}")
+        child = children.start(f"import sys; sys.argv[1:] = [{str(disk / 'run')!r}]\n{RUN}")
         _, error = child.communicate(timeout=300)
         assert child.returncode == 2 and "Traceback" not in error, error
         assert "No space left on device" in error and "free some space, then run the same command to resume" in error
         mount(disk, "remount,size=50m")
-        helpers.fit(helpers.small("dgma"), disk / "run")
-        helpers.assert_equal_trees(helpers.newest(disk / "run").tree, helpers.newest(undisturbed.workdir).tree)
+        small_runs.fit(small_runs.small("dgma"), disk / "run")
+        checks.assert_equal_trees(small_runs.newest(disk / "run").tree, small_runs.newest(undisturbed.workdir).tree)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -87,18 +88,18 @@ def test_a_full_disk_as_orbax_tells_it(tmp_path, monkeypatch):
 
 def test_moved_elsewhere_and_with_any_times(tmp_path, undisturbed):
     """Neither paths nor times of files mean anything: copies by other programs, and clocks set back, do no harm."""
-    config = helpers.small("dgma")
+    config = small_runs.small("dgma")
     with pytest.raises(KeyboardInterrupt):
-        helpers.fit(config, tmp_path / "here", _StopAfter(1))
+        small_runs.fit(config, tmp_path / "here", _StopAfter(1))
     moved = tmp_path / "an other place" / "ünd name"
     moved.parent.mkdir()
     shutil.move(tmp_path / "here", moved)
     for number, path in enumerate(sorted(moved.rglob("*"))):
         stamp = 4e9 - 1e7 * number  # In the future, and the later the path, the earlier.
         os.utime(path, (stamp, stamp))
-    helpers.fit(config, moved)
-    helpers.assert_equal_trees(helpers.newest(moved).tree, helpers.newest(undisturbed.workdir).tree)
-    helpers.assert_equal_trees(helpers.draw_all(load_memory(moved)), undisturbed.drawn[-1])
+    small_runs.fit(config, moved)
+    checks.assert_equal_trees(small_runs.newest(moved).tree, small_runs.newest(undisturbed.workdir).tree)
+    checks.assert_equal_trees(small_runs.draw_all(load_memory(moved)), undisturbed.drawn[-1])
 
 
 @pytest.fixture(scope="module")
@@ -123,26 +124,26 @@ class TestFormat1:
         self.assert_draws(load_memory(FIXTURE / "memory.dgm"), drawn)
 
     def test_its_classifier(self):
-        dataset = helpers.digits(8)
+        dataset = small_runs.digits(8)
         labels, _ = load_classifier(FIXTURE / "run").predict(dataset.x_test)
         summary = json.loads((FIXTURE / "run" / "summary.json").read_text())
         assert np.mean(labels == dataset.y_test) == pytest.approx(summary["A_3"]["consolidated"]["micro"], abs=0.02)
 
     def test_it_goes_on(self, tmp_path, drawn):
         """Its last task is learnt again from the checkpoint before it."""
-        config = helpers.small("dgma", image_size=8, headroom=2)
-        folder = helpers.copied(FIXTURE / "run", tmp_path / "run")
+        config = small_runs.small("dgma", image_size=8, headroom=2)
+        folder = small_runs.copied(FIXTURE / "run", tmp_path / "run")
         newest = sorted((folder / "checkpoints").iterdir())[-1]
         shutil.rmtree(newest)
         (folder / "summary.json").unlink()
-        summary = helpers.fit(config, folder)
+        summary = small_runs.fit(config, folder)
         assert summary["finished"] and summary["finished_tasks"] == 3
         self.assert_draws(load_memory(folder).as_of(2), {label: drawn[label] for label in (0, 1)})
 
     def test_it_grows(self, tmp_path, drawn):
-        config = helpers.small("dgma", image_size=8, headroom=2)
-        folder = helpers.copied(FIXTURE / "run", tmp_path / "run")
-        helpers.fit(config, folder, labels=(3, 4))
+        config = small_runs.small("dgma", image_size=8, headroom=2)
+        folder = small_runs.copied(FIXTURE / "run", tmp_path / "run")
+        small_runs.fit(config, folder, labels=(3, 4))
         memory = load_memory(folder)
         assert memory.labels == (0, 1, 2, 3, 4)
         self.assert_draws(memory.as_of(3), drawn)

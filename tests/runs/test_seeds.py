@@ -3,17 +3,17 @@
 import json
 import shutil
 
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner, load_memory
 from dgm_jax.errors import ConfigError, NoMemory, OtherConfiguration
 from dgm_jax.runs.events import Callback
 
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
-CONFIG = helpers.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)
+CONFIG = small_runs.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)
 LABELS = (0, 1)
 LABELS_OF_PAIRS = (0, 1, 2, 3)
 SEEDS = (0, 5)
@@ -32,7 +32,7 @@ class Log(Callback):
 
 def _fit(workdir, log=None, seeds=SEEDS):
     learner = Learner(CONFIG, devices=1, callbacks=[log] if log else [])
-    return learner.fit_seeds(seeds, [helpers.stream(CONFIG, LABELS) for _ in seeds], workdir)
+    return learner.fit_seeds(seeds, [small_runs.stream(CONFIG, LABELS) for _ in seeds], workdir)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def _assert_alike(a, b):
     for kernel, expected in zip(a.kernels, b.kernels, strict=True):
         np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-4)
     for label in a.labels:
-        drawn, expected = (helpers.draw_all(memory)[label] for memory in (a, b))
+        drawn, expected = (small_runs.draw_all(memory)[label] for memory in (a, b))
         np.testing.assert_allclose(drawn, expected, atol=1e-3)
 
 
 def test_each_seed_is_as_if_it_had_run_alone(together):
     folder, _, log = together
     for seed in SEEDS:
-        alone = helpers.finished(CONFIG.with_changes(seed=seed), labels=LABELS)
+        alone = small_runs.finished(CONFIG.with_changes(seed=seed), labels=LABELS)
         _assert_alike(load_memory(folder / f"seed{seed}"), load_memory(alone.workdir))
         mine, other = (json.loads((f / "summary.json").read_text()) for f in (folder / f"seed{seed}", alone.workdir))
         for name in ("A_1", "A_2", "forgetting", "widths", "parameters", "bytes", "seed", "config"):
@@ -72,23 +72,23 @@ def test_each_seed_is_as_if_it_had_run_alone(together):
 @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 def test_several_classes_a_task(variant, tmp_path):
     """With a critic that is told the class, which acts there alone."""
-    config = helpers.small(variant, image_size=8, epochs=2, critic_condition="projection", warm_start=True)
-    streams = [helpers.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
+    config = small_runs.small(variant, image_size=8, epochs=2, critic_condition="projection", warm_start=True)
+    streams = [small_runs.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
     summary = Learner(config, devices=1).fit_seeds(SEEDS, streams, tmp_path)
     assert [len(task) for task in summary["tasks"]] == [2, 2]
     for seed in SEEDS:
         own = config.with_changes(seed=seed)
-        alone = helpers.finished(own, labels=LABELS_OF_PAIRS, classes_per_task=2)
+        alone = small_runs.finished(own, labels=LABELS_OF_PAIRS, classes_per_task=2)
         _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
 
 
 def test_with_all_that_goes_beyond_the_paper(tmp_path):
     """And with masks that settle before a task ends."""
-    config = helpers.beyond("dgma", mask_share=0.5, headroom=1)
-    streams = [helpers.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
+    config = small_runs.beyond("dgma", mask_share=0.5, headroom=1)
+    streams = [small_runs.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
     Learner(config, devices=1).fit_seeds(SEEDS, streams, tmp_path)
     for seed in SEEDS:
-        alone = helpers.finished(config.with_changes(seed=seed), labels=LABELS_OF_PAIRS, classes_per_task=2)
+        alone = small_runs.finished(config.with_changes(seed=seed), labels=LABELS_OF_PAIRS, classes_per_task=2)
         _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
 
 
@@ -133,7 +133,7 @@ def test_the_folder_of_a_single_run_is_left_alone(together):
 def test_the_folder_of_several_seeds_is_left_alone(together):
     folder, summary, _ = together
     with pytest.raises(OtherConfiguration) as error:
-        helpers.fit(CONFIG, folder, labels=LABELS)
+        small_runs.fit(CONFIG, folder, labels=LABELS)
     assert str(error.value) == f"{folder} holds the runs of several seeds (seed0, seed5); choose another --workdir"
     assert json.loads((folder / "summary.json").read_text()) == summary
 
@@ -147,7 +147,7 @@ def test_a_memory_is_that_of_one_seed(together):
 
 def test_streams_must_be_alike():
     learner = Learner(CONFIG, devices=1)
-    streams = [helpers.stream(CONFIG, LABELS, class_order=order) for order in ((0, 1), (1, 0))]
+    streams = [small_runs.stream(CONFIG, LABELS, class_order=order) for order in ((0, 1), (1, 0))]
     with pytest.raises(ConfigError) as error:
         learner.fit_seeds(SEEDS, streams, "nowhere")
     assert str(error.value) == (

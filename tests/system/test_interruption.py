@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from runs import lose_a_ctrl_c
+from support.stopping import lose_a_ctrl_c
 
 from dgm_jax.system.interruption import CtrlC, uninterrupted
 

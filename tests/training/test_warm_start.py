@@ -1,11 +1,11 @@
 """A warm start: which earlier task a new one begins as, and that it begins as that one indeed."""
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import nn
 from dgm_jax.config import PRESETS
@@ -44,16 +44,16 @@ def test_a_run_asks_its_last_classifier(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "begin_task", begin)
     most_similar = lambda predicted, labels, classes, earlier: [earlier[0][0] for _ in classes]  # noqa: E731
     monkeypatch.setattr(dgm, "most_similar_classes", most_similar)
-    helpers.fit(helpers.small("dgmw", image_size=8, warm_start=asked), tmp_path)
+    small_runs.fit(small_runs.small("dgmw", image_size=8, warm_start=asked), tmp_path)
     assert begun == ([[], [(0,)], [(0,)]] if asked else [[], [], []])
 
 
 @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 def test_a_task_begins_by_drawing_what_it_begins_as(variant):
-    config = helpers.small(variant, image_size=8, warm_start=True, scale_lead=1)
-    memory = helpers.finished(helpers.small(variant, image_size=8)).memories[-1]
+    config = small_runs.small(variant, image_size=8, warm_start=True, scale_lead=1)
+    memory = small_runs.finished(small_runs.small(variant, image_size=8)).memories[-1]
     earlier = memory.single_class_task(1)
-    trainer = helpers.trainer(config)
+    trainer = small_runs.trainer(config)
     state, _ = tasks.begin_task(
         *(trainer.networks, jax.random.key(0), memory.kernels, memory.reserved),
         physical=memory.widths,
@@ -84,7 +84,7 @@ BEST = [(name, variant) for name in PRESETS if name.startswith("best-") for vari
 def test_gates_begin_nearly_open_or_closed_at_every_budget(preset, variant, epochs):
     """In the first epoch whose slope can turn a gate."""
     config = PRESETS[preset][variant].with_changes(epochs=epochs)
-    trainer = helpers.trainer(config, n_classes=10)
+    trainer = small_runs.trainer(config, n_classes=10)
     opened = np.arange(6) % 2 == 0
     clock = Clock(task=1, epoch=1 - config.gates.scale_lead, mask_epochs=trainer.networks.mask_epochs, steps=10)
     begun = warm_start._embeddings(opened, tasks.first_slope(trainer.networks))

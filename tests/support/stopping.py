@@ -1,18 +1,15 @@
-"""Runs that are watched, stopped and compared."""
+"""Runs that are watched, or stopped in the middle."""
 
-import csv
 import gc
-import json
 import os
 import signal
-from pathlib import Path
 
-import helpers
 import pytest
 
 from dgm_jax.runs.events import Callback
+from support import small_runs
 
-TINY = helpers.small("dgma", image_size=8)
+TINY = small_runs.small("dgma", image_size=8)
 
 
 class Stop(Callback):
@@ -52,7 +49,7 @@ class Log(Callback):
 
 def interrupt(config, workdir, *place, **options):
     with pytest.raises(KeyboardInterrupt):
-        helpers.fit(config, workdir, Stop(*place), **options)
+        small_runs.fit(config, workdir, Stop(*place), **options)
     return workdir
 
 
@@ -68,34 +65,3 @@ def lose_a_ctrl_c() -> None:
         gc.collect()
     finally:
         gc.callbacks.remove(interrupt)
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def table(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
-
-
-def assert_same_results(a: Path, b: Path):
-    """Everything two runs leave behind is equal bit for bit, but for their seconds."""
-    first, second = helpers.newest(a), helpers.newest(b)
-    assert first.step == second.step
-    helpers.assert_equal_trees(first.tree, second.tree)
-    assert first.metadata["memory"] == second.metadata["memory"]
-    for name in ("accuracy_matrix.csv", "capacity.csv"):
-        assert (a / name).read_text() == (b / name).read_text()
-    configs = [json.loads((workdir / "config.json").read_text()) for workdir in (a, b)]
-    for config in configs:
-        config.pop("before", None)  # Settings that the run went on without.
-    assert configs[0] == configs[1]
-    assert lines(a) == lines(b)
-    pictures = sorted(path.name for path in (a / "samples").iterdir())
-    assert pictures == sorted(path.name for path in (b / "samples").iterdir())
-    for name in pictures:
-        assert (a / "samples" / name).read_bytes() == (b / "samples" / name).read_bytes()
-    summaries = [json.loads((workdir / "summary.json").read_text()) for workdir in (a, b)]
-    for summary in summaries:
-        del summary["seconds"]
-    assert summaries[0] == summaries[1]
