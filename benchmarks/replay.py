@@ -6,20 +6,22 @@ was at first. Widths are those of `benchmarks.step`; weights and masks are rando
     python -m benchmarks.replay --out replay.jsonl
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tyro.conf import arg
 
 from benchmarks import arithmetic, machine, records
 from benchmarks.points import TASKS, settings, widths_of_tasks
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Variant
 from dgm_jax.errors import exit_status
 from dgm_jax.memory.memory import Memory
@@ -40,11 +42,11 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
       config: sizes of noise and generator.
       n_classes: number of classes of the whole stream.
     """
-    generator = dcgan.generator(config.image_size)
+    generator = dcgan.generator(config.data.image_size)
 
     def masks(seed: int, task_widths: tuple[int, ...]) -> list[np.ndarray]:
         numbers = np.random.default_rng(seed)
-        by_weight = generator.kernel_shapes(task_widths, config.noise_dim)
+        by_weight = generator.kernel_shapes(task_widths, config.networks.noise_dim)
         shapes = [(width,) for width in task_widths] if variant == "dgma" else by_weight
         return [numbers.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
 
@@ -62,11 +64,11 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
 
     labels = tuple(range(n_classes))
     return Memory(
-        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.noise_dim),
+        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.networks.noise_dim),
         reserved=masks(0, widths[-1]),
         tasks=tuple(task(index, task_widths) for index, task_widths in enumerate(widths)),
-        noise_dim=config.noise_dim,
-        image_size=config.image_size,
+        noise_dim=config.networks.noise_dim,
+        image_size=config.data.image_size,
         labels=labels,
         names=tuple(map(str, labels)),
     )
@@ -133,11 +135,19 @@ def table(variants: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where results go."""
+
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="file of JSON Lines; a line for each variant is added", help_behavior_hint=""),
+    ] = None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures both variants, prints a table, and writes records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each variant is added")
-    options = parser.parse_args(argv)
+    options = parse_options(Options, argv, program="python -m benchmarks.replay", description=__doc__)
     machine.check("float32", options.out)
     for variant in get_args(Variant):
         found = measure(widths_of_tasks(variant), variant, settings(variant), seconds=20.0)

@@ -89,7 +89,7 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
     assert stored.stream is not None
     network = memory.get("network", "dcgan")
     if reading == "consolidated":
-        network = stored.settings.get("consolidation_network") or network
+        network = stored.flat["consolidation_network"] or network
     known = sum(len(task["classes"]) for task in memory["tasks"])
     return Classifier(
         params=DiscriminatorParams.from_tree(own["params"]),
@@ -109,6 +109,7 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     """
     import jax
 
+    from dgm_jax.methods import with_own_settings
     from dgm_jax.runs.folder import Workdir
     from dgm_jax.runs.reading import read_checkpoint
     from dgm_jax.runs.session import new_method
@@ -116,7 +117,7 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     restored = read_checkpoint(Workdir(workdir), on_damage=_warn)
     if restored is None:
         raise NoMemory(f"{workdir} holds no checkpoint of {config.method}; run it first")
-    method = new_method(config, stream, jax.local_devices()[:1])
+    method = new_method(with_own_settings(config), stream, jax.local_devices()[:1])
     return method, method.from_tree(restored.tree, restored.metadata, restored.metadata["record"]["finished_tasks"])
 
 

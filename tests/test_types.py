@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import helpers
 import jax
 import numpy as np
 import pytest
+from support import checks, small_runs
 
 from dgm_jax.models import pair
 from dgm_jax.training.state import from_tree, sampler_params, to_tree
@@ -15,8 +15,8 @@ from dgm_jax.types import DiscriminatorParams, norms_from_tree, params_to_tree, 
 
 def _state(network: str, **changes):
     """A state before the first step, and a copy whose numbers all differ."""
-    config = helpers.residual(**changes) if network == "resnet" else helpers.small(image_size=16, **changes)
-    networks = helpers.trainer(config, max_heads=2).networks
+    config = small_runs.residual(**changes) if network == "resnet" else small_runs.small(image_size=16, **changes)
+    networks = small_runs.trainer(config, max_heads=2).networks
     widths = networks.first_widths
     reserved = [np.zeros(shape, bool) for shape in networks.mask_shapes(widths)]
     kernels = networks.new_kernels(jax.random.key(0), widths)
@@ -51,12 +51,12 @@ def test_as_a_tree_and_back(states):
     trunk = {"trunk"} if "trunk" in discriminator else {"stem", "blocks", "features"}
     assert set(discriminator) == {"critic", "classifier", "projection"} | trunk
     assert set(discriminator["critic"]) == {"kernel", "bias"}
-    helpers.assert_equal_trees(DiscriminatorParams.from_tree(discriminator), state.discriminator)
+    checks.assert_equal_trees(DiscriminatorParams.from_tree(discriminator), state.discriminator)
     drawn_with = sampler_params(state.generator, state.generator_statistics)
     tree = params_to_tree(drawn_with)
     assert set(tree) == {"generator", "statistics"} and set(tree["generator"]) == {"kernels", "norms", "heads"}
-    helpers.assert_equal_trees(norms_from_tree(tree["generator"]["norms"]), state.generator.norms)
-    helpers.assert_equal_trees(statistics_from_tree(tree["statistics"]), state.generator_statistics)
+    checks.assert_equal_trees(norms_from_tree(tree["generator"]["norms"]), state.generator.norms)
+    checks.assert_equal_trees(statistics_from_tree(tree["statistics"]), state.generator_statistics)
 
 
 def test_a_training_state_is_saved_under_the_names_of_dicts(states):
@@ -66,14 +66,14 @@ def test_a_training_state_is_saved_under_the_names_of_dicts(states):
     assert set(tree["average"]) == {"generator", "statistics"} and "embeddings" not in tree["average"]["generator"]
     assert set(tree["generator"]["norms"]["0"]) == {"scale", "shift"}
     assert set(tree["discriminator_statistics"]["0"]) == {"mean", "var"}
-    helpers.assert_equal_trees(from_tree(fresh, tree), state)
+    checks.assert_equal_trees(from_tree(fresh, tree), state)
 
 
 def test_without_a_projection_none_is_saved():
     fresh, state = _state("dcgan")
     tree = to_tree(state)
     assert "average" not in tree and "projection" not in tree["discriminator"]
-    helpers.assert_equal_trees(from_tree(fresh, tree), state)
+    checks.assert_equal_trees(from_tree(fresh, tree), state)
 
 
 @pytest.mark.parametrize("network", ["dcgan", "resnet"])

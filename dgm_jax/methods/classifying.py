@@ -102,7 +102,7 @@ class ClassifierMethod(Method[State, Training]):
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """As many steps for every task, whatever its size."""
         del task, states
-        steps = self.config.consolidation_steps
+        steps = self.config.consolidation.consolidation_steps
         return Plan(epochs=-(-steps // _STEPS_PER_EPOCH), steps=min(steps, _STEPS_PER_EPOCH))
 
     def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
@@ -132,7 +132,7 @@ class ClassifierMethod(Method[State, Training]):
     def train_epoch(self, training: Training, epoch: int, watch: Watch) -> list[dict[str, float]]:
         """Trains for a hundred steps, or those that are left."""
         start = epoch * _STEPS_PER_EPOCH
-        stop = min(start + _STEPS_PER_EPOCH, self.config.consolidation_steps)
+        stop = min(start + _STEPS_PER_EPOCH, self.config.consolidation.consolidation_steps)
         with watch.phase("train", stop - start, epoch=epoch) as on_steps:
             training.classifier, means = self.trainer.train_classifier(
                 training.classifier,
@@ -166,7 +166,7 @@ class ClassifierMethod(Method[State, Training]):
                 learner = jax.device_get(learner)
                 state = replace(own.state, params=learner.params, statistics=learner.statistics)
                 state = self.remember(training.task, state, own.images, own.labels, training.keys[run][1])
-                means = (training.totals[run] / self.config.consolidation_steps).tolist()
+                means = (training.totals[run] / self.config.consolidation.consolidation_steps).tolist()
                 readings = {"classifier": self.reading(training.task, state)}
                 learnt.append(Learnt(state, readings, dict(zip(CLASSIFIER_METRICS, means, strict=True))))
         return learnt

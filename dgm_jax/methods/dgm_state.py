@@ -30,8 +30,8 @@ def to_tree(state: State) -> tuple[Tree, dict[str, Any]]:
     tree = {"memory": arrays}
     for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
         if classifier is not None:
-            parts = {"params": classifier.params, "statistics": classifier.statistics}
-            tree[name] = params_to_tree(jax.device_get(parts))
+            arrays = {"params": classifier.params, "statistics": classifier.statistics}
+            tree[name] = params_to_tree(jax.device_get(arrays))
     return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
 
 
@@ -50,7 +50,7 @@ def from_tree(setting: Setting, tree: Tree, plain: Mapping[str, Any], finished_t
     return State(
         replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
         classifier(config.classifier_network, "classifier", "classifier_before"),
-        classifier(config.network, "auxiliary", "discriminator"),
+        classifier(config.networks.network, "auxiliary", "discriminator"),
         begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
         programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
     )

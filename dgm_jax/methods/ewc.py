@@ -1,7 +1,7 @@
 """Online elastic weight consolidation: weights that old tasks needed are held near where they were."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dgm_jax.config import MethodSettings, setting
 from dgm_jax.methods.classifying import ClassifierMethod, State
 from dgm_jax.methods.method import Tree
 from dgm_jax.models import pair
@@ -20,6 +21,14 @@ from dgm_jax.types import DiscriminatorParams
 _FISHER_IMAGES = 256  # Of a task, from which the Fisher information is estimated.
 
 
+@dataclass(frozen=True, kw_only=True)
+class EWCSettings(MethodSettings):
+    """The settings of ewc."""
+
+    ewc_weight: float = setting(1e5, at_least=0)
+    """Weight of the quadratic penalty."""
+
+
 class OnlineEWC(ClassifierMethod):
     """In class-incremental learning it knows little but the newest classes: no image ever compares old with new."""
 
@@ -27,6 +36,7 @@ class OnlineEWC(ClassifierMethod):
         "Kirkpatrick et al. 2017 (arXiv 1612.00796), online as in Schwarz et al. 2018 (arXiv 1805.06370) without "
         "decay; here with one head over all classes"
     )
+    settings = EWCSettings
 
     @staticmethod
     def loss(params: Any, output: Any, images: Any, labels: Any, seen: Any, anchor: Any) -> jax.Array:
@@ -46,7 +56,7 @@ class OnlineEWC(ClassifierMethod):
         return {
             "params": state.params,
             "fisher": state.kept["fisher"],
-            "weight": np.float32(self.config.ewc_weight),
+            "weight": np.float32(self.own_settings.ewc_weight),
         }
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:

@@ -4,7 +4,6 @@ It is DGM's network with every gate open, trained by DGM's step: nothing is prot
 output layer serve all classes.
 """
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,8 +61,7 @@ class UnmaskedGenerator(Method[State, Training]):
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings and devices."""
         super().__init__(setting)
-        config = dataclasses.replace(
-            self.config,
+        config = self.config.with_changes(
             variant="dgma",
             masks="none",
             gate_position="last",
@@ -109,7 +107,7 @@ class UnmaskedGenerator(Method[State, Training]):
         """The epochs and steps of DGM."""
         physical = tuple(self.widths)
         compiles = self.trainer.is_new_shape(physical, len(states))
-        return Plan(self.config.epochs, self.setting.steps_per_epoch(task), compiles=compiles)
+        return Plan(self.config.gan.epochs, self.setting.steps_per_epoch(task), compiles=compiles)
 
     def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
         """Draws what is replayed, and places both networks on the devices, as the task before left them."""
@@ -164,7 +162,7 @@ class UnmaskedGenerator(Method[State, Training]):
             discriminator = (host.discriminator, host.discriminator_statistics)
             states.append(replace(own.state, generator=self._memory(kernels, frozen), discriminator=discriminator))
         keys = [self._keys(task, own) for own in training.inputs]
-        with watch.phase("consolidate", self.config.consolidation_steps) as on_steps:
+        with watch.phase("consolidate", self.config.consolidation.consolidation_steps) as on_steps:
             consolidated = self.trainer.consolidate(
                 [own["classifier"] for own in keys],
                 [self.classifier_data(training, run, state, keys[run]) for run, state in enumerate(states)],
@@ -253,9 +251,9 @@ class UnmaskedGenerator(Method[State, Training]):
             kernels=kernels,
             reserved=[np.zeros(width, bool) for width in self.widths],
             tasks=(replace(frozen, heads=heads),),
-            noise_dim=self.config.noise_dim,
-            network=self.config.network,
-            image_size=self.config.image_size,
+            noise_dim=self.config.networks.noise_dim,
+            network=self.config.networks.network,
+            image_size=self.config.data.image_size,
             labels=self.setting.labels,
             names=self.setting.names,
         )

@@ -8,6 +8,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from dgm_jax.config import MethodSettings, setting
 from dgm_jax.methods.generative import Keys, State, Training, UnmaskedGenerator
 from dgm_jax.methods.method import TaskInput, Watch
 from dgm_jax.methods.replay import images_of_all_classes
@@ -95,10 +96,19 @@ class AlignedStep(Step):
         return (start.astype(jnp.int32) + place) % jnp.maximum(n_old, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSettings(MethodSettings):
+    """The settings of mergan."""
+
+    alignment_weight: float = setting(300.0, at_least=0)
+    """Weight of the replay alignment."""
+
+
 class ReplayAlignment(_Conditional):
     """Replay alignment (MeRGAN-RA): only new images train the critic; the generator is held to its former self."""
 
     paper = "Wu et al. 2018 (arXiv 1809.02058), replay alignment; here with the networks and the step of DGM"
+    settings = AlignmentSettings
     step = AlignedStep
     random_uses = ("train", "sample", "classifier")
 
@@ -130,5 +140,5 @@ class ReplayAlignment(_Conditional):
             **{name: getattr(capacity, name) for name in capacity.__dataclass_fields__},
             before=before,
             n_old=np.int32(n_old),
-            weight=np.float32(self.config.alignment_weight),
+            weight=np.float32(self.own_settings.alignment_weight),
         )

@@ -11,10 +11,10 @@ def augmented(key: jax.Array, images: jax.Array, config: Config) -> jax.Array:
     """Images, [batch, h, w, c] in [-1, 1], as the settings `consolidation_*` ask a classifier to learn them."""
     # `shifted` takes the key itself and splits it: no other change may fold 0 or 1 into it. Keys stay as they are, so
     # that earlier runs can be repeated bit for bit.
-    if config.consolidation_flip:
+    if config.consolidation.consolidation_flip:
         images = flipped(jax.random.fold_in(key, 3), images)
-    if config.consolidation_shift:
-        images = shifted(key, images, config.consolidation_shift)
+    if config.consolidation.consolidation_shift:
+        images = shifted(key, images, config.consolidation.consolidation_shift)
     return images
 
 

@@ -43,7 +43,7 @@ class ClassifierState:
 def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes: int) -> ClassifierState:
     """A fresh classifier with the discriminator's network, unless the settings ask for another."""
     params, statistics = pair(config.classifier_network).init_discriminator(
-        key, width=config.classifier_width, image_size=config.image_size, channels=channels, n_classes=n_classes
+        key, width=config.classifier_width, image_size=config.data.image_size, channels=channels, n_classes=n_classes
     )
     return start_training(params, statistics, config)
 
@@ -91,13 +91,13 @@ def run_classifier_steps(
 
     def minimised(params: DiscriminatorParams, output: Output, images: jax.Array, labels: jax.Array) -> jax.Array:
         if loss is None:
-            return cross_entropy(output.logits, labels, seen, config.consolidation_smoothing)
+            return cross_entropy(output.logits, labels, seen, config.consolidation.consolidation_smoothing)
         return loss(params, output, images, labels, seen, anchor)
 
     def body(i: jax.Array, carry: Any) -> Any:
         state, sums = carry
         *pick_keys, change_key = jax.random.split(jax.random.fold_in(key, i), len(sources) + 1)
-        pixels, labels = _mini_batch(pick_keys, sources, config.batch_size)
+        pixels, labels = _mini_batch(pick_keys, sources, config.gan.batch_size)
         images = augmented(change_key, to_unit_range(pixels), config)
         images, labels = share(images, shard, n_devices), share(labels, shard, n_devices)
 
@@ -130,4 +130,8 @@ def _mini_batch(keys: list[jax.Array], sources: tuple[TaskImages, ...], batch_si
 
 
 def _optimiser(config: Config) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(config.consolidation_learning_rate, config.consolidation_steps))
+    return optax.adam(
+        optax.cosine_decay_schedule(
+            config.consolidation.consolidation_learning_rate, config.consolidation.consolidation_steps
+        )
+    )

@@ -91,7 +91,7 @@ def run_steps(
     Returns:
       The new state, and `sums` with those of these iterations added, one by one.
     """
-    batch = step.config.batch_size
+    batch = step.config.gan.batch_size
     epoch_key = jax.random.fold_in(key, clock.epoch)
     order = epoch_order(jax.random.fold_in(epoch_key, 0), data.images.shape[0], data.count)
     split = partial(share, shard=shard, n_devices=n_devices)
@@ -106,7 +106,7 @@ def run_steps(
         sample_noise = partial(
             conditioned_noise,
             classes=data.labels[rows],
-            noise_dim=step.config.noise_dim,
+            noise_dim=step.config.networks.noise_dim,
             n_conditioned=n_conditioned,
         )
         critic_noise, generator_noise = (split(noise) for noise in jax.vmap(sample_noise)(jax.random.split(noise_key)))
@@ -122,7 +122,7 @@ def run_steps(
         if state.average is not None:
             newest = sampler_params(state.generator, state.generator_statistics)
             done = clock.epoch * clock.steps + i
-            state = replace(state, average=averaged(state.average, newest, done, step.config.generator_average))
+            state = replace(state, average=averaged(state.average, newest, done, step.config.gan.generator_average))
         return state, metrics | critic_metrics | generator_metrics
 
     def body(i: jax.Array, carry: Any) -> Any:
@@ -157,8 +157,8 @@ def _classify_pool(
     there = jnp.repeat(jnp.arange(sources) <= n_tasks, batch)
     shuffled = jnp.argsort(jnp.where(there, uniform[:sources].reshape(-1), jnp.inf))
     n_batches = n_tasks + 1
-    if step.config.replay_steps is not None:
-        n_batches = jnp.minimum(n_batches, step.config.replay_steps)
+    if step.config.replay.replay_steps is not None:
+        n_batches = jnp.minimum(n_batches, step.config.replay.replay_steps)
 
     def body(j: jax.Array, carry: Any) -> Any:
         state, sums = carry

@@ -18,11 +18,11 @@ def slopes(config: Config, clock: Clock, step: jax.Array) -> tuple[jax.Array, ja
       clock: the epoch, and how many there are.
       step: number of the step within the epoch, [].
     """
-    position = jnp.minimum(clock.epoch + config.scale_lead, clock.mask_epochs)  # No steeper than `s_max`.
-    epoch_scale = nn.annealed_scale(position, clock.mask_epochs, config.scale_max)
-    scale = nn.annealed_scale(step, clock.steps, epoch_scale) if config.anneal_within_epoch else epoch_scale
+    position = jnp.minimum(clock.epoch + config.gates.scale_lead, clock.mask_epochs)  # No steeper than `s_max`.
+    epoch_scale = nn.annealed_scale(position, clock.mask_epochs, config.gates.scale_max)
+    scale = nn.annealed_scale(step, clock.steps, epoch_scale) if config.gates.anneal_within_epoch else epoch_scale
     settled = clock.epoch >= clock.mask_epochs
-    return jnp.where(settled, config.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)
+    return jnp.where(settled, config.gates.scale_max, scale), jnp.where(settled, 0.0, epoch_scale)
 
 
 def open_gates(
@@ -35,7 +35,7 @@ def open_gates(
     Returns:
       A mask in [0, 1] of the shape of each embedding.
     """
-    compensated = epoch_scale if config.gate_gradient == "closed" else None
+    compensated = epoch_scale if config.gates.gate_gradient == "closed" else None
     soft = [nn.gate(e, scale, compensated) for e in embeddings]
     return [jnp.where(epoch_scale > 0, m, nn.binarise(e).astype(m.dtype)) for m, e in zip(soft, embeddings)]
 

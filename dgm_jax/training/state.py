@@ -92,14 +92,14 @@ class Optimisers:
 
 def make_optimisers(config: Config) -> Optimisers:
     """Builds both optimisers. Order in the generator's: protect, compensate, clip, Adam."""
-    adam = {"b1": config.adam_b1, "b2": config.adam_b2}
+    adam = {"b1": config.gan.adam_b1, "b2": config.gan.adam_b2}
     stages = [nn.protect()]
-    if config.gate_gradient == "product":
+    if config.gates.gate_gradient == "product":
         stages.append(optax.masked(nn.compensate(), _only_embeddings))
-    stages += [optax.clip_by_global_norm(config.clip_norm), optax.adam(config.generator_learning_rate, **adam)]
+    stages += [optax.clip_by_global_norm(config.gan.clip_norm), optax.adam(config.gan.generator_learning_rate, **adam)]
     return Optimisers(
         generator=optax.with_extra_args_support(optax.chain(*stages)),
-        discriminator=optax.adam(config.discriminator_learning_rate, **adam),
+        discriminator=optax.adam(config.gan.discriminator_learning_rate, **adam),
     )
 
 

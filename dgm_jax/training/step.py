@@ -52,7 +52,7 @@ class _Passes:
     @property
     def pair(self) -> Pair:
         """The two networks."""
-        return pair(self.config.network)
+        return pair(self.config.networks.network)
 
     def generate(
         self,
@@ -63,7 +63,7 @@ class _Passes:
         head: jax.Array,
     ) -> tuple[jax.Array, list[Statistics]]:
         """Draws images in training mode: soft gates, statistics of the batch."""
-        before = self.config.gate_position == "before_norm"
+        before = self.config.gates.gate_position == "before_norm"
         return self.generator.generate(
             params, statistics, masks, noise, head, train=True, gate_before_norm=before, axis_name=self.axis_name
         )
@@ -87,9 +87,9 @@ class Step(_Passes):
     def metric_names(self) -> list[str]:
         """The metrics of an iteration, in the order in which a loop of iterations adds them up, as one vector."""
         left_out = set()
-        if not self.config.auxiliary_generator:
+        if not self.config.gan.auxiliary_generator:
             left_out.add("auxiliary_term")
-        if not self.config.reconstruction_weight:
+        if not self.config.gan.reconstruction_weight:
             left_out.add("reconstruction_term")
         return sorted(set(_METRICS) - left_out)
 
@@ -167,7 +167,7 @@ class Step(_Passes):
                 return jnp.sum(critic_value(params, output, head)), updated
 
             penalty, (norms, updated) = gradient_penalty(critic_sum, mixed)
-            loss = critic_loss(real, drawn) + config.penalty_weight * penalty
+            loss = critic_loss(real, drawn) + config.gan.penalty_weight * penalty
             metrics = {
                 "critic_loss": loss,
                 "critic_real": jnp.mean(real),
@@ -211,13 +211,13 @@ class Step(_Passes):
             unavailable = [jnp.logical_not(free) for free in capacity.free]
             sparsity = nn.sparsity(masks, unavailable, capacity.n_free)
             terms = {
-                "adversarial_term": -config.adversarial_weight * jnp.mean(values),
+                "adversarial_term": -config.gan.adversarial_weight * jnp.mean(values),
                 "sparsity_term": capacity.sparsity_weight * sparsity,
             }
-            if config.auxiliary_generator:
+            if config.gan.auxiliary_generator:
                 terms["auxiliary_term"] = cross_entropy(output.logits, labels, capacity.seen)
-            if config.reconstruction_weight:
-                terms["reconstruction_term"] = config.reconstruction_weight * jnp.mean(jnp.abs(fake - images))
+            if config.gan.reconstruction_weight:
+                terms["reconstruction_term"] = config.gan.reconstruction_weight * jnp.mean(jnp.abs(fake - images))
             terms |= self.extra_terms(params, generator_statistics, masks, noise, capacity)
             loss = sum(terms.values())
             metrics = terms | {"generator_loss": loss, "sparsity": sparsity}
@@ -281,7 +281,7 @@ class Step(_Passes):
 
 def make_generator(config: Config) -> Generator:
     """The wiring of the generator that the settings ask for."""
-    return pair(config.network).generator(config.image_size)
+    return pair(config.networks.network).generator(config.data.image_size)
 
 
 def critic_value(params: DiscriminatorParams, output: Output, head: jax.Array) -> jax.Array:

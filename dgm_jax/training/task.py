@@ -41,12 +41,12 @@ class Networks:
     @property
     def pair(self) -> Pair:
         """The kind of networks."""
-        return pair(self.config.network)
+        return pair(self.config.networks.network)
 
     @cached_property
     def generator(self) -> Generator:
         """How the generator's layers are wired."""
-        return self.pair.generator(self.config.image_size)
+        return self.pair.generator(self.config.data.image_size)
 
     @property
     def n_conditioned(self) -> int:
@@ -56,27 +56,27 @@ class Networks:
     @property
     def first_widths(self) -> tuple[int, ...]:
         """Widths of the generator's layers before any growth."""
-        return self.pair.generator_widths(self.config.generator_width, self.config.image_size)
+        return self.pair.generator_widths(self.config.networks.generator_width, self.config.data.image_size)
 
     @property
     def mask_epochs(self) -> int:
         """Epochs of a task in which masks are learnt; in the rest they are settled."""
-        if self.config.masks != "learnt":
+        if self.config.gates.masks != "learnt":
             return 0
-        return max(1, round(self.config.mask_share * self.config.epochs))
+        return max(1, round(self.config.gates.mask_share * self.config.gan.epochs))
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
-        return self.generator.init_kernels(key, widths, self.config.noise_dim)
+        return self.generator.init_kernels(key, widths, self.config.networks.noise_dim)
 
     def mask_shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
         """Shapes of the masks at these widths: of each layer's units (DGMa) or each kernel's weights (DGMw)."""
-        return self.generator.mask_shapes(self.config.variant, widths, self.config.noise_dim)
+        return self.generator.mask_shapes(self.config.gates.variant, widths, self.config.networks.noise_dim)
 
     def gated(self, kernels: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
         """What each mask gates: its output units, and its weights."""
         widths, targets = self.generator.widths(kernels), [target for _, target in self.generator.ends]
-        if self.config.variant == "dgmw":
+        if self.config.gates.variant == "dgmw":
             return [widths[target] for target in targets], [kernel.size for kernel in kernels]
         into = [0] * len(widths)
         for target, kernel in zip(targets, kernels, strict=True):
@@ -120,13 +120,13 @@ def begin_task(
     if discriminator is None:
         discriminator = networks.pair.init_discriminator(
             discriminator_key,
-            width=config.discriminator_width,
-            image_size=config.image_size,
+            width=config.networks.discriminator_width,
+            image_size=config.data.image_size,
             channels=networks.channels,
             n_classes=networks.n_classes,
         )
     critic = replace(discriminator[0], projection=None)  # Each task begins with a new projection.
-    if config.critic_condition == "projection" and networks.max_heads > 1:
+    if config.gan.critic_condition == "projection" and networks.max_heads > 1:
         critic = replace(critic, projection=np.zeros((networks.max_heads, len(critic.critic.kernel)), np.float32))
     optimisers = make_optimisers(config)
     state = TrainState(
@@ -137,13 +137,15 @@ def begin_task(
         discriminator_statistics=discriminator[1],
         discriminator_optimiser=init_optimiser(optimisers.discriminator, critic),
     )
-    if config.generator_average:
+    if config.gan.generator_average:
         state = replace(state, average=sampler_params(state.generator, state.generator_statistics))
-    growth = wiring.size(widths, config.noise_dim) / wiring.size(networks.first_widths, config.noise_dim)
+    growth = wiring.size(widths, config.networks.noise_dim) / wiring.size(
+        networks.first_widths, config.networks.noise_dim
+    )
     capacity = make_capacity(
         [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
         live,
-        sparsity_weight=config.sparsity_weight * growth,
+        sparsity_weight=config.gates.sparsity_weight * growth,
         seen=np.arange(networks.n_classes) <= max(classes),
         first_class=min(classes),
     )
@@ -153,7 +155,7 @@ def begin_task(
 def first_slope(networks: Networks) -> float:
     """The slope `S_i` of the first epoch that can turn a gate: the slope of epoch 0, 1 / s_max, turns none."""
     config = networks.config
-    return float(nn.annealed_scale(config.scale_lead or 1, networks.mask_epochs, config.scale_max))
+    return float(nn.annealed_scale(config.gates.scale_lead or 1, networks.mask_epochs, config.gates.scale_max))
 
 
 def _fresh_generator(
@@ -168,7 +170,7 @@ def _fresh_generator(
     Padding is neutral: a unit that is 0 stays 0 through its norm and ReLU, and no output layer reads it.
     """
     wiring, channels = networks.generator, networks.channels
-    shapes = wiring.kernel_shapes(physical, networks.config.noise_dim)
+    shapes = wiring.kernel_shapes(physical, networks.config.networks.noise_dim)
     _, heads = wiring.init_task(key, wiring.widths(kernels), channels, networks.max_heads)
     return GeneratorParams(
         kernels=[nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, shapes, strict=True)],
@@ -183,9 +185,9 @@ def _first_embeddings(
 ) -> list[np.ndarray]:
     """A task's embeddings before its first step: 0, or random, or open; -inf where a gate cannot be used."""
     random = host_generator(jax.random.fold_in(key, 1))
-    values = {"learnt": (0.0,), "random": (-1.0, 1.0), "none": (np.inf,)}[config.masks]
+    values = {"learnt": (0.0,), "random": (-1.0, 1.0), "none": (np.inf,)}[config.gates.masks]
     drawn = [random.choice(values, r.shape).astype(np.float32) for r in reserved]
-    usable = [e if config.reuse else np.where(r, np.float32(-np.inf), e) for e, r in zip(drawn, reserved)]
+    usable = [e if config.gates.reuse else np.where(r, np.float32(-np.inf), e) for e, r in zip(drawn, reserved)]
     return [nn.expand(e, np.full(s, -np.inf, np.float32)) for e, s in zip(usable, shapes, strict=True)]
 
 
@@ -207,7 +209,7 @@ def freeze(
     host = jax.device_get(state)
     final = sampler_params(host.generator, host.generator_statistics) if host.average is None else host.average
     generator = final.generator
-    shapes = networks.generator.kernel_shapes(widths, networks.config.noise_dim)
+    shapes = networks.generator.kernel_shapes(widths, networks.config.networks.noise_dim)
     heads = generator.heads
     n_heads = len(classes) if n_heads is None else n_heads
 
@@ -240,11 +242,13 @@ def grow(
     """Expands shared weights and cumulative masks after a task (section 3.2); old weights keep their place."""
     config, wiring = networks.config, networks.generator
     widths = wiring.widths(kernels)
-    if config.variant == "dgma":
+    if config.gates.variant == "dgma":
         grown = nn.grown_unit_widths(widths, newly_reserved)
     else:
         window = [edge.window**2 for edge in wiring.edges]
-        grown = nn.grown_weight_widths(widths, newly_reserved, inputs=config.noise_dim, window=window, ends=wiring.ends)
+        grown = nn.grown_weight_widths(
+            widths, newly_reserved, inputs=config.networks.noise_dim, window=window, ends=wiring.ends
+        )
     fresh = networks.new_kernels(key, grown)
     shapes = networks.mask_shapes(grown)
     return (

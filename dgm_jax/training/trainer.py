@@ -166,7 +166,7 @@ class Trainer:
             seen,
             step_keys,
             start=0,
-            stop=self.config.consolidation_steps,
+            stop=self.config.consolidation.consolidation_steps,
             on_steps=on_steps,
         )
         return list(zip(self.split_runs(state, len(keys)), means, strict=True))
@@ -183,7 +183,7 @@ class Trainer:
         """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
         while start < steps:
             # All processes take the first one's pace, whatever their clocks say.
-            stop = min(steps, start + processes.of_first(self._pace[kind]))
+            stop = min(steps, start + processes.value_of_first(self._pace[kind]))
             begun = time.perf_counter()
             yield start, stop
             per_step = (time.perf_counter() - begun) / (stop - start)
@@ -260,7 +260,9 @@ class TaskTraining:
 
     def _cut(self, shapes: Sequence[Sequence[int]]) -> None:
         config = self.trainer.config
-        if config.variant != "dgma" or config.gate_position != "last":  # Only there does a closed unit emit exactly 0.
+        if (
+            config.gates.variant != "dgma" or config.gates.gate_position != "last"
+        ):  # Only there does a closed unit emit exactly 0.
             return
         states = jax.device_get(self.states())
         self._open = find_open_units(states, shapes, self.trainer.networks.generator)

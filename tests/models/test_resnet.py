@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from support import checks, programs, small_runs
 
 from dgm_jax import Memory, nn
 from dgm_jax.memory.task import TaskMemory
@@ -99,7 +99,7 @@ def test_it_generates_as_spelt_out(variant, size, widths, channels, n_heads, tra
 
             return jax.value_and_grad(weighted, has_aux=True)(wide[0])
 
-        @helpers.quick_jit
+        @programs.quick_jit
         def both():
             ours = total(lambda p: resnet.generator(size).generate(p, wide[1], gates, wide[2], head, train=train)[0])
             theirs = total(lambda p: _spelt_out(p, wide[1], gates, wide[2], head, variant, train))
@@ -117,7 +117,7 @@ def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels,
     params, statistics, masks, noise, head, rng = _random_generator(variant, size, widths, channels, n_heads)
     generator = resnet.generator(size)
 
-    @helpers.quick_jit
+    @programs.quick_jit
     def draw(params, statistics):
         gates = [jnp.asarray(mask) for mask in masks]
 
@@ -153,7 +153,7 @@ def test_closed_units_emit_exactly_nothing(size, widths, channels, n_heads):
     """Whatever the shortcut brings."""
     params, statistics, masks, noise, head, _ = _random_generator("dgma", size, widths, channels, n_heads)
     masks[-1] = np.zeros_like(masks[-1])
-    generate = helpers.quick_jit(resnet.generator(size).generate, static_argnames="train")
+    generate = programs.quick_jit(resnet.generator(size).generate, static_argnames="train")
     for train in (True, False):
         images, _ = generate(params, statistics, masks, noise, head, train=train)
         assert not np.any(images)  # The tanh of an output layer that saw nothing but 0.
@@ -174,7 +174,7 @@ def test_growth_and_new_weights_change_no_old_image(variant, size, widths, chann
     memory = Memory(
         params.kernels, masks, (task,), NOISE, labels=classes, names=names, image_size=size, network="resnet"
     )
-    before = helpers.draw_all(memory)
+    before = small_runs.draw_all(memory)
     grown = [w + int(more) for w, more in zip(widths, rng.integers(0, 4, len(widths)))]
     free = nn.multipliers([jnp.asarray(m) for m in masks], params.kernels, generator.ends)
     kernels = []
@@ -183,14 +183,14 @@ def test_growth_and_new_weights_change_no_old_image(variant, size, widths, chann
         moved = np.asarray(factor) * rng.normal(size=kernel.shape).astype(np.float32)
         kernels.append(nn.expand(kernel + moved, wide))
     assert any(k.shape != old.shape for k, old in zip(kernels, params.kernels))
-    helpers.assert_equal_trees(helpers.draw_all(dataclasses.replace(memory, kernels=kernels)), before)
+    checks.assert_equal_trees(small_runs.draw_all(dataclasses.replace(memory, kernels=kernels)), before)
 
     # And they are the images of the whole network, masked.
     for index in classes:
-        keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(index)))(jnp.arange(helpers.Watch.N))
+        keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(index)))(jnp.arange(small_runs.Watch.N))
         drawn = jax.vmap(lambda key: jax.random.normal(key, (1, NOISE - n_heads))[0])(keys)
-        noise = jnp.concatenate([jnp.tile(jnp.eye(n_heads)[index], (helpers.Watch.N, 1)), drawn], axis=1)
-        head = np.full(helpers.Watch.N, index)
+        noise = jnp.concatenate([jnp.tile(jnp.eye(n_heads)[index], (small_runs.Watch.N, 1)), drawn], axis=1)
+        head = np.full(small_runs.Watch.N, index)
         expected = _spelt_out(params, statistics, masks, noise, head, variant, train=False)
         np.testing.assert_allclose(before[index], expected, atol=1e-5)
 
@@ -252,7 +252,7 @@ def test_it_judges_as_spelt_out(size, channels):
             output, _ = resnet.discriminate(params, statistics, images, train=train)
             return output.critic[:, None], output.logits
 
-        run = helpers.quick_jit(lambda: (loss(ours), loss(lambda p, x, train: _judged(p, statistics, x, train))))
+        run = programs.quick_jit(lambda: (loss(ours), loss(lambda p, x, train: _judged(p, statistics, x, train))))
         actual, expected = jax.device_get(run())
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), actual, expected)
 

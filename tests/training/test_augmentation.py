@@ -1,7 +1,5 @@
 """Random changes to images: each moves pixels as it says, and leaves images alone where it is off."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +47,7 @@ def test_flipped_mirrors_about_half_of_the_images(images):
 
 
 def test_all_changes_together_each_with_a_key_of_its_own(images):
-    config = dataclasses.replace(Config(), consolidation_shift=1, consolidation_flip=True)
+    config = Config().with_changes(consolidation_shift=1, consolidation_flip=True)
     once = np.asarray(augmented(KEY, images, config))
     keys = [jax.random.fold_in(KEY, 3), KEY]
     one_by_one = shifted(keys[1], flipped(keys[0], images), 1)

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import programs, small_runs
 
 from dgm_jax.training.state import DiscriminatorState
 from dgm_jax.training.step import Step, critic_value
@@ -17,7 +17,7 @@ BATCH = 8
 
 def _learnt(seeds, **changes):
     """Metrics of one step of the critic on real images and generated ones, of these two seeds."""
-    step = Step.of(helpers.small("dgma", image_size=8, **changes))
+    step = Step.of(small_runs.small("dgma", image_size=8, **changes))
     params, statistics = step.pair.init_discriminator(
         jax.random.key(0),
         width=4,
@@ -27,10 +27,10 @@ def _learnt(seeds, **changes):
     )
     optimiser = step.optimisers.discriminator.init(params)
     state = DiscriminatorState(params, optimiser, statistics)
-    images = helpers.digits(8).x_train / np.float32(127.5) - 1
+    images = small_runs.digits(8).x_train / np.float32(127.5) - 1
     real, fake = (jnp.asarray(np.random.default_rng(seed).permutation(images)[:BATCH]) for seed in seeds)
     head, alpha = jnp.zeros(BATCH, int), jnp.full(BATCH, 0.5)
-    _, metrics = helpers.quick_jit(step._learn_values)(state, real, fake, alpha, head)
+    _, metrics = programs.quick_jit(step._learn_values)(state, real, fake, alpha, head)
     values = [critic_value(params, step.discriminate(params, statistics, x)[0], head) for x in (real, fake)]
     return jax.device_get((metrics, values))
 
@@ -52,9 +52,9 @@ def test_the_penalty_counts_with_its_weight():
 
 def test_a_projection_is_learnt_by_all_of_the_loss():
     """Its gradient, penalty included, against differences of the loss, in float64."""
-    step = Step.of(helpers.small("dgma", image_size=8, critic_condition="projection", penalty_weight=3.0))
+    step = Step.of(small_runs.small("dgma", image_size=8, critic_condition="projection", penalty_weight=3.0))
     params, statistics = step.pair.init_discriminator(jax.random.key(0), width=4, image_size=8, channels=1, n_classes=3)
-    images = helpers.digits(8).x_train / 127.5 - 1
+    images = small_runs.digits(8).x_train / 127.5 - 1
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         wide = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)  # noqa: E731
@@ -63,7 +63,7 @@ def test_a_projection_is_learnt_by_all_of_the_loss():
         real, fake = (jnp.asarray(rng.permutation(images)[:BATCH]) for _ in range(2))
         head, alpha = jnp.arange(BATCH) % 2, jnp.asarray(rng.uniform(size=BATCH))
 
-        @helpers.quick_jit
+        @programs.quick_jit
         def learn(table):
             own = dataclasses.replace(params, projection=table)
             optimiser = step.optimisers.discriminator.init(own)
@@ -73,7 +73,7 @@ def test_a_projection_is_learnt_by_all_of_the_loss():
             return after.params.projection, moments.projection, metrics["critic_loss"]
 
         moved, moment, _ = learn(table)
-        gradient = moment / (1 - step.config.adam_b1)
+        gradient = moment / (1 - step.config.gan.adam_b1)
         for place in [(0, 0), (0, 3), (1, 1), (1, 2)]:
             change = np.zeros_like(table)
             change[place] = 1e-5

@@ -2,13 +2,14 @@
 
 import dataclasses
 
-import helpers
 import jax
 import numpy as np
 import optax
 import pytest
-from helpers import compiled_once  # noqa: F401
-from runs import Stop, assert_same_results
+from support import checks, programs, small_runs
+from support.checks import assert_same_results
+from support.programs import compiled_once  # noqa: F401
+from support.stopping import Stop
 
 from dgm_jax import nn
 from dgm_jax.training import trainer as training
@@ -27,15 +28,17 @@ sizes = pytest.mark.parametrize("size", [8, 16, "resnet"])
 
 def _trainer(size, **changes):
     changes |= {"epochs": 4, "mask_share": 0.25}
-    config = helpers.residual(**changes) if size == "resnet" else helpers.small("dgma", image_size=size, **changes)
-    return helpers.trainer(config)
+    config = (
+        small_runs.residual(**changes) if size == "resnet" else small_runs.small("dgma", image_size=size, **changes)
+    )
+    return small_runs.trainer(config)
 
 
 def _begin(trainer, size, dtype=np.float32):
     """Task 1 of a random network whose gates have been decided, and half of whose units are reserved; on the host."""
     rng = np.random.default_rng(len(WIDTHS[size]))
     widths = WIDTHS[size]
-    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.noise_dim)
+    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.networks.noise_dim)
     state, capacity = begin_task(
         trainer.networks,
         jax.random.key(0),
@@ -78,10 +81,10 @@ def test_a_step_is_the_same_in_float64(size):
     units, narrow, narrow_capacity = _cut(trainer, state, capacity, size)
     assert [len(e) for e in narrow.generator.embeddings] == [n + 1 for n in OPEN[size]]
     step = Step.of(trainer.config)
-    noise = np.random.default_rng(3).normal(size=(8, trainer.config.noise_dim))
+    noise = np.random.default_rng(3).normal(size=(8, trainer.config.networks.noise_dim))
     labels, head = np.ones(8, np.int32), np.zeros(8, np.int32)
 
-    @helpers.quick_jit
+    @programs.quick_jit
     def run(state, capacity):
         masks = open_gates(trainer.config, state.generator.embeddings, *SETTLED)
         fake, _ = step.generate(state.generator, state.generator_statistics, masks, noise, head)
@@ -106,10 +109,10 @@ def test_what_is_closed_stays_where_it_was_bit_for_bit(size):
     trainer = _trainer(size)
     state, capacity = _begin(trainer, size)
     units, narrow, _ = _cut(trainer, state, capacity, size)
-    helpers.assert_equal_trees(units.put_back(narrow, state), state)
+    checks.assert_equal_trees(units.put_back(narrow, state), state)
     changed = jax.tree.map(lambda a: a + 1, narrow)
     back = units.put_back(changed, state)
-    opened = {nn.INPUT: np.ones(trainer.config.noise_dim, bool)}
+    opened = {nn.INPUT: np.ones(trainer.config.networks.noise_dim, bool)}
     for i, own in enumerate(units.units):
         opened[i] = is_open = np.isin(np.arange(WIDTHS[size][i] + 2), own)
         for name in ("scale", "shift"):
@@ -154,7 +157,7 @@ def test_a_task_goes_on_in_its_open_units(changes):
     for shapes in ([], [(6, 4)]):
         trainer = _trainer(16, **changes)
         state, capacity = _begin(trainer, 16)
-        stream = helpers.stream(trainer.config)
+        stream = small_runs.stream(trainer.config)
         stream.begin(1)
         pixels, labels = stream.train(1)
         replayed = np.random.default_rng(0).integers(0, 256, (2, *pixels.shape), np.uint8)
@@ -185,13 +188,13 @@ def test_a_task_goes_on_in_its_open_units(changes):
 def test_interrupted_while_open_units_are_trained_is_uninterrupted(changes, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(training, "find_open_units", lambda *a: found.append(find_open_units(*a)) or found[-1])
-    config = helpers.small("dgma", image_size=8, generator_width=8, headroom=1, epochs=4, mask_share=0.5, **changes)
+    config = small_runs.small("dgma", image_size=8, generator_width=8, headroom=1, epochs=4, mask_share=0.5, **changes)
     folders = []
     for name, stop in (("whole", None), ("stopped", Stop("epoch end", 2, 2))):
         folders.append(tmp_path / name)
         if stop:
             with pytest.raises(KeyboardInterrupt):
-                helpers.fit(config, folders[-1], stop)
-        helpers.fit(config, folders[-1])
+                small_runs.fit(config, folders[-1], stop)
+        small_runs.fit(config, folders[-1])
     assert found[2] is not None and found[-1] is not None  # Else nothing was shown.
     assert_same_results(*folders)

@@ -3,13 +3,13 @@
 import dataclasses
 
 import chex
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import checks, programs, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import nn
 from dgm_jax.training import task as tasks
@@ -27,17 +27,17 @@ def _trainer(variant, size, precision="float32", **changes):
     """`size` is that of the images, or "resnet"."""
     changes = {"epochs": EPOCHS, "precision": precision} | changes
     if size == "resnet":
-        config = helpers.residual(variant, **changes)
+        config = small_runs.residual(variant, **changes)
     else:
-        config = helpers.small(variant, image_size=size, **changes)
-    return helpers.trainer(config)
+        config = small_runs.small(variant, image_size=size, **changes)
+    return small_runs.trainer(config)
 
 
 def _begin(trainer, seed=0):
     """Task 1 of a random network that earlier tasks have grown and half reserved."""
     rng = np.random.default_rng(seed)
     widths = [first + 2 for first in trainer.networks.first_widths]
-    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.noise_dim)
+    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.networks.noise_dim)
     kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
     reserved = [
         rng.permutation(np.arange(np.prod(s)) % 2 == 0).reshape(s) for s in trainer.networks.mask_shapes(widths)
@@ -55,12 +55,12 @@ def _begin(trainer, seed=0):
 
 
 def _physical(trainer, widths):
-    return physical_widths([trainer.networks.first_widths, widths], headroom=trainer.config.headroom, n_tasks=3)
+    return physical_widths([trainer.networks.first_widths, widths], headroom=trainer.config.gates.headroom, n_tasks=3)
 
 
 def _images(trainer, seed=0):
     """Real digits of class 1, and something replayed of class 0."""
-    stream = helpers.stream(trainer.config)
+    stream = small_runs.stream(trainer.config)
     stream.begin(1)
     pixels, labels = stream.train(1)
     replayed = np.random.default_rng(seed).integers(0, 256, (2, *pixels.shape), np.uint8)
@@ -144,7 +144,7 @@ def test_padding_stays_exactly_as_it_was_in_100_steps(trained):
 
 def test_what_the_host_holds_is_not_overwritten(trained):
     *_, before, copy, _ = trained  # The state was donated to the steps after it was copied to the host.
-    helpers.assert_equal_trees(before, copy)
+    checks.assert_equal_trees(before, copy)
 
 
 def test_freezing_cuts_the_padding_off(trained):
@@ -180,10 +180,10 @@ def test_what_is_drawn_with_is_the_average_but_for_what_is_reserved(variant):
 
 
 def test_the_critic_is_told_the_class_where_a_task_has_several():
-    config = helpers.small("dgma", image_size=8, critic_condition="projection")
+    config = small_runs.small("dgma", image_size=8, critic_condition="projection")
     told = {}
     for n in (1, 2):
-        trainer = helpers.trainer(config, max_heads=n)
+        trainer = small_runs.trainer(config, max_heads=n)
         told[n] = jax.device_get(_begin(trainer)[3].discriminator)
     assert told[2].projection.shape == (2, len(told[2].critic.kernel))
     chex.assert_trees_all_equal(told[1], dataclasses.replace(told[2], projection=None))
@@ -201,11 +201,11 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
     beginning = 4 / slope
     trainer = _trainer(variant, 8, **paced)
     widths, kernels, reserved, *_ = _begin(trainer)
-    memory = helpers.finished(helpers.small(variant, image_size=8)).memories[-1]
+    memory = small_runs.finished(small_runs.small(variant, image_size=8)).memories[-1]
     like = [memory.single_class_task(1)]
     grown = [max(a, b) for a, b in zip(widths, memory.widths, strict=True)]
     rng = np.random.default_rng(0)
-    shapes = trainer.networks.generator.kernel_shapes(grown, trainer.config.noise_dim)
+    shapes = trainer.networks.generator.kernel_shapes(grown, trainer.config.networks.noise_dim)
     kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
     reserved = [np.zeros(shape, bool) for shape in trainer.networks.mask_shapes(grown)]
     state, _ = tasks.begin_task(
@@ -239,7 +239,7 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
 def test_growth_keeps_old_weights_in_place(variant):
     trainer = _trainer(variant, 16)
     _, kernels, reserved, *_ = _begin(trainer)
-    newly = [2, 1] if variant == "dgma" else [16 * trainer.config.noise_dim + 1, 1]
+    newly = [2, 1] if variant == "dgma" else [16 * trainer.config.networks.noise_dim + 1, 1]
     grown, masks = tasks.grow(trainer.networks, jax.random.key(2), kernels, reserved, newly)
     assert grown[0].shape[-1] == kernels[0].shape[-1] + 2
     for old, new, was, mask in zip(kernels, grown, reserved, masks, strict=True):
@@ -262,7 +262,7 @@ def test_growth_keeps_old_weights_in_place(variant):
 def test_both_branches_of_a_block_grow_to_one_width(variant, newly, gained):
     trainer = _trainer(variant, "resnet")
     widths, kernels, reserved, *_ = _begin(trainer)
-    assert list(widths) == [5, 5, 5] and trainer.config.noise_dim == 8
+    assert list(widths) == [5, 5, 5] and trainer.config.networks.noise_dim == 8
     grown, masks = tasks.grow(trainer.networks, jax.random.key(2), kernels, reserved, newly)
     first, hidden, last = (width + more for width, more in zip(widths, gained))
     assert [k.shape for k in grown] == [
@@ -281,7 +281,7 @@ def _one_generator_step(config, state, capacity, noise):
     step = Step.of(config)
     labels, head = np.ones(8, np.int32), np.zeros(8, np.int32)
 
-    @helpers.quick_jit
+    @programs.quick_jit
     def run(state, capacity, noise, scales):
         masks = open_gates(config, state.generator.embeddings, *scales)
         fake, _ = step.generate(state.generator, state.generator_statistics, masks, noise, head)
@@ -308,7 +308,7 @@ def test_padding_contributes_nothing(variant, size):
         rng = np.random.default_rng(3)
         for e, shape in zip(state.generator.embeddings, trainer.networks.mask_shapes(widths)):
             e[tuple(slice(0, n) for n in shape)] = rng.normal(0, 0.5, shape)
-        noise = rng.normal(size=(8, trainer.config.noise_dim))
+        noise = rng.normal(size=(8, trainer.config.networks.noise_dim))
         results.append(_one_generator_step(trainer.config, state, capacity, noise))
     (fake, metrics, tight, tight_gradient), (fake_wide, metrics_wide, wide, wide_gradient) = results
     np.testing.assert_allclose(fake_wide, fake, rtol=1e-9, atol=1e-12)
@@ -334,7 +334,7 @@ def test_a_mask_that_is_settled_stays(variant):
         )
         embeddings.append(jax.tree.map(np.copy, jax.device_get(state.generator.embeddings)))
     assert np.any(embeddings[0][0] != 0)
-    helpers.assert_equal_trees(*embeddings)
+    checks.assert_equal_trees(*embeddings)
 
 
 def test_how_an_epoch_is_cut_into_calls_changes_nothing():
@@ -351,7 +351,7 @@ def test_how_an_epoch_is_cut_into_calls_changes_nothing():
         assert done == [stop - start for start, stop in calls]
         results.append((jax.device_get(state), {name: np.float64(value) for name, value in means.items()}))
     for other in results[1:]:
-        helpers.assert_equal_trees(results[0], other)
+        checks.assert_equal_trees(results[0], other)
 
 
 @pytest.mark.parametrize("gate_gradient", ["closed", "product"])
@@ -361,4 +361,4 @@ def test_a_fresh_optimiser_is_optax_s_own(gate_gradient):
     *_, state, _ = _begin(trainer)
     optimisers = trainer.step.optimisers
     for optimiser, params in ((optimisers.generator, state.generator), (optimisers.discriminator, state.discriminator)):
-        helpers.assert_equal_trees(init_optimiser(optimiser, params), jax.device_get(optimiser.init(params)))
+        checks.assert_equal_trees(init_optimiser(optimiser, params), jax.device_get(optimiser.init(params)))
