@@ -89,7 +89,7 @@ def agreement(config: Config, dataset: Dataset) -> dict[str, Any]:
             optimiser = state.generator_optimiser if name == "generator" else state.discriminator_optimiser
             computed[name] = jax.device_get(optax.tree.get(optimiser, "mu"))
         with jax.default_device(device):
-            computed["images"] = memory.draw(0, 8, jax.random.key(0))
+            computed["images"] = memory.sample_index(0, 8, jax.random.key(0))
         return computed
 
     differences = {}

@@ -9,7 +9,6 @@ classifier step for every task so far).
     python -m benchmarks.step --points dgma-9 dgmw-9 --compare step.jsonl
 """
 
-import argparse
 import dataclasses
 import math
 import statistics
@@ -19,23 +18,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tyro.conf import arg
 
 from benchmarks import arithmetic, machine, records
 from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
 from benchmarks.replay import CHUNK, REPLAYED, memory_at, replay_products
 from dgm_jax import data
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Precision
 from dgm_jax.data import DataError, Dataset
-from dgm_jax.errors import exit_status
+from dgm_jax.errors import UserError, exit_status
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.devices import choose_devices, data_parallel
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
+from dgm_jax.training.gates import slopes
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
@@ -142,7 +144,7 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
         classes=labels,
     )
     head = labels - scene.capacity.first_class
-    scales = step.scales(clock(scene), jnp.int32(scene.steps // 2))
+    scales = slopes(step.config, clock(scene), jnp.int32(scene.steps // 2))
     alpha = jax.random.uniform(keys[0], (batch,))
     return {
         "classifier": (step.classifier_step, (images, labels, scene.capacity.seen)),
@@ -155,7 +157,7 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
     """Returns the scene once masks are settled and every other gate is open; dgma then trains only its open units."""
     trainer = scene.trainer
     state, capacity = jax.tree.map(np.array, jax.device_get((scene.state, scene.capacity)))
-    for embedding in state.generator["embeddings"]:
+    for embedding in state.generator.embeddings:
         live = np.isfinite(embedding)
         embedding[live] = np.resize([1, -1], live.sum())
     units = (
@@ -390,16 +392,43 @@ def flattened(tree: Any, path: str = "") -> dict[str, float]:
     return {path: tree} if isinstance(tree, int | float) else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is measured, and with what it is compared."""
+
+    data_dir: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="folder of MNIST",
+            help_behavior_hint="(default: the usual one, or digits if there is none)",
+        ),
+    ] = None
+    points: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="POINT [POINT ...]",
+            help="variants and tasks, e.g. dgma-9 dgmw-9",
+            help_behavior_hint="(default: all points)",
+        ),
+    ] = ()
+    precision: Annotated[Precision, arg(help="precision of matrix products")] = "float32"
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="file of JSON Lines; a line for each point is added", help_behavior_hint=""),
+    ] = None
+    compare: Annotated[
+        Path | None, arg(metavar="FILE", help="file of an earlier measurement", help_behavior_hint="")
+    ] = None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the chosen points, prints a table, and writes or compares records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parse_options(Options, argv, program="python -m benchmarks.step", description=__doc__)
     names = [point.name for point in POINTS]
-    parser.add_argument("--data-dir", type=Path, help="folder of MNIST (default: the usual one, or else digits)")
-    parser.add_argument("--points", nargs="+", choices=names, default=names, help="variant and task")
-    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of matrix products")
-    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each point is added")
-    parser.add_argument("--compare", type=Path, help="file of an earlier measurement")
-    options = parser.parse_args(argv)
+    unknown = [name for name in options.points if name not in names]
+    if unknown:
+        raise UserError(f"--points {' '.join(unknown)}: unknown; choose from {', '.join(names)}")
     machine.check(options.precision, options.out)
     old = points_of(options.compare) if options.compare else {}
     dataset = load_images(options.data_dir, settings("dgma").data.image_size)
@@ -413,7 +442,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     found: dict[str, Any] = {}
     with machine.compiled_once():
-        for point in (point for point in POINTS if point.name in options.points):
+        for point in (point for point in POINTS if point.name in (options.points or names)):
             config = settings(point.variant).with_changes(precision=options.precision)
             measured = measure(point, config, dataset, seconds=SECONDS)
             found[point.name] = measured
@@ -423,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 records.append(options.out, {**named, **measured, "large_product_gflops": gflops, **where})
             jax.clear_caches()  # On a CPU, each program takes many memory maps, and their number is limited.
     print(f"peak memory: {machine.in_words(machine.peak_bytes())}")
-    if old:
+    if options.compare and old:
         print(comparison_table(found, old, options.compare))
 
 

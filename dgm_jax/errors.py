@@ -1,4 +1,4 @@
-"""Errors that a user can act on: shown as one or two lines, without a traceback, by the command line."""
+"""Errors that a user can fix. The command line shows them as one or two lines, without a traceback."""
 
 import errno
 import sys
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Says which value is wrong, what was expected and what to do."""
+    """An error whose message says which value is wrong, what was expected and what to do."""
 
 
 class ConfigError(UserError, ValueError):
-    """A setting that cannot work."""
+    """A setting that is not valid, or that does not fit the others."""
 
 
 class OtherConfiguration(UserError, RuntimeError):
@@ -26,33 +26,33 @@ class NewerFormat(UserError, RuntimeError):
 
 
 class NoMemory(UserError, ValueError):
-    """A folder without a memory that could be loaded."""
+    """A folder that holds no memory."""
 
 
-def told(error: BaseException) -> str:
-    """What a person is told of an error that they can mend."""
+def user_message(error: BaseException) -> str:
+    """The message shown for an error that the user can fix."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"error: {error}; what was saved before is whole: make room, then run the same command to go on"
+        return f"error: {error}; what was saved before is intact; free some space, then run the same command to resume"
     return f"error: {error}"
 
 
 def exit_status(command: Callable[[], int | None], *, interrupted: str = "interrupted", debug: bool = False) -> int:
-    """Runs a command; tells a mistake that the user can mend, and Ctrl-C, by a line instead of a traceback.
+    """Runs a command; prints one line instead of a traceback for an error that the user can fix, and for Ctrl-C.
 
     Args:
-      command: returns its exit status; None is 0.
-      interrupted: what is said after Ctrl-C.
-      debug: let mistakes through, with their traceback.
+      command: returns its exit status; None means 0.
+      interrupted: the line printed after Ctrl-C.
+      debug: raise errors with their traceback instead of printing one line.
 
     Returns:
-      The command's status; 2 after a mistake, 130 after Ctrl-C.
+      The command's status; 2 after an error, 130 after Ctrl-C.
     """
     try:
         return command() or 0
-    except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
+    except (UserError, OSError) as error:  # OSError: for example a full disk, or a folder that was deleted.
         if debug:
             raise
-        print(told(error), file=sys.stderr)
+        print(user_message(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

@@ -8,6 +8,7 @@ from dgm_jax.errors import NoMemory, UserError
 from dgm_jax.memory import file as memory_file
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
+from dgm_jax.types import DiscriminatorParams, statistics_from_tree
 
 if TYPE_CHECKING:  # An exported file is read without Orbax, which the rest needs.
     from dgm_jax.config import Config
@@ -91,8 +92,8 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
         network = stored.flat["consolidation_network"] or network
     known = sum(len(task["classes"]) for task in memory["tasks"])
     return Classifier(
-        params=own["params"],
-        statistics=own["statistics"],
+        params=DiscriminatorParams.from_tree(own["params"]),
+        statistics=statistics_from_tree(own["statistics"]),
         network=network,
         image_shape=tuple(stored.stream["image_shape"]),
         labels=tuple(memory["labels"][:known]),

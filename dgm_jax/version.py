@@ -1,3 +1,3 @@
-"""The version of this package: here and nowhere else."""
+"""The version of this package; no other file repeats it."""
 
 __version__ = "0.2.0"

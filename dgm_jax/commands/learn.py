@@ -10,7 +10,7 @@ from dgm_jax import data
 from dgm_jax.commands.options import ImageOptions, Options, parse_seeds
 from dgm_jax.commands.parsing import parse, program_of
 from dgm_jax.data import Dataset
-from dgm_jax.errors import UserError, told
+from dgm_jax.errors import UserError, user_message
 from dgm_jax.reporting.console import ConsoleProgress
 from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunStart
 from dgm_jax.runs.folder import Workdir
@@ -28,7 +28,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
       argv: the arguments; those of the process by default.
 
     Returns:
-      The exit status: 0; 2 after an error that the user can mend; 130 after an interrupt.
+      The exit status: 0; 2 after an error that the user can fix; 130 after an interrupt.
     """
     progress = ConsoleProgress()
     debug = False
@@ -39,31 +39,29 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         seeds = parse_seeds(options.seeds, options.settings.seed)
         settings = options.settings
         which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
-        learnt_by = settings.gates.variant if settings.method == "dgm" else settings.method
+        method = settings.gates.variant if settings.method == "dgm" else settings.method
         called = name if options.preset == name else f"{name}-{options.preset}"
-        workdir = options.workdir or Path("runs") / f"{called}-{learnt_by}-{which}"
+        workdir = options.workdir or Path("runs") / f"{called}-{method}-{which}"
         arguments = sys.argv[1:] if argv is None else argv
         command = f"{program_of(name)} {shlex.join(arguments)}".strip()
-        callbacks: list[Callback] = [progress, _Command(command), _Heeding(ctrl_c)]
+        callbacks: list[Callback] = [progress, _Command(command), _RaiseLostCtrlC(ctrl_c)]
         if options.tensorboard:
             from dgm_jax.reporting.tensorboard import TensorBoard
 
             callbacks.append(TensorBoard())
-        from dgm_jax.system import (
-            processes,  # It imports JAX, which is slow: not before the command line is found right.
-        )
+        from dgm_jax.system import processes  # It imports JAX, which is slow: only once the command line is right.
 
         _join(options)
-        streams = processes.together(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
+        streams = processes.call_on_all(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
 
-        from dgm_jax.learner import Learner  # Slower still: not before the data are found right.
+        from dgm_jax.learner import Learner  # Slower still: only once the data are right.
         from dgm_jax.system.compilation import keep_no_programs, keep_programs
 
         if options.compilation_cache:
             keep_programs()
         else:
             keep_no_programs()
-        learner = processes.together(
+        learner = processes.call_on_all(
             lambda: Learner(
                 settings,
                 devices=options.devices,
@@ -83,7 +81,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
         progress.close()
         if debug:
             raise
-        print(told(error), file=sys.stderr)
+        print(user_message(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         progress.close()
@@ -95,7 +93,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
 
 
 def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
-    """What a person is told of several seeds: the last accuracy, mean and standard deviation."""
+    """The report on several seeds: mean and standard deviation of the last accuracy."""
     average = summary[f"A_{summary['final']}"]
 
     def percent(of: dict[str, Any]) -> str:
@@ -110,7 +108,7 @@ def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
 
 
 class _Command(Callback):
-    """Writes the command into the folder of each run that it begins or goes on with."""
+    """Writes the command into the folder of each run that it begins or resumes."""
 
     def __init__(self, command: str) -> None:
         self.command = command.replace("\n", " ")
@@ -121,8 +119,8 @@ class _Command(Callback):
             files.append_line(Workdir(folder).commands, self.command)
 
 
-class _Heeding(Callback):
-    """Ends the run where a Ctrl-C that was lost should have."""
+class _RaiseLostCtrlC(Callback):
+    """Ends the run if a Ctrl-C was lost."""
 
     def __init__(self, ctrl_c: CtrlC) -> None:
         self._ctrl_c = ctrl_c

@@ -1,4 +1,4 @@
-"""Data: sources become checked uint8 arrays (`Dataset`), which become streams of tasks (`TaskStream`)."""
+"""Data: every source gives checked uint8 arrays (`Dataset`), which are split into streams of tasks (`TaskStream`)."""
 
 from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays

@@ -1,4 +1,4 @@
-"""Which classes of a data set are used: read from the command line, and checked against those there are."""
+"""Chooses classes of a data set: reads a choice from the command line, and checks it against the available classes."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ def parse_classes(text: str, available: Sequence[str]) -> tuple[str, ...]:
     """Reads a choice of classes from the command line.
 
     Args:
-      text: names between commas; "first:50" for the first 50 of `available`; or "@FILE", a text file with a name a
-        line, in which `#` begins a comment.
-      available: the names there are.
+      text: names separated by commas; "first:50" for the first 50 of `available`; or "@FILE", a text file with one
+        name per line, in which `#` begins a comment.
+      available: the names of all classes.
 
     Returns:
       The chosen names, in the order given.
 
     Raises:
-      DataError: if `text` is none of these, or names a class twice or one that is not there.
+      DataError: if `text` is none of these, or names a class that is not available, or one class twice.
     """
     kind, _, number = text.partition(":")
     if kind == "first" and text not in available:
         most = len(available)
         if not number.isdecimal() or not 1 <= int(number) <= most:
-            raise DataError(f"classes {text!r}: {most} classes are there; expected first:N with N from 1 to {most}.")
+            raise DataError(f"classes {text!r}: there are {most} classes; expected first:N with N from 1 to {most}.")
         return tuple(available[: int(number)])
     if text.startswith("@"):
         return check_classes(_read_names(Path(text[1:])), available, text[1:])
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise DataError(f"classes {text!r}: expected names between commas, first:N (e.g. first:50), or @FILE.")
+        raise DataError(f"classes {text!r}: expected names separated by commas, first:N (e.g. first:50), or @FILE.")
     return check_classes(names, available, repr(text))
 
 
 def check_classes(chosen: Sequence[str], available: Sequence[str], where: str) -> tuple[str, ...]:
-    """Returns the chosen classes if there are any, each is there, and each is named once.
+    """Returns `chosen` if it names at least one class, only available ones, and each one once.
 
     Args:
-      chosen: names.
-      available: the names there are.
-      where: what chose them, for the error.
+      chosen: names of classes.
+      available: the names of all classes.
+      where: where the choice was made, for error messages.
 
     Raises:
-      DataError: if not.
+      DataError: if `chosen` is empty, names a class that is not available, or names one class twice.
     """
     if not chosen:
         raise DataError(f"classes {where} names no class; expected at least one of {few(available)}.")
@@ -57,7 +57,7 @@ def check_classes(chosen: Sequence[str], available: Sequence[str], where: str) -
         hint = f"; {unknown[0]} is close to {few(close)}" if close else ""
         raise DataError(
             f"classes {where}: {few(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the {len(available)} "
-            f"classes there ({few(available)}){hint}."
+            f"available classes ({few(available)}){hint}."
         )
     twice = [name for name, times in Counter(chosen).items() if times > 1]
     if twice:
@@ -66,7 +66,7 @@ def check_classes(chosen: Sequence[str], available: Sequence[str], where: str) -
 
 
 def few(names: Sequence[str], at_most: int = 5) -> str:
-    """Lists some names, and says how many there are if not all are listed: "a, b", "a, b, c, d, e, ... (12)"."""
+    """Lists the first names, and their number if there are more: "a, b", or "a, b, c, d, e, ... (12)"."""
     return ", ".join(names[:at_most]) + (f", ... ({len(names)})" if len(names) > at_most else "")
 
 
@@ -74,12 +74,21 @@ def _read_names(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"classes @{path}: the file cannot be read ({error}); expected a name a line.") from error
+        raise DataError(f"classes @{path}: the file cannot be read ({error}); expected one name per line.") from error
     return [name for name in (line.partition("#")[0].strip() for line in lines) if name]
 
 
 def new_labels(classes: Sequence[str] | None, names: Sequence[str], where: str) -> dict[int, int]:
-    """Returns the label that each stored label, if it is kept, gets; `names` are those of the labels 0, 1, ..."""
+    """Maps the stored label of each chosen class to its new label.
+
+    Args:
+      classes: names of the chosen classes; their positions are their new labels. None keeps all stored labels.
+      names: the names of the stored labels 0, 1, ...
+      where: where the choice was made, for error messages.
+
+    Raises:
+      DataError: as `check_classes`.
+    """
     if classes is None:
         return {label: label for label in range(len(names))}
     return {names.index(name): label for label, name in enumerate(check_classes(classes, names, where))}

@@ -1,4 +1,4 @@
-"""Images in memory: one checked container that every source fills and every stream reads."""
+"""`Dataset`: labelled images in memory. Every source makes one, checked; every stream is made from one."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Labels = NDArray[np.int64]
 
 
 class DataError(UserError, ValueError):
-    """Data that cannot be used as it is; the message says what was found, what was expected and what to do."""
+    """Data that cannot be used; the message says what was found, what was expected and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled image data set; make one with `from_arrays` or `load`, which check it.
+    """A data set of labelled images. Make one with `from_arrays` or `load`, which check it.
 
     Attributes:
-      name: what reports call it.
+      name: its name in reports.
       x_train: uint8 [n, h, w, c], c in {1, 3}.
       y_train: int64 [n], any integers.
       x_test: uint8 [m, h, w, c].
-      y_test: int64 [m], the same classes as `y_train`.
+      y_test: int64 [m], the same classes as in `y_train`.
       class_names: a name for every label.
-      stored_shape: (h, w, c) of the images before they were resized; None: they were not.
-      notes: what was converted, skipped or left out when the images were read; for a person.
+      stored_shape: (h, w, c) of the images before they were resized; None if they were not resized.
+      notes: sentences for the user about images that were converted, skipped or left out when they were read.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Dataset:
         return tuple(int(label) for label in np.unique(self.y_train))
 
     def first_per_class(self, n: int) -> Dataset:
-        """Keeps the first `n` training images of every class, in stored order; the test images stay.
+        """Keeps the first `n` training images of every class, in stored order, and all test images.
 
         Args:
-          n: images per class, >= 1; a class that has fewer keeps them all.
+          n: images per class, >= 1; a class with fewer images keeps all of them.
 
         Returns:
           A data set with at most `n` training images per class.
@@ -65,15 +65,16 @@ class Dataset:
         return dataclasses.replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows])
 
     def of_classes(self, labels: Sequence[int]) -> Dataset:
-        """Keeps the images of some classes.
+        """Keeps only the images of the given classes.
 
         Raises:
-          DataError: if there is no image of one of them.
+          DataError: if the data set has no such class.
         """
         missing = sorted(set(labels) - set(self.labels))
         if missing:
             raise DataError(
-                f"there is no class {_few(np.array(missing))}; the classes are {_few(np.array(self.labels))}."
+                f"there is no class {_some_labels(np.array(missing))}; "
+                f"the classes are {_some_labels(np.array(self.labels))}."
             )
         train, test = np.isin(self.y_train, list(labels)), np.isin(self.y_test, list(labels))
         return dataclasses.replace(
@@ -86,13 +87,13 @@ class Dataset:
         )
 
     def for_choosing(self, share: float = 0.25) -> Dataset:
-        """The data set to choose settings by: a share of the *training* images in place of the test images.
+        """A data set for choosing settings: its test images are a share of the *training* images of this one.
 
         Args:
-          share: of each class's training images, in (0, 1); the last ones, as they are stored.
+          share: share of the training images of each class, in (0, 1); the last ones in stored order are taken.
 
         Raises:
-          DataError: if `share` is out of range, or leaves a class without images on either side.
+          DataError: if `share` is out of range, or leaves a class without training or test images.
         """
         if not 0 < share < 1:
             raise DataError(f"share={share}: expected a share in (0, 1), e.g. 0.25.")
@@ -102,7 +103,8 @@ class Dataset:
             n_held = round(share * len(rows))
             if not 0 < n_held < len(rows):
                 raise DataError(
-                    f"share={share} of the {len(rows)} training images of class {label} leaves one side empty."
+                    f"share={share} of the {len(rows)} training images of class {label} "
+                    "leaves it without training or test images."
                 )
             kept.append(rows[:-n_held])
             held.append(rows[-n_held:])
@@ -117,13 +119,13 @@ class Dataset:
         )
 
     def resized(self, size: int) -> Dataset:
-        """Scales all images to `size` x `size` (bilinear; averages when it shrinks, so no aliasing).
+        """Scales all images to `size` x `size` (bilinear; it averages when shrinking, so there is no aliasing).
 
         Args:
           size: height and width of the result in pixels, >= 1.
 
         Returns:
-          The resized data set; `self` if it has that size already.
+          The resized data set; `self` if it already has that size.
 
         Raises:
           DataError: if `size` < 1.
@@ -149,21 +151,21 @@ def from_arrays(
     name: str = "arrays",
     class_names: Mapping[int, str] | None = None,
 ) -> Dataset:
-    """Checks arrays and makes them a `Dataset`; the one place where data are validated.
+    """Makes a `Dataset` of arrays and checks it; all sources use this function.
 
     Args:
-      x_train: [n, h, w, c] or [n, h, w]; uint8, or integers that are all in 0..255; c in {1, 3}.
+      x_train: [n, h, w, c] or [n, h, w]; uint8, or other integers that are all in 0..255; c in {1, 3}.
       y_train: integers [n], any values.
-      x_test: [m, h, w, c] or [m, h, w], images of the shape of `x_train`'s.
-      y_test: integers [m]; the classes of `y_train`, all of them and no other.
-      name: what reports call the data set.
-      class_names: names by label; a label without one is called by its number.
+      x_test: [m, h, w, c] or [m, h, w]; images of the same shape as in `x_train`.
+      y_test: integers [m]; exactly the classes of `y_train`.
+      name: the name of the data set in reports.
+      class_names: names by label, each different; by default the name of a label is its number.
 
     Returns:
-      The data set; arrays that already fit are not copied.
+      The data set. Arrays that already have the right dtype and shape are not copied.
 
     Raises:
-      DataError: if anything above does not hold.
+      DataError: if an argument is not as described above.
     """
     train, test = _as_images(x_train, f"{name}: x_train"), _as_images(x_test, f"{name}: x_test")
     if train.shape[1:] != test.shape[1:]:
@@ -177,18 +179,20 @@ def from_arrays(
         (test_labels, "y_test", train_labels, "y_train"),
         (train_labels, "y_train", test_labels, "y_test"),
     ):
-        alone = np.setdiff1d(labels, others)
-        if alone.size:
+        unmatched = np.setdiff1d(labels, others)
+        if unmatched.size:
             raise DataError(
-                f"{name}: class {_few(alone)} is in {where} but not in {elsewhere}; every class needs training and "
-                f"test images: add some, or drop the class from {where}."
+                f"{name}: class {_some_labels(unmatched)} is in {where} but not in {elsewhere}; "
+                f"every class needs training and test images: add some, or drop the class from {where}."
             )
     given = class_names or {}
     names = {int(label): str(given.get(int(label), int(label))) for label in np.unique(train_labels)}
-    twice = [own for own in names.values() if list(names.values()).count(own) > 1]
-    if twice:
+    all_names = list(names.values())
+    repeated = [class_name for class_name in all_names if all_names.count(class_name) > 1]
+    if repeated:
         raise DataError(
-            f"{name}: class_names calls {twice.count(twice[0])} classes {twice[0]!r}; give each its own name."
+            f"{name}: class_names has the name {repeated[0]!r} for {repeated.count(repeated[0])} classes; "
+            "give each class a different name."
         )
     return Dataset(
         name=name,
@@ -230,7 +234,7 @@ _FLOAT_ADVICE = "rescale to 0..255, then np.round(x).astype(np.uint8)"
 
 
 def _float_faults(images: np.ndarray) -> str:
-    """What, besides its type, is wrong with an array that should have been uint8; "" if nothing is."""
+    """What is wrong with the values of an array that is not uint8, as a part of a sentence; "" if nothing is."""
     if not np.issubdtype(images.dtype, np.floating):
         return ""
     if np.isnan(images).any():
@@ -254,13 +258,13 @@ def _as_labels(values: ArrayLike, n: int, what: str) -> Labels:
     return labels.astype(np.int64, copy=False)
 
 
-def _few(labels: np.ndarray, at_most: int = 5) -> str:
-    """Lists some labels: "3", "3, 4", "0, 1, 2, 3, 4, ..."."""
+def _some_labels(labels: np.ndarray, at_most: int = 5) -> str:
+    """Lists the first labels: "3", or "3, 4", or "0, 1, 2, 3, 4, ..."."""
     return ", ".join(str(label) for label in labels[:at_most]) + (", ..." if len(labels) > at_most else "")
 
 
 def resize(images: Images, size: int) -> Images:
-    """Scales uint8 images [n, h, w, c] to `size` x `size` (bilinear; averages when it shrinks)."""
+    """Scales uint8 images [n, h, w, c] to `size` x `size` (bilinear; it averages when shrinking)."""
     from PIL import Image
 
     out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)

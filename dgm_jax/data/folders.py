@@ -1,4 +1,4 @@
-"""Folders of images, a folder for each class, become a `Dataset`."""
+"""Reads a folder of image files, with one folder per class, as a `Dataset`."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Grey = Literal["convert", "refuse"]
 Unreadable = Literal["refuse", "skip"]
 
 _TEST_FOLDERS = ("val", "validation", "test")
-# What lies beside images and was never meant as one; any other file is an image, or a mistake that is told.
+# Files that often lie beside images. Every other file must be an image; if it is not, the user is told.
 _NO_IMAGES = (".txt", ".csv", ".json", ".jsonl", ".xml", ".html", ".md", ".yaml", ".yml", ".log", ".ini", ".db", ".npy")
 _LAYOUTS = "PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*"
 
 
 def folder_classes(path: PathLike) -> tuple[str, ...]:
-    """Lists the classes of a folder of images: the names of its (training) class folders, sorted.
+    """Lists the classes of a folder of images: the sorted names of its (training) class folders.
 
     Args:
       path: as for `from_folder`.
 
     Raises:
-      DataError: if there are none.
+      DataError: if the folder is missing or has no class folders.
     """
     return tuple(_class_folders(_parts(Path(path))[0]))
 
@@ -51,32 +51,32 @@ def from_folder(
 ) -> Dataset:
     """Loads a data set from class folders of images, in any format that Pillow reads.
 
-    Training and test images lie either in `path/train/<class>/` and `path/val/<class>/` (or `validation`, or `test`;
-    the first that is there), or all in `path/<class>/`: then the last fifth of each class's files, sorted by name and
-    rounded down but at least one, are its test images, the same ones every time.
+    There are two layouts. Either training images are in `path/train/<class>/` and test images in `path/val/<class>/`
+    (or `validation`, or `test`; the first of these that exists). Or all images are in `path/<class>/`: then the last
+    fifth of the files of each class, sorted by name, are its test images (rounded down, but at least one).
 
-    Hidden files and folders are left out, and so are files that are no images by their suffix (.txt, .csv, .json,
-    .xml and so on); every other file is tried. An image is turned as its EXIF orientation says, cut to its central
-    square, and scaled with Pillow's bilinear filter, which averages when it shrinks. Large JPEGs are decoded at a
-    fraction of their size, no less than 4 x `size`. Transparent parts become white, 16 bits become 8, palettes and
-    CMYK become RGB, and of an animation the first image counts.
+    Hidden files and folders are ignored, and so are files whose suffix shows that they are not images (.txt, .csv,
+    .json, .xml and so on). Every other file is read. An image is rotated as its EXIF orientation says, cut to its
+    central square, and scaled with Pillow's bilinear filter, which averages when it shrinks. Large JPEGs are decoded at
+    a fraction of their size, but at least at 4 x `size`. Transparent parts become white, 16 bits become 8, palettes and
+    CMYK become RGB, and only the first image of an animation is read.
 
     Args:
       path: the folder.
       size: height and width of the result in pixels, >= 1.
-      classes: the class folders to read; their positions here are their labels. By default all, sorted by name.
-      grey: grey images among colour ones are converted to colour, or refused. If all images are grey, they stay so. An
-        image is grey by the mode of its file; one of three equal channels counts as colour.
-      unreadable: files that cannot be read as images are refused (after all were tried), or skipped.
-      name: what reports call the data set; the folder's name by default.
+      classes: the class folders to read; their positions in this list are their labels. By default all, sorted by name.
+      grey: whether grey images among colour images are converted to colour or refused. If all images are grey, they
+        stay grey. The mode of a file decides whether it is grey; three equal channels count as colour.
+      unreadable: whether files that cannot be read as images are refused (after all files were read) or skipped.
+      name: the name of the data set in reports; by default that of the folder.
 
     Returns:
-      The data set, images [n, size, size, 3], or [n, size, size, 1] if all are grey; class by class, sorted by file
-      name. Its `notes` say what was converted, skipped or left out.
+      The data set with uint8 images [n, size, size, 3], or [n, size, size, 1] if all are grey, sorted by class and then
+      by file name. Its `notes` say what was converted, skipped or left out.
 
     Raises:
-      DataError: if the folder is missing or not laid out as above, a class is unknown, named twice, empty, or has no
-        training or no test images, or an image is refused.
+      DataError: if the folder is missing or has another layout, a class is unknown, named twice or without training or
+        test images, or an image is refused.
     """
     path = Path(path)
     if size < 1:
@@ -90,24 +90,26 @@ def from_folder(
     labels = np.concatenate([np.repeat(np.arange(len(chosen)), [len(f) for f in part]) for part in (train, test)])
     images, is_grey, faults = _read_all(files, size)
     read = np.array([not fault for fault in faults])
-    told = [f"{file.relative_to(path)} ({fault})" for file, fault in zip(files, faults, strict=True) if fault]
-    if told and unreadable == "refuse":
+    faulty = [f"{file.relative_to(path)} ({fault})" for file, fault in zip(files, faults, strict=True) if fault]
+    if faulty and unreadable == "refuse":
         raise DataError(
-            f"{len(told):,} of {len(files):,} files in {path} cannot be read as images: {few(told)}; "
-            "mend or remove them, or skip them (--unreadable skip)."
+            f"{len(faulty):,} of {len(files):,} files in {path} cannot be read as images: {few(faulty)}; "
+            "repair or remove them, or skip them (--unreadable skip)."
         )
     colour = bool((read & ~is_grey).any())
-    turned = [str(files[i].relative_to(path)) for i in np.flatnonzero(read & is_grey)] if colour else []
-    if turned and grey == "refuse":
+    converted = [str(files[i].relative_to(path)) for i in np.flatnonzero(read & is_grey)] if colour else []
+    if converted and grey == "refuse":
         raise DataError(
-            f"{len(turned):,} of {len(files):,} images in {path} are grey, the others are in colour: {few(turned)}; "
-            "remove them, or convert them (--grey convert)."
+            f"{len(converted):,} of {len(files):,} images in {path} are grey, the others are in colour: "
+            f"{few(converted)}; remove them, or convert them (--grey convert)."
         )
-    notes = [
-        *([f"grey images converted to colour: {len(turned):,}, {few(turned)}"] if turned else []),
-        *([f"files skipped because they cannot be read: {len(told):,}, {few(told)}"] if told else []),
-        *([f"files left out, being no images by their suffix: {left_out:,}"] if left_out else []),
-    ]
+    notes = []
+    if converted:
+        notes.append(f"grey images converted to colour: {len(converted):,}, {few(converted)}")
+    if faulty:
+        notes.append(f"files skipped because they cannot be read: {len(faulty):,}, {few(faulty)}")
+    if left_out:
+        notes.append(f"files left out because their suffix is not that of an image: {left_out:,}")
 
     if not colour:
         images = images[..., :1]
@@ -115,33 +117,33 @@ def from_folder(
     parts = []
     for what, rows in (("training", np.arange(n_train)), ("test", np.arange(n_train, len(files)))):
         rows = rows[read[rows]]
-        gone = [chosen[label] for label in np.setdiff1d(np.arange(len(chosen)), labels[rows])]
-        if gone:
-            raise DataError(f"{path}: none of the {what} images of {few(gone)} can be read; skipped: {few(told)}.")
+        empty = [chosen[label] for label in np.setdiff1d(np.arange(len(chosen)), labels[rows])]
+        if empty:
+            raise DataError(f"{path}: none of the {what} images of {few(empty)} can be read; skipped: {few(faulty)}.")
         parts += [images[rows], labels[rows]]
     dataset = from_arrays(*parts, name=name or path.resolve().name, class_names=dict(enumerate(chosen)))
     return dataclasses.replace(dataset, notes=tuple(notes))
 
 
 def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Images:
-    """Reads single image files as `from_folder` does.
+    """Reads image files and converts them as `from_folder` does.
 
     Args:
-      files: in any format that Pillow reads.
+      files: image files in any format that Pillow reads.
       size: height and width of the result in pixels, >= 1.
-      channels: 1 makes all grey, 3 makes all colour.
+      channels: 1 converts all images to grey, 3 to colour.
 
     Returns:
       uint8 [n, size, size, channels].
 
     Raises:
-      DataError: if a file cannot be read as an image; names them.
+      DataError: if files cannot be read as images; the message names them.
     """
     paths = [Path(file) for file in files]
     images, _, faults = _read_all(paths, size)
-    told = [f"{path} ({fault})" for path, fault in zip(paths, faults, strict=True) if fault]
-    if told:
-        raise DataError(f"{len(told):,} of {len(paths):,} files cannot be read as images: {few(told)}.")
+    faulty = [f"{path} ({fault})" for path, fault in zip(paths, faults, strict=True) if fault]
+    if faulty:
+        raise DataError(f"{len(faulty):,} of {len(paths):,} files cannot be read as images: {few(faulty)}.")
     if channels == 3:
         return images
     from PIL import Image
@@ -150,17 +152,17 @@ def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Image
     return np.stack(grey)[..., None] if grey else images[..., :1]
 
 
-# ---- what is there ----
+# ---- Finding files ----
 
 
 def _parts(path: Path) -> tuple[Path, Path | None]:
-    """Returns the folders that hold the class folders of training and of test images; no second: they are one."""
+    """Returns the folders that hold the class folders of training and of test images; None if both are in the first."""
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise DataError(f"{path} {found}; expected a folder: {_LAYOUTS}.")
     tests = [path / name for name in _TEST_FOLDERS if (path / name).is_dir()]
     train = path / "train"
-    # A class may be called "train" (or "test"): then it holds images.
+    # If "train" (or "test") is the name of a class, that folder holds images and no folders.
     if not train.is_dir() or not (tests or any(entry.is_dir() for entry in _visible(train))):
         return path, None
     if not tests:
@@ -169,7 +171,7 @@ def _parts(path: Path) -> tuple[Path, Path | None]:
 
 
 def _class_folders(root: Path) -> dict[str, Path]:
-    """The class folders in a folder, sorted by name."""
+    """The class folders in a folder by name, sorted."""
     entries = sorted(_visible(root), key=lambda entry: entry.name)
     folders = {entry.name: entry for entry in entries if entry.is_dir()}
     for name in folders:
@@ -186,7 +188,7 @@ def _class_folders(root: Path) -> dict[str, Path]:
 def _list_files(
     path: Path, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], list[list[Path]], list[list[Path]], int]:
-    """Returns the classes, the training and the test files of each, and how many files are no images."""
+    """Returns the classes, the training and the test files of each, and the number of files that are not images."""
     root, test_root = _parts(path)
     folders = _class_folders(root)
     chosen = tuple(folders) if classes is None else check_classes(classes, tuple(folders), f"of {path}")
@@ -195,8 +197,8 @@ def _list_files(
         short = [label for label, (files, _) in zip(chosen, listed, strict=True) if len(files) < 2]
         if short:
             raise DataError(
-                f"{path}: classes of 1 image: {few(short)}; expected at least 2, as the last fifth of a class's "
-                "images, at least one, are its test images."
+                f"{path}: these classes have only 1 image: {few(short)}; expected at least 2, because the last "
+                "fifth of the images of a class, at least one, are its test images."
             )
         stops = [-max(1, len(files) // 5) for files, _ in listed]
         train = [files[:stop] for (files, _), stop in zip(listed, stops, strict=True)]
@@ -221,11 +223,11 @@ def _list_files(
 
 
 def _image_files(folder: Path) -> tuple[list[Path], int]:
-    """Returns what may be images in a class folder, sorted by name, and the number of files that are none."""
+    """Returns the files of a class folder that may be images, sorted by name, and the number of other files."""
     entries = sorted(_visible(folder), key=lambda entry: entry.name)
     inner = [entry.name for entry in entries if entry.is_dir()]
     if inner:
-        raise DataError(f"{folder} holds folders ({few(inner)}); expected a class's images, not further folders.")
+        raise DataError(f"{folder} holds folders ({few(inner)}); expected the images of a class, not folders.")
     files = [entry for entry in entries if entry.suffix.lower() not in _NO_IMAGES]
     if not files:
         found = f"it holds {few([entry.name for entry in entries])}" if entries else "it is empty"
@@ -237,14 +239,14 @@ def _visible(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
-# ---- reading ----
+# ---- Reading files ----
 
 
 def _read_all(files: Sequence[Path], size: int) -> tuple[Images, np.ndarray, list[str]]:
-    """Reads files in threads (Pillow lets go of the interpreter while it decodes).
+    """Reads files in threads (Pillow releases the interpreter lock while it decodes).
 
     Returns:
-      Images [n, size, size, 3], which of them are grey, and what is wrong with each; "": nothing.
+      Images [n, size, size, 3], which of them are grey, and what is wrong with each file ("" if nothing).
     """
     images = np.zeros((len(files), size, size, 3), np.uint8)
     grey = np.zeros(len(files), bool)
@@ -252,30 +254,30 @@ def _read_all(files: Sequence[Path], size: int) -> tuple[Images, np.ndarray, lis
     def read(row: int) -> str:
         try:
             image = _read(files[row], size)
-        except Exception as error:  # A damaged file fails in its decoder as it likes: SyntaxError, struct.error, ...
+        except Exception as error:  # For a damaged file decoders raise SyntaxError, struct.error and others.
             return _fault(files[row], error)
         images[row], grey[row] = image, image.shape[-1] == 1
         return ""
 
     pool = ThreadPoolExecutor()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # Of broken EXIF data and the like, a line an image.
+        warnings.filterwarnings("ignore", module="PIL")  # One line per image with e.g. broken EXIF data.
         try:
             faults = list(pool.map(read, range(len(files))))
         finally:
-            pool.shutdown(cancel_futures=True)  # Else Ctrl-C would wait for all images.
+            pool.shutdown(cancel_futures=True)  # Otherwise Ctrl-C would wait until all images are read.
     return images, grey, faults
 
 
 def _read(file: Path, size: int) -> Images:
-    """Returns an image [size, size, 1 or 3]; see `from_folder`."""
+    """Reads an image as [size, size, 1 or 3]; `from_folder` says how."""
     from PIL import Image, ImageOps
 
-    if not file.is_file():  # Opening a pipe would wait forever.
+    if not file.is_file():  # For example a pipe: opening it would wait for ever.
         raise FileNotFoundError("not a file")
     with Image.open(file) as opened:
-        # Of JPEGs alone: the smallest of 1, 1/2, 1/4, 1/8 that is as large. Twice `size` is no faster for ImageNet's
-        # photographs, and moves single pixels by 30 levels.
+        # JPEGs only: decodes at the smallest of 1, 1/2, 1/4, 1/8 of the size that is at least as large as this. With
+        # twice `size`, ImageNet is not read faster, and single pixels change by 30 levels.
         opened.draft(None, (4 * size, 4 * size))
         opened.load()
         ImageOps.exif_transpose(opened, in_place=True)
@@ -287,10 +289,10 @@ def _read(file: Path, size: int) -> Images:
 
 
 def _grey_or_rgb(image: Image) -> Image:
-    """Converts an image of any mode to L, if it is grey, or RGB."""
+    """Converts an image of any mode to L if it is grey, else to RGB."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255.
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit values at 255.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"values {values.min()}..{values.max()}, expected 8 or 16 bits")
@@ -312,5 +314,5 @@ def _fault(file: Path, error: Exception) -> str:
     if file.is_file() and not file.stat().st_size:
         return "empty"
     if isinstance(error, UnidentifiedImageError):
-        return "no image, or one that Pillow does not know"
+        return "not an image, or in a format that Pillow does not know"
     return (str(error).splitlines() or [type(error).__name__])[0]

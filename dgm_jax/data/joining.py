@@ -1,4 +1,4 @@
-"""Several data sets as one of all their classes: for streams of more tasks than one data set has classes."""
+"""Joins data sets into one, for streams with more tasks than a single data set has classes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dgm_jax.data.dataset import DataError, Dataset, Images, from_arrays
 
 
 def join(datasets: Sequence[Dataset], size: int) -> Dataset:
-    """Makes one data set of several: the classes of the first, then those of the second, and so on.
+    """Joins data sets: the classes of the first come first, then those of the second, and so on.
 
-    Classes are numbered anew from 0, and each is called after its data set too ("mnist 3"). All images are scaled to
-    `size` x `size`; grey ones become colour images where others are.
+    Classes are numbered from 0 again, and the name of each begins with the name of its data set ("mnist 3"). All images
+    are scaled to `size` x `size`. If any data set has colour images, grey images get three equal channels.
 
     Args:
-      datasets: two or more, of different names.
+      datasets: two or more data sets with different names.
       size: height and width of the result in pixels, >= 1.
 
     Raises:
-      DataError: if there are fewer than two, or one is there twice.
+      DataError: if there are fewer than two data sets, or two have the same name.
     """
     names = [dataset.name for dataset in datasets]
     if len(names) < 2 or len(set(names)) < len(names):
@@ -37,7 +37,9 @@ def join(datasets: Sequence[Dataset], size: int) -> Dataset:
         for number, label in enumerate(dataset.labels):
             class_names[first + number] = f"{dataset.name} {dataset.class_names[label]}"
     return from_arrays(
-        **{part: np.concatenate(own) for part, own in arrays.items()}, name="+".join(names), class_names=class_names
+        **{part: np.concatenate(parts) for part, parts in arrays.items()},
+        name="+".join(names),
+        class_names=class_names,
     )
 
 

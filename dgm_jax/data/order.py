@@ -1,4 +1,4 @@
-"""The order of classes and the sizes of tasks, as given in code or on the command line, checked."""
+"""Reads and checks the order of classes and the sizes of tasks, given in code or on the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parse_class_order(text: str, labels: Sequence[int]) -> tuple[int, ...]:
       A permutation of `labels`.
 
     Raises:
-      ValueError: if `text` is none of these, or not a permutation of `labels`.
+      DataError: if `text` is none of these, or not a permutation of `labels`.
     """
     if text == "natural":
         return tuple(sorted(labels))
@@ -38,17 +38,17 @@ def parse_class_order(text: str, labels: Sequence[int]) -> tuple[int, ...]:
 
 
 def parse_classes_per_task(text: str) -> int | tuple[int, ...]:
-    """Reads task sizes from the command line: "2" is two classes in every task, "3,3,4" three tasks.
+    """Reads task sizes from the command line: "2" means two classes in every task, "3,3,4" means three tasks.
 
     Raises:
-      ValueError: if `text` is neither.
+      DataError: if `text` is neither.
     """
     try:
         sizes = tuple(int(size) for size in text.split(","))
     except ValueError:
         sizes = ()
     if not sizes or min(sizes) < 1:
-        raise DataError(f"classes per task {text!r}: expected a number >= 1 (2), or one for each task (3,3,4).")
+        raise DataError(f"classes per task {text!r}: expected a number >= 1 (e.g. 2), or one per task (e.g. 3,3,4).")
     return sizes if "," in text else sizes[0]
 
 
@@ -57,10 +57,10 @@ def task_sizes(classes_per_task: int | Sequence[int], n_classes: int) -> list[in
 
     Args:
       classes_per_task: as for `class_incremental`.
-      n_classes: of the data set.
+      n_classes: the number of classes of the data set.
 
     Raises:
-      ValueError: if they do not fit.
+      DataError: if the sizes do not sum to `n_classes`, or one number does not divide it.
     """
     if not isinstance(classes_per_task, (int, np.integer)):
         sizes = [operator.index(size) for size in classes_per_task]
@@ -76,13 +76,17 @@ def task_sizes(classes_per_task: int | Sequence[int], n_classes: int) -> list[in
     whole, rest = divmod(n_classes, size)
     if rest:
         raise DataError(
-            f"{n_classes} classes do not split into tasks of {size}; e.g. give {_comma([size] * whole + [rest])}."
+            f"{n_classes} classes do not split into tasks of {size}; give e.g. {_comma([size] * whole + [rest])}."
         )
     return [size] * whole
 
 
 def check_order(order: Sequence[int], labels: Sequence[int]) -> tuple[int, ...]:
-    """Returns `order` if it is a permutation of `labels`."""
+    """Returns `order` if it is a permutation of `labels`.
+
+    Raises:
+      DataError: if it names an unknown label, one label twice, or not all labels.
+    """
     classes = tuple(operator.index(label) for label in order)
     for label in classes:
         if label not in labels:

@@ -1,6 +1,6 @@
-"""Pictures of images: grids, with or without a name beside each row, and PNG files.
+"""Pictures for people: grids of images, with or without a name beside each row, written as PNG files.
 
-Names and files need Pillow, which is imported when they are made: to learn and to draw images needs none.
+Names and files need Pillow. It is imported inside the functions, so that learning and sampling work without it.
 """
 
 import io
@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from dgm_jax.system import files
 
-_SEPARATOR = 255  # White: generated and real images alike are mostly dark at their borders.
+_SEPARATOR = 255  # White, because the borders of most images here are dark.
 _MARGIN = 4
-_SLACK = 1e-3  # Less than a step of uint8: arithmetic in low precision may overshoot so far.
+_SLACK = 1e-3  # Arithmetic in low precision may exceed 1 by this much; it is less than one step of uint8.
 
 
 def grid(images: ArrayLike, *, separator: int = 1) -> NDArray[np.uint8]:
-    """Lays images out in rows and columns, with white lines between them.
+    """Arranges images in rows and columns, with white lines between them.
 
     Args:
       images: [rows, columns, h, w, c], uint8, or float in [-1, 1].
@@ -28,11 +28,11 @@ def grid(images: ArrayLike, *, separator: int = 1) -> NDArray[np.uint8]:
       uint8 [rows * h + (rows - 1) * separator, columns * w + (columns - 1) * separator, c].
 
     Raises:
-      ValueError: if the rank, the number of channels or the values are none of these.
+      ValueError: if the rank, the number of channels or the values are not as above.
     """
     pixels = _as_uint8(images, rank=5, axes="[rows, columns, h, w, c]")
     rows, columns, h, w, c = pixels.shape
-    # Every image gets its line below and to the right; the last ones are cut off.
+    # Every image gets a line below and one to the right; the outermost lines are cut off.
     spaced = np.full((rows, columns, h + separator, w + separator, c), _SEPARATOR, np.uint8)
     spaced[:, :, :h, :w] = pixels
     whole = spaced.transpose(0, 2, 1, 3, 4).reshape(rows * (h + separator), columns * (w + separator), c)
@@ -42,25 +42,25 @@ def grid(images: ArrayLike, *, separator: int = 1) -> NDArray[np.uint8]:
 def labelled_grid(
     rows: Mapping[str, ArrayLike], *, scale: int = 2, columns: int | None = None, separator: int = 1
 ) -> NDArray[np.uint8]:
-    """Lays images out in one row (or more) for each name, with the name at the left.
+    """Arranges images in one row (or more) for each name, with the name at the left.
 
     Args:
-      rows: images by name, each uint8 or float in [-1, 1], [n, h, w, c]; n may differ, the rest not. Short rows end in
+      rows: images by name, each uint8 or float in [-1, 1], [n, h, w, c]; only n may differ. The rest of a short row is
         white.
-      scale: each pixel becomes a square of that many, >= 1.
-      columns: images in a row; what is more goes to further rows of the same name. None: the longest row.
+      scale: each pixel becomes a square with sides of `scale` pixels, >= 1.
+      columns: images in a row; further images go to further rows of the same name. None: the largest n.
       separator: pixels between two images, before scaling.
 
     Returns:
       uint8 [height, width, c].
 
     Raises:
-      ValueError: if there are no rows, or their images are none of these or differ in shape.
+      ValueError: if there are no rows, or their images are not as above or differ in shape.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     if not rows:
-        raise ValueError("there are no images to lay out")
+        raise ValueError("there are no images to arrange")
     named = {name: _as_uint8(images, rank=4, axes="[n, h, w, c]") for name, images in rows.items()}
     shapes = {images.shape[1:] for images in named.values()}
     if len(shapes) > 1:
@@ -92,14 +92,14 @@ def labelled_grid(
 
 
 def write_png(path: str | os.PathLike[str], array: ArrayLike) -> None:
-    """Writes a picture as PNG, whole or not at all.
+    """Writes a picture as PNG, atomically.
 
     Args:
       path: the file; its folder must exist.
       array: uint8 [h, w], [h, w, 1] or [h, w, 3].
 
     Raises:
-      ValueError: if the array is none of these.
+      ValueError: if the array has another dtype or shape.
       OSError: if the file cannot be written.
     """
     from PIL import Image
@@ -115,7 +115,11 @@ def write_png(path: str | os.PathLike[str], array: ArrayLike) -> None:
 
 
 def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
-    """Rounds images [n, h, w, c], float in [-1, 1], to uint8; raises ValueError if they are none."""
+    """Rounds images [n, h, w, c], float in [-1, 1], to uint8; uint8 images are returned unchanged.
+
+    Raises:
+      ValueError: if the array is not as above, or holds NaN.
+    """
     return _as_uint8(images, rank=4, axes="[n, h, w, c]")
 
 

@@ -1,6 +1,6 @@
 """Makes TFDS folders in array_record format, which `load` reads without TensorFlow.
 
-Writing them from arrays needs no TensorFlow; downloading through TFDS, or reading tfrecord files, does.
+Writing them from arrays needs no TensorFlow. Downloading through TFDS and reading tfrecord files need it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ Rows = Iterable[tuple[Images, int]]
 
 
 def prepare(name: str, data_dir: PathLike) -> Path:
-    """Makes `data_dir` hold a data set that `load` can read: rewrites its tfrecord files, or downloads it.
+    """Writes a data set that `load` can read into `data_dir`: rewrites its tfrecord files, or downloads it.
 
-    A tfrecord folder is left as it is; its copy is written beside it as `<version>-array_record`.
+    An existing tfrecord folder is not changed; the rewritten copy is the folder `<version>-array_record` beside it.
 
     Args:
       name: "mnist", "cifar10", "svhn" or "imagenet32".
-      data_dir: the folder to write to, made if it is missing.
+      data_dir: the folder to write to, created if it is missing.
 
     Returns:
-      The folder written, `data_dir/<tfds name>/<version>` or the above. It is written whole or not at all.
+      The new folder, `data_dir/<tfds name>/<version>` or the copy described above. An interrupted call leaves no
+      part of it behind.
 
     Raises:
-      DataError: for another name, if the data set is there already or half there, or if TensorFlow is missing.
+      DataError: if the name is another one, the data set exists already or is incomplete, or TensorFlow is missing.
     """
     if name not in TFDS_NAMES:
         why = "comes with scikit-learn and needs no files" if name == "digits" else "is unknown"
@@ -43,7 +44,7 @@ def prepare(name: str, data_dir: PathLike) -> Path:
     newest = versions[-1] if versions else None
     if newest is not None and read_info(newest).get("fileFormat", "tfrecord") == "array_record":
         check_folder(name, newest)
-        raise DataError(f"{newest} is there already and whole; nothing to prepare (remove it to prepare it anew).")
+        raise DataError(f"{newest} exists already and is complete; nothing to prepare (remove it to prepare it again).")
     if importlib.util.find_spec("tensorflow") is None:
         doing = f"reading the tfrecord files of {newest}" if newest else f"downloading {name}"
         raise DataError(f"{doing} needs TensorFlow; run `python -m pip install -r requirements-prepare.txt`.")
@@ -60,17 +61,17 @@ def write_array_record(
     Rows keep their order and images are stored as PNG, so reading them back gives the same arrays.
 
     Args:
-      dataset: what to write; its labels must be >= 0.
-      data_dir: the folder to write to, made if it is missing.
+      dataset: the data set; its labels must be >= 0.
+      data_dir: the folder to write to, created if it is missing.
       tfds_name: e.g. "mnist", "svhn_cropped", or with its configuration "imagenet_resized/32x32".
       version: three numbers, e.g. "3.0.1".
-      test_split: what the test images are called there.
+      test_split: the name of the test split.
 
     Returns:
-      `data_dir/tfds_name/version`. It is written whole or not at all.
+      `data_dir/tfds_name/version`. An interrupted call leaves no part of it behind.
 
     Raises:
-      DataError: if that folder exists, the name or version cannot be one, or a label is negative.
+      DataError: if that folder exists, the name or version is not valid, or a label is negative.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*(/[a-z0-9_]+)?", tfds_name):
         raise DataError(f"tfds_name={tfds_name!r}: expected lower-case letters, digits and _, e.g. svhn_cropped.")
@@ -83,7 +84,7 @@ def write_array_record(
         tfds_name,
         version,
         shape=dataset.x_train.shape[1:],
-        # TFDS names all labels from 0 on, also those that do not occur.
+        # TFDS needs a name for every label from 0, including those that do not occur.
         labels=[dataset.class_names.get(label, str(label)) for label in range(max(dataset.labels) + 1)],
         rows={
             "train": zip(dataset.x_train, dataset.y_train, strict=True),
@@ -100,12 +101,12 @@ def _write(
         raise DataError(f"{target} exists and is not overwritten; remove it, or give another data_dir or version.")
     tfds_name, _, config = tfds_name.partition("/")
 
-    # Official names are taken in the registry of TFDS, so this builder stays out of it.
+    # The registry of TFDS already has builders of these names, so this one is not registered.
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc, name-defined]
         name = tfds_name
         VERSION = tfds.core.Version(version)
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config, version=version)] if config else []
-        url_infos = None  # nothing is downloaded, and looking it up needs importlib_resources, which TFDS forgets
+        url_infos = None  # Nothing is downloaded; the default needs importlib_resources, which TFDS does not install.
 
         def _info(self) -> Any:
             features = {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(names=labels)}
@@ -122,7 +123,7 @@ def _write(
 
         def _generate_examples(self, rows: Rows) -> Iterator[tuple[int, dict[str, Any]]]:
             for row, (image, label) in enumerate(rows):
-                # Encoded here, because TFDS would use TensorFlow for it.
+                # Encoded here, because TFDS would use TensorFlow to encode it.
                 yield row, {"image": _png(image), "label": int(label)}
 
     return _build(tfds, target, lambda folder: Builder(data_dir=folder, file_format="array_record"))
@@ -138,10 +139,10 @@ def _download(tfds_name: str, data_dir: Path) -> Path:
 
 
 def _build(tfds: Any, target: Path, make_builder: Any) -> Path:
-    """Lets a builder work in a temporary folder beside `target`, and renames its result when it is whole."""
+    """Runs a builder in a temporary folder beside `target`, and renames the result to `target` when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     config = tfds.download.DownloadConfig(
-        compute_stats=tfds.download.ComputeStatsMode.SKIP,  # would need TensorFlow
+        compute_stats=tfds.download.ComputeStatsMode.SKIP,  # Statistics would need TensorFlow.
         try_download_gcs=False,
     )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as scratch:
@@ -152,10 +153,10 @@ def _build(tfds: Any, target: Path, make_builder: Any) -> Path:
 
 
 def _rewrite(name: str, folder: Path) -> Path:
-    """Copies a TFDS folder of any format, in stored order, row by row: ImageNet would fill the memory."""
+    """Copies a TFDS folder of any format in stored order, row by row, because ImageNet does not fit in memory."""
     tfds = import_tfds()
     builder = tfds.builder_from_directory(os.fspath(folder))
-    # One shard after the other: by default TensorFlow takes turns between them.
+    # Read one shard after the other; by default TensorFlow alternates between shards.
     config = tfds.ReadConfig(interleave_cycle_length=1)
 
     def rows(split: str) -> Rows:

@@ -1,7 +1,7 @@
-"""Class-incremental streams: tasks arrive in order, and the images of a task that is over are gone.
+"""Class-incremental streams: tasks arrive in order, and the images of a finished task can no longer be read.
 
-Labels and indices: a class has the data set's own *label* (any integer) and an *index*, its position in the class
-order. A stream hands out indices; `TaskStream.classes[index]` is the label.
+A class has a *label*, any integer, in the data set, and an *index*, its position in the class order. A stream gives
+indices; `TaskStream.classes[index]` is the label.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Protocol = Literal["strict", "paper"]
 
 
 class PastTaskError(RuntimeError):
-    """Real images of a task that is over were asked for."""
+    """Real images of a finished task were requested."""
 
 
 class FutureTaskError(RuntimeError):
-    """Images of a task that has not begun were asked for."""
+    """Images of a task that has not begun were requested."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """What is left of tasks that were learnt in an earlier stream: everything but their images.
+    """What is known of the tasks of an earlier stream: everything except their images.
 
     Attributes:
-      name: of the data set.
+      name: name of the data set.
       tasks: the labels of each task.
-      class_names: of all classes, in their order.
+      class_names: names of all classes, in their order.
       train_counts: number of training images of each class of each task.
-      fingerprint: of the stream.
+      fingerprint: fingerprint of the earlier stream.
     """
 
     name: str
@@ -53,22 +53,24 @@ class Past:
 class TaskStream:
     """Tasks that begin one after the other; made by `class_incremental`.
 
-    The position is the only state. Beginning a task drops the stream's references to the training images of all
-    earlier ones (and, in the strict protocol, to their held-out images), so nothing can read them from it.
+    The current task is the only state. When a task begins, the stream drops its references to the training images of
+    all earlier tasks (in the strict protocol also to their held-out images), so nothing can read them any more.
 
     Attributes:
-      name: of the data set.
+      name: name of the data set.
       n_tasks: number of tasks.
       n_classes: number of classes, K.
       tasks: class indices of each task; together 0..K-1 in order.
-      classes: the data set's label of each class index.
-      class_names: the name of each class index.
+      classes: for each class index the label in the data set.
+      class_names: for each class index the name.
       image_shape: (h, w, c).
-      stored_shape: (h, w, c) of the images as the data set holds them, before they were resized.
-      fingerprint: a checksum of all images and class indices: tells a run from one on other data.
+      stored_shape: (h, w, c) of the images in the data set, before they were resized.
+      fingerprint: a checksum of all images and class indices; streams of different data have different ones.
       protocol: "strict" or "paper"; see `validation`.
-      part_name: of the data set whose images are here: `name`, unless the stream goes on after another.
-      n_past: tasks at the beginning that were learnt in an earlier stream, whose images are not here; see `after`.
+      part_name: name of the data set whose images are available; equals `name` unless this stream continues an earlier
+        one.
+      n_past: number of tasks at the beginning that were learnt in an earlier stream; their images are not available
+        (see `after`).
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class TaskStream:
         protocol: Protocol,
         stored_shape: Sequence[int] | None = None,
     ) -> None:
-        """Takes the parts of every task, sorted by class index; see `class_incremental`."""
+        """Stores the parts of every task, sorted by class index; `class_incremental` calls this."""
         self.name = name
         self.tasks = tuple(tuple(task) for task in tasks)
         self.classes = tuple(classes)
@@ -106,44 +108,44 @@ class TaskStream:
         self.part_name = name
 
     def after(self, past: Past) -> TaskStream:
-        """The same tasks, after those of an earlier stream, of which no image is here any more.
+        """A stream in which the tasks of this one follow those of an earlier stream, whose images no longer exist.
 
         Returns:
-          A stream at its start, which begins with task `n_past`. Class indices go on where those of the past end. If
-          the past has some of the labels already, such as positions of class folders, all are numbered anew, after its
-          highest.
+          A new stream; its first task is number `n_past`. The class indices of this stream follow the earlier ones. If
+          both streams share a label (labels of class folders always start at 0), the classes of this stream get new
+          labels, above the highest earlier one.
 
         Raises:
-          DataError: if a class has the name of an earlier one, or this stream has begun.
+          DataError: if a class has the name of an earlier class, or a task of this stream has begun.
         """
         if self._current is not None:
             raise DataError(f"task {self._current} of the stream has begun; make a new stream.")
-        twice = [name for name in self.class_names if name in past.class_names]
-        if twice:
-            raise DataError(f"class {twice[0]} was learnt before; a class belongs to one task only.")
+        repeated = [name for name in self.class_names if name in past.class_names]
+        if repeated:
+            raise DataError(f"class {repeated[0]} was learnt before; a class belongs to one task only.")
         old = [label for task in past.tasks for label in task]
         classes = self.classes
         if set(classes) & set(old):
             ranks = {label: rank for rank, label in enumerate(sorted(classes), start=1)}
             classes = tuple(max(old) + ranks[label] for label in classes)
         joined = copy.copy(self)
-        first, none = len(old), (np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int32))
+        first, no_images = len(old), (np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int32))
         stops = np.cumsum([0, *map(len, past.tasks)]).tolist()
-        gone = [tuple(range(start, stop)) for start, stop in zip(stops, stops[1:], strict=False)]
+        past_tasks = [tuple(range(start, stop)) for start, stop in zip(stops, stops[1:], strict=False)]
 
-        def moved(parts: Sequence[Part | None]) -> list[Part]:
+        def with_shifted_indices(parts: Sequence[Part | None]) -> list[Part]:
             return [_freeze(images, indices + np.int32(first)) for images, indices in map(_present, parts)]
 
         joined.name = past.name
         joined.n_past = len(past.tasks)
-        joined.tasks = (*gone, *(tuple(index + first for index in task) for task in self.tasks))
+        joined.tasks = (*past_tasks, *(tuple(index + first for index in task) for task in self.tasks))
         joined.classes = (*old, *classes)
         joined.class_names = (*past.class_names, *self.class_names)
         joined.n_tasks, joined.n_classes = len(joined.tasks), len(joined.classes)
         joined.fingerprint = f"{past.fingerprint}+{self.fingerprint}"
-        joined._train = [*[None] * len(gone), *moved(self._train)]
-        joined._validation = [*[none] * len(gone), *moved(self._validation)]
-        joined._test = (*[none] * len(gone), *moved(self._test))
+        joined._train = [*[None] * joined.n_past, *with_shifted_indices(self._train)]
+        joined._validation = [*[no_images] * joined.n_past, *with_shifted_indices(self._validation)]
+        joined._test = (*[no_images] * joined.n_past, *with_shifted_indices(self._test))
         joined._train_counts = (*past.train_counts, *self._train_counts)
         return joined
 
@@ -154,40 +156,40 @@ class TaskStream:
 
     @property
     def current(self) -> int | None:
-        """The task that has begun last; None before the first."""
+        """The task that began last; None before the first one."""
         return self._current
 
     def train_counts(self, task: int) -> tuple[int, ...]:
-        """Number of training images (held-out ones aside) of each class of any task: counts are public, images not.
+        """Number of training images (without held-out ones) of each class of any task, also of finished tasks.
 
         Raises:
-          ValueError: if there is no such task.
+          DataError: if there is no such task.
         """
         return self._train_counts[self._known(task)]
 
     def n_seen(self, task: int) -> int:
-        """Number of classes met once a task is learnt; 0 before the first (task -1)."""
+        """Number of classes seen when `task` is finished; 0 for task -1."""
         return sum(len(classes) for classes in self.tasks[: task + 1])
 
     def begin(self, task: int) -> None:
-        """Moves on to `task` and drops the images of all earlier ones; skipping is allowed (a resumed run does).
+        """Begins `task` and drops the images of all earlier tasks. Tasks may be skipped, as in a resumed run.
 
         Beginning the current task again changes nothing.
 
         Raises:
           PastTaskError: if a later task has begun.
-          ValueError: if there is no such task, or its images are not here.
+          DataError: if there is no such task, or its images are not available.
         """
         current = self._current
         self._known(task)
         if task < self.n_past:
             raise DataError(
-                f"task {task} was to be learnt from an earlier stream, whose images are not here; this one begins with "
-                f"task {self.n_past}. Go on with the images of task {task} first."
+                f"task {task} belongs to an earlier stream, whose images are not available here; this stream begins "
+                f"with task {self.n_past}. Resume with the images of task {task} first."
             )
         if current is not None and task < current:
             raise PastTaskError(
-                f"task {task} is over, task {current} has begun: a stream only moves forward; make a new one."
+                f"task {task} is finished and task {current} has begun; a stream cannot go back, make a new one."
             )
         self._current = task
         for past in range(task):
@@ -202,46 +204,46 @@ class TaskStream:
           task: the current task.
 
         Returns:
-          Images, uint8 [n, h, w, c], and class indices, int32 [n]; by class, in stored order; read-only.
+          Images, uint8 [n, h, w, c], and class indices, int32 [n]; sorted by class, then in stored order; read-only.
 
         Raises:
-          PastTaskError: if `task` is over.
+          PastTaskError: if `task` is finished.
           FutureTaskError: if `task` has not begun.
-          ValueError: if there is no such task.
+          DataError: if there is no such task.
         """
         self._require_current(task, "training")
         return _present(self._train[task])
 
     def validation(self, task: int) -> Part:
-        """Held-out training images: of the current task (strict), or of all tasks so far (paper).
+        """Held-out training images: of the current task (protocol "strict"), or of all tasks so far ("paper").
 
-        Only the paper protocol reads real images of earlier tasks, to choose an epoch as the authors' code does.
+        Only the protocol "paper" reads real images of earlier tasks, to choose an epoch as the authors' code does.
 
         Args:
           task: the current task.
 
         Returns:
-          As `train`; empty if nothing was held out.
+          As `train`; empty arrays if nothing was held out.
 
         Raises:
-          PastTaskError, FutureTaskError, ValueError: as `train`.
+          PastTaskError, FutureTaskError, DataError: as `train`.
         """
         self._require_current(task, "validation")
         first = 0 if self.protocol == "paper" else task
         return _join([_present(part) for part in self._validation[first : task + 1]])
 
     def test(self, task: int) -> Part:
-        """Test images of all classes up to and including `task`; for evaluation only.
+        """Test images of all classes up to and including those of `task`; only for evaluation.
 
         Args:
-          task: any task that has begun or is over.
+          task: the current task or a finished one.
 
         Returns:
           As `train`.
 
         Raises:
           FutureTaskError: if `task` has not begun.
-          ValueError: if there is no such task.
+          DataError: if there is no such task.
         """
         self._require_begun(task, "test")
         return _join(self._test[: task + 1])
@@ -256,7 +258,7 @@ class TaskStream:
         if current is None or self._known(task) > current:
             now = "no task has begun" if current is None else f"the current task is {current}"
             raise FutureTaskError(
-                f"{what} images of task {self._known(task)} were asked for, but {now}; "
+                f"{what} images of task {self._known(task)} were requested, but {now}; "
                 f"call begin({task}) once the tasks before it are learnt."
             )
         return current
@@ -265,7 +267,7 @@ class TaskStream:
         current = self._require_begun(task, what)
         if task < current:
             raise PastTaskError(
-                f"{what} images of task {task} were asked for during task {current}: the protocol forbids real images "
+                f"{what} images of task {task} were requested during task {current}; the protocol forbids real images "
                 "of past tasks; replay them from the generative memory."
             )
 
@@ -282,18 +284,18 @@ def class_incremental(
     """Splits a data set into tasks of disjoint classes.
 
     Args:
-      dataset: what to split; the stream copies its images and keeps no reference to it.
-      classes_per_task: one number for all tasks, which must divide the number of classes, or one for each task.
-      class_order: the labels in order of arrival; ascending by default.
-      held_out: share of every class's training images, in [0, 1), set aside for `TaskStream.validation`.
+      dataset: the data set; the stream copies its images and keeps no reference to it.
+      classes_per_task: one number for all tasks, which must divide the number of classes, or one number per task.
+      class_order: all labels in order of arrival; by default ascending.
+      held_out: share of the training images of every class, in [0, 1), that is held out for `TaskStream.validation`.
       protocol: "strict", or "paper" to validate on real images of all tasks so far.
-      seed: chooses the held-out images; of a class they are the same whatever the class order.
+      seed: chooses the held-out images; it does not matter in which order classes arrive.
 
     Returns:
-      A stream at its start: call `begin(0)`.
+      A stream before its first task: call `begin(0)`.
 
     Raises:
-      ValueError: if the arguments do not fit the data set, or a class has too few images to hold some out.
+      DataError: if the arguments do not fit the data set, or a class has too few images to hold some out.
     """
     if protocol not in get_args(Protocol):
         raise DataError(f"protocol={protocol!r}: expected one of {', '.join(get_args(Protocol))}.")
@@ -311,7 +313,7 @@ def class_incremental(
         n_held = round(held_out * len(rows))
         if held_out and not 0 < n_held < len(rows):
             raise DataError(
-                f"held_out={held_out} of the {len(rows)} training images of class {label} makes {n_held} for "
+                f"held_out={held_out} of the {len(rows)} training images of class {label} gives {n_held} for "
                 f"validation and {len(rows) - n_held} for training; expected at least 1 of each: "
                 "change held_out or add images."
             )
@@ -334,7 +336,7 @@ def class_incremental(
 
 
 def _take(images: Images, rows_of: Sequence[Labels], task: Sequence[int]) -> Part:
-    """Copies the rows of a task's classes, so that dropping the copy frees it."""
+    """Copies the images of the classes of a task; a copy, so that memory is freed when the stream drops it."""
     rows = np.concatenate([rows_of[index] for index in task])
     indices = np.concatenate([np.full(len(rows_of[index]), index, np.int32) for index in task])
     return _freeze(images[rows], indices)
@@ -355,18 +357,18 @@ def _join(parts: Sequence[Part]) -> Part:
 
 
 def _freeze(images: Images, indices: Indices) -> Part:
-    """Makes both read-only: the stream hands out its own arrays, not copies."""
+    """Makes both arrays read-only, because a stream returns its arrays without copying them."""
     images.flags.writeable = indices.flags.writeable = False
     return images, indices
 
 
 def _present(part: Part | None) -> Part:
-    assert part is not None, "dropped parts are refused before they are looked up"
+    assert part is not None, "parts that were dropped are refused before this call"
     return part
 
 
 def describe(stream: TaskStream) -> dict[str, object]:
-    """What tells a stream from another: data, order, tasks, counts."""
+    """Describes a stream by its data, class order, tasks and counts; different streams differ in one of them."""
     return {
         "dataset": stream.name,
         "fingerprint": stream.fingerprint,

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, read from their folders without TensorFlow."""
+"""Finds, checks and reads folders of TensorFlow Datasets (TFDS) in array_record format, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_arrays
 
 PathLike = str | os.PathLike[str]
 
-
+# The name that TFDS uses for each data set.
 TFDS_NAMES: Mapping[str, str] = {
     "mnist": "mnist",
     "cifar10": "cifar10",
@@ -25,24 +25,36 @@ TFDS_NAMES: Mapping[str, str] = {
     "imagenet32": "imagenet_resized/32x32",
 }
 
-NAMES = ("digits", *TFDS_NAMES)  # All data sets that are loaded by name.
+NAMES = ("digits", *TFDS_NAMES)  # All data sets that `sources.load` knows by name.
 
-# `prepare` writes beside a tfrecord folder of the same version, which it leaves alone; hence the suffix.
+# Suffix of the folder that `prepare` writes beside a tfrecord folder of the same version, which it does not change.
 REWRITTEN = "-array_record"
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-_TEST_SPLITS: Mapping[str, str] = {"imagenet32": "validation"}  # the labelled one; the others have "test"
+_TEST_SPLITS: Mapping[str, str] = {"imagenet32": "validation"}  # Its labelled split; all others have "test".
 
-_ROWS_AT_ONCE = 4096  # bulk reads are several times faster than single ones; in pieces they stay small in memory
+_ROWS_AT_ONCE = 4096  # Reading many rows at once is several times faster; a limit keeps memory small.
 
 
 def splits(name: str) -> tuple[str, str]:
-    """Returns what TFDS calls the training and the test images of a data set, a key of `TFDS_NAMES`."""
+    """Returns the names of the training split and the test split of a data set, a key of `TFDS_NAMES`."""
     return "train", _TEST_SPLITS.get(name, "test")
 
 
 def whole_folder(name: str, data_dir: PathLike | None) -> Path:
+    """Finds the folder of a data set and checks that it is complete.
+
+    Args:
+      name: a key of `TFDS_NAMES`.
+      data_dir: the folder that holds `<tfds name>/<version>/`.
+
+    Returns:
+      The folder of the newest version.
+
+    Raises:
+      DataError: if the name is unknown, or the folder is missing, incomplete, damaged or in another format.
+    """
     if name not in TFDS_NAMES:
         raise DataError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)} (or from_npz for a file).")
     folder = find_version(name, data_dir)
@@ -58,7 +70,7 @@ def find_version(name: str, data_dir: PathLike | None) -> Path:
       data_dir: the folder that holds `<tfds name>/<version>/`.
 
     Returns:
-      `data_dir/<tfds name>/<version>`; of one version, what `prepare` has rewritten comes first.
+      `data_dir/<tfds name>/<version>`; if `prepare` has rewritten that version, the rewritten folder.
 
     Raises:
       DataError: if there is none.
@@ -90,34 +102,34 @@ def list_versions(name: str, data_dir: PathLike) -> list[Path]:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """Reads a TFDS folder's dataset_info.json.
+    """Reads dataset_info.json of a TFDS folder.
 
     Raises:
-      DataError: if it (or features.json, without which records cannot be decoded) is missing or not JSON.
+      DataError: if it, or features.json (which is needed to decode records), is missing or not JSON.
     """
     contents: dict[str, Any] = {}
     for file in ("features.json", "dataset_info.json"):
         try:
             contents = json.loads((folder / file).read_text())
         except FileNotFoundError as error:
-            raise DataError(f"{folder} has no {file}: the data set is only half there; {_again(folder)}.") from error
+            raise DataError(f"{folder} has no {file}, so the data set is incomplete; {_again(folder)}.") from error
         except (OSError, ValueError) as error:
             raise DataError(f"{folder / file} cannot be read ({error}); {_again(folder)}.") from error
     return contents
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Checks, before any image is decoded, that a TFDS folder is whole and readable without TensorFlow.
+    """Checks, before any image is decoded, that a TFDS folder is complete and readable without TensorFlow.
 
     Args:
-      name: a key of `TFDS_NAMES`, for the advice.
+      name: a key of `TFDS_NAMES`, for the error message.
       folder: `<data_dir>/<tfds name>/<version>`.
 
     Raises:
       DataError: if its format is not array_record, or a split, a shard or a record is missing.
     """
     info = read_info(folder)
-    file_format = info.get("fileFormat", "tfrecord")  # TFDS leaves its default unsaid
+    file_format = info.get("fileFormat", "tfrecord")  # TFDS does not write its default.
     if file_format != "array_record":
         data_dir = folder.parents[1 + TFDS_NAMES[name].count("/")]
         raise DataError(
@@ -157,11 +169,15 @@ def _check_shards(folder: Path, split: str, lengths: list[int]) -> None:
 
 
 def _again(folder: Path) -> str:
-    return f"copy {folder} again, or remove it and prepare it anew"
+    return f"copy {folder} again, or remove it and prepare it again"
 
 
 def import_tfds() -> Any:
-    """Imports TensorFlow Datasets only when it is used: it is slow, and "digits" and npz files do without."""
+    """Imports TensorFlow Datasets. Called only where it is needed: importing is slow, and other sources do without.
+
+    Raises:
+      DataError: if tensorflow-datasets or array_record is not installed.
+    """
     try:
         import array_record  # noqa: F401
         import tensorflow_datasets
@@ -169,26 +185,44 @@ def import_tfds() -> Any:
         raise DataError(
             f"reading TFDS folders needs {error.name}; run `python -m pip install tensorflow-datasets array_record`."
         ) from error
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Else it warns on every read that OpenCV would be faster.
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Otherwise it warns at every read that OpenCV is faster.
     return tensorflow_datasets
 
 
 def open_builder(folder: Path) -> Any:
+    """Opens a folder with TFDS; the builder knows the features of the data set and reads its splits."""
     return import_tfds().builder_from_directory(os.fspath(folder))
 
 
 def label_names(name: str, builder: Any, folder: Path) -> list[str]:
-    """Returns the name of every stored label, 0, 1, ..."""
+    """Returns the names of the stored labels 0, 1, ...
+
+    Raises:
+      DataError: if the data set has no images or no labels.
+    """
     features = builder.info.features
     if not {"image", "label"} <= set(features):
         raise DataError(f"{folder} has the features {', '.join(features)}; expected image and label.")
     names = list(getattr(features["label"], "names", None) or [])
-    if name == "cifar10" and names == [str(i) for i in range(10)]:  # stored without its names
+    if name == "cifar10" and names == [str(i) for i in range(10)]:  # Some versions are stored without names.
         return list(_CIFAR10)
     return names
 
 
 def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dataset:
+    """Reads both splits of a folder that `check_folder` accepts.
+
+    Args:
+      name: a key of `TFDS_NAMES`.
+      folder: `<data_dir>/<tfds name>/<version>`.
+      classes: names of the classes to keep, labelled 0, 1, ... in this order; None keeps all, with their stored labels.
+
+    Returns:
+      The data set, in stored order.
+
+    Raises:
+      DataError: if a class is unknown or has no images, images are not uint8 of one shape, or a file is damaged.
+    """
     builder = open_builder(folder)
     names = label_names(name, builder, folder)
     image = builder.info.features["image"]
@@ -200,9 +234,9 @@ def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dat
     new = None if classes is None else new_labels(classes, names, f"of {name}")
     parts = [_read_split(builder, split, folder, new) for split in splits(name)]
     for (_, labels), split in zip(parts, splits(name), strict=True):
-        gone = [label for i, label in enumerate(classes or ()) if i not in labels]
-        if gone:
-            raise DataError(f"{folder} has no {split} images of {few(gone)}; choose other classes.")
+        missing = [label for i, label in enumerate(classes or ()) if i not in labels]
+        if missing:
+            raise DataError(f"{folder} has no {split} images of {few(missing)}; choose other classes.")
     (x_train, y_train), (x_test, y_test) = parts
     return from_arrays(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names)))
 
@@ -211,12 +245,12 @@ def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] |
     """Reads the images of a split, in stored order.
 
     Args:
-      builder: of TFDS.
-      split: e.g. "train".
-      folder: what is read, for errors.
-      new: the new label of each stored label that is kept; None: all are, as they are.
+      builder: the TFDS builder of the data set.
+      split: its name, e.g. "train".
+      folder: the folder that is read, for error messages.
+      new: the new label for each stored label to keep; None keeps all labels unchanged.
     """
-    # Of ImageNet most images are not wanted, and decoding is what takes time.
+    # Images are decoded below, only those that are kept: a few classes of ImageNet are a small part of it.
     source = builder.as_data_source(split=split, decoders={"image": import_tfds().decode.SkipDecoding()})
     feature = builder.info.features["image"]
     images, labels = [], []
@@ -244,5 +278,5 @@ def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] |
 
 
 def default_folder() -> Path:
-    """Where data sets of TensorFlow Datasets usually are: $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    """The usual folder for data sets of TFDS: $TFDS_DATA_DIR if it is set, otherwise ~/tensorflow_datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()

@@ -1,7 +1,8 @@
-"""A memory for those who have no dgm_jax: its arrays as .npz, or its sampler as a program that JAX alone can run."""
+"""Exports a memory for use without dgm_jax: its arrays as .npz, or its sampler as a program that needs only JAX."""
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,15 +11,16 @@ import numpy as np
 from jax import lax
 
 from dgm_jax.errors import UserError
-from dgm_jax.memory.memory import Memory, draw_chunk
+from dgm_jax.memory.memory import Memory, sample_chunk
 from dgm_jax.system import files
+from dgm_jax.types import params_to_tree
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # That an exported sampler runs on.
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # The platforms that an exported sampler runs on.
 _KEYS = "threefry2x32"
 
 
 def to_npz(memory: Memory) -> bytes:
-    """A memory's arrays as the bytes of an .npz file, which NumPy reads without pickle; names in docs/formats.md."""
+    """The arrays of a memory as the bytes of an .npz file, which NumPy reads without pickle (docs/formats.md)."""
     arrays: dict[str, np.ndarray] = {
         "labels": np.array(memory.labels[: memory.n_classes], np.int64),
         "names": np.array(memory.names[: memory.n_classes], np.str_),
@@ -34,18 +36,18 @@ def to_npz(memory: Memory) -> bytes:
         arrays[f"task_{t}_n_conditioned"] = np.array(task.n_conditioned)
         arrays[f"task_{t}_heads"] = task.heads
         arrays |= {f"task_{t}_mask_{i}": mask for i, mask in enumerate(task.masks)}
-        for kind, layers in (("norm", task.norms), ("norm", task.statistics)):
-            arrays |= {f"task_{t}_{kind}_{i}_{name}": a for i, own in enumerate(layers) for name, a in own.items()}
+        for layers in (params_to_tree(task.norms), params_to_tree(task.statistics)):
+            arrays |= {f"task_{t}_norm_{i}_{name}": a for i, layer in enumerate(layers) for name, a in layer.items()}
     return files.to_npz(arrays)
 
 
 def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """A pure function that draws what `Memory.sample` does, 128 images at once.
+    """Makes a pure function that draws the same images as `Memory.sample`, 128 at a time.
 
     Returns:
-      `draw(key_data, start, label)`, of uint32 [2] (`jax.random.key_data`), the number of the first image and a label,
-      both int32 []: the key's images `start` to `start + 127`, float32 [128, height, width, channels] in [-1, 1]; NaN
-      if the memory does not know the label.
+      A function `sample(key_data, start, label)`. `key_data` is uint32 [2] (`jax.random.key_data`); `start`, the number
+      of the first image, and `label` are int32 []. It returns the images `start` to `start + 127` of the key, float32
+      [128, height, width, channels] in [-1, 1]; NaN if the memory does not know the label.
 
     Raises:
       UserError: if a label does not fit into 32 bits.
@@ -59,13 +61,14 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     def branch(number: int) -> Callable[..., jax.Array]:
         task = memory.tasks[number]
         cut = memory.cut(task)
-        draw = partial(draw_chunk, memory.generator, noise_dim=memory.noise_dim, n_conditioned=task.n_conditioned)
+        chunk = partial(sample_chunk, memory.generator, noise_dim=memory.noise_dim, n_conditioned=task.n_conditioned)
 
-        def of_task(key: jax.Array, start: jax.Array, index: jax.Array, head: jax.Array) -> jax.Array:
-            own = cut | {"heads": lax.dynamic_slice_in_dim(cut["heads"], head, 1)}
-            return draw(own, key, start, index)
+        def images_of_class(key: jax.Array, start: jax.Array, index: jax.Array, head: jax.Array) -> jax.Array:
+            heads = lax.dynamic_slice_in_dim(cut.generator.heads, head, 1)
+            with_one_head = replace(cut, generator=replace(cut.generator, heads=heads))
+            return chunk(with_one_head, key, start, index)
 
-        return of_task
+        return images_of_class
 
     branches = [branch(number) for number in range(len(memory.tasks))]
 
@@ -80,9 +83,9 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
 
 
 def to_stablehlo(memory: Memory) -> bytes:
-    """The sampler as a serialised `jax.export` program, weights included, for CPU, GPU and TPU.
+    """The sampler with its weights as a serialised `jax.export` program for CPU, GPU and TPU.
 
-    Who has JAX alone runs it by `jax.export.deserialize(bytearray(content)).call(key_data, start, label)`.
+    With JAX installed, `jax.export.deserialize(bytearray(content)).call(key_data, start, label)` runs it.
     """
     number = jax.ShapeDtypeStruct((), jnp.int32)
     exported = jax.export.export(jax.jit(sampler(memory)), platforms=PLATFORMS)

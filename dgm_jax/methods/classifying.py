@@ -19,6 +19,7 @@ from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Los
 from dgm_jax.training.epoch import TaskImages, padded
 from dgm_jax.training.task import Networks
 from dgm_jax.training.trainer import Trainer
+from dgm_jax.types import DiscriminatorParams, Statistics, params_to_tree, statistics_from_tree
 
 _STEPS_PER_EPOCH = 100  # These methods count steps; between two epochs a run can be interrupted.
 
@@ -27,8 +28,8 @@ _STEPS_PER_EPOCH = 100  # These methods count steps; between two epochs a run ca
 class State:
     """What one seed knows between two tasks."""
 
-    params: Any  # Of the classifier.
-    statistics: Any
+    params: DiscriminatorParams  # Of the classifier.
+    statistics: list[Statistics]
     kept: dict[str, Any] = field(default_factory=dict)  # Arrays by name, such as real images of earlier tasks.
 
 
@@ -172,13 +173,14 @@ class ClassifierMethod(Method[State, Training]):
 
     def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
         """The classifier, and the arrays that are kept."""
-        return {"params": state.params, "statistics": state.statistics, **state.kept}, {}
+        return params_to_tree({"params": state.params, "statistics": state.statistics, **state.kept}), {}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; the class head is widened if the stream has more classes now."""
         del plain, finished_tasks
         kept = {name: own for name, own in tree.items() if name not in ("params", "statistics", "training", "totals")}
-        return State(widened(tree["params"], self.setting.n_classes), tree["statistics"], kept)
+        params = widened(DiscriminatorParams.from_tree(tree["params"]), self.setting.n_classes)
+        return State(params, statistics_from_tree(tree["statistics"]), kept)
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """Nothing is kept of old classes besides the classifier."""

@@ -138,7 +138,7 @@ class DGM(Method[State, Training]):
         predicted = state.classifier.logits(own.images).argmax(axis=1)
         earlier = [task.classes for task in state.memory.tasks]
         chosen = most_similar_classes(predicted, own.labels, self.setting.tasks[task], earlier)
-        return [state.memory.class_alone(index) for index in chosen]
+        return [state.memory.single_class_task(index) for index in chosen]
 
     # ---- Replay earlier classes, and train generator and discriminator (section 3) ----
 

@@ -16,6 +16,7 @@ from dgm_jax.models import pair
 from dgm_jax.models.discriminator import widened
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
+from dgm_jax.types import DiscriminatorParams
 
 _FISHER_IMAGES = 256  # Of a task, from which the Fisher information is estimated.
 
@@ -71,7 +72,9 @@ class OnlineEWC(ClassifierMethod):
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; weights of new classes are not held."""
         state = super().from_tree(tree, plain, finished_tasks)
-        return replace(state, kept={"fisher": widened(tree["fisher"], self.setting.n_classes)})
+        return replace(
+            state, kept={"fisher": widened(DiscriminatorParams.from_tree(tree["fisher"]), self.setting.n_classes)}
+        )
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """The Fisher information; the weights that are held belong to the classifier."""

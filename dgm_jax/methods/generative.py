@@ -23,6 +23,7 @@ from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
 from dgm_jax.training.step import Step
 from dgm_jax.training.trainer import TaskTraining, Trainer
+from dgm_jax.types import DiscriminatorParams, Statistics, norms_from_tree, params_to_tree, statistics_from_tree
 
 Keys = dict[str, jax.Array]  # By what they are for.
 
@@ -35,7 +36,7 @@ class State:
 
     classifier: Classifier
     generator: Memory | None = None  # None before the first task.
-    discriminator: tuple[Any, Any] | None = None  # Parameters and statistics.
+    discriminator: tuple[DiscriminatorParams, list[Statistics]] | None = None
 
 
 @dataclass
@@ -136,7 +137,7 @@ class UnmaskedGenerator(Method[State, Training]):
         )
         if old is not None:
             kept = old.tasks[0]
-            generator = state.generator | {"norms": kept.norms, "heads": kept.heads[:1]}
+            generator = replace(state.generator, norms=kept.norms, heads=kept.heads[:1])
             state = replace(state, generator=generator, generator_statistics=kept.statistics)
         if own.in_progress:
             state = from_tree(state, own.in_progress["state"])
@@ -204,12 +205,13 @@ class UnmaskedGenerator(Method[State, Training]):
                 "heads": kept.heads[:1],
             }
             tree["discriminator"] = list(state.discriminator or ())
-        return tree, {}
+        return params_to_tree(tree), {}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; class heads are widened if the stream has more classes now."""
         n_classes, task = self.setting.n_classes, finished_tasks - 1
-        classifier = self._classifier(widened(tree["params"], n_classes), tree["statistics"], task)
+        params = widened(DiscriminatorParams.from_tree(tree["params"]), n_classes)
+        classifier = self._classifier(params, statistics_from_tree(tree["statistics"]), task)
         if "generator" not in tree:
             return State(classifier)
         own = tree["generator"]
@@ -217,13 +219,14 @@ class UnmaskedGenerator(Method[State, Training]):
             classes=self._known(task),
             widths=tuple(self.widths),
             masks=[np.ones(width, bool) for width in self.widths],
-            norms=own["norms"],
-            statistics=own["statistics"],
+            norms=norms_from_tree(own["norms"]),
+            statistics=statistics_from_tree(own["statistics"]),
             heads=own["heads"],
             n_conditioned=self.networks.n_conditioned,
         )
-        params, statistics = tree["discriminator"]
-        return State(classifier, self._memory(own["kernels"], frozen), (widened(params, n_classes), statistics))
+        params = widened(DiscriminatorParams.from_tree(tree["discriminator"][0]), n_classes)
+        discriminator = (params, statistics_from_tree(tree["discriminator"][1]))
+        return State(classifier, self._memory(own["kernels"], frozen), discriminator)
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """Bytes of the generator's parameters."""
@@ -238,7 +241,7 @@ class UnmaskedGenerator(Method[State, Training]):
         key = jax.random.fold_in(own.key, task + 1)
         return dict(zip(self.random_uses, jax.random.split(key, len(self.random_uses)), strict=True))
 
-    def _classifier(self, params: Any, statistics: Any, task: int) -> Classifier:
+    def _classifier(self, params: DiscriminatorParams, statistics: list[Statistics], task: int) -> Classifier:
         return self.setting.classifier(params, statistics, self.config.classifier_network, task)
 
     def _memory(self, kernels: list[np.ndarray], frozen: TaskMemory) -> Memory:

@@ -1,4 +1,4 @@
-"""Masked layers for any JAX model: gates, protection and growth. Depends on jax and optax alone; knows no GAN."""
+"""Masked layers for any JAX model: gates, protection and growth. Needs only jax and optax; knows no GAN."""
 
 from dgm_jax.nn.convolution import conv, conv_transpose, fold, unfold
 from dgm_jax.nn.expansion import expand, grown_unit_widths, grown_weight_widths, padded_width

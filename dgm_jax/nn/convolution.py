@@ -1,9 +1,10 @@
-"""Convolutions that are fast forwards, backwards and backwards twice, on CPU as on accelerators.
+"""Convolutions whose first and second derivatives are fast, on CPUs as well as on accelerators.
 
-XLA's CPU backend is slow at the convolutions that a derivative needs (dilated, transposed). There, both directions are
-written as one matrix product and one of two linear maps, `unfold` (image to patches) and `fold` (patches to image).
-Each map is the other's transpose, so the family is closed under differentiation: the gradient of a gradient, which the
-gradient penalty needs, is again made of the same three operations. Other platforms use XLA's own convolution.
+XLA's CPU backend is slow at the convolutions that a derivative needs (dilated and transposed ones). On CPUs both
+convolutions are therefore written as one matrix product and one of two linear maps, `unfold` (image to patches) and
+`fold` (patches to image). Each map is the transpose of the other, so every derivative consists of the same three
+operations again, including the gradient of a gradient that the gradient penalty needs. Other platforms use XLA's
+convolution.
 """
 
 from functools import partial
@@ -63,11 +64,11 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
       [batch, (height - 1) stride - 2 padding + k, likewise for width, c_out].
 
     Raises:
-      ValueError: if the channels of `x` and `kernel` differ, stride or padding is out of range, or nothing is left.
+      ValueError: if the channels of `x` and `kernel` differ, stride or padding is out of range, or no pixel is left.
     """
     _check(x, kernel, stride, padding)
     if (min(x.shape[1:3]) - 1) * stride - 2 * padding + kernel.shape[0] < 1:
-        raise ValueError(f"padding {padding} drops all that an image of {x.shape[1:3]} is spread to; take less")
+        raise ValueError(f"padding {padding} leaves no output for an image of {x.shape[1:3]}; use a smaller padding")
     return lax.platform_dependent(
         x,
         kernel,
@@ -116,9 +117,9 @@ def _xla(x: jax.Array, kernel: jax.Array, **geometry: Any) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def unfold(x: jax.Array, k: int, stride: int, padding: int) -> jax.Array:
-    """Gathers the k x k window around each output position: [n, h, w, c] -> [n, h', w', k k c]."""
+    """Collects the k x k window at each output position into one vector: [n, h, w, c] -> [n, h', w', k k c]."""
     if padding == 0 and x.shape[1:3] == (k, k):
-        return x.reshape(x.shape[0], 1, 1, -1)  # One window, and it is the image.
+        return x.reshape(x.shape[0], 1, 1, -1)  # There is one window, the whole image.
     x = _pad(x, (padding, padding), (padding, padding))
     rows, cols = ((n - k) // stride + 1 for n in x.shape[1:3])
 
@@ -127,28 +128,28 @@ def unfold(x: jax.Array, k: int, stride: int, padding: int) -> jax.Array:
         slices = [lax.slice_in_dim(x, a, a + span, stride, axis) for a in range(k)]
         return lax.concatenate(slices, 3)
 
-    # In two stages: half the time to compile of one concatenation of k k windows, and as fast to run.
+    # Two stages compile in half the time that one concatenation of k k windows takes, and run as fast.
     return windows(windows(x, 2, cols), 1, rows)
 
 
 def _pad(x: jax.Array, rows: tuple[int, int], cols: tuple[int, int]) -> jax.Array:
-    """Adds zeros around images; `jnp.pad` takes several times as long to trace, and here are many."""
+    """Adds zeros around images. `jnp.pad` does the same, but takes several times longer to trace."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*cols, 0), (0, 0, 0)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def fold(patches: jax.Array, k: int, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
-    """Adds each k x k patch at its place, the transpose of `unfold`: [n, h', w', k k c] -> [n, *size, c].
+    """Adds each k x k patch to the image at its position; the transpose of `unfold`.
 
-    Output pixels whose row and column leave the same remainders on division by the stride meet the same taps of the
-    patches. So each remainder ("phase") is a sum of shifted maps, and the phases are interleaved at the end: far
-    faster on CPU than adding patches to a strided output.
+    Maps [n, h', w', k k c] to [n, *size, c]. Output pixels with the same row and column modulo the stride (a "phase")
+    receive the same entries of the patches. So each phase is a sum of shifted maps, and the phases are interleaved at
+    the end. On CPUs this is far faster than adding patches to a strided output.
     """
     n, rows, cols, _ = patches.shape
     if rows == cols == 1 and padding == 0 and size == (k, k):
         return patches.reshape(n, k, k, -1)
     taps = patches.reshape(n, rows, cols, k, k, -1)
-    # A phase is this many rows (columns) high: enough for every patch, and for every pixel asked for.
+    # Rows and columns of a phase: enough for every patch and for every requested pixel.
     height, width = (max(p + -(-k // stride) - 1, -(-(s + padding) // stride)) for p, s in zip((rows, cols), size))
 
     def place(a: int, b: int) -> jax.Array:

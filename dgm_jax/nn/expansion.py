@@ -1,8 +1,8 @@
-"""Growth: how wide a network becomes after a task, and how its arrays move into the wider shape (DGM section 3.2).
+"""Growth: how wide a network becomes after a task, and how its arrays are copied into wider ones (DGM section 3.2).
 
-Three widths are told apart. The *logical* width of a layer is what the method speaks of and what is reported. The
-*physical* width is the shape of its arrays: the logical one padded, so that one compiled program serves several tasks.
-The surplus has closed gates and contributes exactly nothing to outputs and gradients.
+A layer has two widths. The *logical* width counts the units that the method uses; it is the one that is reported. The
+*physical* width is the shape of the arrays: the logical width plus padding, so that one compiled program serves several
+tasks. The gates of padded units are closed, so padding adds exactly 0 to outputs and gradients.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 
 
 def grown_unit_widths(widths: Sequence[int], newly_reserved: Sequence[int]) -> tuple[int, ...]:
-    """The widths of a chain of layers after a task with gated units (DGMa): each gains what the task reserved anew.
+    """The widths of a chain of layers after a task with gated units (DGMa): each grows by its newly reserved units.
 
     Args:
       widths: output units of each layer.
-      newly_reserved: `delta`, units of each layer that this task reserved and no task before.
+      newly_reserved: `delta`, for each layer the number of units that this task reserved and no earlier task did.
 
     Returns:
-      The new widths; the number of free units is again what the first task had.
+      The new widths. Each layer then has the same number of free units as before the first task.
     """
     return tuple(width + delta for width, delta in zip(widths, newly_reserved, strict=True))
 
@@ -40,19 +40,19 @@ def grown_weight_widths(
 ) -> tuple[int, ...]:
     """The widths of the layers after a task with gated weights (DGMw).
 
-    Layers grow first to last. A kernel needs as many new weights as were reserved of it; input channels gained from the
-    layer below bring some, whole output channels bring the rest. Where several kernels feed a layer, as the two
-    branches of a residual block do, it grows to the width that the neediest of them asks for.
+    Layers grow from first to last. A kernel needs one new weight for each newly reserved one. Some come with the new
+    input channels from the layer below; new output channels supply the rest. Where several kernels feed one layer, as
+    the two branches of a residual block do, the layer grows to the largest width that any of them needs.
 
     Args:
       widths: output units of each layer.
-      newly_reserved: `delta`, weights of each kernel that this task reserved and no task before.
-      inputs: input channels of the network (the noise's size).
-      window: weights a pair of channels: `k * k`, or 1 for dense layers; one number for all kernels, or one for each.
-      ends: the layers that each kernel joins (`wiring`); None: a chain.
+      newly_reserved: `delta`, for each kernel the number of weights that this task reserved and no earlier task did.
+      inputs: input channels of the network (entries of the noise).
+      window: weights per pair of channels: `k * k`, or 1 for dense layers; one number for all kernels, or one for each.
+      ends: the layers that each kernel connects (`wiring`); None: a chain.
 
     Returns:
-      The new widths; in every kernel the number of free weights is at least what the first task had.
+      The new widths. Each kernel then has at least as many free weights as before the first task.
 
     Raises:
       ValueError: if the arguments do not fit each other.
@@ -69,9 +69,9 @@ def grown_weight_widths(
 
 
 def padded_width(width: int, bucket: int) -> int:
-    """The physical width: `bucket` times the smallest power of two that makes it at least `width`.
+    """The physical width: `bucket` times the smallest power of two for which it is at least `width`.
 
-    A geometric ladder: however many tasks a run has, a layer passes through few shapes.
+    Physical widths grow by doubling, so a layer has few different shapes even in a run of many tasks.
     """
     while bucket < width:
         bucket *= 2
@@ -79,21 +79,21 @@ def padded_width(width: int, bucket: int) -> int:
 
 
 def expand(old: ArrayT, fresh: ArrayT, keep: Sequence[int] | None = None) -> ArrayT:
-    """Moves an array into a wider one: `old` keeps its leading place, `fresh` fills what is new.
+    """Copies `old` into the leading corner of `fresh`, an array that is at least as large on every axis.
 
-    Serves growth (`fresh` is a new initialisation of the grown shape) and padding (`fresh` is zeros, or -inf for
-    embeddings) alike; use `jax.tree.map` for whole parameter trees.
+    For growth, `fresh` is a new initialisation of the grown shape; for padding, it holds zeros (-inf for embeddings).
+    For whole parameter trees, use `jax.tree.map`.
 
     Args:
       old: any shape.
       fresh: same rank and dtype, at least as long on every axis.
-      keep: how much of `old` to keep on each axis (its logical extents, if it is padded); all of it by default.
+      keep: entries of `old` to keep on each axis, for example its logical widths if it is padded; by default all.
 
     Returns:
-      An array of the shape of `fresh`; NumPy's, and nothing compiled, if both are NumPy's.
+      An array of the shape of `fresh`. If both are NumPy arrays, so is the result, and nothing is compiled.
 
     Raises:
-      ValueError: if the ranks differ, an axis would shrink, or `keep` asks for more than there is.
+      ValueError: if the ranks differ, an axis would shrink, or `keep` is larger than `old`.
     """
     kept = tuple(old.shape if keep is None else keep)
     if len(kept) != old.ndim or any(k > n for k, n in zip(kept, old.shape)):
@@ -101,7 +101,7 @@ def expand(old: ArrayT, fresh: ArrayT, keep: Sequence[int] | None = None) -> Arr
     if old.ndim != fresh.ndim or any(k > n for k, n in zip(kept, fresh.shape)):
         raise ValueError(f"an array of shape {kept} does not expand to {fresh.shape}: no axis may shrink")
     corner = tuple(slice(0, k) for k in kept)
-    if isinstance(old, np.ndarray) and isinstance(fresh, np.ndarray):  # On the host nothing need be compiled.
+    if isinstance(old, np.ndarray) and isinstance(fresh, np.ndarray):  # On the host, so nothing is compiled.
         grown = fresh.copy()
         grown[corner] = old[corner]
         return grown

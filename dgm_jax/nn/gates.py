@@ -1,7 +1,7 @@
 """Hard attention to the task: gates, their annealing, and what they reserve (Serra et al. 2018; DGM section 3.1).
 
-A gate is `m = sigmoid(s e)`: `e` is its learnt embedding, `s` grows from soft to hard while a task is learnt.
-An embedding of -inf is a gate that is closed for good: its value and its gradient are exactly 0.
+A gate is `m = sigmoid(s e)`. Its embedding `e` is learnt; its slope `s` grows while a task is learnt, so that a soft
+gate becomes a hard one. An embedding of -inf closes a gate permanently: its value and its gradient are exactly 0.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ def gate(embedding: jax.Array, scale: ArrayLike, epoch_scale: ArrayLike | None =
     """Opens each gate by `sigmoid(scale * embedding)`.
 
     Args:
-      embedding: any shape; -inf closes a gate exactly.
+      embedding: floats of any shape; -inf closes a gate exactly.
       scale: the slope `s` > 0, a scalar.
       epoch_scale: `S_i`, a scalar. If given, the derivative with respect to the embedding is the compensated one in
-        closed form, `S_i sigmoid'(e)`, which neither vanishes nor loses digits when the gate saturates. If None, the
-        plain derivative `s sigmoid'(s e)`, to be compensated afterwards by `compensate` (the product form).
+        closed form, `S_i sigmoid'(e)`, which stays accurate and does not vanish when the gate saturates. If None, it
+        is the plain derivative `s sigmoid'(s e)`, which `compensate` can rescale afterwards (the product form).
 
     Returns:
       The mask, of the embedding's shape, in [0, 1].
@@ -33,7 +33,7 @@ def gate(embedding: jax.Array, scale: ArrayLike, epoch_scale: ArrayLike | None =
 
 @jax.custom_jvp
 def _straight_gate(embedding, scale, epoch_scale):
-    del epoch_scale  # It scales the derivative alone.
+    del epoch_scale  # It scales only the derivative.
     return jax.nn.sigmoid(scale * embedding)
 
 
@@ -44,16 +44,16 @@ def _straight_gate_jvp(primals, tangents):
 
 
 def sigmoid_slope(x: jax.Array) -> jax.Array:
-    """The derivative of the sigmoid, accurate on both sides (`m (1 - m)` is not, once `m` rounds to 1)."""
+    """The derivative of the sigmoid, accurate for large |x| too, where `m (1 - m)` is not (`m` rounds to 1)."""
     q = jnp.exp(-jnp.abs(x))
     return q / (1 + q) ** 2
 
 
 def annealed_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> jax.Array:
-    """Grows the slope linearly from `1 / s_max` at position 0 to `s_max` at position `length`.
+    """The slope: it grows linearly from `1 / s_max` at position 0 to `s_max` at position `length`.
 
     `S_i = annealed_scale(i, I, s_max)` anneals over the `I` epochs of a task. DGMw anneals again within each epoch, up
-    to the epoch's own slope: `s = annealed_scale(b, B, S_i)` at step `b` of `B`. (ImageNet: `i + 1` for `i`.)
+    to the slope of that epoch: `s = annealed_scale(b, B, S_i)` at step `b` of `B`. (ImageNet: `i + 1` for `i`.)
 
     Source: DGM section 3.1; HAT equation 3.
     """
@@ -62,27 +62,27 @@ def annealed_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> 
 
 
 def binarise(embedding: jax.Array) -> jax.Array:
-    """The mask a task keeps after its last epoch: open (True) where the embedding is >= 0, bool of the same shape."""
+    """The mask that a task keeps after its last epoch: bool, True (open) where the embedding is >= 0."""
     return embedding >= 0
 
 
 def reserve(reserved: jax.Array, binary: jax.Array) -> jax.Array:
-    """Adds a task's binary mask to the cumulative one: the elementwise maximum of bool arrays (DGM equation 3)."""
+    """Adds a task's binary mask to the cumulative mask: the elementwise maximum of bool arrays (DGM equation 3)."""
     return jnp.logical_or(reserved, binary)
 
 
 def sparsity(masks: Sequence[jax.Array], reserved: Sequence[jax.Array], n_free: ArrayLike | None = None) -> jax.Array:
     """The share of the free capacity that the masks open, over all layers together (DGM equation 5).
 
-    Re-using what is reserved costs nothing. Gates that cannot be used at all (padding) are to be passed as reserved.
+    Re-using reserved units or weights costs nothing. Pass gates that can never open (padding) as reserved.
 
     Args:
-      masks: one array a layer, in [0, 1].
+      masks: one array per layer, in [0, 1].
       reserved: the cumulative mask of each layer, bool or in [0, 1], of the same shapes.
-      n_free: `sum (1 - r)`, where closed gates have been left out of both.
+      n_free: `sum (1 - r)` over all gates, if permanently closed ones have been left out of both lists.
 
     Returns:
-      `sum m (1 - r) / sum (1 - r)`, a scalar; 0 where nothing is free.
+      `sum m (1 - r) / sum (1 - r)`, a scalar; 0 if nothing is free.
     """
     free = [1 - r.astype(m.dtype) for m, r in zip(masks, reserved, strict=True)]
     opened = sum(jnp.sum(m * f) for m, f in zip(masks, free))

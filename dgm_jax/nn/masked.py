@@ -1,8 +1,8 @@
 """Masked layers: linear maps whose weights (DGMw) or output units (DGMa) are gated.
 
-Parameters are plain dicts, `{"kernel": array}`; there are no biases, which no gate would protect. Which variant it is
-follows from the shape of the gate: that of the kernel gates weights, `[c_out]` gates units, None gates nothing. Where
-a norm or a non-linearity follows a layer of gated units, call the layer without a gate and `gate_units` afterwards: a
+Parameters are plain dicts, `{"kernel": array}`. There are no biases, because no gate would protect them. The shape of
+the gate chooses the variant: the shape of the kernel gates weights, `[c_out]` gates units, None gates nothing. If a
+norm or a non-linearity follows a layer of gated units, call the layer without a gate and then `gate_units`, because a
 closed unit must emit exactly 0.
 """
 
@@ -78,17 +78,17 @@ def masked_conv_transpose(
 
 
 def gate_units(x: jax.Array, gate: jax.Array | None) -> jax.Array:
-    """Multiplies each unit (last axis) of `x` by its gate, [c]; a closed unit emits exactly 0. None: `x` itself."""
+    """Multiplies each unit (last axis) of `x` by its gate, [c]; a closed unit emits exactly 0. None returns `x`."""
     return x if gate is None else x * jnp.expand_dims(gate.astype(x.dtype), range(x.ndim - 1))
 
 
 def gates_weights(gate: jax.Array) -> bool:
-    """Tells a mask of weights (DGMw, the shape of a kernel) from a mask of units (DGMa, one axis)."""
+    """Whether a mask gates weights (DGMw: it has the shape of a kernel) rather than units (DGMa: it has one axis)."""
     return gate.ndim > 1
 
 
 def _split(kernel: jax.Array, gate: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-    """Returns the gated kernel and the gate that remains for the units."""
+    """Returns the kernel, gated if `gate` is for weights, and the gate that is still to be applied to the units."""
     if gate is None:
         return kernel, None
     if gate.shape == kernel.shape:

@@ -1,4 +1,4 @@
-"""The matrix product of all layers, in the precision of `jax.default_matmul_precision`."""
+"""The matrix product that all layers use, in the precision of `jax.default_matmul_precision`."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """Multiplies `x`, [..., a], by a matrix [a, b]: [..., b].
 
     Within `jax.default_matmul_precision("bfloat16")` both factors of a float32 product are rounded to bfloat16, and so
-    are those of its derivatives, on every platform; sums, and all that is not a product, stay in float32. A factor of 0
-    stays 0: closed gates stay closed.
+    are those of its derivatives, on every platform. Sums and all other operations stay in float32. A factor of 0
+    stays 0, so closed gates stay closed.
 
-    The derivative is of reverse mode only, unless `x` has two axes and nothing is rounded.
+    Differentiable in reverse mode; in forward mode only if `x` has two axes and nothing is rounded.
     """
     if rounds(x):
         return _rounded_product(x, matrix)
@@ -23,22 +23,22 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def rounds(x: jax.Array) -> bool:
-    """Whether products of `x` are to be of numbers rounded to bfloat16."""
+    """Whether the factors of products with `x` are rounded to bfloat16."""
     return jax.config.jax_default_matmul_precision == "bfloat16" and x.dtype == jnp.float32  # type: ignore[attr-defined]
 
 
 def rounded(multiply: Product) -> Product:
-    """Rounds both factors of a bilinear map to bfloat16, and those of its derivatives of any order.
+    """Makes a bilinear map round both factors to bfloat16; its derivatives of any order round theirs, too.
 
-    They stay float32 arrays: their products are exact, and no device has to add them up in bfloat16.
+    The rounded factors stay float32 arrays, so their products are exact and no device adds them up in bfloat16.
     """
 
     @jax.custom_vjp
-    def own(x, y):
+    def rounding(x, y):
         return multiply(_to_bfloat16(x), _to_bfloat16(y))
 
     def forward(x, y):
-        return own(x, y), (x, y)
+        return rounding(x, y), (x, y)
 
     def backward(factors, gradient):
         x, y = factors
@@ -46,8 +46,8 @@ def rounded(multiply: Product) -> Product:
         by_y = rounded(lambda x, g: jax.linear_transpose(lambda y: multiply(x, y), y)(g)[0])
         return by_x(gradient, y), by_y(x, gradient)
 
-    own.defvjp(forward, backward)
-    return own
+    rounding.defvjp(forward, backward)
+    return rounding
 
 
 def _to_bfloat16(x: jax.Array) -> jax.Array:
@@ -55,26 +55,27 @@ def _to_bfloat16(x: jax.Array) -> jax.Array:
 
 
 def _with_derivative(multiply: Product) -> Product:
-    """Gives a product a derivative that is made of the same product, of matrices.
+    """Gives a product a derivative that consists of the same product, applied to matrices.
 
-    JAX's own contracts over all axes but the last as they stand, for which XLA:CPU first copies `x` into another order:
-    a training iteration then takes a quarter longer.
+    JAX's derivative contracts over all axes except the last one; for that, XLA:CPU first copies `x` into another memory
+    order, and a training iteration takes a quarter longer.
     """
-    own = jax.custom_vjp(multiply)
+    differentiable = jax.custom_vjp(multiply)
 
     def forward(x, matrix):
-        return own(x, matrix), (x, matrix)
+        return differentiable(x, matrix), (x, matrix)
 
     def backward(factors, gradient):
         x, matrix = factors
         rows, gradients = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-        # Of the two ways to multiply them, the one that transposes the narrower is the slower.
+        by_x = differentiable(gradient, matrix.T)
+        # There are two ways to multiply them; transposing the wider matrix is faster.
         if gradients.shape[1] > rows.shape[1]:
-            return own(gradient, matrix.T), own(gradients.T, rows).T
-        return own(gradient, matrix.T), own(rows.T, gradients)
+            return by_x, differentiable(gradients.T, rows).T
+        return by_x, differentiable(rows.T, gradients)
 
-    own.defvjp(forward, backward)
-    return own
+    differentiable.defvjp(forward, backward)
+    return differentiable
 
 
 @_with_derivative

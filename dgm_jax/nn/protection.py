@@ -1,7 +1,7 @@
-"""Protects what earlier tasks reserved, and compensates the gradients of embeddings, as optax transformations.
+"""Optax transformations that protect reserved weights and compensate the gradients of embeddings.
 
-Use `protect` before a *freshly initialised* optimiser without weight decay: a moment left over from before a weight was
-reserved would move it, although its gradient is blocked (DGM section 3.1, HAT section 2.3).
+Chain `protect` before a *freshly initialised* optimiser without weight decay. Otherwise a moment from before a weight
+was reserved, or the decay, would change it although its gradient is blocked (DGM section 3.1, HAT section 2.3).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from dgm_jax.nn.wiring import INPUT, Ends, chain, check_ends
 if TYPE_CHECKING:
     import optax
 
-CLIP = 50.0  # |s e| beyond which the product form dies away: HAT section 2.4.
+CLIP = 50.0  # The product form clips |s e| at this value, so that cosh does not overflow: HAT section 2.4.
 
 
 def multipliers(
     reserved: Sequence[jax.Array], kernels: Sequence[jax.Array], ends: Sequence[Ends] | None = None
 ) -> list[jax.Array]:
-    """What the gradient of each kernel is multiplied by, for a network of masked layers.
+    """The factors by which to multiply the gradient of each kernel, for a network of masked layers.
 
-    DGMw: `1 - reserved`. DGMa: `1 - min(reserved[out], reserved_below[in])`: a weight is blocked where both its ends
-    are reserved; the network's inputs count as reserved.
+    DGMw: `1 - reserved`. DGMa: `1 - min(reserved[out], reserved_below[in])`: a weight is blocked if the units at both
+    its ends are reserved; the inputs of the network count as reserved. Source: DGM section 3.1, equation 4.
 
     Args:
-      reserved: cumulative masks, bool: of each layer, [c_out] (DGMa), or of each kernel, of its shape (DGMw).
-      kernels: the kernels, [..., c_in, c_out], for their shapes and dtypes.
-      ends: the layers that each kernel joins (`wiring`); None: a chain.
+      reserved: cumulative masks, bool: [c_out] for each layer (DGMa), or one per kernel, of its shape (DGMw).
+      kernels: the kernels, [..., c_in, c_out]; only their shapes and dtypes are used.
+      ends: the layers that each kernel connects (`wiring`); None: a chain.
 
     Returns:
-      Arrays of the kernels' ranks that broadcast against them, in their dtypes, of 0 (blocked) and 1.
+      For each kernel an array of 0 (blocked) and 1 (free), of its rank and dtype, which broadcasts against it.
 
     Raises:
       ValueError: if masks, kernels and ends do not fit each other.
@@ -45,7 +45,7 @@ def multipliers(
     n_masks = len(kernels) if of_weights else len({target for _, target in ends})
     if len(reserved) != n_masks:
         raise ValueError(
-            f"{len(reserved)} reserved masks; expected {n_masks}, one a {'kernel' if of_weights else 'layer'}"
+            f"{len(reserved)} reserved masks; expected {n_masks}, one per {'kernel' if of_weights else 'layer'}"
         )
     check_ends(ends, len(kernels))
     result = []
@@ -71,7 +71,7 @@ def protect() -> optax.GradientTransformationExtraArgs:
 
     Source: DGM equation 4.
     """
-    import optax  # Here, because who only draws from a memory needs none.
+    import optax  # Imported here so that sampling from a memory does not need optax.
 
     def update(updates, state, params=None, *, multipliers, **_):
         del params
@@ -85,15 +85,19 @@ def protect() -> optax.GradientTransformationExtraArgs:
 
 
 def compensate(clip: float = CLIP) -> optax.GradientTransformationExtraArgs:
-    """Rescales the plain gradients of embeddings, the product form of HAT's compensation.
+    """Rescales the plain gradients of embeddings: the product form of the compensation of HAT (section 2.4).
 
-    Multiplies by `(S / s) (cosh(clip(s e)) + 1) / (cosh(e) + 1)`. In float32 an open, saturated gate (`s e` beyond 17)
-    has a plain gradient of 0, which no factor mends; `gate(e, s, S)` has the same derivative in closed form.
+    Multiplies them by `(S / s) (cosh(clip(s e)) + 1) / (cosh(e) + 1)`. In float32 the plain gradient of an open,
+    saturated gate (`s e` above 17) is 0, and no factor can restore it; `gate(e, s, S)` has the same derivative in
+    closed form, without this limit.
 
-    `update` needs `params` (the embeddings) and the extra arguments `scale` (`s`) and `epoch_scale` (`S_i`). Of a tree
-    that holds more than embeddings, select them by `optax.masked`.
+    `update` needs `params` (the embeddings) and the extra arguments `scale` (`s`) and `epoch_scale` (`S_i`). If the
+    tree holds more than embeddings, select them with `optax.masked`.
+
+    Args:
+      clip: bound on |s e|, > 0.
     """
-    import optax
+    import optax  # Imported here so that sampling from a memory does not need optax.
 
     def update(updates, state, params=None, *, scale, epoch_scale, **_: Any):
         if params is None:

@@ -39,7 +39,7 @@ class RunCheckpoints:
 
     def restore(self, on_damage: Callable[[str], None]) -> checkpoint.Checkpoint | None:
         """The newest whole one, in all processes the same; None if there is none."""
-        return processes.together(lambda: checkpoint.restore(self.folder, on_damage=on_damage))
+        return processes.call_on_all(lambda: checkpoint.restore(self.folder, on_damage=on_damage))
 
     def delete_in_progress_before(self, step: int) -> None:
         """Deletes what a finished task makes needless; a kill can come after that was saved, and before this."""

@@ -1,1 +1,1 @@
-"""What we ask of the machine: files, locks, checkpoints, processes, signals, compiled programs."""
+"""What the library needs from the machine: files, locks, checkpoints, processes, signals, compiled programs."""

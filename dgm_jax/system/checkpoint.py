@@ -1,11 +1,11 @@
-"""Checkpoints: Orbax writes the arrays; a sealed description beside them tells whether they come back as they were.
+"""Checkpoints: Orbax writes the arrays, and a description with checksums beside them shows whether they are intact.
 
-Orbax may restore a flipped byte silently and takes an empty folder for a checkpoint, hence the description:
+Orbax can restore a flipped byte without an error, and it accepts an empty folder as a checkpoint. Therefore
 `<step>/checkpoint.json` holds the nesting of the tree, the shape, dtype and SHA-256 of every leaf, the size and SHA-256
-of every file, the caller's metadata, and a SHA-256 of itself. The folder is an ordinary Orbax checkpoint too:
+of every file, the caller's metadata, and a SHA-256 of itself. The folder is an ordinary Orbax checkpoint, too:
 `orbax.checkpoint.v1.load(folder)` gives a flat `{"generator/0/kernel": array}`.
 
-One run at a time writes a directory (`files.RunLock`), the first of its processes; anyone may read it.
+Only one run at a time writes to a directory (`lock.RunLock`), and only its first process; anyone may read it.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from dgm_jax.system.interruption import uninterrupted
 
 FORMAT_VERSION = 1
 
-Tree = Any  # nested dicts and lists, arrays at the leaves
+Tree = Any  # Nested dicts and lists with arrays at the leaves.
 
 _DESCRIPTION = "checkpoint.json"
 _ARRAYS = "arrays"
-_SLACK = 2**17  # Bytes for descriptions, at most.
+_SLACK = 2**17  # Upper bound on the bytes of descriptions.
 
 
 class DamagedCheckpoint(UserError, RuntimeError):
-    """No whole checkpoint where there should be one."""
+    """A checkpoint is damaged, and no intact one can replace it."""
 
 
 class _Damage(Exception):
-    """What is wrong with one step: which file or leaf, what was expected, what was found."""
+    """One step is damaged; the message says which file or leaf, what was expected and what was found."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that came back whole.
+    """A checkpoint that was read and verified.
 
     Attributes:
       step: its number.
-      tree: dicts and lists nested as they were saved, NumPy arrays (on the host) at the leaves, bit for bit.
+      tree: nested dicts and lists as they were saved, with NumPy arrays (on the host) at the leaves, equal bit for bit.
       metadata: the JSON that was saved with it.
     """
 
@@ -65,25 +65,25 @@ class Checkpoint:
 
 
 def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, Any]) -> Path:
-    """Writes `directory/<step>`, whole or not at all, in place of an older one of that number.
+    """Writes `directory/<step>` atomically, and replaces an older checkpoint with the same number.
 
-    In a run of several processes all call it with the same tree, for Orbax waits for all; only the first writes. Ctrl-C
-    is held back until it is written.
+    In a run of several processes, all must call this with the same tree, because Orbax waits for all of them; only the
+    first process writes. Ctrl-C takes effect after the checkpoint is written.
 
     Args:
-      directory: the folder of all steps, made if missing.
-      step: at least 0.
-      tree: dicts (with text keys) and lists, empty ones included, with NumPy or JAX arrays of any shape at the leaves.
-        Random keys go in as `jax.random.key_data`; plain numbers and text belong in `metadata`.
-      metadata: what JSON can hold; no NaN, no infinity.
+      directory: the folder of all steps, created if it is missing.
+      step: number of the checkpoint, at least 0.
+      tree: nested dicts (with text keys) and lists, which may be empty, with NumPy or JAX arrays of any shape at the
+        leaves. Save a random key as `jax.random.key_data(key)`; plain numbers and text belong in `metadata`.
+      metadata: values that JSON can hold; no NaN, no infinity.
 
     Returns:
       The folder of the step.
 
     Raises:
-      TypeError: if a node is neither dict, list nor array, or `metadata` is not JSON; the text names the node.
+      TypeError: if a node is not a dict, a list or an array (the message names it), or `metadata` is not JSON.
       ValueError: if `step` is negative, or a number in `metadata` is NaN or infinite.
-      OSError: if the disk is full or cannot be written; what was there before is untouched.
+      OSError: if the disk is full or cannot be written; earlier checkpoints are unchanged.
     """
     if step < 0:
         raise ValueError(f"step={step} must be at least 0.")
@@ -95,11 +95,11 @@ def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, A
         "structure": _describe(tree, (), arrays),
         "leaves": {name: _describe_leaf(array) for name, array in arrays.items()},
     }
-    _seal(content)  # refuses metadata that is not JSON before anything is written
+    _seal(content)  # Raises now, before anything is written, if metadata is not JSON.
 
     folder = _folder(directory, step)
     partial = folder.with_name(f".{folder.name}.partial")
-    # Orbax writes in threads of its own: cut off, they would go on into a folder that is gone, and complain at length.
+    # Orbax writes in background threads. Interrupted, they would write on to a deleted folder and log many errors.
     with uninterrupted():
         processes.on_first(_make_room, folder.parent)
         try:
@@ -112,39 +112,41 @@ def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, A
 
 
 def steps(directory: files.PathLike) -> list[int]:
-    """The steps with a complete-looking folder, ascending; what a killed save or delete left over is not among them."""
+    """The steps whose folder has a description, ascending; remains of a killed `save` or `delete` are not listed."""
     return [step for step in _numbered(directory) if (_folder(directory, step) / _DESCRIPTION).is_file()]
 
 
 def restore(
     directory: files.PathLike, step: int | None = None, *, on_damage: Callable[[str], None]
 ) -> Checkpoint | None:
-    """Reads the newest whole checkpoint, or exactly `step`, and verifies every leaf of it.
+    """Reads the newest intact checkpoint, or exactly `step`, and verifies every leaf.
 
     Args:
       directory: the folder of all steps.
-      step: the one to read, without falling back; None reads the newest that is whole.
-      on_damage: told of each damaged step that was passed over: which file or leaf, what was expected and found, and
-        which step is used in its place.
+      step: the step to read, without fallback; None reads the newest intact one.
+      on_damage: called with a message for each damaged step that is skipped: which file or leaf, what was expected and
+        found, and which step is used instead.
 
     Returns:
-      The checkpoint; None if `step` is None and there are no steps at all.
+      The checkpoint; None if `step` is None and there are no steps.
 
     Raises:
-      DamagedCheckpoint: if there are steps but none is whole, or if the `step` asked for is damaged.
-      FileNotFoundError: if there is no such `step`; the text lists those there are.
-      NewerFormat: if a later version of this package wrote it: to pass over that one would lose work silently.
+      DamagedCheckpoint: if there are steps but none is intact, or if `step` is damaged.
+      FileNotFoundError: if there is no such `step`; the message lists the existing ones.
+      NewerFormat: if a later version of this package wrote it; skipping it would lose work without notice.
     """
     there = _numbered(directory)
     if step is not None:
         folder = _folder(directory, step)
         if step not in there:
-            raise FileNotFoundError(f"there is no {folder}; the steps there are {steps(directory)}.")
+            raise FileNotFoundError(f"there is no {folder}; the existing steps are {steps(directory)}.")
         try:
             return _read(folder)
         except _Damage as damage:
             others = [other for other in steps(directory) if other != step]
-            raise DamagedCheckpoint(f"{folder} is damaged: {damage}; other steps there are {others}.") from damage
+            raise DamagedCheckpoint(
+                f"{folder} is damaged: {damage}; the other existing steps are {others}."
+            ) from damage
 
     damaged: list[str] = []
     for candidate in reversed(there):
@@ -152,34 +154,36 @@ def restore(
         try:
             checkpoint = _read(folder)
         except _Damage as damage:
-            if not folder.exists():  # A live run has deleted it, and written a newer one, since the folder was listed.
+            if not folder.exists():  # Since the folder was listed, a running process has replaced it.
                 return restore(directory, on_damage=on_damage)
             damaged.append(f"{folder} is damaged: {damage}")
             continue
         for text in damaged:
-            on_damage(f"{text}; step {candidate} is used in its place.")
+            on_damage(f"{text}; step {candidate} is used instead.")
         return checkpoint
     if damaged:
         raise DamagedCheckpoint(
-            f"no whole checkpoint is left in {directory}; bring one back from a copy, or start in another folder:\n  "
+            f"no intact checkpoint is left in {directory}; restore one from a backup, or start in another folder:\n  "
             + "\n  ".join(damaged)
         )
     return None
 
 
 def delete(directory: files.PathLike, step: int) -> None:
-    """Removes a step.
+    """Deletes a step.
 
     Args:
       directory: the folder of all steps.
-      step: the one to remove.
+      step: the step to delete.
 
     Raises:
-      FileNotFoundError: if it is not there.
+      FileNotFoundError: if there is no such step.
     """
     folder = _folder(directory, step)
     _sweep(folder.parent)
-    folder.rename(folder.with_name(f".{folder.name}.deleted"))  # first of all, or a half-deleted one could look whole
+    folder.rename(
+        folder.with_name(f".{folder.name}.deleted")
+    )  # First, so that a half-deleted one is not taken for a checkpoint.
     files.sync(folder.parent)
     _sweep(folder.parent)
 
@@ -192,8 +196,8 @@ def _read(folder: Path) -> Checkpoint:
             "upgrade dgm_jax."
         )
     if content["step"] != int(folder.name):
-        raise _Damage(f"{_DESCRIPTION}: expected step {int(folder.name)}, after the folder, found {content['step']}")
-    # Before Orbax parses anything: it meets damage with any of a dozen errors, and tasks that complain long afterwards.
+        raise _Damage(f"{_DESCRIPTION}: expected step {int(folder.name)}, as the folder says, found {content['step']}")
+    # Checked before Orbax parses anything: for damaged files it raises a dozen kinds of errors, some in later tasks.
     try:
         damaged = _damaged_files(folder, content["files"])
     except OSError as error:
@@ -215,28 +219,28 @@ def _make_room(directory: Path) -> None:
 
 
 def _complete(partial: Path, folder: Path, content: dict[str, Any]) -> None:
-    """Describes the arrays that were saved, and gives their folder its name."""
+    """Writes the description of the saved arrays, then gives the folder its final name."""
     described = _seal({**content, "files": _describe_files(partial)})
     files.write_json(partial / _DESCRIPTION, described)
     _sync_tree(partial)
-    if folder.exists():  # no folder can be renamed onto a full one; killed between the two, the step before serves
+    if folder.exists():  # A rename cannot replace a folder. If killed between the two, the step before is used.
         folder.rename(folder.with_name(f".{folder.name}.deleted"))
     partial.rename(folder)
     files.sync(folder.parent)
 
 
 def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    # Orbax refuses arrays of size zero, and trees without arrays; their shape and dtype say all there is to say.
+    # Orbax refuses empty arrays and trees without arrays. The description has their shapes and dtypes, which suffices.
     stored = {name: array for name, array in arrays.items() if array.size}
     if not stored:
         processes.on_first(folder.mkdir)
         return
     processes.on_first(_require_room, folder, sum(array.nbytes for array in stored.values()))
-    # Its check of the folder's name speaks to every process, whichever are said to be active: all must be here.
+    # All processes must make this call: Orbax synchronises them when it checks the name of the folder.
     try:
         with _quiet():
             ocp.save(folder.absolute(), stored, checkpointable_name=_ARRAYS)
-    except ValueError as error:  # What its C++ says of a disk that is full, or gone.
+    except ValueError as error:  # The C++ code of Orbax raises it if the disk is full or missing.
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
             raise
@@ -244,9 +248,11 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _require_room(folder: Path, size: int) -> None:
-    """Refuses a disk that is about to be full: where Orbax meets it, its threads complain at length."""
+    """Raises OSError if the disk has too little space. If Orbax runs out of space, its threads log many errors."""
     disk = os.statvfs(folder.parent)
-    if disk.f_blocks and disk.f_bavail * disk.f_frsize < 2 * size + _SLACK:  # It writes all twice; some say nothing.
+    if (
+        disk.f_blocks and disk.f_bavail * disk.f_frsize < 2 * size + _SLACK
+    ):  # Orbax writes twice the size; f_blocks 0: unknown.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
@@ -256,9 +262,9 @@ def _load_arrays(folder: Path, leaves: dict[str, dict[str, Any]]) -> dict[str, n
     if not stored:
         return arrays
     try:
-        with _quiet(), _alone():  # np.ndarray: what it restores stays on the host, in the dtype that is in the file
+        with _quiet(), _without_other_processes():  # np.ndarray keeps arrays on the host, in the dtype of the file.
             return arrays | ocp.load(folder.absolute(), dict.fromkeys(stored, np.ndarray), checkpointable_name=_ARRAYS)
-    except Exception as error:  # the files are whole: another version of Orbax, or an array that someone took out
+    except Exception as error:  # The files are intact, so Orbax has another version, or an array was removed.
         raise _Damage(f"{_ARRAYS}: Orbax cannot read what it wrote ({type(error).__name__}: {error})") from error
 
 
@@ -291,7 +297,7 @@ def _damaged_files(folder: Path, expected: dict[str, dict[str, Any]]) -> list[st
 
 
 def _describe(node: Tree, path: tuple[str, ...], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The nesting of a tree as JSON; the leaves go into `arrays`, by names that no two of them can share."""
+    """Returns the nesting of a tree as JSON, and adds the leaves to `arrays` under unique names."""
     if isinstance(node, dict):
         if not all(isinstance(key, str) for key in node):
             raise TypeError(f"{_name(path) or 'the tree'}: the keys of a dict must be text, got {list(node)}.")
@@ -323,22 +329,22 @@ def _name(path: tuple[str, ...]) -> str:
 
 
 def _seal(content: dict[str, Any]) -> dict[str, Any]:
-    """The description as JSON will give it back (text for every key, lists for tuples), with its digest."""
+    """The description as reading JSON returns it (text keys, lists instead of tuples), with its digest added."""
     try:
         content = json.loads(json.dumps(content, allow_nan=False))
     except ValueError as error:
-        raise ValueError(f"metadata: {error}; save None, or text, in place of NaN and infinity.") from error
+        raise ValueError(f"metadata: {error}; save None or text instead of NaN and infinity.") from error
     return {**content, "sha256": _digest_json(content)}
 
 
 def _unseal(path: Path) -> dict[str, Any]:
-    """The description without its seal. Later formats must keep the seal, or damage could pass for a newer version."""
+    """The description without its digest. Later formats must keep it, so that damage never looks like a new version."""
     try:
         text = path.read_bytes()
         content = json.loads(text)
-        # Two texts can mean the same: a digit that is one too many for a float may be any.
+        # Different texts can have the same meaning (a float may have superfluous digits); only one is accepted.
         if text != files.to_json(content).encode():
-            raise ValueError("a text that is not in the form in which it was written")
+            raise ValueError("a text that differs from the way it was written")
         expected = content.pop("sha256")
         found = _digest_json(content)
     except FileNotFoundError:
@@ -359,7 +365,7 @@ def _folder(directory: files.PathLike, step: int) -> Path:
 
 
 def _numbered(directory: files.PathLike) -> list[int]:
-    """All steps with a folder, complete-looking or not, ascending."""
+    """All steps that have a folder, with or without a description, ascending."""
     if not Path(directory).is_dir():
         return []
     return sorted(int(p.name) for p in Path(directory).iterdir() if re.fullmatch(r"[0-9]{10,}", p.name) and p.is_dir())
@@ -372,25 +378,25 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sweep(directory: Path) -> None:
-    """Removes what a killed save or delete left over, Orbax's own temporary folders included."""
+    """Deletes what a killed `save` or `delete` left behind, including temporary folders of Orbax."""
     for pattern in (".*.partial*", ".*.deleted"):
         for path in directory.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _alone() -> ocp.Context:
-    """Lets a process read without waiting for the others of its run, which may not read at all."""
+def _without_other_processes() -> ocp.Context:
+    """Lets a process read without waiting for the other processes of its run, which perhaps do not read."""
     context = ocp.Context()
-    own = jax.process_index()
-    context.multiprocessing.primary_host = own
-    context.multiprocessing.active_processes = {own}
-    context.multiprocessing.barrier_sync_key_prefix = f"process_{own}"
+    this_process = jax.process_index()
+    context.multiprocessing.primary_host = this_process
+    context.multiprocessing.active_processes = {this_process}
+    context.multiprocessing.barrier_sync_key_prefix = f"process_{this_process}"
     return context
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax from telling, in some forty lines a save, how it is doing."""
+    """Hides the log messages of Orbax below warnings: about forty lines per save."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(max(before, logging.WARNING))

@@ -1,4 +1,4 @@
-"""How long programs take to build, and where they are kept so that the next run need not build them again."""
+"""Measures how long compilation takes, and keeps compiled programs on disk for the next run."""
 
 import hashlib
 import os
@@ -13,10 +13,10 @@ _BUILDING = "/jax/core/compile/"  # How JAX names these events.
 
 
 def cache_folder() -> Path:
-    """The user's own folder for compiled programs: under $XDG_CACHE_HOME or else ~/.cache.
+    """The user's folder for compiled programs: under $XDG_CACHE_HOME if it is set, otherwise under ~/.cache.
 
-    Programs for CPUs hold the instructions of the machine that built them. So machines whose processors differ, and
-    versions of XLA, have folders of their own, even where they share a home.
+    A program for CPUs contains instructions of the processor that it was compiled for. Therefore each kind of processor
+    and each version of jaxlib has a separate folder, even if several machines share a home folder.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return base / "dgm_jax" / "programs" / _machine()
@@ -33,12 +33,12 @@ def _machine() -> str:
 
 
 def keep_programs() -> Path | None:
-    """Lets JAX keep compiled programs for the next process, in a folder that only the user can read.
+    """Lets JAX keep compiled programs for later processes, in a folder that only the user can read.
 
-    $JAX_COMPILATION_CACHE_DIR, JAX's own variable, names another folder.
+    If $JAX_COMPILATION_CACHE_DIR, a variable of JAX, is set, it names the folder.
 
     Returns:
-      The folder; None if it cannot be made: then nothing is kept, and all else works.
+      The folder; None if it cannot be created: then no programs are kept, and everything else works.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     folder = Path(chosen) if chosen else cache_folder()
@@ -52,12 +52,12 @@ def keep_programs() -> Path | None:
 
 
 def keep_no_programs() -> None:
-    """Compiles every program anew and keeps none, $JAX_COMPILATION_CACHE_DIR or not."""
+    """Compiles every program again and keeps none, even if $JAX_COMPILATION_CACHE_DIR is set."""
     jax.config.update("jax_enable_compilation_cache", False)
 
 
 class BuildClock:
-    """Adds up the time that goes into building programs (tracing, lowering, compiling) while it is entered."""
+    """A context manager that adds up the seconds spent on building programs: tracing, lowering, compiling."""
 
     def __init__(self) -> None:
         """Starts at 0 seconds."""
@@ -65,7 +65,7 @@ class BuildClock:
 
     @property
     def seconds(self) -> float:
-        """Spent so far."""
+        """Seconds spent so far."""
         return sum(end - start for start, end in self._spans)
 
     def __enter__(self) -> "BuildClock":
@@ -82,7 +82,7 @@ class BuildClock:
             return
         now = time.perf_counter()
         start = now - duration_secs
-        # Tracing a program traces the functions it calls: these spans lie within that of the whole, and came first.
+        # Tracing a program traces the functions that it calls. Their time spans lie within its span, but ended earlier.
         while self._spans and self._spans[-1][1] > start:
             start = min(start, self._spans.pop()[0])
         self._spans.append((start, now))

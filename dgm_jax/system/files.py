@@ -1,4 +1,4 @@
-"""The one place that writes small files: whole or not at all, and one run to a folder."""
+"""Writes and reads small files: JSON, JSON lines, npz. All files are written atomically."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ PathLike = str | os.PathLike[str]
 
 
 def write_atomically(path: PathLike, data: bytes | str) -> None:
-    """Writes a file that a reader, or a crash at any moment, sees old or new but never in part.
+    """Writes a file atomically: after a crash at any moment, the file has either its old or its new content.
 
     Args:
-      path: the file to make or replace; its folder must exist.
+      path: the file to create or replace; its folder must exist.
       data: the content; text is written as UTF-8.
 
     Raises:
-      OSError: if the folder does not exist or cannot be written; the old file is then untouched and nothing left over.
+      OSError: if the folder does not exist or cannot be written; the old file is then unchanged.
     """
     path = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:  # not mkstemp: its mode 0600 would outlive the rename
+        with open(temporary, "xb") as file:  # Not mkstemp: the file would keep its mode 0600.
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -42,10 +42,10 @@ def write_atomically(path: PathLike, data: bytes | str) -> None:
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically, keys in the order they were inserted.
+    """Writes `value` as indented JSON, atomically, with keys in their given order.
 
     Args:
-      path: the file to make or replace.
+      path: the file to create or replace.
       value: dicts, lists, text, numbers, booleans and None.
 
     Raises:
@@ -55,12 +55,12 @@ def write_json(path: PathLike, value: Any) -> None:
     try:
         text = to_json(value)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; write None, or text, in place of NaN and infinity.") from error
+        raise ValueError(f"{path}: {error}; write None or text instead of NaN and infinity.") from error
     write_atomically(path, text)
 
 
 def to_json(value: Any) -> str:
-    """The text that `write_json` writes; raises what it does."""
+    """The text that `write_json` writes; raises the same errors."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
@@ -72,20 +72,20 @@ def write_npz(path: PathLike, **arrays: np.ndarray) -> None:
 def to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays by name as the bytes of a compressed .npz file."""
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # Its stub takes them for allow_pickle.
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # The type stub takes them for allow_pickle.
     return content.getvalue()
 
 
 def append_line(path: PathLike, text: str) -> None:
-    """Appends `text` and a line end in one system call, so that lines never mix and at most the last one can be torn.
+    """Appends a line in one system call, so that lines never mix and only the last one can be incomplete.
 
     Args:
-      path: the file, made if missing; one process at a time writes it (see `RunLock`).
-      text: one line, without its line end.
+      path: the file, created if it is missing; only one process at a time writes to it (see `lock.RunLock`).
+      text: the line, without its line end.
 
     Raises:
-      ValueError: if `text` holds a line end.
-      OSError: if the line did not fit (a full disk); the file is then as before.
+      ValueError: if `text` contains a line end.
+      OSError: if the disk is too full for the line; the file is then unchanged.
     """
     if "\n" in text:
         raise ValueError(f"{path}: a line must not contain a line end: {text!r}.")
@@ -101,27 +101,27 @@ def append_line(path: PathLike, text: str) -> None:
 
 
 def read_jsonl(path: PathLike) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file; no file is no records.
+    """Reads a JSON-lines file; if there is no file, returns no records.
 
-    A last line that is torn (the process died while writing it) is ignored.
+    An incomplete last line (the process died while writing it) is ignored.
 
     Args:
-      path: a file whose every line is a JSON object.
+      path: a file with one JSON object per line.
 
     Raises:
-      ValueError: if a line other than the last is not a JSON object; the text names the line.
+      ValueError: if a line other than the last is not a JSON object; the message names the line.
     """
     return [record for _, record in _jsonl(Path(path))]
 
 
 def truncate_jsonl(path: PathLike, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrites a JSON-lines file, atomically, with only the lines that `keep` accepts, byte for byte as they were.
+    """Removes the lines of a JSON-lines file that `keep` does not accept, atomically; other lines do not change.
 
-    A run that resumes calls this before it appends: records newer than the checkpoint go, and so does a torn last line.
+    A resumed run calls this before it appends, to remove records newer than its checkpoint and an incomplete last line.
 
     Args:
-      path: the file; none is none to rewrite.
-      keep: says of one record whether it stays.
+      path: the file; nothing happens if there is none.
+      keep: returns for a record whether it is kept.
 
     Raises:
       ValueError: if a line other than the last is not a JSON object.
@@ -132,7 +132,7 @@ def truncate_jsonl(path: PathLike, keep: Callable[[dict[str, Any]], bool]) -> No
 
 
 def sync(path: PathLike) -> None:
-    """Flushes a file or a folder (its list of names) to the disk, so that a rename outlives a power cut."""
+    """Flushes a file, or the list of names of a folder, to the disk, so that a rename is not lost in a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -141,7 +141,7 @@ def sync(path: PathLike) -> None:
 
 
 def _jsonl(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Each whole line, without its end, with its record."""
+    """Each complete line, without its line end, and its record."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")

@@ -1,4 +1,4 @@
-"""Ctrl-C: heard even where the runtime loses it, and held back while something is written."""
+"""Ctrl-C: noticed even when Python loses the exception, and delayed while a checkpoint is written."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 
 class CtrlC:
-    """Keeps a Ctrl-C that was lost: what is raised while the runtime collects garbage goes no further.
+    """Remembers a Ctrl-C, because Python loses the exception if it is raised during garbage collection.
 
-    Between `with` and its end, in the main thread and where Ctrl-C is not ignored, the first one is noted, and raised
-    as ever; `raise_if_heard` raises it again.
+    Within `with`, Ctrl-C raises KeyboardInterrupt as usual and is also noted; `raise_if_heard` raises it again later.
+    Does nothing outside the main thread, or if Ctrl-C is ignored or handled otherwise.
     """
 
     def __init__(self) -> None:
-        """Has heard none."""
+        """No Ctrl-C has been heard yet."""
         self._heard = False
         self._before: Any = None
 
     def __enter__(self) -> CtrlC:
-        """Begins to listen."""
+        """Starts listening."""
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGINT)
             if before is signal.default_int_handler:
@@ -30,12 +30,12 @@ class CtrlC:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops."""
+        """Stops listening."""
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
     def raise_if_heard(self) -> None:
-        """Raises KeyboardInterrupt if there was one."""
+        """Raises KeyboardInterrupt if Ctrl-C has been heard."""
         if self._heard:
             raise KeyboardInterrupt
 
@@ -46,10 +46,10 @@ class CtrlC:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds the first Ctrl-C back until the block is over; outside the main thread, which alone hears it, does nothing.
+    """Delays the first Ctrl-C until the block ends. Does nothing outside the main thread, which never receives one.
 
     Raises:
-      KeyboardInterrupt: afterwards, if it came.
+      KeyboardInterrupt: at the end of the block, if Ctrl-C came; at once, if it came twice.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -58,7 +58,7 @@ def uninterrupted() -> Iterator[None]:
 
     def hold(*_: object) -> None:
         nonlocal heard
-        if heard:  # Whoever asks twice does not want to wait.
+        if heard:  # A second Ctrl-C means: stop now.
             raise KeyboardInterrupt
         heard = True
 

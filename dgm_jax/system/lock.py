@@ -1,4 +1,4 @@
-"""One run at a time in a work folder."""
+"""A lock that lets only one run at a time use a work folder."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from dgm_jax.system.files import PathLike
 
 
 class WorkdirError(UserError, RuntimeError):
-    """A work folder that cannot be made, written or locked."""
+    """A work folder that cannot be created, written or locked."""
 
 
 class WorkdirInUse(UserError, RuntimeError):
-    """A work folder that another live run holds."""
+    """A work folder that another running process uses."""
 
 
 class RunLock:
-    """Holds a work folder for one run: `with RunLock(workdir): ...`; makes the folder if it is missing.
+    """Locks a work folder for one run: `with RunLock(workdir): ...`; creates the folder if it is missing.
 
-    The lock belongs to the open file, not to the name `.lock`: the operating system lets go of it when the process
-    dies, however it dies, and the file that stays behind means nothing.
+    The lock belongs to the open file, not to its name `.lock`. The operating system releases it when the process ends,
+    even if it is killed, and the file that is left behind locks nothing.
     """
 
     def __init__(self, workdir: PathLike) -> None:
-        """Names the folder; it is touched on entry."""
+        """Stores the path; `with` creates and locks the folder."""
         self.workdir = Path(workdir)
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
-        """Takes the lock at once or not at all.
+        """Takes the lock, without waiting for it.
 
         Raises:
-          WorkdirInUse: if another run holds it; the text names its process, host and folder.
-          WorkdirError: if the folder cannot be made, written or locked.
+          WorkdirInUse: if another run has it; the message names its process, host and folder.
+          WorkdirError: if the folder cannot be created, written or locked.
         """
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._error("cannot be made", error) from error
+            raise self._error("cannot be created", error) from error
         if not os.access(self.workdir, os.W_OK | os.X_OK):
             raise WorkdirError(f"--workdir {self.workdir} is not writable by this user; choose another.")
         try:
@@ -61,7 +61,7 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Lets go; `.lock` stays, for without it two later runs could each lock a file of that name."""
+        """Releases the lock. `.lock` stays: if it were deleted, two runs could lock two files of that name."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -77,7 +77,7 @@ class RunLock:
                 f"--workdir {self.workdir} is in use by {_holder(descriptor)}; "
                 "wait until it ends, or choose another --workdir."
             ) from None
-        except OSError as error:  # some network file systems have no locks
+        except OSError as error:  # Some network file systems have no locks.
             raise self._error("cannot be locked", error) from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
@@ -87,5 +87,5 @@ def _holder(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {holder['pid']} on host {holder['host']}"
-    except (ValueError, KeyError, TypeError):  # it took the lock just now and has not signed yet
+    except (ValueError, KeyError, TypeError):  # It has the lock but has not written its number yet.
         return "another process"

@@ -1,7 +1,7 @@
-"""Several processes, one run: all compute the same, the first one writes.
+"""Several processes in one run: all of them compute the same, and only the first one writes.
 
-Every process calls these functions at the same points of its program: a call that one leaves out, the others wait for.
-With one process nothing is communicated.
+Every process must call these functions at the same points of its program; if one omits a call, the others wait for it.
+With one process, nothing is communicated.
 """
 
 import hashlib
@@ -15,30 +15,30 @@ from jax.experimental import multihost_utils
 
 from dgm_jax.errors import ConfigError, UserError
 
-# At its end a process waits for the others. By JAX's default, 300 seconds: so long one that fails alone would keep all.
+# When a process ends, it waits for the others. The default of JAX, 300 seconds, is long if only one process failed.
 _SHUTDOWN_SECONDS = 60
 
 
 class OtherProcessFailed(UserError, RuntimeError):
-    """Another process of this run met an error; that one says which."""
+    """Another process of this run failed; its output says why."""
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Makes this process one of a run of several; to be called before anything touches a device.
+    """Makes this process part of a run of several processes. Call it before anything uses a device.
 
     Args:
-      coordinator: HOST:PORT of the first process, as every host can reach it.
-      num_processes: how many there are.
-      process_id: the number of this one, from 0.
+      coordinator: HOST:PORT of the first process; every host must be able to reach it.
+      num_processes: number of processes, >= 1.
+      process_id: number of this process, from 0.
 
-    Without arguments, JAX finds them out on Slurm, Kubernetes, Open MPI and TPU pods.
+    Without arguments, JAX detects them on Slurm, Kubernetes, Open MPI and TPU pods.
 
     Raises:
-      ConfigError: if only some arguments are given, they do not fit each other, or JAX finds nothing.
+      ConfigError: if only some arguments are given, they do not fit each other, or JAX cannot detect them.
     """
     given = (coordinator, num_processes, process_id)
     if None in given and any(value is not None for value in given):
-        raise ConfigError("--coordinator, --num-processes and --process-id belong together; give all three, or none")
+        raise ConfigError("--coordinator, --num-processes and --process-id belong together; give all three or none")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise ConfigError(f"--coordinator {coordinator} is not HOST:PORT, e.g. {coordinator}:9876")
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
@@ -47,13 +47,13 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     except ValueError as error:
         raise ConfigError(
-            f"--distributed: JAX cannot tell the processes of this run by itself ({error}); "
+            f"--distributed: JAX cannot detect the processes of this run ({error}); "
             "give --coordinator HOST:PORT --num-processes N --process-id I"
         ) from error
 
 
 def count() -> int:
-    """How many processes this run has."""
+    """The number of processes of this run."""
     return jax.process_count()
 
 
@@ -62,49 +62,49 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def together(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls `function` on every process; if it fails on one, it fails on all.
+def call_on_all(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls `function` on every process; if it raises on one of them, this raises on all.
 
     Returns:
-      What it returned on this process.
+      The value that it returned on this process.
 
     Raises:
-      OtherProcessFailed: if it failed on another process.
+      OtherProcessFailed: if it raised on another process.
     """
     if jax.process_count() == 1:
         return function(*arguments)
     result, failure = None, None
     try:
         result = function(*arguments)
-    except BaseException as error:  # Also Ctrl-C: the others must not wait for a process that is gone.
+    except BaseException as error:  # Ctrl-C too: the others must not wait for a process that has ended.
         failure = error
     failed = np.flatnonzero(multihost_utils.process_allgather(np.bool_(failure is not None)))
     if failure is not None:
         raise failure
     if failed.size:
-        raise OtherProcessFailed(f"process {failed[0]} failed; what it printed says why")
+        raise OtherProcessFailed(f"process {failed[0]} failed; its output says why")
     return result
 
 
 def on_first(function: Callable[..., Any], *arguments: Any) -> None:
-    """Calls `function` on the first process while the others wait; if it fails there, it fails on all.
+    """Calls `function` on the first process while the others wait; if it raises there, this raises on all.
 
     Raises:
-      OtherProcessFailed: on the others, if it failed.
+      OtherProcessFailed: on the other processes, if `function` raised.
     """
-    together(function if is_first() else lambda *_: None, *arguments)
+    call_on_all(function if is_first() else lambda *_: None, *arguments)
 
 
-def of_first(value: int) -> int:
-    """The first process's value, on all: for what depends on a clock."""
+def value_of_first(value: int) -> int:
+    """Returns the value of the first process on all processes; for values that depend on a clock."""
     return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def check_equal(what: str, value: Any) -> None:
-    """Makes sure that all processes have the same `value`, which JSON can hold.
+    """Checks that all processes have the same `value`, which JSON must be able to hold.
 
     Raises:
-      ConfigError: on all processes, if they do not; says which process, and `what`.
+      ConfigError: on all processes, if they differ; the message names the process and `what`.
     """
     if jax.process_count() == 1:
         return
@@ -114,5 +114,5 @@ def check_equal(what: str, value: Any) -> None:
     if different.size:
         raise ConfigError(
             f"process {different[0]} does not have the same {what} as process 0; "
-            "all need the same command line, the same data, and one folder that they share"
+            "all need the same command line, the same data, and one shared folder"
         )

@@ -1,4 +1,4 @@
-"""Random changes to images that leave their class alone; each image of a batch gets its own."""
+"""Random changes to images that keep their class; each image of a batch gets a different one."""
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,10 @@ def augmented(key: jax.Array, images: jax.Array, config: Config) -> jax.Array:
 
 def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
     """Moves each image, [batch, h, w, c], by up to `reach` pixels each way; its border is repeated outwards."""
-    return moved(images, jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1), reach)
+    return shift_images(images, jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1), reach)
 
 
-def moved(images: jax.Array, offsets: jax.Array, reach: int) -> jax.Array:
+def shift_images(images: jax.Array, offsets: jax.Array, reach: int) -> jax.Array:
     """Moves each image, [batch, h, w, c], by `offsets - reach` pixels, [batch, 2] in [0, 2 reach]; see `shifted`."""
     padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
 

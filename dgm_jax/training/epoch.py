@@ -18,8 +18,10 @@ from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import share
-from dgm_jax.training.state import Array, Capacity, Clock, TrainState, of_average
+from dgm_jax.training.gates import slopes
+from dgm_jax.training.state import Capacity, Clock, TrainState, sampler_params
 from dgm_jax.training.step import Metrics, Step
+from dgm_jax.types import Array
 
 
 @struct.dataclass
@@ -101,24 +103,24 @@ def run_steps(
         # what a device sees of it does not depend on how many there are.
         sources = replay.counts.shape[0] + 1
         uniform = jax.random.uniform(uniform_key, (2 * sources, batch))
-        draw = partial(
+        sample_noise = partial(
             conditioned_noise,
             classes=data.labels[rows],
             noise_dim=step.config.networks.noise_dim,
             n_conditioned=n_conditioned,
         )
-        critic_noise, generator_noise = (split(noise) for noise in jax.vmap(draw)(jax.random.split(noise_key)))
+        critic_noise, generator_noise = (split(noise) for noise in jax.vmap(sample_noise)(jax.random.split(noise_key)))
         state, metrics = _classify_pool(
             state, data, replay, rows, clock.task, uniform[1:], step=step, seen=capacity.seen, split=split
         )
         images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
         head = labels - capacity.first_class
-        scales = step.scales(clock, i)
+        scales = slopes(step.config, clock, i)
         alpha = split(uniform[0])
         state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales)
         state, generator_metrics = step.generator_step(state, images, labels, head, generator_noise, scales, capacity)
         if state.average is not None:
-            newest = of_average(state.generator, state.generator_statistics)
+            newest = sampler_params(state.generator, state.generator_statistics)
             done = clock.epoch * clock.steps + i
             state = replace(state, average=averaged(state.average, newest, done, step.config.gan.generator_average))
         return state, metrics | critic_metrics | generator_metrics

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -15,14 +16,16 @@ from dgm_jax.models.generator import Generator, host_generator
 from dgm_jax.models.normalisation import init_norm
 from dgm_jax.training.state import (
     Capacity,
-    Params,
     TrainState,
     init_optimiser,
     make_capacity,
     make_optimisers,
-    of_average,
+    sampler_params,
 )
 from dgm_jax.training.warm_start import begin_as
+from dgm_jax.types import DiscriminatorParams, GeneratorParams, Norm, Statistics
+
+LayerT = TypeVar("LayerT", Norm, Statistics)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def begin_task(
     *,
     physical: Sequence[int],
     classes: Sequence[int],
-    discriminator: tuple[Params, Params] | None,
+    discriminator: tuple[DiscriminatorParams, list[Statistics]] | None,
     similar: Sequence[TaskMemory] = (),
 ) -> tuple[TrainState, Capacity]:
     """The state in which a task's training begins, and what earlier tasks left to it; on the host.
@@ -113,9 +116,7 @@ def begin_task(
     generator = _fresh_generator(networks, task_key, kernels, reserved, physical)
     statistics = wiring.init_statistics(physical)
     if similar:
-        first = config.gates.scale_lead or 1  # The slope of epoch 0, 1 / s_max, turns no gate.
-        slope = float(nn.annealed_scale(first, networks.mask_epochs, config.gates.scale_max))
-        generator, statistics = begin_as(generator, statistics, similar, slope)
+        generator, statistics = begin_as(generator, statistics, similar, first_slope(networks))
     if discriminator is None:
         discriminator = networks.pair.init_discriminator(
             discriminator_key,
@@ -124,9 +125,9 @@ def begin_task(
             channels=networks.channels,
             n_classes=networks.n_classes,
         )
-    critic = {name: own for name, own in discriminator[0].items() if name != "projection"}  # Each task has its own.
+    critic = replace(discriminator[0], projection=None)  # Each task begins with a new projection.
     if config.gan.critic_condition == "projection" and networks.max_heads > 1:
-        critic["projection"] = np.zeros((networks.max_heads, len(critic["critic"]["kernel"])), np.float32)
+        critic = replace(critic, projection=np.zeros((networks.max_heads, len(critic.critic.kernel)), np.float32))
     optimisers = make_optimisers(config)
     state = TrainState(
         generator=generator,
@@ -137,7 +138,7 @@ def begin_task(
         discriminator_optimiser=init_optimiser(optimisers.discriminator, critic),
     )
     if config.gan.generator_average:
-        state = replace(state, average=of_average(state.generator, state.generator_statistics))
+        state = replace(state, average=sampler_params(state.generator, state.generator_statistics))
     growth = wiring.size(widths, config.networks.noise_dim) / wiring.size(
         networks.first_widths, config.networks.noise_dim
     )
@@ -151,26 +152,32 @@ def begin_task(
     return state, capacity
 
 
+def first_slope(networks: Networks) -> float:
+    """The slope `S_i` of the first epoch that can turn a gate: the slope of epoch 0, 1 / s_max, turns none."""
+    config = networks.config
+    return float(nn.annealed_scale(config.gates.scale_lead or 1, networks.mask_epochs, config.gates.scale_max))
+
+
 def _fresh_generator(
     networks: Networks,
     key: jax.Array,
     kernels: Sequence[np.ndarray],
     reserved: Sequence[np.ndarray],
     physical: Sequence[int],
-) -> Params:
+) -> GeneratorParams:
     """Shared weights padded to physical widths, with fresh norms, output layers and embeddings.
 
     Padding is neutral: a unit that is 0 stays 0 through its norm and ReLU, and no output layer reads it.
     """
     wiring, channels = networks.generator, networks.channels
     shapes = wiring.kernel_shapes(physical, networks.config.networks.noise_dim)
-    heads = wiring.init_task(key, wiring.widths(kernels), channels, networks.max_heads)["heads"]
-    return {
-        "kernels": [nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, shapes, strict=True)],
-        "norms": [init_norm(width) for width in physical],
-        "heads": nn.expand(heads, np.zeros((*heads.shape[:3], physical[-1], channels), heads.dtype)),
-        "embeddings": _first_embeddings(networks.config, key, reserved, networks.mask_shapes(physical)),
-    }
+    _, heads = wiring.init_task(key, wiring.widths(kernels), channels, networks.max_heads)
+    return GeneratorParams(
+        kernels=[nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, shapes, strict=True)],
+        norms=[init_norm(width) for width in physical],
+        heads=nn.expand(heads, np.zeros((*heads.shape[:3], physical[-1], channels), heads.dtype)),
+        embeddings=_first_embeddings(networks.config, key, reserved, networks.mask_shapes(physical)),
+    )
 
 
 def _first_embeddings(
@@ -200,26 +207,29 @@ def freeze(
       The shared weights, and what the task keeps for itself.
     """
     host = jax.device_get(state)
-    final = of_average(host.generator, host.generator_statistics) if host.average is None else host.average
-    generator, statistics = final["generator"], final["statistics"]
+    final = sampler_params(host.generator, host.generator_statistics) if host.average is None else host.average
+    generator = final.generator
     shapes = networks.generator.kernel_shapes(widths, networks.config.networks.noise_dim)
-    heads = generator["heads"]
+    heads = generator.heads
     n_heads = len(classes) if n_heads is None else n_heads
 
-    def trimmed(layers: Params) -> Params:
-        return [{name: _corner(v, (w,)) for name, v in own.items()} for own, w in zip(layers, widths, strict=True)]
+    def trimmed(layers: list[LayerT]) -> list[LayerT]:
+        """The arrays of each layer, [physical width] each, at their logical widths."""
+        return [
+            jax.tree.map(partial(_corner, shape=(width,)), layer) for layer, width in zip(layers, widths, strict=True)
+        ]
 
-    masks = zip(host.generator["embeddings"], networks.mask_shapes(widths), strict=True)
+    masks = zip(host.generator.embeddings, networks.mask_shapes(widths), strict=True)
     finished = TaskMemory(
         classes=tuple(classes),
         widths=tuple(widths),
         masks=[_corner(np.asarray(nn.binarise(e)), s) for e, s in masks],
-        norms=trimmed(generator["norms"]),
-        statistics=trimmed(statistics),
+        norms=trimmed(generator.norms),
+        statistics=trimmed(final.statistics),
         heads=_corner(heads, (n_heads, *heads.shape[1:3], widths[-1], networks.channels)),
         n_conditioned=networks.n_conditioned,
     )
-    return [_corner(k, s) for k, s in zip(generator["kernels"], shapes, strict=True)], finished
+    return [_corner(k, s) for k, s in zip(generator.kernels, shapes, strict=True)], finished
 
 
 def grow(

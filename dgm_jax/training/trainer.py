@@ -91,7 +91,7 @@ class Trainer:
             mask_epochs=np.int32(self.networks.mask_epochs),
             steps=np.int32(steps),
         )
-        physical = tuple(norm["scale"].shape[-1] for norm in state.generator["norms"])
+        physical = tuple(norm.scale.shape[-1] for norm in state.generator.norms)
         self._compiled.add((len(keys), physical))
         # State, data, replay, capacity, key and sums differ from run to run.
         run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))
@@ -183,7 +183,7 @@ class Trainer:
         """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
         while start < steps:
             # All processes take the first one's pace, whatever their clocks say.
-            stop = min(steps, start + processes.of_first(self._pace[kind]))
+            stop = min(steps, start + processes.value_of_first(self._pace[kind]))
             begun = time.perf_counter()
             yield start, stop
             per_step = (time.perf_counter() - begun) / (stop - start)

@@ -6,8 +6,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import small
 from jax import lax
+from support.small_runs import small
 
 from benchmarks.arithmetic import Product, gflop, plainly, products, times
 from dgm_jax.models import dcgan

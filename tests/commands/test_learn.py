@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import lose_a_ctrl_c
+from support.stopping import lose_a_ctrl_c
 
 from dgm_jax import data
 from dgm_jax.commands import learn, parsing
@@ -353,8 +353,8 @@ def test_options_of_several_processes_that_do_not_fit(argv: list[str], expected:
 
 
 _FULL = (
-    "error: [Errno 28] No space left on device; what was saved before is whole: make room, "
-    "then run the same command to go on\n"
+    "error: [Errno 28] No space left on device; what was saved before is intact; free some space, "
+    "then run the same command to resume\n"
 )
 
 

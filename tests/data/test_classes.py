@@ -44,10 +44,10 @@ def test_a_file_that_cannot_be_read(tmp_path):
 def test_choices_that_cannot_be():
     for number in ("0", "7", "x", "", "-1"):
         text = f"first:{number}"
-        _fails(text, f"classes {text!r}: 6 classes are there; expected first:N with N from 1 to 6.")
+        _fails(text, f"classes {text!r}: there are 6 classes; expected first:N with N from 1 to 6.")
     for text in ("", "ant,,bee"):
-        _fails(text, f"classes {text!r}: expected names between commas, first:N (e.g. first:50), or @FILE.")
+        _fails(text, f"classes {text!r}: expected names separated by commas, first:N (e.g. first:50), or @FILE.")
     _fails("ant,ant", "classes 'ant,ant' names ant more than once; name each class once.")
-    there = "the 6 classes there (ant, bee, cat, cow, dog, ... (6))"
+    there = "the 6 available classes (ant, bee, cat, cow, dog, ... (6))"
     _fails("ant,rat", f"classes 'ant,rat': rat is not among {there}; rat is close to cat, ant.")
     _fails("x,y", f"classes 'x,y': x, y are not among {there}.")

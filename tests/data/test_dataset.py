@@ -114,7 +114,7 @@ def test_a_share_out_of_range_is_refused(digits, share):
 
 
 def test_a_share_that_leaves_nothing_is_refused():
-    with pytest.raises(DataError, match="of the 2 training images of class -2 leaves one side empty"):
+    with pytest.raises(DataError, match="of the 2 training images of class -2 leaves it without training or test"):
         from_arrays(**_arrays()).for_choosing(0.1)
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dgm_jax import data
-from dgm_jax.data import folders, sources
+from dgm_jax.data import folders, tfds
 
 _ORIENTATION = 0x0112
 
@@ -43,9 +43,9 @@ def _fails(path, message, **options):
 
 @pytest.mark.parametrize("second", ["val", "validation", "test"])
 def test_cifar10_as_class_folders_comes_back(second, data_dir, tmp_path):
-    folder = sources.find_version("cifar10", data_dir)
-    builder = sources.import_tfds().builder_from_directory(str(folder))
-    images, labels = sources._read_split(builder, "test[:200]", folder, None)
+    folder = tfds.find_version("cifar10", data_dir)
+    builder = tfds.import_tfds().builder_from_directory(str(folder))
+    images, labels = tfds._read_split(builder, "test[:200]", folder, None)
     kept = {0: "plane", 5: "dog", 9: "a lorry"}
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         if label in kept:
@@ -124,7 +124,7 @@ def test_what_is_no_image_is_left_out(pieces):
     (path / "dog" / "boxes.xml").write_text("no image")
     after = data.from_folder(path, size=16)
     np.testing.assert_array_equal(after.x_train, before.x_train)
-    assert before.notes == () and after.notes == ("files left out, being no images by their suffix: 2",)
+    assert before.notes == () and after.notes == ("files left out because their suffix is not that of an image: 2",)
 
 
 # ---- what becomes of an image ----
@@ -293,26 +293,27 @@ def _damage(path, photo):
     (path / "dog" / "2.png").unlink()
     (path / "dog" / "2.png").symlink_to("nowhere.png")
     return (
-        "cat/0.png (empty), cat/1.png (no image, or one that Pillow does not know), dog/1.jpg (image file is truncated"
+        "cat/0.png (empty), cat/1.png (not an image, or in a format that Pillow does not know), "
+        "dog/1.jpg (image file is truncated"
     )
 
 
 def test_all_unreadable_files_are_told_at_once(pieces, photo):
     path, _ = pieces
-    told = _damage(path, photo)
+    faulty = _damage(path, photo)
     with pytest.raises(data.DataError) as error:
         data.from_folder(path, size=16)
     message = str(error.value)
-    assert message.startswith(f"4 of 11 files in {path} cannot be read as images: {told}")
-    assert message.endswith("dog/2.png (not a file); mend or remove them, or skip them (--unreadable skip).")
+    assert message.startswith(f"4 of 11 files in {path} cannot be read as images: {faulty}")
+    assert message.endswith("dog/2.png (not a file); repair or remove them, or skip them (--unreadable skip).")
 
 
 def test_unreadable_files_are_skipped_and_told(pieces, photo):
     path, chosen = pieces
-    told = _damage(path, photo)
+    faulty = _damage(path, photo)
     dataset = data.from_folder(path, size=16, unreadable="skip")
     (note,) = dataset.notes
-    assert note.startswith(f"files skipped because they cannot be read: 4, {told}")
+    assert note.startswith(f"files skipped because they cannot be read: 4, {faulty}")
     np.testing.assert_array_equal(dataset.x_train, np.concatenate([chosen["cat"][2:4], chosen["dog"][[0, 1, 3]]]))
     np.testing.assert_array_equal(dataset.x_test, [chosen["cat"][4], chosen["dog"][4]])
 
@@ -332,7 +333,7 @@ def test_of_many_unreadable_files_a_few_are_named(pieces):
     _fails(
         path,
         f"10 of 10 files in {path} cannot be read as images: {named}, ... (10); "
-        "mend or remove them, or skip them (--unreadable skip).",
+        "repair or remove them, or skip them (--unreadable skip).",
     )
 
 
@@ -375,7 +376,7 @@ def test_classes_that_are_not_there(pieces, unread):
     path, _ = pieces
     _fails(path, f"classes of {path} names no class; expected at least one of cat, dog.", classes=[])
     _fails(path, f"classes of {path} names dog more than once; name each class once.", classes=["dog", "cat", "dog"])
-    there = "not among the 2 classes there (cat, dog)"
+    there = "not among the 2 available classes (cat, dog)"
     _fails(path, f"classes of {path}: dgo is {there}; dgo is close to dog.", classes=["cat", "dgo"])
     _fails(path, f"classes of {path}: emu, fly are {there}.", classes=["emu", "fly"])
 
@@ -401,11 +402,11 @@ def test_classes_without_images(pieces, unread):
     (path / "eel" / "1.png").write_text("x")
     _fails(
         path,
-        f"{path}: classes of 1 image: eel; expected at least 2, as the last fifth of a class's images, at least one, "
-        "are its test images.",
+        f"{path}: these classes have only 1 image: eel; expected at least 2, because the last fifth of the images "
+        "of a class, at least one, are its test images.",
     )
     (path / "eel" / "images").mkdir()
-    _fails(path, f"{path}/eel holds folders (images); expected a class's images, not further folders.")
+    _fails(path, f"{path}/eel holds folders (images); expected the images of a class, not folders.")
 
 
 def test_options_that_cannot_be(pieces, unread):

@@ -75,10 +75,10 @@ def test_prepare_refuses_what_it_cannot_make(tmp_path):
 
 def test_prepare_leaves_alone_what_is_there(digits, tmp_path):
     folder = prepare.write_array_record(digits.first_per_class(1), tmp_path, "mnist", "3.0.1")
-    with pytest.raises(data.DataError, match=re.escape(f"{folder} is there already and whole; nothing to prepare")):
+    with pytest.raises(data.DataError, match=re.escape(f"{folder} exists already and is complete; nothing to prepare")):
         prepare.prepare("mnist", tmp_path)
     (folder / "features.json").unlink()
-    with pytest.raises(data.DataError, match="has no features.json: the data set is only half there"):
+    with pytest.raises(data.DataError, match="has no features.json, so the data set is incomplete"):
         prepare.prepare("mnist", tmp_path)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dgm_jax import data
-from dgm_jax.data import prepare, sources
+from dgm_jax.data import prepare, tfds
 
 
 def test_importing_is_light():
@@ -44,11 +44,11 @@ def test_svhn_is_read(data_dir):
 
 @pytest.mark.parametrize(("name", "shape"), [("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))])
 def test_rows_are_read_in_stored_order(data_dir, name, shape):
-    folder = sources.find_version(name, data_dir)
-    sources.check_folder(name, folder)
-    builder = sources.import_tfds().builder_from_directory(str(folder))
+    folder = tfds.find_version(name, data_dir)
+    tfds.check_folder(name, folder)
+    builder = tfds.import_tfds().builder_from_directory(str(folder))
     # Slices, because decoding all of MNIST takes longer than all other tests.
-    images, labels = sources._read_split(builder, "train[:5000]", folder, None)
+    images, labels = tfds._read_split(builder, "train[:5000]", folder, None)
     assert images.shape == (5000, *shape) and images.dtype == np.uint8
     if name == "mnist":
         assert labels[:10].tolist() == [4, 1, 0, 7, 8, 1, 2, 7, 1, 6], "as in the official data set"
@@ -69,7 +69,7 @@ def test_chosen_digits(digits):
     rows = np.isin(digits.y_train, [7, 2])
     np.testing.assert_array_equal(chosen.x_train, digits.x_train[rows])
     np.testing.assert_array_equal(chosen.y_train, np.where(digits.y_train[rows] == 7, 0, 1))
-    with pytest.raises(data.DataError, match="classes of digits: ten is not among the 10 classes there"):
+    with pytest.raises(data.DataError, match="classes of digits: ten is not among the 10 available classes"):
         data.load("digits", classes=["ten"])
 
 
@@ -86,7 +86,7 @@ def imagenet(photo, tmp_path_factory):
     names = dict(enumerate(_WNIDS))
     dataset = data.from_arrays(tiles[:12], labels[:12], tiles[12:], labels[12:], name="imagenet", class_names=names)
     root = tmp_path_factory.mktemp("imagenet")
-    download = sources.import_tfds().download
+    download = tfds.import_tfds().download
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(download, "DownloadConfig", functools.partial(download.DownloadConfig, num_shards=2))
         folder = prepare.write_array_record(dataset, root, "imagenet_resized/32x32", "0.1.0", test_split="validation")
@@ -104,7 +104,7 @@ def imagenet_copy(imagenet, tmp_path):
 
 @pytest.mark.parametrize("rows_at_once", [4096, 5])
 def test_imagenet_comes_back(rows_at_once, imagenet, monkeypatch):
-    monkeypatch.setattr(sources, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(tfds, "_ROWS_AT_ONCE", rows_at_once)
     root, dataset = imagenet
     again = data.load("imagenet32", root)
     for part in ("x_train", "y_train", "x_test", "y_test"):
@@ -115,7 +115,7 @@ def test_imagenet_comes_back(rows_at_once, imagenet, monkeypatch):
 
 def test_of_imagenet_only_chosen_classes_are_decoded(imagenet, monkeypatch):
     root, dataset = imagenet
-    feature = sources.import_tfds().features.Image
+    feature = tfds.import_tfds().features.Image
     decode, decoded = feature.decode_example_np, []
     monkeypatch.setattr(feature, "decode_example_np", lambda self, png: decoded.append(png) or decode(self, png))
     chosen = data.load("imagenet32", root, classes=["n01440764", "n02119789"])  # Stored as 2 and 0.
@@ -126,7 +126,7 @@ def test_of_imagenet_only_chosen_classes_are_decoded(imagenet, monkeypatch):
         rows = np.isin(y, [0, 2])
         np.testing.assert_array_equal(getattr(chosen, f"x_{part}"), x[rows])
         np.testing.assert_array_equal(getattr(chosen, f"y_{part}"), np.where(y[rows] == 2, 0, 1))
-    with pytest.raises(data.DataError, match="classes of imagenet32: n01440765 is not among the 4 classes there"):
+    with pytest.raises(data.DataError, match="classes of imagenet32: n01440765 is not among the 4 available classes"):
         data.load("imagenet32", root, classes=["n01440765"])
 
 
@@ -166,7 +166,7 @@ def test_imagenet_folders_that_cannot_be_read(imagenet_copy):
 @pytest.fixture
 def svhn_copy(data_dir, tmp_path):
     """A data_dir with a writable copy of svhn, and its version folder."""
-    source = sources.find_version("svhn", data_dir)
+    source = tfds.find_version("svhn", data_dir)
     folder = tmp_path / "svhn_cropped" / source.name
     folder.mkdir(parents=True)
     for file in source.iterdir():
@@ -196,7 +196,7 @@ def test_half_there(svhn_copy, file):
     (folder / file).write_text("{")
     _fails(data_dir, f"{folder}/{file} cannot be read (")
     (folder / file).unlink()
-    _fails(data_dir, f"{folder} has no {file}: the data set is only half there; copy {folder} again, or remove it and")
+    _fails(data_dir, f"{folder} has no {file}, so the data set is incomplete; copy {folder} again, or remove it and")
 
 
 def test_missing_shard(svhn_copy):
@@ -260,8 +260,8 @@ def test_tfrecord_needs_rewriting(tfrecord_dir):
 def test_newest_version_is_a_number_and_a_rewritten_one_wins(tmp_path):
     for version in ("9.0.0", "10.0.0", "10.0.0-array_record", "11.0.0.incomplete", "fake"):
         (tmp_path / "mnist" / version).mkdir(parents=True)
-    assert [v.name for v in sources.list_versions("mnist", tmp_path)] == ["9.0.0", "10.0.0", "10.0.0-array_record"]
-    assert sources.find_version("mnist", tmp_path).name == "10.0.0-array_record"
+    assert [v.name for v in tfds.list_versions("mnist", tmp_path)] == ["9.0.0", "10.0.0", "10.0.0-array_record"]
+    assert tfds.find_version("mnist", tmp_path).name == "10.0.0-array_record"
 
 
 # ---- npz ----

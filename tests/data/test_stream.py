@@ -60,13 +60,13 @@ def test_only_the_current_task_can_be_read(protocol, what):
     stream = class_incremental(_toy(), held_out=0.5, protocol=protocol)
     read = getattr(stream, what)
     name = {"train": "training", "validation": "validation"}[what]
-    with pytest.raises(FutureTaskError, match=f"{name} images of task 0 were asked for, but no task has begun; call"):
+    with pytest.raises(FutureTaskError, match=f"{name} images of task 0 were requested, but no task has begun; call"):
         read(0)
     stream.begin(1)
     read(1)
-    with pytest.raises(PastTaskError, match=f"{name} images of task 0 were asked for during task 1: the protocol"):
+    with pytest.raises(PastTaskError, match=f"{name} images of task 0 were requested during task 1; the protocol"):
         read(0)
-    with pytest.raises(FutureTaskError, match=f"{name} images of task 2 were asked for, but the current task is 1"):
+    with pytest.raises(FutureTaskError, match=f"{name} images of task 2 were requested, but the current task is 1"):
         read(2)
     with pytest.raises(ValueError, match=r"task=-1: the stream has 3 tasks; expected 0\.\.2"):
         read(-1)
@@ -74,12 +74,12 @@ def test_only_the_current_task_can_be_read(protocol, what):
 
 def test_test_images_can_be_read_of_every_task_begun():
     stream = class_incremental(_toy())
-    with pytest.raises(FutureTaskError, match="test images of task 0 were asked for, but no task has begun"):
+    with pytest.raises(FutureTaskError, match="test images of task 0 were requested, but no task has begun"):
         stream.test(0)
     stream.begin(1)
     assert set(stream.test(0)[1].tolist()) == {0}
     assert set(stream.test(1)[1].tolist()) == {0, 1}
-    with pytest.raises(FutureTaskError, match="test images of task 2 were asked for, but the current task is 1"):
+    with pytest.raises(FutureTaskError, match="test images of task 2 were requested, but the current task is 1"):
         stream.test(2)
 
 
@@ -88,7 +88,7 @@ def test_a_stream_only_moves_forward():
     stream.begin(1)
     stream.begin(1)
     assert stream.current == 1
-    with pytest.raises(PastTaskError, match="task 0 is over, task 1 has begun: a stream only moves forward"):
+    with pytest.raises(PastTaskError, match="task 0 is finished and task 1 has begun; a stream cannot go back"):
         stream.begin(0)
     with pytest.raises(ValueError, match="task=3: the stream has 3 tasks"):
         stream.begin(3)
@@ -158,13 +158,13 @@ def test_held_out_images_depend_on_the_seed_and_not_on_the_order(digits):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"held_out": 0.2}, "held_out=0.2 of the 2 training images of class 9 makes 0 for validation and 2 for"),
-        ({"held_out": 0.9}, "held_out=0.9 of the 4 training images of class -1 makes 4 for validation and 0 for"),
+        ({"held_out": 0.2}, "held_out=0.2 of the 2 training images of class 9 gives 0 for validation and 2 for"),
+        ({"held_out": 0.9}, "held_out=0.9 of the 4 training images of class -1 gives 4 for validation and 0 for"),
         ({"held_out": 1.0}, "held_out=1.0: expected a share in [0, 1), e.g. 0.1."),
         ({"held_out": float("nan")}, "held_out=nan: expected a share"),
         ({"protocol": "loose"}, "protocol='loose': expected one of strict, paper."),
-        ({"classes_per_task": 2}, "3 classes do not split into tasks of 2; e.g. give 2,1."),
-        ({"classes_per_task": 4}, "3 classes do not split into tasks of 4; e.g. give 3."),
+        ({"classes_per_task": 2}, "3 classes do not split into tasks of 2; give e.g. 2,1."),
+        ({"classes_per_task": 4}, "3 classes do not split into tasks of 4; give e.g. 3."),
         ({"classes_per_task": 0}, "classes_per_task=0: expected at least 1."),
         ({"classes_per_task": (1, 1)}, "classes_per_task=1,1 sums to 2; expected numbers >= 1 that sum to 3, the"),
         ({"classes_per_task": (3, 0)}, "classes_per_task=3,0 sums to 3; expected numbers >= 1"),
@@ -179,7 +179,7 @@ def test_arguments_that_do_not_fit(arguments, message):
 
 
 def test_ten_classes_in_tasks_of_three(digits):
-    with pytest.raises(ValueError, match="10 classes do not split into tasks of 3; e.g. give 3,3,3,1"):
+    with pytest.raises(ValueError, match="10 classes do not split into tasks of 3; give e.g. 3,3,3,1"):
         class_incremental(digits, classes_per_task=3)
     assert class_incremental(digits, classes_per_task=(3, 3, 3, 1)).tasks[3] == (9,)
 
@@ -214,5 +214,6 @@ def test_parse_classes_per_task():
 
 @pytest.mark.parametrize("text", ["", "0", "3,0", "3,", "two", "-1"])
 def test_parse_classes_per_task_refuses(text):
-    with pytest.raises(ValueError, match=re.escape(f"classes per task {text!r}: expected a number >= 1 (2), or one")):
+    expected = f"classes per task {text!r}: expected a number >= 1 (e.g. 2), or one per task"
+    with pytest.raises(ValueError, match=re.escape(expected)):
         parse_classes_per_task(text)

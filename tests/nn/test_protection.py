@@ -2,12 +2,12 @@
 
 import re
 
-import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import golden
 
 from dgm_jax import nn
 
@@ -179,7 +179,7 @@ def test_where_branches_meet_a_weight_is_blocked_by_its_own_ends():
 
 def test_masks_must_be_as_many_as_layers_or_kernels():
     kernels = [np.zeros((3, 3)) for _ in BLOCK]
-    with pytest.raises(ValueError, match="4 reserved masks; expected 3, one a layer"):
+    with pytest.raises(ValueError, match="4 reserved masks; expected 3, one per layer"):
         nn.multipliers([jnp.ones(3, bool)] * 4, kernels, BLOCK)
-    with pytest.raises(ValueError, match="3 reserved masks; expected 4, one a kernel"):
+    with pytest.raises(ValueError, match="3 reserved masks; expected 4, one per kernel"):
         nn.multipliers([jnp.ones((3, 3), bool)] * 3, kernels, BLOCK)

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 
-import helpers
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax.config import PRESETS, Config
@@ -14,7 +14,7 @@ from studies import collect
 
 
 def test_a_run_is_collected_once(tmp_path):
-    run = helpers.finished(helpers.small("dgma", image_size=8, headroom=2))
+    run = small_runs.finished(small_runs.small("dgma", image_size=8, headroom=2))
     file = tmp_path / "runs.jsonl"
     records.append(file, {"run": "another", "commit": "abc"})
     for _ in range(2):

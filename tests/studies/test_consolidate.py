@@ -1,8 +1,8 @@
 """The classifier is consolidated anew from memories that are learnt once; no test image is read."""
 
-import helpers
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax.config import PRESETS
@@ -10,7 +10,7 @@ from dgm_jax.errors import UserError
 from dgm_jax.training.trainer import Trainer
 from studies import consolidate
 
-CONFIG = helpers.small(image_size=8, epochs=1)
+CONFIG = small_runs.small(image_size=8, epochs=1)
 
 
 def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, monkeypatch):

@@ -3,10 +3,10 @@
 import dataclasses
 import re
 
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax import Learner, data
@@ -14,7 +14,7 @@ from dgm_jax.config import PRESETS
 from dgm_jax.errors import ConfigError, UserError
 from studies import choosing, tune
 
-CONFIG = helpers.small(image_size=8, epochs=2)
+CONFIG = small_runs.small(image_size=8, epochs=2)
 
 
 def test_a_change_in_words():
