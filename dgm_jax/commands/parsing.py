@@ -19,8 +19,18 @@ from dgm_jax.config.settings import kinds_of, no_effect
 from dgm_jax.errors import UserError
 
 _FIRST = (  # What people use most; --help begins with these.
-    *("preset", "config", "method", "variant", "seed", "seeds", "epochs", "workdir", "data_dir", "classes_per_task"),
-    *("train_per_class", "devices"),
+    "preset",
+    "config",
+    "method",
+    "variant",
+    "seed",
+    "seeds",
+    "epochs",
+    "workdir",
+    "data_dir",
+    "classes_per_task",
+    "train_per_class",
+    "devices",
 )
 _RUN = "run"  # The section of all that is neither among the first options nor in a group of settings.
 
