@@ -11,7 +11,6 @@ such a file).
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import math
 import statistics
@@ -78,9 +77,9 @@ def agreement(config: Config, dataset: Dataset) -> dict[str, Any]:
       For each precision of matrix products, the largest difference in each part, relative to the largest entry of the
       array: in the gradients (Adam's first moment after one step) and in the images; and whether all agree.
     """
-    widths = (16, 8, 4)[-dcgan.n_doublings(config.image_size) :]
-    scene = step.make_scene(Point(config.variant, 1, widths), config, dataset)
-    memory = memory_at([widths], config.variant, config, scene.trainer.networks.n_classes)
+    widths = (16, 8, 4)[-dcgan.n_doublings(config.data.image_size) :]
+    scene = step.make_scene(Point(config.gates.variant, 1, widths), config, dataset)
+    memory = memory_at([widths], config.gates.variant, config, scene.trainer.networks.n_classes)
     here, cpu = jax.devices()[0], jax.devices("cpu")[0]
 
     def on(device: jax.Device) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def agreement(config: Config, dataset: Dataset) -> dict[str, Any]:
             optimiser = state.generator_optimiser if name == "generator" else state.discriminator_optimiser
             computed[name] = jax.device_get(optax.tree.get(optimiser, "mu"))
         with jax.default_device(device):
-            computed["images"] = memory.draw(0, 8, jax.random.key(0))
+            computed["images"] = memory.sample_index(0, 8, jax.random.key(0))
         return computed
 
     differences = {}
@@ -109,7 +108,10 @@ def _difference(ours: Any, theirs: Any) -> float:
 def learn(config: Config, dataset: Dataset, deadline: float) -> dict[str, Any]:
     """Learns the data set, one class a task, until it is learnt or time is up."""
     stream = data.class_incremental(
-        dataset.resized(config.image_size), held_out=config.held_out, protocol=config.protocol, seed=config.seed
+        dataset.resized(config.data.image_size),
+        held_out=config.data.held_out,
+        protocol=config.protocol,
+        seed=config.seed,
     )
     watch = Stopwatch(deadline)
     begun = time.perf_counter()
@@ -184,10 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         records.append(options.out, {**named, **found, **machine.peak_bytes(), **machine.where()})
 
     def at(config: Config) -> Config:
-        return dataclasses.replace(config, precision=options.precision)
+        return config.with_changes(precision=options.precision)
 
-    seen = dataset.resized(settings("dgma").image_size)
-    small = dataclasses.replace(settings("dgma"), batch_size=16, discriminator_width=8, generator_width=4)
+    seen = dataset.resized(settings("dgma").data.image_size)
+    small = settings("dgma").with_changes(batch_size=16, discriminator_width=8, generator_width=4)
     result["agreement"] = agreement(small, seen)
     keep(agreement=result["agreement"])
     with machine.compiled_once():

@@ -8,8 +8,6 @@ be noticed.
     python -m benchmarks.kills --kills 100 --out kills.jsonl
 """
 
-import argparse
-import dataclasses
 import json
 import os
 import random
@@ -21,14 +19,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import jax
 import numpy as np
+from tyro.conf import arg
 
 from benchmarks import machine, records
 from dgm_jax import Learner, data
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Variant, preset
 from dgm_jax.errors import exit_status
 from dgm_jax.runs.events import Callback
@@ -36,12 +37,12 @@ from dgm_jax.system import checkpoint
 from dgm_jax.system.compilation import keep_programs
 
 _CLASSES = 4
+_LEARN = "import pathlib, sys; from benchmarks import kills; kills.learn(sys.argv[1], pathlib.Path(sys.argv[2]))"
 
 
 def config(variant: Variant) -> Config:
     """Returns the settings of a run of seconds on real digits, which saves after each epoch."""
-    return dataclasses.replace(
-        preset("digits", variant),
+    return preset("digits", variant).with_changes(
         generator_width=6,
         discriminator_width=8,
         epochs=8,
@@ -53,7 +54,7 @@ def config(variant: Variant) -> Config:
 def learn(variant: Variant, workdir: Path) -> None:
     """Begins or resumes the run in this folder; its phase is written to a file beside the folder."""
     keep_programs()
-    digits = data.load("digits").of_classes(range(_CLASSES)).resized(config(variant).image_size)
+    digits = data.load("digits").of_classes(range(_CLASSES)).resized(config(variant).data.image_size)
     stream = data.class_incremental(digits)
     Learner(config(variant), devices=1, callbacks=[_Phase(phase_file(workdir))]).fit(stream, workdir)
 
@@ -90,7 +91,7 @@ def phase_file(workdir: Path) -> Path:
 def start(variant: Variant, workdir: Path) -> subprocess.Popen[bytes]:
     """Starts the run in a separate process."""
     phase_file(workdir).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.kills", "--child", str(workdir), "--variant", variant]
+    command = [sys.executable, "-c", _LEARN, variant, str(workdir)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -220,18 +221,22 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is killed, and how often."""
+
+    kills: Annotated[int, arg(help="number of kills, of both variants together")] = 100
+    variant: Annotated[Variant | None, arg(metavar="{dgma,dgmw}", help="only this one", help_behavior_hint="")] = None
+    seed: Annotated[int, arg(help="seed of the random moments")] = 0
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="file of JSON Lines; a line for each variant is added", help_behavior_hint=""),
+    ] = None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Kills, resumes and compares; returns 1 if anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="number of kills, of both variants together")
-    parser.add_argument("--variant", choices=get_args(Variant), help="only this one")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
-    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each variant is added")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.child:
-        learn(options.variant, options.child)
-        return 0
+    options = parse_options(Options, argv, program="python -m benchmarks.kills", description=__doc__)
     variants = [options.variant] if options.variant else get_args(Variant)
     lost = False
     for variant in variants:

@@ -1,6 +1,5 @@
 """The points of a run at which the benchmarks measure: before which task, at which widths, with which settings."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +39,7 @@ POINTS = (
 
 def settings(variant: Variant) -> Config:
     """Returns the authors' settings for MNIST, with the gate last."""
-    return dataclasses.replace(preset("paper-mnist", variant), gate_position="last")
+    return preset("paper-mnist", variant).with_changes(gate_position="last")
 
 
 def widths_of_tasks(variant: Variant) -> list[tuple[int, ...]]:

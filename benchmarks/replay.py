@@ -6,25 +6,28 @@ was at first. Widths are those of `benchmarks.step`; weights and masks are rando
     python -m benchmarks.replay --out replay.jsonl
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tyro.conf import arg
 
 from benchmarks import arithmetic, machine, records
 from benchmarks.points import TASKS, settings, widths_of_tasks
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Variant
 from dgm_jax.errors import exit_status
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
+from dgm_jax.types import GeneratorParams
 
 REPLAYED = 1000  # Number of images whose sampling is timed.
 CHUNK = 125  # Number of images for which products are counted at once: about as many as a memory samples at once.
@@ -39,33 +42,33 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
       config: sizes of noise and generator.
       n_classes: number of classes of the whole stream.
     """
-    generator = dcgan.generator(config.image_size)
+    generator = dcgan.generator(config.data.image_size)
 
     def masks(seed: int, task_widths: tuple[int, ...]) -> list[np.ndarray]:
         numbers = np.random.default_rng(seed)
-        by_weight = generator.kernel_shapes(task_widths, config.noise_dim)
+        by_weight = generator.kernel_shapes(task_widths, config.networks.noise_dim)
         shapes = [(width,) for width in task_widths] if variant == "dgma" else by_weight
         return [numbers.permutation(np.arange(np.prod(shape)) % 2 == 0).reshape(shape) for shape in shapes]
 
     def task(index: int, task_widths: tuple[int, ...]) -> TaskMemory:
-        parameters = jax.device_get(generator.init_task(jax.random.key(index), task_widths, 1, 1))
+        norms, heads = generator.init_task(jax.random.key(index), task_widths, 1, 1)
         return TaskMemory(
             classes=(index,),
             widths=task_widths,
             masks=masks(index, task_widths),
-            norms=parameters["norms"],
-            statistics=jax.device_get(generator.init_statistics(task_widths)),
-            heads=parameters["heads"],
+            norms=norms,
+            statistics=generator.init_statistics(task_widths),
+            heads=heads,
             n_conditioned=n_classes,
         )
 
     labels = tuple(range(n_classes))
     return Memory(
-        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.noise_dim),
+        kernels=generator.init_kernels(jax.random.key(0), widths[-1], config.networks.noise_dim),
         reserved=masks(0, widths[-1]),
         tasks=tuple(task(index, task_widths) for index, task_widths in enumerate(widths)),
-        noise_dim=config.noise_dim,
-        image_size=config.image_size,
+        noise_dim=config.networks.noise_dim,
+        image_size=config.data.image_size,
         labels=labels,
         names=tuple(map(str, labels)),
     )
@@ -78,12 +81,10 @@ def replay_products(memory: Memory, task: int, n: int) -> Counter[arithmetic.Pro
     channels = frozen.heads.shape[-1]
 
     key = jax.random.key(0)
-    params = {
-        "kernels": memory.generator.init_kernels(key, widths, memory.noise_dim),
-        **memory.generator.init_task(key, widths, channels, 1),
-    }
+    kernels = memory.generator.init_kernels(key, widths, memory.noise_dim)
+    params = GeneratorParams(kernels, *memory.generator.init_task(key, widths, channels, 1))
 
-    def generate(params: dict[str, Any]) -> jax.Array:
+    def generate(params: GeneratorParams) -> jax.Array:
         noise, head = jnp.zeros((n, memory.noise_dim)), jnp.zeros(n, jnp.int32)
         statistics = memory.generator.init_statistics(widths)
         return memory.generator.generate(params, statistics, [None] * len(widths), noise, head, train=False)[0]
@@ -134,11 +135,19 @@ def table(variants: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where results go."""
+
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="file of JSON Lines; a line for each variant is added", help_behavior_hint=""),
+    ] = None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures both variants, prints a table, and writes records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each variant is added")
-    options = parser.parse_args(argv)
+    options = parse_options(Options, argv, program="python -m benchmarks.replay", description=__doc__)
     machine.check("float32", options.out)
     for variant in get_args(Variant):
         found = measure(widths_of_tasks(variant), variant, settings(variant), seconds=20.0)

@@ -10,7 +10,6 @@ With --classes, the images of each class are split into several artificial class
 time of a task is real: it should grow no faster than the widths of the generator.
 """
 
-import argparse
 import csv
 import dataclasses
 import json
@@ -23,12 +22,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
+from tyro.conf import arg
 
 from benchmarks import machine, records
 from benchmarks.step import load_images
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Variant
 from dgm_jax.data import Dataset
 from dgm_jax.errors import exit_status
@@ -194,15 +195,38 @@ def table(name: str, runs: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which runs are measured."""
+
+    classes: Annotated[
+        int | None,
+        arg(
+            metavar="N",
+            help="number of artificial classes, a task each, instead of digits",
+            help_behavior_hint="(default: digits)",
+        ),
+    ] = None
+    seeds: Annotated[
+        str | None, arg(metavar="N,N,...", help="seeds to run side by side as well, e.g. 0,1,2", help_behavior_hint="")
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="folder that holds MNIST",
+            help_behavior_hint="(default: where data sets usually are)",
+        ),
+    ] = None
+    variants: Annotated[tuple[Variant, ...], arg(help="variants to run")] = get_args(Variant)
+    out: Annotated[
+        Path | None, arg(metavar="FILE", help="file of JSON Lines; a line for each run is added", help_behavior_hint="")
+    ] = None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs both variants, prints tables, and writes records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, help="number of artificial classes, a task each, instead of digits")
-    parser.add_argument("--seeds", help="seeds to run side by side as well, e.g. 0,1,2")
-    parser.add_argument("--data-dir", type=Path, help="folder that holds MNIST (default: where data sets usually are)")
-    parser.add_argument("--variants", nargs="+", default=get_args(Variant), choices=get_args(Variant))
-    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each run is added")
-    options = parser.parse_args(argv)
+    options = parse_options(Options, argv, program="python -m benchmarks.run", description=__doc__)
     machine.check("float32", options.out)
     classes = {"classes": options.classes} if options.classes else {}
 

@@ -9,7 +9,6 @@ classifier step for every task so far).
     python -m benchmarks.step --points dgma-9 dgmw-9 --compare step.jsonl
 """
 
-import argparse
 import dataclasses
 import math
 import statistics
@@ -19,23 +18,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tyro.conf import arg
 
 from benchmarks import arithmetic, machine, records
 from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
 from benchmarks.replay import CHUNK, REPLAYED, memory_at, replay_products
 from dgm_jax import data
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Precision
 from dgm_jax.data import DataError, Dataset
-from dgm_jax.errors import exit_status
+from dgm_jax.errors import UserError, exit_status
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.devices import choose_devices, data_parallel
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
+from dgm_jax.training.gates import slopes
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
@@ -63,7 +65,7 @@ class Scene:
     @property
     def steps(self) -> int:
         """Iterations in an epoch."""
-        return int(self.images.count) // self.trainer.config.batch_size
+        return int(self.images.count) // self.trainer.config.gan.batch_size
 
 
 def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Dataset:
@@ -89,7 +91,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequenc
     """
     labels = dataset.labels
     networks = Networks(config, channels=dataset.x_train.shape[3], n_classes=len(labels), max_heads=1)
-    trainer = Trainer(networks, choose_devices(1, config.batch_size))
+    trainer = Trainer(networks, choose_devices(1, config.gan.batch_size))
     key = jax.random.key(0)
     generator = np.random.default_rng(0)
     reserved = []
@@ -123,7 +125,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequenc
         replay=place([replay]),
         key=key,
         task=point.task,
-        mask_epochs=config.epochs,
+        mask_epochs=config.gan.epochs,
     )
 
 
@@ -132,14 +134,17 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
     config = scene.trainer.config
     step = Step.of(config)
     keys = jax.random.split(scene.key, 3)
-    batch = config.batch_size
+    batch = config.gan.batch_size
     labels = scene.images.labels[:batch]
     images = to_unit_range(scene.images.images[:batch])
     noise = partial(
-        conditioned_noise, noise_dim=config.noise_dim, n_conditioned=scene.trainer.networks.n_classes, classes=labels
+        conditioned_noise,
+        noise_dim=config.networks.noise_dim,
+        n_conditioned=scene.trainer.networks.n_classes,
+        classes=labels,
     )
     head = labels - scene.capacity.first_class
-    scales = step.scales(clock(scene), jnp.int32(scene.steps // 2))
+    scales = slopes(step.config, clock(scene), jnp.int32(scene.steps // 2))
     alpha = jax.random.uniform(keys[0], (batch,))
     return {
         "classifier": (step.classifier_step, (images, labels, scene.capacity.seen)),
@@ -152,10 +157,12 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
     """Returns the scene once masks are settled and every other gate is open; dgma then trains only its open units."""
     trainer = scene.trainer
     state, capacity = jax.tree.map(np.array, jax.device_get((scene.state, scene.capacity)))
-    for embedding in state.generator["embeddings"]:
+    for embedding in state.generator.embeddings:
         live = np.isfinite(embedding)
         embedding[live] = np.resize([1, -1], live.sum())
-    units = find_open_units([state], shapes, trainer.networks.generator) if trainer.config.variant == "dgma" else None
+    units = (
+        find_open_units([state], shapes, trainer.networks.generator) if trainer.config.gates.variant == "dgma" else None
+    )
     if units is not None:
         state, capacity = units[0].cut(state, capacity)
     return dataclasses.replace(
@@ -165,7 +172,7 @@ def settled(scene: Scene, shapes: Sequence[Sequence[int]]) -> Scene:
 
 def clock(scene: Scene) -> Clock:
     """Returns the moment within a task's training that is timed."""
-    epoch = min(_EPOCH, scene.trainer.config.epochs // 2)
+    epoch = min(_EPOCH, scene.trainer.config.gan.epochs // 2)
     return Clock(np.int32(scene.task), np.int32(epoch), np.int32(scene.mask_epochs), np.int32(scene.steps))
 
 
@@ -185,7 +192,7 @@ def part_call(scene: Scene, function: Callable[..., Any], arguments: tuple[Any, 
 def iteration_call(scene: Scene, replay_steps: int | None) -> Callable[[int], Any]:
     """Returns the program of a run as a function of the number of iterations."""
     trainer = scene.trainer
-    step = Step.of(dataclasses.replace(trainer.config, replay_steps=replay_steps), trainer.step.axis_name)
+    step = Step.of(trainer.config.with_changes(replay_steps=replay_steps), trainer.step.axis_name)
     program = data_parallel(
         partial(run_steps, step=step, n_conditioned=trainer.networks.n_classes, n_devices=1), trainer.devices
     )
@@ -246,12 +253,13 @@ def _measure(point: Point, config: Config, dataset: Dataset, seconds: float) -> 
         once = [plain[name] for name, n in repeats.items() for _ in range(n)]
         return compare(partial(call, iterations), lambda: [run() for run in once], total, times=iterations)
 
-    measured["iteration"] = whole(config.replay_steps)
+    measured["iteration"] = whole(config.replay.replay_steps)
     if point.task:  # Before the first task there is nothing to replay less of.
         measured["iteration, replay_steps=1"] = whole(1)
     history = [*widths_of_tasks(point.variant)[: point.task], point.widths]
     shapes = [
-        physical_widths(history[: task + 1], headroom=config.headroom, n_tasks=TASKS) for task in range(len(history))
+        physical_widths(history[: task + 1], headroom=config.gates.headroom, n_tasks=TASKS)
+        for task in range(len(history))
     ]
     padded = make_scene(point, config, dataset, physical=shapes[-1])
     measured["same, padded as in a run"] = whole(1, padded)
@@ -323,7 +331,7 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
         return state
 
     epoch()  # The first call compiles, and finds how many iterations to ask for at once.
-    alone = partial(iteration_call(scene, trainer.config.replay_steps), steps)
+    alone = partial(iteration_call(scene, trainer.config.replay.replay_steps), steps)
     taken = machine.alternately([epoch, alone], seconds=0)
     return {
         "seconds": statistics.median(taken[:, 0]),
@@ -384,19 +392,46 @@ def flattened(tree: Any, path: str = "") -> dict[str, float]:
     return {path: tree} if isinstance(tree, int | float) else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is measured, and with what it is compared."""
+
+    data_dir: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="folder of MNIST",
+            help_behavior_hint="(default: the usual one, or digits if there is none)",
+        ),
+    ] = None
+    points: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="POINT [POINT ...]",
+            help="variants and tasks, e.g. dgma-9 dgmw-9",
+            help_behavior_hint="(default: all points)",
+        ),
+    ] = ()
+    precision: Annotated[Precision, arg(help="precision of matrix products")] = "float32"
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="file of JSON Lines; a line for each point is added", help_behavior_hint=""),
+    ] = None
+    compare: Annotated[
+        Path | None, arg(metavar="FILE", help="file of an earlier measurement", help_behavior_hint="")
+    ] = None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the chosen points, prints a table, and writes or compares records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parse_options(Options, argv, program="python -m benchmarks.step", description=__doc__)
     names = [point.name for point in POINTS]
-    parser.add_argument("--data-dir", type=Path, help="folder of MNIST (default: the usual one, or else digits)")
-    parser.add_argument("--points", nargs="+", choices=names, default=names, help="variant and task")
-    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of matrix products")
-    parser.add_argument("--out", type=Path, help="file of JSON Lines; a line for each point is added")
-    parser.add_argument("--compare", type=Path, help="file of an earlier measurement")
-    options = parser.parse_args(argv)
+    unknown = [name for name in options.points if name not in names]
+    if unknown:
+        raise UserError(f"--points {' '.join(unknown)}: unknown; choose from {', '.join(names)}")
     machine.check(options.precision, options.out)
     old = points_of(options.compare) if options.compare else {}
-    dataset = load_images(options.data_dir, settings("dgma").image_size)
+    dataset = load_images(options.data_dir, settings("dgma").data.image_size)
     where = machine.where()
     gflops = machine.gflops()
     device = where["machine"]
@@ -407,8 +442,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     found: dict[str, Any] = {}
     with machine.compiled_once():
-        for point in (point for point in POINTS if point.name in options.points):
-            config = dataclasses.replace(settings(point.variant), precision=options.precision)
+        for point in (point for point in POINTS if point.name in (options.points or names)):
+            config = settings(point.variant).with_changes(precision=options.precision)
             measured = measure(point, config, dataset, seconds=SECONDS)
             found[point.name] = measured
             print(table({point.name: measured}), flush=True)
@@ -417,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 records.append(options.out, {**named, **measured, "large_product_gflops": gflops, **where})
             jax.clear_caches()  # On a CPU, each program takes many memory maps, and their number is limited.
     print(f"peak memory: {machine.in_words(machine.peak_bytes())}")
-    if old:
+    if options.compare and old:
         print(comparison_table(found, old, options.compare))
 
 

@@ -10,7 +10,7 @@ from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
-from dgm_jax.methods import METHODS
+from dgm_jax.methods import METHODS, with_own_settings
 from dgm_jax.reporting import page
 from dgm_jax.runs import opening
 from dgm_jax.runs.events import Callback, Callbacks
@@ -48,16 +48,16 @@ class Learner:
 
         Raises:
           ConfigError: if there are fewer devices, the batch does not split over them, they lack the precision, or the
-            method does not know the protocol.
+            method does not know the protocol or does not read a setting that is given.
         """
         protocols = METHODS[config.method].protocols
         if config.protocol not in protocols:
             raise ConfigError(
                 f"protocol={config.protocol!r} is not for method {config.method!r}; use {' or '.join(protocols)}"
             )
-        self.config = config
-        self.devices = choose_devices(devices, config.batch_size)
-        check_precision(config.precision, self.devices[0])
+        self.config = with_own_settings(config)
+        self.devices = choose_devices(devices, config.gan.batch_size)
+        check_precision(config.gan.precision, self.devices[0])
         self.backend = backend
         self.show_real = show_real
         self.callback = Callbacks(callbacks if processes.is_first() else ())
@@ -122,7 +122,7 @@ class Learner:
     def _fit(
         self, seeds: Sequence[int], streams: Sequence[TaskStream], workdirs: Sequence[Path], resume_anyway: bool
     ) -> list[Summary]:
-        configs = [dataclasses.replace(self.config, seed=seed) for seed in seeds]
+        configs = [self.config.with_changes(seed=seed) for seed in seeds]
         folders = [Workdir(workdir) for workdir in workdirs]
         placed = [opening.place_in(folder, stream) for folder, stream in zip(folders, streams, strict=True)]
         streams = [placement.stream for placement in placed]

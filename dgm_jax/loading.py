@@ -8,6 +8,7 @@ from dgm_jax.errors import NoMemory, UserError
 from dgm_jax.memory import file as memory_file
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
+from dgm_jax.types import DiscriminatorParams, statistics_from_tree
 
 if TYPE_CHECKING:  # An exported file is read without Orbax, which the rest needs.
     from dgm_jax.config import Config
@@ -88,11 +89,11 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
     assert stored.stream is not None
     network = memory.get("network", "dcgan")
     if reading == "consolidated":
-        network = stored.settings.get("consolidation_network") or network
+        network = stored.flat["consolidation_network"] or network
     known = sum(len(task["classes"]) for task in memory["tasks"])
     return Classifier(
-        params=own["params"],
-        statistics=own["statistics"],
+        params=DiscriminatorParams.from_tree(own["params"]),
+        statistics=statistics_from_tree(own["statistics"]),
         network=network,
         image_shape=tuple(stored.stream["image_shape"]),
         labels=tuple(memory["labels"][:known]),
@@ -108,6 +109,7 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     """
     import jax
 
+    from dgm_jax.methods import with_own_settings
     from dgm_jax.runs.folder import Workdir
     from dgm_jax.runs.reading import read_checkpoint
     from dgm_jax.runs.session import new_method
@@ -115,7 +117,7 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     restored = read_checkpoint(Workdir(workdir), on_damage=_warn)
     if restored is None:
         raise NoMemory(f"{workdir} holds no checkpoint of {config.method}; run it first")
-    method = new_method(config, stream, jax.local_devices()[:1])
+    method = new_method(with_own_settings(config), stream, jax.local_devices()[:1])
     return method, method.from_tree(restored.tree, restored.metadata, restored.metadata["record"]["finished_tasks"])
 
 

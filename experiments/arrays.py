@@ -9,7 +9,8 @@ to the networks' own, and integer labels, not necessarily from 0.
 
 import sys
 
-from experiments import cli
+from dgm_jax.commands.learn import run
+from dgm_jax.commands.options import FileOptions
 
 if __name__ == "__main__":
-    sys.exit(cli.run("arrays", __doc__, kind=cli.FileOptions))
+    sys.exit(run("arrays", __doc__, kind=FileOptions))

@@ -10,7 +10,7 @@ one. The authors released no settings for CIFAR-10: these are ours.
 
 import sys
 
-from experiments import cli
+from dgm_jax.commands.learn import run
 
 if __name__ == "__main__":
-    sys.exit(cli.run("cifar10", __doc__))
+    sys.exit(run("cifar10", __doc__))

@@ -10,7 +10,7 @@ seen so far apart.
 
 import sys
 
-from experiments import cli
+from dgm_jax.commands.learn import run
 
 if __name__ == "__main__":
-    sys.exit(cli.run("digits", __doc__))
+    sys.exit(run("digits", __doc__))

@@ -12,7 +12,8 @@ Next day, with new classes, and after yesterday's images were deleted:
 
 import sys
 
-from experiments import cli
+from dgm_jax.commands.learn import run
+from dgm_jax.commands.options import FolderOptions
 
 if __name__ == "__main__":
-    sys.exit(cli.run("folder", __doc__, kind=cli.FolderOptions))
+    sys.exit(run("folder", __doc__, kind=FolderOptions))

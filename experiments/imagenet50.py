@@ -15,7 +15,8 @@ A small stand-in, to see it run: CIFAR-10's images as ten class folders.
 
 import sys
 
-from experiments import cli
+from dgm_jax.commands.learn import run
+from dgm_jax.commands.options import ImageNetOptions
 
 if __name__ == "__main__":
-    sys.exit(cli.run("imagenet50", __doc__, kind=cli.ImageNetOptions))
+    sys.exit(run("imagenet50", __doc__, kind=ImageNetOptions))

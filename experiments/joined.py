@@ -8,7 +8,8 @@ images where others are. Data sets are read as in their own experiments.
 
 import sys
 
-from experiments import cli
+from dgm_jax.commands.learn import run
+from dgm_jax.commands.options import JoinedOptions
 
 if __name__ == "__main__":
-    sys.exit(cli.run("joined", __doc__, kind=cli.JoinedOptions))
+    sys.exit(run("joined", __doc__, kind=JoinedOptions))

@@ -9,7 +9,7 @@ The data are read from a folder of TensorFlow Datasets, without TensorFlow; `pyt
 
 import sys
 
-from experiments import cli
+from dgm_jax.commands.learn import run
 
 if __name__ == "__main__":
-    sys.exit(cli.run("svhn", __doc__))
+    sys.exit(run("svhn", __doc__))

@@ -1,8 +1,6 @@
 """What the studies share: changes of a preset, judged by images that are held out of the training sets."""
 
 import argparse
-import dataclasses
-import difflib
 import json
 import math
 import sys
@@ -20,7 +18,8 @@ from dgm_jax import Learner, Memory, data, load_memory
 from dgm_jax.config import NAMED_PRESETS, Config, preset, preset_for
 from dgm_jax.data import Dataset
 from dgm_jax.data.tfds import NAMES
-from dgm_jax.errors import UserError
+from dgm_jax.errors import ConfigError, UserError
+from dgm_jax.methods import METHODS
 from dgm_jax.runs.events import Callback, TaskEnd
 
 # Settings of the data, the seeds and the protocol: an option of the studies sets them, or they are fixed.
@@ -44,19 +43,23 @@ def changed(config: Config, change: str) -> Config:
         name, equals, text = part.partition("=")
         if not equals:
             raise UserError(f"{change}: {part!r} is no change; expected NAME=VALUE, e.g. warm_start=true")
-        if name not in Config.__dataclass_fields__:
-            near = difflib.get_close_matches(name, Config.__dataclass_fields__, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; the settings are those of an experiment"
-            raise UserError(f"{change}: there is no setting {name!r}{hint}")
         if name in _NOT_BY_CHANGE:
             raise UserError(f"{change}: {name} is not changed here; {_NOT_BY_CHANGE[name]}")
         try:
             values[name] = json.loads(text)
         except ValueError:
             values[name] = text
-    if "method" in values:
-        config = config.for_method(values.pop("method"))
-    return dataclasses.replace(config, **values)
+    method = values.pop("method", config.method)
+    if method not in METHODS:
+        raise UserError(f"{change}: method={method!r} is unknown; choose one of {', '.join(METHODS)}")
+    if method != config.method:
+        config = config.for_method(method, METHODS[method].settings())
+    try:
+        config = config.with_changes(**values)
+        config.check_method_reads_all()
+        return config
+    except ConfigError as error:
+        raise ConfigError(f"{change}: {error}") from error
 
 
 def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Dataset:
@@ -88,7 +91,7 @@ def learn(config: Config, dataset: Dataset, seeds: Sequence[int], **stream: Any)
     weights: list[int] = []
     by_task: dict[str, list[list[float]]] = defaultdict(list)
     for seed in seeds:
-        seeded = dataclasses.replace(config, seed=seed)
+        seeded = config.with_changes(seed=seed)
         watch = _TaskWatch()
         learner = Learner(seeded, devices=1, callbacks=[watch])
         with tempfile.TemporaryDirectory() as folder:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, records
-from dgm_jax.config import Config
 from dgm_jax.errors import UserError, exit_status
+from dgm_jax.methods import config_of
 from dgm_jax.runs.folder import Workdir
 from studies import results
 
@@ -45,9 +45,9 @@ def row(workdir: Path) -> dict[str, Any]:
     if not folder.summary.exists():
         raise UserError(f"{workdir} has no {folder.summary.name}; expected the workdir of a run with a finished task")
     summary = json.loads(folder.summary.read_text())
-    config = Config(**summary["config"])
+    config = config_of(summary["config"])
     finished = summary["finished_tasks"]
-    found = {"run": workdir.name, "finished_tasks": finished, "seed": config.seed, "variant": config.variant}
+    found = {"run": workdir.name, "finished_tasks": finished, "seed": config.seed, "variant": config.gates.variant}
     found |= results.described(config, results.nearest_preset(config, summary["dataset"]))
     found |= {name: summary[name] for name in _COPIED if name in summary}
     if summary.get("capacity"):

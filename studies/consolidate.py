@@ -9,7 +9,6 @@ the place of the test images, which are not read.
         --out results/consolidate.jsonl
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -64,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     keep_programs()
     plan = choosing.planned(options)
-    resized = plan.dataset.resized(plan.base.image_size)
+    resized = plan.dataset.resized(plan.base.data.image_size)
     for change, config in plan.configs.items():
         _require_same_memory(plan.base, config, change)
     for seed in options.seeds:
-        learner = Learner(dataclasses.replace(plan.base, seed=seed), devices=1)
+        learner = Learner(plan.base.with_changes(seed=seed), devices=1)
         learner.fit(data.class_incremental(resized), options.runs / f"seed{seed}")
     for change, config in plan.configs.items():
         entry = choosing.entry(options, base=options.base, change=change)
@@ -82,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _require_same_memory(base: Config, config: Config, change: str) -> None:
     """Refuses changes of settings with which the memory is learnt: the memory is learnt once, for all rows."""
-    before = dataclasses.asdict(base)
-    after = dataclasses.asdict(config)
+    before = base.flat()
+    after = config.flat()
     others = [name for name in after if after[name] != before[name] and not name.startswith("consolidation_")]
     if others:
         raise UserError(
@@ -93,7 +92,7 @@ def _require_same_memory(base: Config, config: Config, change: str) -> None:
 
 
 def _measure(config: Config, dataset: Dataset, seeds: Sequence[int], runs: Path) -> dict[str, Any]:
-    values = [consolidated(dataclasses.replace(config, seed=seed), dataset, runs / f"seed{seed}") for seed in seeds]
+    values = [consolidated(config.with_changes(seed=seed), dataset, runs / f"seed{seed}") for seed in seeds]
     return {"accuracy": {"consolidated": values}}
 
 

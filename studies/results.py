@@ -1,6 +1,5 @@
 """Records of studies: settings as differences from a preset, and nothing is measured twice."""
 
-import dataclasses
 import hashlib
 import json
 import statistics
@@ -17,8 +16,9 @@ _NAMED_APART = ("seed", "variant")  # A record has these beside its settings.
 
 def differences(config: Config, preset: str) -> dict[str, Any]:
     """Returns the settings that differ from those of a preset for the same variant."""
-    base = dataclasses.asdict(PRESETS[preset][config.variant])
-    return _without_names({name: value for name, value in dataclasses.asdict(config).items() if value != base[name]})
+    base = PRESETS[preset][config.gates.variant].for_method(config.method, type(config.own)()).flat()
+    base["method"] = "dgm"
+    return _without_names({name: value for name, value in config.flat().items() if value != base[name]})
 
 
 def nearest_preset(config: Config, data: str) -> str:
@@ -27,7 +27,7 @@ def nearest_preset(config: Config, data: str) -> str:
     def distance(preset: str) -> tuple[int, bool]:
         return len(differences(config, preset)), preset not in (data, f"best-{data}")
 
-    return min((name for name in PRESETS if config.variant in PRESETS[name]), key=distance)
+    return min((name for name in PRESETS if config.gates.variant in PRESETS[name]), key=distance)
 
 
 def fingerprint(config: Config) -> str:
@@ -36,8 +36,8 @@ def fingerprint(config: Config) -> str:
     A preset may change; two records of one preset and equal differences then still have different fingerprints.
     Settings at their default do not count, so that a setting that is added or removed later changes no fingerprint.
     """
-    defaults = dataclasses.asdict(Config())
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if value != defaults[name]}
+    defaults = Config(own=type(config.own)()).flat()
+    settings = {name: value for name, value in config.flat().items() if value != defaults[name]}
     text = json.dumps(_without_names(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

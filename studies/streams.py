@@ -100,15 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown: list[dict[str, Any]] = []
     name = preset_for(options.preset, options.data)
     configs = {variant: changed(preset(name, variant), options.base) for variant in options.variants}
-    sizes = {config.image_size for config in configs.values()}
+    sizes = {config.data.image_size for config in configs.values()}
     datasets = {size: _load(options.data.split("+"), options.data_dir, size) for size in sizes}
     for group in options.groups:  # All groups are checked before any work begins.
         for config in configs.values():
-            n_classes = len(datasets[config.image_size].labels)
+            n_classes = len(datasets[config.data.image_size].labels)
             if n_classes % group:
                 raise UserError(f"--groups {group}: {n_classes} classes do not split into tasks of {group} each")
     for variant, config in configs.items():
-        chosen = datasets[config.image_size].first_per_class(options.train_per_class).for_choosing()
+        chosen = datasets[config.data.image_size].first_per_class(options.train_per_class).for_choosing()
         for group in options.groups:
             entry = {"data": options.data, "variant": variant, "change": options.base, "group": group}
             entry |= {"classes": len(chosen.labels), "orders": options.orders}

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for change, config in plan.configs.items():
         whole_change = choosing.joined(options.base, change)
         entry = choosing.entry(options, change=whole_change)
-        measure = partial(choosing.learn, config, plan.dataset.resized(config.image_size), options.seeds)
+        measure = partial(choosing.learn, config, plan.dataset.resized(config.data.image_size), options.seeds)
         record = results.once(options.out, entry, config, plan.preset, measure)
         shown = ", ".join(f"{reading} {results.spread(values)}" for reading, values in record["accuracy"].items())
         size = f", {statistics.mean(record['weights']) / 1e6:.2f} M weights" if record.get("weights") else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from support.stubs import learner  # noqa: F401
 
 _MOST_MAPS = 30_000
 

@@ -8,18 +8,21 @@ import sys
 import types
 from pathlib import Path
 
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 import dgm_jax
-from dgm_jax import __main__, data
+from benchmarks import kills, replay, run, step
+from dgm_jax import data
+from dgm_jax.commands import main, options, table
+from dgm_jax.commands.arguments import parse_options
+from dgm_jax.commands.parsing import parse
 from dgm_jax.config import PRESETS
 from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
-from experiments import cli, table
 from studies import consolidate, results, streams, tune
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,10 +33,10 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 KINDS = {
-    "arrays": cli.FileOptions,
-    "folder": cli.FolderOptions,
-    "joined": cli.JoinedOptions,
-    "imagenet50": cli.ImageNetOptions,
+    "arrays": options.FileOptions,
+    "folder": options.FolderOptions,
+    "joined": options.JoinedOptions,
+    "imagenet50": options.ImageNetOptions,
 }
 
 
@@ -86,11 +89,13 @@ def test_a_command_is_understood(page, words, monkeypatch) -> None:
     assert importlib.util.find_spec(module), f"{page}: there is no module {module}"
     room, _, name = module.partition(".")
     if module == "dgm_jax":
-        __main__._parser().parse_args(arguments)
+        main.parse(arguments)
     elif module == "experiments.table":
         table.parse(arguments)
     elif room == "experiments":
-        cli.parse(name, None, kind=KINDS.get(name, cli.Options), argv=arguments)
+        parse(name, None, kind=KINDS.get(name, options.Options), argv=arguments)
+    elif module in MEASURING:
+        parse_options(MEASURING[module].Options, arguments, program=module, description=None)
     elif room == "benchmarks" or module == "studies.collect":
         source = Path(importlib.util.find_spec(module).origin).read_text()
         assert not [word for word in arguments if word.startswith("--") and f'"{word}"' not in source]
@@ -98,6 +103,9 @@ def test_a_command_is_understood(page, words, monkeypatch) -> None:
         with pytest.raises(Understood):
             understanding(CHANGING[module], monkeypatch)(arguments)
 
+
+# Benchmarks whose options are a dataclass; that of GPUs runs without the library's packages.
+MEASURING = {benchmark.__name__: benchmark for benchmark in (kills, replay, run, step)}
 
 # Studies, which try changes of settings.
 CHANGING = {study.__name__: study for study in (tune, streams, consolidate)}
@@ -129,14 +137,14 @@ def understanding(study: types.ModuleType, monkeypatch):
 def desk(tmp_path, monkeypatch):
     """A folder with what the pages assume: a finished run, exported files, the reader's images."""
     monkeypatch.chdir(tmp_path)
-    small = helpers.small("dgma", noise_dim=16, epochs=1)
+    small = small_runs.small("dgma", noise_dim=16, epochs=1)
     for name in ("digits", "folder"):
         monkeypatch.setitem(PRESETS, name, dict.fromkeys(("dgma", "dgmw"), small))
-    finished = helpers.finished(helpers.small("dgma"), labels=(0, 1, 2, 3))
-    helpers.copied(finished.workdir, tmp_path / "runs" / "digits-dgma-seed0")
+    finished = small_runs.finished(small_runs.small("dgma"), labels=(0, 1, 2, 3))
+    small_runs.copied(finished.workdir, tmp_path / "runs" / "digits-dgma-seed0")
     memory_file.write("memory.dgm", finished.memories[-1])
     Path("memory.stablehlo").write_bytes(export.to_stablehlo(finished.memories[-1]))
-    few = helpers.digits(16, (0, 1), 30)
+    few = small_runs.digits(16, (0, 1), 30)
     return {
         "x_train": few.x_train,
         "y_train": few.y_train,
@@ -144,7 +152,7 @@ def desk(tmp_path, monkeypatch):
         "y_test": few.y_test,
         "dgm_jax": dgm_jax,
         "config": small,
-        "stream": helpers.stream(small),
+        "stream": small_runs.stream(small),
     }
 
 
@@ -205,7 +213,8 @@ def test_extend(desk, monkeypatch) -> None:
     callback, use, _, source = blocks(ROOT / "docs" / "extend.md", "python")  # The method: methods/test_extend.py.
     for text in (callback, use, source):
         exec(compile(text, "docs/extend.md", "exec"), desk)
-    exec(compile(use, "docs/extend.md", "exec"), desk | {"stream": helpers.stream(desk["config"])})  # Finished already.
+    finished = desk | {"stream": small_runs.stream(desk["config"])}
+    exec(compile(use, "docs/extend.md", "exec"), finished)
     assert logged[-1] == "finished" and any("A/consolidated" in line for line in logged[:-1])
     assert any("train/critic_loss" in line for line in logged[:-1])
     assert desk["stream"].class_names == ("dog", "cat")

@@ -1,15 +1,15 @@
 """The loop over tasks: that it learns, what a run leaves behind, and what it refuses."""
 
-import dataclasses
 import json
 import re
 
 import chex
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
-from runs import TINY, Log, assert_same_results, interrupt, lines, table
+from support import checks, small_runs
+from support.checks import assert_same_results, lines, table
+from support.programs import compiled_once  # noqa: F401
+from support.stopping import TINY, Log, interrupt
 
 from dgm_jax import Learner, load_memory
 from dgm_jax.config import Config
@@ -30,7 +30,7 @@ def test_a_training_step_is_compiled_once(tmp_path, monkeypatch):
     original = trainer.run_steps
     monkeypatch.setattr(trainer, "run_steps", chex.assert_max_traces(run_steps, n=1))
     log = Log()
-    helpers.fit(dataclasses.replace(TINY, epochs=1), tmp_path, log)
+    small_runs.fit(TINY.with_changes(epochs=1), tmp_path, log)
     tasks = log.heard("on_task_start")
     assert len(tasks) == 3 and len({event.physical_widths for event in tasks}) == 1
     assert len({event.widths for event in tasks}) > 1  # The network has grown within its arrays.
@@ -39,7 +39,7 @@ def test_a_training_step_is_compiled_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 def test_a_short_run_learns(variant, tmp_path):
-    config = Config(
+    config = Config().with_changes(
         variant=variant,
         image_size=8,
         noise_dim=16,
@@ -53,7 +53,7 @@ def test_a_short_run_learns(variant, tmp_path):
         consolidation_samples=200,
         checkpoint_epochs=40,
     )
-    summary = helpers.fit(config, tmp_path, labels=(0, 1, 2, 3))
+    summary = small_runs.fit(config, tmp_path, labels=(0, 1, 2, 3))
     for reading in ("consolidated", "auxiliary"):  # Chance is 0.25; three seeds gave 0.75 to 0.85.
         assert summary["A_4"][reading]["macro"] > 0.65, reading
     assert summary["widths"][0] > 24  # It has grown.
@@ -61,7 +61,7 @@ def test_a_short_run_learns(variant, tmp_path):
 
 class TestWhatARunLeaves:
     def test_files(self):
-        workdir = helpers.finished(TINY).workdir
+        workdir = small_runs.finished(TINY).workdir
         names = {path.name for path in workdir.iterdir()} - {".lock"}
         assert names == {
             "accuracy_matrix.csv",
@@ -79,13 +79,13 @@ class TestWhatARunLeaves:
         assert checkpoint.steps(workdir / "checkpoints") == [999_999, 1_999_999, 2_999_999]
 
     def test_numbers_agree(self):
-        workdir = helpers.finished(TINY).workdir
+        workdir = small_runs.finished(TINY).workdir
         summary = json.loads((workdir / "summary.json").read_text())
         rows = table(workdir / "accuracy_matrix.csv")
         for reading in ("consolidated", "auxiliary"):
             own = [row for row in rows if row["reading"] == reading]
             for t, row in enumerate(own):
-                values = [float(row[str(label)]) for label in helpers.LABELS if row[str(label)]]
+                values = [float(row[str(label)]) for label in small_runs.LABELS if row[str(label)]]
                 assert len(values) == t + 1
                 assert summary[f"A_{t + 1}"][reading]["macro"] == pytest.approx(np.mean(values), abs=1e-6)
         ends = [line for line in lines(workdir) if "epoch" not in line]
@@ -98,10 +98,10 @@ class TestWhatARunLeaves:
         assert [int(row["used"]) for row in used] == [int(m.sum()) for task in memory.tasks for m in task.masks]
 
     @pytest.mark.parametrize(
-        "config", [TINY, dataclasses.replace(TINY, protocol="paper", held_out=0.25)], ids=lambda c: c.protocol
+        "config", [TINY, TINY.with_changes(protocol="paper", held_out=0.25)], ids=lambda c: c.protocol
     )
     def test_every_file_names_the_protocol(self, config):
-        workdir, protocol = helpers.finished(config).workdir, config.protocol
+        workdir, protocol = small_runs.finished(config).workdir, config.protocol
         for name in ("config.json", "summary.json"):
             assert json.loads((workdir / name).read_text())["protocol"] == protocol
         logged = lines(workdir)
@@ -113,7 +113,7 @@ class TestWhatARunLeaves:
             assert all("validation_accuracy" in line for line in logged if "epoch" in line)
 
     def test_unequal_tasks_and_labels_of_any_numbers(self):
-        workdir = helpers.unequal().workdir
+        workdir = small_runs.unequal().workdir
         summary = json.loads((workdir / "summary.json").read_text())
         assert summary["tasks"] == [[12, 900, -3], [70, 5], [41]]
         assert [name for name in summary if name.startswith("A_")] == ["A_3", "A_5", "A_6"]
@@ -121,7 +121,7 @@ class TestWhatARunLeaves:
         rows = table(workdir / "accuracy_matrix.csv")
         assert list(rows[0]) == ["protocol", "reading", "after_task", "12", "900", "-3", "70", "5", "41"]
         assert [sum(row[label] != "" for label in list(row)[3:]) for row in rows] == [3, 5, 6] * 2
-        assert np.sum(summary["confusion"]["consolidated"]) == len(helpers.digits(8, helpers.SIX).y_test)
+        assert np.sum(summary["confusion"]["consolidated"]) == len(small_runs.digits(8, small_runs.SIX).y_test)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_that_nothing_tells_the_generator_the_class_is_said_at_the_beginning(tol
 
     log = Log()
     with pytest.raises(KeyboardInterrupt):
-        helpers.fit(dataclasses.replace(TINY, **told), tmp_path, log, Begun(), classes_per_task=per_task)
+        small_runs.fit(TINY.with_changes(**told), tmp_path, log, Begun(), classes_per_task=per_task)
     assert sum("nothing tells the generator" in note for note in log.heard("on_note")) == said
 
 
@@ -160,17 +160,17 @@ class TestRefusals:
     )
     def test_settings_that_do_not_fit_the_stream(self, changes, text, tmp_path):
         with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
-            helpers.fit(dataclasses.replace(TINY, **changes), tmp_path / "run")
+            small_runs.fit(TINY.with_changes(**changes), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_images_of_another_size(self, tmp_path):
         text = "image_size=8, but the images are 16x16; resize the data set: dataset.resized(8)"
-        stream = helpers.stream(helpers.small("dgma"))
+        stream = small_runs.stream(small_runs.small("dgma"))
         with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
             Learner(TINY, devices=1).fit(stream, tmp_path)
 
     def test_a_stream_of_another_protocol(self, tmp_path):
-        stream = helpers.stream(dataclasses.replace(TINY, protocol="paper", held_out=0.25))
+        stream = small_runs.stream(TINY.with_changes(protocol="paper", held_out=0.25))
         with pytest.raises(ConfigError, match="^protocol='strict', but the stream was made for 'paper'$"):
             Learner(TINY, devices=1).fit(stream, tmp_path)
 
@@ -181,14 +181,14 @@ class TestRefusals:
 
     def test_a_precision_that_the_platform_lacks(self):
         with pytest.raises(ConfigError, match="^precision='tf32', but a CPU has no such numbers; use float32 or bf16$"):
-            Learner(dataclasses.replace(TINY, precision="tf32"), devices=1)
+            Learner(TINY.with_changes(precision="tf32"), devices=1)
 
     def test_a_loss_that_is_not_finite(self, tmp_path):
         interrupt(TINY, tmp_path, "epoch end", 1, 1)
-        kept = helpers.newest(tmp_path)
-        broken = dataclasses.replace(TINY, sparsity_weight=2e38)
+        kept = small_runs.newest(tmp_path)
+        broken = TINY.with_changes(sparsity_weight=2e38)
         with pytest.raises(NotFinite) as caught:
-            helpers.fit(broken, tmp_path, resume_anyway=True)
+            small_runs.fit(broken, tmp_path, resume_anyway=True)
         folder = tmp_path / "checkpoints" / f"{kept.step:010d}"
         assert re.match(
             r"^dgm: \w+ became (nan|inf|-inf) in task 1, epoch 1, seed 0; the last good checkpoint is "
@@ -196,8 +196,8 @@ class TestRefusals:
             str(caught.value),
         )
         assert folder.is_dir()
-        after = helpers.newest(tmp_path)
+        after = small_runs.newest(tmp_path)
         assert after.step == kept.step
-        helpers.assert_equal_trees(after.tree, kept.tree)
-        helpers.fit(TINY, tmp_path, resume_anyway=True)
-        assert_same_results(tmp_path, helpers.finished(TINY).workdir)
+        checks.assert_equal_trees(after.tree, kept.tree)
+        small_runs.fit(TINY, tmp_path, resume_anyway=True)
+        assert_same_results(tmp_path, small_runs.finished(TINY).workdir)

@@ -44,5 +44,5 @@ def test_files_of_the_package_that_are_no_code_are_shipped() -> None:
         for path in (ROOT / "dgm_jax").rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
-    assert found == {("dgm_jax", ".typed"), ("dgm_jax.reporting.page", ".html")}
-    assert shipped["dgm_jax"] == "py.typed" and shipped["dgm_jax.reporting.page"] == "*.html"
+    assert found == {("dgm_jax", ".typed"), ("dgm_jax.reporting", ".html")}
+    assert shipped["dgm_jax"] == "py.typed" and shipped["dgm_jax.reporting"] == "*.html"

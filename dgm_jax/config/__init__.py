@@ -1,8 +1,12 @@
-"""Every setting of a run, and named sets of them (presets)."""
+"""Every setting of a run, in groups, and named sets of them (presets)."""
 
+from dgm_jax.config.choices import GENERATIVE, KEEPS_IMAGES, Method, Network, Precision, Variant
+from dgm_jax.config.formats import upgraded
+from dgm_jax.config.groups import Consolidation, Data, Gan, Gates, MethodSettings, Networks, Replay
 from dgm_jax.config.presets import NAMED_PRESETS, PRESETS, preset, preset_for
-from dgm_jax.config.removed import without_removed
-from dgm_jax.config.settings import GENERATIVE, KEEPS_IMAGES, Config, Method, Precision, Variant
+from dgm_jax.config.removed import require_none_removed
+from dgm_jax.config.setting import setting
+from dgm_jax.config.settings import Config, UnknownSetting, all_facts, flattened
 
 __all__ = [
     "GENERATIVE",
@@ -10,10 +14,23 @@ __all__ = [
     "NAMED_PRESETS",
     "PRESETS",
     "Config",
+    "Consolidation",
+    "Data",
+    "Gan",
+    "Gates",
     "Method",
+    "MethodSettings",
+    "Network",
+    "Networks",
     "Precision",
+    "Replay",
+    "UnknownSetting",
     "Variant",
+    "all_facts",
+    "flattened",
     "preset",
     "preset_for",
-    "without_removed",
+    "require_none_removed",
+    "setting",
+    "upgraded",
 ]

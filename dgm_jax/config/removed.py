@@ -23,24 +23,19 @@ REMOVED: dict[str, Any] = {  # Setting -> its default, which is what all runs do
 }
 
 
-def without_removed(settings: Mapping[str, Any], folder: object) -> dict[str, Any]:
-    """The settings of an earlier run without those that were removed since.
+def require_none_removed(settings: Mapping[str, Any], folder: object) -> None:
+    """Refuses the settings of an earlier run that needs a removed setting: no run of this version equals that one.
 
     Args:
-      settings: as the run's files have them.
+      settings: from `upgraded`.
       folder: where the run lies, for the message.
 
     Raises:
-      OtherConfiguration: if a removed setting was not at its default: no present run is equal to that one.
+      OtherConfiguration: if a removed setting was not at its default.
     """
-    changed = [
-        f"{name}={settings[name]!r}"
-        for name, default in REMOVED.items()
-        if name in settings and settings[name] != default
-    ]
+    changed = [f"{name}={value!r}" for name, value in settings.get("removed", {}).items()]
     if changed:
         raise OtherConfiguration(
             f"{folder} holds a run with {', '.join(changed)}, removed after commit {_LAST_COMMIT}; go on "
             "with that run at this commit, or choose another folder"
         )
-    return {name: value for name, value in settings.items() if name not in REMOVED}

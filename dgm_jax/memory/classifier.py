@@ -1,7 +1,6 @@
 """A trained classifier: what tells images of all classes learnt apart."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,18 +8,19 @@ from numpy.typing import ArrayLike
 from dgm_jax.data.dataset import resize
 from dgm_jax.errors import UserError
 from dgm_jax.models.prediction import predict_features, predict_logits
+from dgm_jax.types import DiscriminatorParams, Statistics
 
 
 class BadImages(UserError, ValueError):
-    """Images that the classifier cannot judge."""
+    """Images that the classifier cannot read."""
 
 
 @dataclass(frozen=True)
 class Classifier:
     """Tells images of the classes learnt so far apart; `load_classifier` loads that of a run."""
 
-    params: Any
-    statistics: Any
+    params: DiscriminatorParams
+    statistics: list[Statistics]
     network: str
     image_shape: tuple[int, int, int]  # [height, width, channels] of the images that the network reads.
     labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them, in the order of the outputs.
@@ -34,7 +34,7 @@ class Classifier:
     @property
     def n_outputs(self) -> int:
         """Outputs of the network, those of classes that are not learnt yet included."""
-        return len(self.params["classifier"]["bias"])
+        return len(self.params.classifier.bias)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Scores uint8 images [n, height, width, channels] of `image_shape`.

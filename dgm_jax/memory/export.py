@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,8 +11,9 @@ import numpy as np
 from jax import lax
 
 from dgm_jax.errors import UserError
-from dgm_jax.memory.memory import Memory, draw_chunk
+from dgm_jax.memory.memory import Memory, sample_chunk
 from dgm_jax.system import files
+from dgm_jax.types import params_to_tree
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # The platforms that an exported sampler runs on.
 _KEYS = "threefry2x32"
@@ -34,8 +36,8 @@ def to_npz(memory: Memory) -> bytes:
         arrays[f"task_{t}_n_conditioned"] = np.array(task.n_conditioned)
         arrays[f"task_{t}_heads"] = task.heads
         arrays |= {f"task_{t}_mask_{i}": mask for i, mask in enumerate(task.masks)}
-        for kind, layers in (("norm", task.norms), ("norm", task.statistics)):
-            arrays |= {f"task_{t}_{kind}_{i}_{name}": a for i, layer in enumerate(layers) for name, a in layer.items()}
+        for layers in (params_to_tree(task.norms), params_to_tree(task.statistics)):
+            arrays |= {f"task_{t}_norm_{i}_{name}": a for i, layer in enumerate(layers) for name, a in layer.items()}
     return files.to_npz(arrays)
 
 
@@ -59,11 +61,12 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     def branch(number: int) -> Callable[..., jax.Array]:
         task = memory.tasks[number]
         cut = memory.cut(task)
-        draw = partial(draw_chunk, memory.generator, noise_dim=memory.noise_dim, n_conditioned=task.n_conditioned)
+        chunk = partial(sample_chunk, memory.generator, noise_dim=memory.noise_dim, n_conditioned=task.n_conditioned)
 
         def images_of_class(key: jax.Array, start: jax.Array, index: jax.Array, head: jax.Array) -> jax.Array:
-            with_one_head = cut | {"heads": lax.dynamic_slice_in_dim(cut["heads"], head, 1)}
-            return draw(with_one_head, key, start, index)
+            heads = lax.dynamic_slice_in_dim(cut.generator.heads, head, 1)
+            with_one_head = replace(cut, generator=replace(cut.generator, heads=heads))
+            return chunk(with_one_head, key, start, index)
 
         return images_of_class
 

@@ -1,7 +1,7 @@
 """A memory in one file, with only what drawing from it needs. docs/formats.md has the layout, byte by byte.
 
-No array in the file says its own shape: all follow from a few numbers in its header, so that no two statements of a
-file can contradict each other. Of the shared weights only those are kept that some task uses. Nothing is executed.
+The file does not state the shape of any array: all shapes follow from a few numbers in its header, so that no two parts
+of a file can contradict each other. It holds only those shared weights that some task uses. Nothing in it is executed.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from dgm_jax.memory.task import TaskMemory, unite_masks
 from dgm_jax.models import NETWORKS, pair
 from dgm_jax.models.generator import Generator
 from dgm_jax.system import files
+from dgm_jax.types import Norm, Statistics
 
 MAGIC = b"\x89DGM\r\n\x1a\n"  # As in PNG files: what treats the file as text damages these first.
 FORMAT_VERSION = 1
@@ -33,7 +34,6 @@ _FLOAT = np.dtype("<f4")
 _MOST_WEIGHTS = 2**28  # That a file may unfold to: 1 GiB.
 _MOST_WORK = 2**32
 _LARGEST = 2**31  # Bytes of a file.
-_NORM, _STATISTICS = ("scale", "shift"), ("mean", "var")
 
 
 class DamagedMemoryFile(UserError, ValueError):
@@ -79,7 +79,7 @@ class _Header:
         return (len(task.labels), window, window, task.widths[-1], self.channels)
 
     def task_bytes(self) -> int:
-        """Bytes of what tasks own: masks, norms and statistics, output layers."""
+        """Bytes of what belongs to single tasks: masks, norms and statistics, output layers."""
         return sum(
             sum(-(-math.prod(shape) // 8) for shape in self.mask_shapes(task.widths))
             + _FLOAT.itemsize * (4 * sum(task.widths) + math.prod(self.head_shape(task)))
@@ -109,11 +109,11 @@ def encode(memory: Memory) -> bytes:
     """A memory as the bytes of a file."""
     tasks = []
     for task in memory.tasks:
-        own = slice(task.classes[0], task.classes[-1] + 1)
+        classes = slice(task.classes[0], task.classes[-1] + 1)
         tasks.append(
             _TaskHeader(
-                labels=list(memory.labels[own]),
-                names=list(memory.names[own]),
+                labels=list(memory.labels[classes]),
+                names=list(memory.names[classes]),
                 widths=list(task.widths),
                 n_conditioned=task.n_conditioned,
             )
@@ -131,8 +131,10 @@ def encode(memory: Memory) -> bytes:
     parts = [_START.pack(MAGIC, FORMAT_VERSION, len(text)), text]
     for task in memory.tasks:
         parts += [np.packbits(mask).tobytes() for mask in task.masks]
-        for kinds, layers in ((_NORM, task.norms), (_STATISTICS, task.statistics)):
-            parts += [_floats(layer[kind]) for layer in layers for kind in kinds]
+        for norm in task.norms:
+            parts += [_floats(norm.scale), _floats(norm.shift)]
+        for running in task.statistics:
+            parts += [_floats(running.mean), _floats(running.var)]
         parts.append(_floats(task.heads))
     shapes = header.generator.kernel_shapes(header.widths, header.noise_dim)
     for kernel, used, (_, _, c_in, c_out) in zip(memory.kernels, used_weights(memory), shapes, strict=True):
@@ -265,15 +267,13 @@ def _decode_body(header: _Header, body: memoryview) -> Memory:
             raise DamagedMemoryFile("a mask has more open gates than gates")
         return bits[:n].reshape(shape).astype(bool)
 
-    def layers(kinds: Sequence[str], widths: Sequence[int]) -> list[dict[str, np.ndarray]]:
-        return [{kind: floats((width,)) for kind in kinds} for width in widths]
-
     tasks = []
     known = 0
     for task in header.tasks:
         masks = [mask(shape) for shape in header.mask_shapes(task.widths)]
-        norms, statistics = layers(_NORM, task.widths), layers(_STATISTICS, task.widths)
-        if any((layer["var"] < 0).any() for layer in statistics):
+        norms = [Norm(scale=floats((width,)), shift=floats((width,))) for width in task.widths]
+        statistics = [Statistics(mean=floats((width,)), var=floats((width,))) for width in task.widths]
+        if any((running.var < 0).any() for running in statistics):
             raise DamagedMemoryFile("a variance in it is negative")
         tasks.append(
             TaskMemory(

@@ -1,7 +1,7 @@
 """The memory: a frozen generator that draws images of every class it learnt, exactly as it did when it learnt them.
 
 The weights are shared by all tasks; a task owns its norms, its output layers and its binary masks. To draw, a task's
-own sub-network is cut out of the shared weights: for DGMa the open units, for DGMw the widths of the day on which the
+sub-network is cut out of the shared weights: for DGMa the open units, for DGMw the widths of the day on which the
 task ended, masked. The cut never changes, in value or in shape, however much the network grows or learns: that is why
 old images stay equal bit for bit, and why old classes stay as cheap to draw as on their first day.
 """
@@ -17,9 +17,10 @@ import numpy as np
 
 from dgm_jax import nn
 from dgm_jax.data import pictures
-from dgm_jax.memory.task import Params, TaskMemory, cut_units, cut_weights, unite_masks
+from dgm_jax.memory.task import TaskMemory, cut_units, cut_weights, unite_masks
 from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator, conditioned_noise
+from dgm_jax.types import SamplerParams, Tree, norms_from_tree, params_to_tree, statistics_from_tree
 
 CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
 
@@ -32,7 +33,7 @@ class Memory:
     reserved: list[np.ndarray]  # Cumulative masks, bool: of each layer (DGMa) or kernel (DGMw).
     tasks: tuple[TaskMemory, ...]
     noise_dim: int
-    labels: tuple[int, ...]  # The data set's own label of each class index.
+    labels: tuple[int, ...]  # The label of each class index in the data set.
     names: tuple[str, ...]
     image_size: int  # Side of the images.
     network: str = "dcgan"  # The kind of generator.
@@ -71,7 +72,7 @@ class Memory:
     def sample(self, label: int, n: int, key: jax.Array) -> jax.Array:
         """Draws images of one class.
 
-        The i-th image depends on the key and on i alone: of two calls with one key, the longer begins with the shorter.
+        Image i depends only on the key and on i: of two calls with one key, the longer begins with the shorter.
 
         Args:
           label: the class, as the data set labels it.
@@ -84,10 +85,10 @@ class Memory:
         Raises:
           ValueError: if the memory does not know the class, or n < 1.
         """
-        return jnp.asarray(self.draw(self._index(label), n, key))
+        return jnp.asarray(self.sample_index(self._index(label), n, key))
 
-    def draw(self, index: int, n: int, key: jax.Array) -> np.ndarray:
-        """As `sample`, but by class index, into host memory."""
+    def sample_index(self, index: int, n: int, key: jax.Array) -> np.ndarray:
+        """As `sample`, but for the class of this index, and into host memory."""
         return np.concatenate(jax.device_get(list(self._chunks(index, n, key))))[:n]
 
     def stream(self, label: int, n: int, key: jax.Array) -> Iterator[np.ndarray]:
@@ -103,13 +104,13 @@ class Memory:
         return self.labels.index(label)
 
     def _chunks(self, index: int, n: int, key: jax.Array) -> Iterator[jax.Array]:
-        """All that are asked for at once are under way before the host waits for the first."""
+        """Starts one program for each chunk; a caller that lists them all waits for none before all are started."""
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
-        task = self.class_alone(index)
+        task = self.single_class_task(index)
         cut = self.cut(task)
-        draw = partial(
-            draw_chunk,
+        chunk = partial(
+            sample_chunk,
             self.generator,
             jax.device_put(cut),
             key,
@@ -117,16 +118,16 @@ class Memory:
             noise_dim=self.noise_dim,
             n_conditioned=task.n_conditioned,
         )
-        return (draw(start=start) for start in range(0, n, CHUNK))
+        return (chunk(start=start) for start in range(0, n, CHUNK))
 
-    def class_alone(self, index: int) -> TaskMemory:
-        """What a class owns, by its index, as if it had been the only one of its task."""
+    def single_class_task(self, index: int) -> TaskMemory:
+        """What belongs to the class of this index, as if it had been the only one of its task."""
         task = next(t for t in self.tasks if index in t.classes)
         head = task.classes.index(index)
         return replace(task, classes=(index,), heads=task.heads[head : head + 1])
 
-    def cut(self, task: TaskMemory) -> Params:
-        """Cuts a task's own sub-network out of the shared weights, padded to one of few shapes."""
+    def cut(self, task: TaskMemory) -> SamplerParams:
+        """Cuts a task's sub-network out of the shared weights, padded to one of few shapes."""
         cut = cut_units if task.masks[0].ndim == 1 and not self.gate_before_norm else cut_weights
         return cut(self.generator, self.kernels, task)
 
@@ -136,11 +137,12 @@ class Memory:
         return [int((mask & ~old).sum()) for mask, old in zip(self.tasks[-1].masks, before, strict=True)]
 
     def parameters(self) -> dict[str, int]:
-        """Numbers in the weights that tasks share, and in the norms, statistics and output layers that they own."""
-        own = sum(
-            array.size for task in self.tasks for array in jax.tree.leaves((task.norms, task.statistics, task.heads))
-        )
-        return {"shared_weights": sum(k.size for k in self.kernels), "task_parameters": own}
+        """How many weights all tasks share, and how many numbers belong to one task: norms, statistics, heads."""
+        arrays = jax.tree.leaves([(task.norms, task.statistics, task.heads) for task in self.tasks])
+        return {
+            "shared_weights": sum(kernel.size for kernel in self.kernels),
+            "task_parameters": sum(array.size for array in arrays),
+        }
 
     def bytes(self) -> dict[str, int]:
         """Bytes of the memory: weights and norms in float32, and one bit for each gate of each task."""
@@ -149,19 +151,19 @@ class Memory:
         return sizes | {"total": sum(sizes.values())}
 
     def images(self, index: int, n: int, key: jax.Array) -> np.ndarray:
-        """As `draw`, rounded to uint8."""
-        return pictures.to_uint8(self.draw(index, n, key))
+        """As `sample_index`, rounded to uint8."""
+        return pictures.to_uint8(self.sample_index(index, n, key))
 
-    def to_tree(self) -> tuple[Params, dict[str, Any]]:
-        """What a checkpoint keeps: arrays, with masks packed to one bit a gate, and plain data beside them."""
+    def to_tree(self) -> tuple[Tree, dict[str, Any]]:
+        """What a checkpoint holds: arrays, with masks packed to one bit a gate, and values that JSON can hold."""
         tree = {
             "kernels": list(self.kernels),
             "reserved": [np.packbits(mask) for mask in self.reserved],
             "tasks": [
                 {
                     "masks": [np.packbits(mask) for mask in task.masks],
-                    "norms": task.norms,
-                    "statistics": task.statistics,
+                    "norms": params_to_tree(task.norms),
+                    "statistics": params_to_tree(task.statistics),
                     "heads": task.heads,
                 }
                 for task in self.tasks
@@ -188,15 +190,15 @@ class Memory:
         return tree, plain
 
     @classmethod
-    def from_tree(cls, tree: Params, plain: dict[str, Any]) -> "Memory":
+    def from_tree(cls, tree: Tree, plain: dict[str, Any]) -> "Memory":
         """Undoes `to_tree`."""
         tasks = tuple(
             TaskMemory(
                 classes=tuple(data["classes"]),
                 widths=tuple(data["widths"]),
                 masks=_unpacked(arrays["masks"], data["mask_shapes"]),
-                norms=arrays["norms"],
-                statistics=arrays["statistics"],
+                norms=norms_from_tree(arrays["norms"]),
+                statistics=statistics_from_tree(arrays["statistics"]),
                 heads=arrays["heads"],
                 n_conditioned=data["n_conditioned"],
             )
@@ -207,7 +209,7 @@ class Memory:
             reserved=_unpacked(tree["reserved"], plain["mask_shapes"]),
             tasks=tasks,
             noise_dim=plain["noise_dim"],
-            # The first checkpoints did not say: they were all of this kind.
+            # Early checkpoints lack these fields; they were all DCGANs.
             network=plain.get("network", "dcgan"),
             image_size=plain.get("image_size", 4 * 2 ** len(tree["kernels"])),
             labels=tuple(plain["labels"]),
@@ -216,7 +218,7 @@ class Memory:
         )
 
     def as_of(self, n_tasks: int) -> "Memory":
-        """The memory with only the first `n_tasks` tasks: what it drew then, it draws still."""
+        """The memory with only the first `n_tasks` tasks; it draws the same images as the whole memory."""
         tasks = self.tasks[:n_tasks]
         n_classes = sum(len(task.classes) for task in tasks)
         return replace(self, tasks=tasks, labels=self.labels[:n_classes], names=self.names[:n_classes])
@@ -230,9 +232,9 @@ def _unpacked(packed: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> 
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("noise_dim", "n_conditioned"))
-def draw_chunk(
+def sample_chunk(
     generator: Generator,
-    cut: Params,
+    cut: SamplerParams,
     key: jax.Array,
     start: jax.Array,
     index: jax.Array,
@@ -240,30 +242,43 @@ def draw_chunk(
     noise_dim: int,
     n_conditioned: int,
 ) -> jax.Array:
-    """Draws images `start` to `start + CHUNK - 1` of those of a key, of the class of this index, by its task's cut."""
+    """Draws the images number `start` to `start + CHUNK - 1` of a key and a class.
+
+    Args:
+      generator: how the layers are wired.
+      cut: the sub-network of the class's task, with the one output layer of the class.
+      key: a PRNG key.
+      start: number of the first image, [].
+      index: the class index, [].
+      noise_dim: entries of the noise.
+      n_conditioned: entries of the noise that carry the one-hot class.
+
+    Returns:
+      Images in [-1, 1], float32 [CHUNK, height, width, channels].
+    """
     keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(CHUNK))
-    draw = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
-    noise = jax.vmap(lambda k: draw(k, jnp.asarray(index)[None])[0])(keys)
-    masks = [None] * len(cut["kernels"])  # The cut has them applied already.
+    one_noise = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
+    noise = jax.vmap(lambda k: one_noise(k, jnp.asarray(index)[None])[0])(keys)
+    masks = [None] * len(cut.generator.kernels)  # The masks are applied already.
     head = jnp.zeros(CHUNK, jnp.int32)
-    with jax.default_matmul_precision("highest"):  # Whatever it was trained in.
-        return generator.generate(cut, cut["statistics"], masks, noise, head, train=False)[0]
+    with jax.default_matmul_precision("highest"):  # In whatever precision it was trained.
+        return generator.generate(cut.generator, cut.statistics, masks, noise, head, train=False)[0]
 
 
 def used_weights(memory: Memory) -> list[np.ndarray]:
-    """Which weights of each kernel some task draws with, bool of the kernels' shapes: all that any cut can hold."""
+    """The weights that some task draws with: bool arrays of the kernels' shapes. No cut holds any other weight."""
     used = [np.zeros(kernel.shape, bool) for kernel in memory.kernels]
     for task in memory.tasks:
         of_units = task.masks[0].ndim == 1
         for number, (source, target) in enumerate(memory.generator.ends):
             if not of_units:
-                own = used[number][tuple(slice(0, n) for n in task.masks[number].shape)]
-                own |= task.masks[number]
+                corner = used[number][tuple(slice(0, n) for n in task.masks[number].shape)]
+                corner |= task.masks[number]
             elif source == nn.INPUT:
                 used[number][..., : task.widths[target]] |= task.masks[target]
             else:
-                # Units that are gated before their norm say something even where they are closed: its shift.
+                # A unit that is gated before its norm emits the norm's shift even if it is closed.
                 inputs = task.masks[source] | memory.gate_before_norm
-                own = used[number][:, :, : task.widths[source], : task.widths[target]]
-                own |= inputs[:, None] & task.masks[target]
+                corner = used[number][:, :, : task.widths[source], : task.widths[target]]
+                corner |= inputs[:, None] & task.masks[target]
     return used

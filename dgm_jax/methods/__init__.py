@@ -1,5 +1,10 @@
 """How a stream is learnt: DGM and what it is compared with, a method a file, each behind the same interface."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from dgm_jax.config import Config, MethodSettings, flattened, require_none_removed, upgraded
+from dgm_jax.errors import ConfigError
 from dgm_jax.methods.dgm import DGM
 from dgm_jax.methods.dgr import DeepGenerativeReplay
 from dgm_jax.methods.er import ExperienceReplay
@@ -21,3 +26,39 @@ METHODS: dict[str, type[Method]] = {
     "mergan": ReplayAlignment,
     "mergan-jtr": JointRetraining,
 }
+
+
+def with_own_settings(config: Config) -> Config:
+    """The settings with the method's own, which have their defaults if none are given.
+
+    Raises:
+      ConfigError: if a setting is not at its default that the method does not read.
+    """
+    kind = METHODS[config.method].settings
+    if type(config.own) is MethodSettings:
+        config = config.with_changes(own=kind())
+    if not isinstance(config.own, kind):
+        raise ConfigError(
+            f"own={config.own} has no effect for method {config.method!r}, whose own settings are of class "
+            f"{kind.__name__}; remove it"
+        )
+    config.check_method_reads_all()
+    return config
+
+
+def config_of(settings: Mapping[str, Any]) -> Config:
+    """The settings of a run from its config.json or summary.json, of any version.
+
+    Raises:
+      OtherConfiguration: if the run needs a removed setting.
+      ConfigError: if there is no such setting, or a value cannot work.
+    """
+    found = upgraded(settings)
+    require_none_removed(found, "summary")
+    flat = flattened(found)
+    return Config(own=METHODS[flat["method"]].settings()).with_changes(**flat)
+
+
+def methods_with(name: str) -> list[str]:
+    """The methods that have a setting of this name as their own."""
+    return [method for method, kind in METHODS.items() if name in kind.settings.__dataclass_fields__]

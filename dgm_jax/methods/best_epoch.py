@@ -41,7 +41,7 @@ class BestEpoch:
     def _measure(self, params: Any, statistics: Any) -> float:
         """Mean accuracy over classes of the auxiliary classifier."""
         setting = self._setting
-        auxiliary = setting.classifier(params, statistics, setting.config.network, self._task)
+        auxiliary = setting.classifier(params, statistics, setting.config.networks.network, self._task)
         predicted = auxiliary.logits(self._pixels).argmax(axis=1)
         n_seen = setting.n_seen(self._task)
         return metrics.macro_accuracy(metrics.per_class_accuracy(predicted, self._labels, n_seen))

@@ -19,6 +19,7 @@ from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Los
 from dgm_jax.training.epoch import TaskImages, padded
 from dgm_jax.training.task import Networks
 from dgm_jax.training.trainer import Trainer
+from dgm_jax.types import DiscriminatorParams, Statistics, params_to_tree, statistics_from_tree
 
 _STEPS_PER_EPOCH = 100  # These methods count steps; between two epochs a run can be interrupted.
 
@@ -27,8 +28,8 @@ _STEPS_PER_EPOCH = 100  # These methods count steps; between two epochs a run ca
 class State:
     """What one seed knows between two tasks."""
 
-    params: Any  # Of the classifier.
-    statistics: Any
+    params: DiscriminatorParams  # Of the classifier.
+    statistics: list[Statistics]
     kept: dict[str, Any] = field(default_factory=dict)  # Arrays by name, such as real images of earlier tasks.
 
 
@@ -101,7 +102,7 @@ class ClassifierMethod(Method[State, Training]):
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """As many steps for every task, whatever its size."""
         del task, states
-        steps = self.config.consolidation_steps
+        steps = self.config.consolidation.consolidation_steps
         return Plan(epochs=-(-steps // _STEPS_PER_EPOCH), steps=min(steps, _STEPS_PER_EPOCH))
 
     def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
@@ -131,7 +132,7 @@ class ClassifierMethod(Method[State, Training]):
     def train_epoch(self, training: Training, epoch: int, watch: Watch) -> list[dict[str, float]]:
         """Trains for a hundred steps, or those that are left."""
         start = epoch * _STEPS_PER_EPOCH
-        stop = min(start + _STEPS_PER_EPOCH, self.config.consolidation_steps)
+        stop = min(start + _STEPS_PER_EPOCH, self.config.consolidation.consolidation_steps)
         with watch.phase("train", stop - start, epoch=epoch) as on_steps:
             training.classifier, means = self.trainer.train_classifier(
                 training.classifier,
@@ -165,20 +166,21 @@ class ClassifierMethod(Method[State, Training]):
                 learner = jax.device_get(learner)
                 state = replace(own.state, params=learner.params, statistics=learner.statistics)
                 state = self.remember(training.task, state, own.images, own.labels, training.keys[run][1])
-                means = (training.totals[run] / self.config.consolidation_steps).tolist()
+                means = (training.totals[run] / self.config.consolidation.consolidation_steps).tolist()
                 readings = {"classifier": self.reading(training.task, state)}
                 learnt.append(Learnt(state, readings, dict(zip(CLASSIFIER_METRICS, means, strict=True))))
         return learnt
 
     def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
         """The classifier, and the arrays that are kept."""
-        return {"params": state.params, "statistics": state.statistics, **state.kept}, {}
+        return params_to_tree({"params": state.params, "statistics": state.statistics, **state.kept}), {}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; the class head is widened if the stream has more classes now."""
         del plain, finished_tasks
         kept = {name: own for name, own in tree.items() if name not in ("params", "statistics", "training", "totals")}
-        return State(widened(tree["params"], self.setting.n_classes), tree["statistics"], kept)
+        params = widened(DiscriminatorParams.from_tree(tree["params"]), self.setting.n_classes)
+        return State(params, statistics_from_tree(tree["statistics"]), kept)
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """Nothing is kept of old classes besides the classifier."""

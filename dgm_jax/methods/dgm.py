@@ -67,12 +67,12 @@ class DGM(Method[State, Training]):
             kernels=self.networks.new_kernels(derive_key(key, Purpose.INITIALISE), widths),
             reserved=[np.zeros(shape, bool) for shape in self.networks.mask_shapes(widths)],
             tasks=(),
-            noise_dim=self.config.noise_dim,
-            network=self.config.network,
-            image_size=self.config.image_size,
+            noise_dim=self.config.networks.noise_dim,
+            network=self.config.networks.network,
+            image_size=self.config.data.image_size,
             labels=self.setting.labels,
             names=self.setting.names,
-            gate_before_norm=self.config.gate_position == "before_norm",
+            gate_before_norm=self.config.gates.gate_position == "before_norm",
         )
         return State(memory)
 
@@ -81,9 +81,9 @@ class DGM(Method[State, Training]):
         histories = [[*(earlier.widths for earlier in s.memory.tasks), s.memory.widths] for s in states]
         # For the widest seed: seeds that outgrow their arrays at different tasks still share few shapes.
         widest = [tuple(map(max, zip(*widths))) for widths in zip(*histories, strict=True)]
-        physical = physical_widths(widest, headroom=self.config.headroom, n_tasks=self.setting.n_tasks)
+        physical = physical_widths(widest, headroom=self.config.gates.headroom, n_tasks=self.setting.n_tasks)
         return Plan(
-            epochs=self.config.epochs,
+            epochs=self.config.gan.epochs,
             steps=self.setting.steps_per_epoch(task),
             widths=widest[-1],
             physical_widths=physical,
@@ -113,7 +113,7 @@ class DGM(Method[State, Training]):
         if not own.in_progress:
             before = (*state.begun_as, *((),) * task)[:task]
             state = replace(state, begun_as=(*before, tuple(earlier.classes[0] for earlier in similar)))
-        kept = None if self.config.reinitialise_discriminator else state.auxiliary
+        kept = None if self.config.gan.reinitialise_discriminator else state.auxiliary
         train_state, capacity = tasks.begin_task(
             self.networks,
             derive_key(own.key, Purpose.BEGIN_TASK, task),
@@ -133,18 +133,18 @@ class DGM(Method[State, Training]):
     def _similar_classes(self, task: int, own: TaskInput[State]) -> list[TaskMemory]:
         """For each class of the task, the earlier class that it begins as (warm start; not in the paper)."""
         state = own.state
-        if not self.config.warm_start or state.classifier is None:
+        if not self.config.gates.warm_start or state.classifier is None:
             return []
         predicted = state.classifier.logits(own.images).argmax(axis=1)
         earlier = [task.classes for task in state.memory.tasks]
         chosen = most_similar_classes(predicted, own.labels, self.setting.tasks[task], earlier)
-        return [state.memory.class_alone(index) for index in chosen]
+        return [state.memory.single_class_task(index) for index in chosen]
 
     # ---- Replay earlier classes, and train generator and discriminator (section 3) ----
 
     def train_epoch(self, training: Training, epoch: int, watch: Watch) -> list[dict[str, float]]:
         """One epoch on the task's real images and replayed ones; the gates' slope grows from epoch to epoch."""
-        fresh = self.config.replay == "fresh"
+        fresh = self.config.replay.replay == "fresh"
         if training.replayed is None or fresh:
             training.replayed = self._replay(training, epoch if fresh else 0, watch)
         with watch.phase("train", training.running.steps, epoch=epoch) as on_steps:
@@ -172,7 +172,7 @@ class DGM(Method[State, Training]):
         """Freezes what the task learnt, reserves what its masks open, and consolidates a classifier of all classes."""
         task = training.task
         frozen = [self._freeze(training, run, state) for run, state in enumerate(training.running.states())]
-        with watch.phase("consolidate", self.config.consolidation_steps) as on_steps:
+        with watch.phase("consolidate", self.config.consolidation.consolidation_steps) as on_steps:
             consolidated = self.trainer.consolidate(
                 [derive_key(own.key, Purpose.CONSOLIDATE, task) for own in training.inputs],
                 [
@@ -204,7 +204,7 @@ class DGM(Method[State, Training]):
         memory = state.memory
         kernels, finished = tasks.freeze(self.networks, train_state, memory.widths, classes=self.setting.tasks[task])
         rows = metrics.capacity(finished.masks, memory.reserved, *self.networks.gated(kernels))
-        reserving = self.config.masks != "none"
+        reserving = self.config.gates.masks != "none"
         memory = replace(
             memory,
             kernels=kernels,
@@ -215,12 +215,12 @@ class DGM(Method[State, Training]):
         )
         notes = tuple(
             f"task {task} closed every gate of layer {row['layer']}, so its images carry nothing; "
-            f"try a smaller sparsity_weight than {self.config.sparsity_weight}"
+            f"try a smaller sparsity_weight than {self.config.gates.sparsity_weight}"
             for row in rows
             if row["used"] == 0
         )
         auxiliary = self.setting.classifier(
-            train_state.discriminator, train_state.discriminator_statistics, self.config.network, task
+            train_state.discriminator, train_state.discriminator_statistics, self.config.networks.network, task
         )
         state = replace(state, memory=memory, auxiliary=auxiliary)
         return Learnt(state, classifiers={}, capacity=rows, notes=notes)
@@ -231,7 +231,7 @@ class DGM(Method[State, Training]):
         """Widens the generator, so that the next task finds as many free gates as the first one did."""
         memory = state.memory
         is_expanded = memory.widths != memory.tasks[-1].widths
-        if is_expanded or not self.config.expansion or self.config.masks == "none":
+        if is_expanded or not self.config.gates.expansion or self.config.gates.masks == "none":
             return state
         kernels, reserved = tasks.grow(
             self.networks,
@@ -274,7 +274,9 @@ class DGM(Method[State, Training]):
     def advice(self) -> list[str]:
         """Says if nothing lets the generator know which class of a task to draw."""
         config = self.config
-        guided = config.auxiliary_generator or config.reconstruction_weight or config.critic_condition != "none"
+        guided = (
+            config.gan.auxiliary_generator or config.gan.reconstruction_weight or config.gan.critic_condition != "none"
+        )
         if max(map(len, self.setting.tasks)) == 1 or guided:
             return []
         return [

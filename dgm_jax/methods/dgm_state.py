@@ -10,6 +10,7 @@ from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.methods.method import Setting, Tree
 from dgm_jax.models.discriminator import widened
+from dgm_jax.types import DiscriminatorParams, params_to_tree, statistics_from_tree
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def to_tree(state: State) -> tuple[Tree, dict[str, Any]]:
     tree = {"memory": arrays}
     for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
         if classifier is not None:
-            tree[name] = jax.device_get({"params": classifier.params, "statistics": classifier.statistics})
+            arrays = {"params": classifier.params, "statistics": classifier.statistics}
+            tree[name] = params_to_tree(jax.device_get(arrays))
     return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
 
 
@@ -42,13 +44,13 @@ def from_tree(setting: Setting, tree: Tree, plain: Mapping[str, Any], finished_t
         kept = next((tree[name] for name in names if name in tree), None)
         if kept is None:
             return None
-        params = widened(kept["params"], setting.n_classes)
-        return setting.classifier(params, kept["statistics"], network, finished_tasks - 1)
+        params = widened(DiscriminatorParams.from_tree(kept["params"]), setting.n_classes)
+        return setting.classifier(params, statistics_from_tree(kept["statistics"]), network, finished_tasks - 1)
 
     return State(
         replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
         classifier(config.classifier_network, "classifier", "classifier_before"),
-        classifier(config.network, "auxiliary", "discriminator"),
+        classifier(config.networks.network, "auxiliary", "discriminator"),
         begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
         programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
     )

@@ -1,19 +1,29 @@
 """Experience replay: a reservoir of a few real images gives half of every mini-batch."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 
+from dgm_jax.config import MethodSettings, setting
 from dgm_jax.methods.classifying import ImageMemory, State
 from dgm_jax.models.generator import host_generator
 from dgm_jax.training.epoch import TaskImages, padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReservoirSettings(MethodSettings):
+    """The settings of er."""
+
+    memory_size: int = setting(200, above=0)
+    """Real images that are kept, of all classes together."""
 
 
 class ExperienceReplay(ImageMemory):
     """Keeps `memory_size` real images, a fair sample of all that were seen (reservoir sampling)."""
 
     paper = "Chaudhry et al. 2019 (arXiv 1902.10486), ER-Reservoir; here several passes over a task, not one"
+    settings = ReservoirSettings
 
     def new_state(self, key: jax.Array) -> State:
         """An empty reservoir."""
@@ -25,12 +35,12 @@ class ExperienceReplay(ImageMemory):
         new = super().sources(state, images, labels)
         if not len(state.kept["images"]):
             return new
-        return (*new, padded(state.kept["images"], state.kept["labels"], self.config.memory_size))
+        return (*new, padded(state.kept["images"], state.kept["labels"], self.own_settings.memory_size))
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """Lets the task's images into the reservoir: image number n stays with probability size / n."""
         del task
-        random, room, n_seen = host_generator(key), self.config.memory_size, int(state.kept["n_seen"])
+        random, room, n_seen = host_generator(key), self.own_settings.memory_size, int(state.kept["n_seen"])
         kept, kept_labels = list(state.kept["images"]), list(state.kept["labels"])
         for i in random.permutation(len(images)):
             n_seen += 1

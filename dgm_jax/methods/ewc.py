@@ -1,7 +1,7 @@
 """Online elastic weight consolidation: weights that old tasks needed are held near where they were."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,14 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dgm_jax.config import MethodSettings, setting
 from dgm_jax.methods.classifying import ClassifierMethod, State
 from dgm_jax.methods.method import Tree
 from dgm_jax.models import pair
 from dgm_jax.models.discriminator import widened
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
+from dgm_jax.types import DiscriminatorParams
 
 _FISHER_IMAGES = 256  # Of a task, from which the Fisher information is estimated.
+
+
+@dataclass(frozen=True, kw_only=True)
+class EWCSettings(MethodSettings):
+    """The settings of ewc."""
+
+    ewc_weight: float = setting(1e5, at_least=0)
+    """Weight of the quadratic penalty."""
 
 
 class OnlineEWC(ClassifierMethod):
@@ -26,6 +36,7 @@ class OnlineEWC(ClassifierMethod):
         "Kirkpatrick et al. 2017 (arXiv 1612.00796), online as in Schwarz et al. 2018 (arXiv 1805.06370) without "
         "decay; here with one head over all classes"
     )
+    settings = EWCSettings
 
     @staticmethod
     def loss(params: Any, output: Any, images: Any, labels: Any, seen: Any, anchor: Any) -> jax.Array:
@@ -45,7 +56,7 @@ class OnlineEWC(ClassifierMethod):
         return {
             "params": state.params,
             "fisher": state.kept["fisher"],
-            "weight": np.float32(self.config.ewc_weight),
+            "weight": np.float32(self.own_settings.ewc_weight),
         }
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
@@ -61,7 +72,9 @@ class OnlineEWC(ClassifierMethod):
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; weights of new classes are not held."""
         state = super().from_tree(tree, plain, finished_tasks)
-        return replace(state, kept={"fisher": widened(tree["fisher"], self.setting.n_classes)})
+        return replace(
+            state, kept={"fisher": widened(DiscriminatorParams.from_tree(tree["fisher"]), self.setting.n_classes)}
+        )
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """The Fisher information; the weights that are held belong to the classifier."""

@@ -4,7 +4,6 @@ It is DGM's network with every gate open, trained by DGM's step: nothing is prot
 output layer serve all classes.
 """
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
 from dgm_jax.training.step import Step
 from dgm_jax.training.trainer import TaskTraining, Trainer
+from dgm_jax.types import DiscriminatorParams, Statistics, norms_from_tree, params_to_tree, statistics_from_tree
 
 Keys = dict[str, jax.Array]  # By what they are for.
 
@@ -36,7 +36,7 @@ class State:
 
     classifier: Classifier
     generator: Memory | None = None  # None before the first task.
-    discriminator: tuple[Any, Any] | None = None  # Parameters and statistics.
+    discriminator: tuple[DiscriminatorParams, list[Statistics]] | None = None
 
 
 @dataclass
@@ -61,8 +61,7 @@ class UnmaskedGenerator(Method[State, Training]):
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings and devices."""
         super().__init__(setting)
-        config = dataclasses.replace(
-            self.config,
+        config = self.config.with_changes(
             variant="dgma",
             masks="none",
             gate_position="last",
@@ -108,7 +107,7 @@ class UnmaskedGenerator(Method[State, Training]):
         """The epochs and steps of DGM."""
         physical = tuple(self.widths)
         compiles = self.trainer.is_new_shape(physical, len(states))
-        return Plan(self.config.epochs, self.setting.steps_per_epoch(task), compiles=compiles)
+        return Plan(self.config.gan.epochs, self.setting.steps_per_epoch(task), compiles=compiles)
 
     def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
         """Draws what is replayed, and places both networks on the devices, as the task before left them."""
@@ -138,7 +137,7 @@ class UnmaskedGenerator(Method[State, Training]):
         )
         if old is not None:
             kept = old.tasks[0]
-            generator = state.generator | {"norms": kept.norms, "heads": kept.heads[:1]}
+            generator = replace(state.generator, norms=kept.norms, heads=kept.heads[:1])
             state = replace(state, generator=generator, generator_statistics=kept.statistics)
         if own.in_progress:
             state = from_tree(state, own.in_progress["state"])
@@ -163,7 +162,7 @@ class UnmaskedGenerator(Method[State, Training]):
             discriminator = (host.discriminator, host.discriminator_statistics)
             states.append(replace(own.state, generator=self._memory(kernels, frozen), discriminator=discriminator))
         keys = [self._keys(task, own) for own in training.inputs]
-        with watch.phase("consolidate", self.config.consolidation_steps) as on_steps:
+        with watch.phase("consolidate", self.config.consolidation.consolidation_steps) as on_steps:
             consolidated = self.trainer.consolidate(
                 [own["classifier"] for own in keys],
                 [self.classifier_data(training, run, state, keys[run]) for run, state in enumerate(states)],
@@ -206,12 +205,13 @@ class UnmaskedGenerator(Method[State, Training]):
                 "heads": kept.heads[:1],
             }
             tree["discriminator"] = list(state.discriminator or ())
-        return tree, {}
+        return params_to_tree(tree), {}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; class heads are widened if the stream has more classes now."""
         n_classes, task = self.setting.n_classes, finished_tasks - 1
-        classifier = self._classifier(widened(tree["params"], n_classes), tree["statistics"], task)
+        params = widened(DiscriminatorParams.from_tree(tree["params"]), n_classes)
+        classifier = self._classifier(params, statistics_from_tree(tree["statistics"]), task)
         if "generator" not in tree:
             return State(classifier)
         own = tree["generator"]
@@ -219,13 +219,14 @@ class UnmaskedGenerator(Method[State, Training]):
             classes=self._known(task),
             widths=tuple(self.widths),
             masks=[np.ones(width, bool) for width in self.widths],
-            norms=own["norms"],
-            statistics=own["statistics"],
+            norms=norms_from_tree(own["norms"]),
+            statistics=statistics_from_tree(own["statistics"]),
             heads=own["heads"],
             n_conditioned=self.networks.n_conditioned,
         )
-        params, statistics = tree["discriminator"]
-        return State(classifier, self._memory(own["kernels"], frozen), (widened(params, n_classes), statistics))
+        params = widened(DiscriminatorParams.from_tree(tree["discriminator"][0]), n_classes)
+        discriminator = (params, statistics_from_tree(tree["discriminator"][1]))
+        return State(classifier, self._memory(own["kernels"], frozen), discriminator)
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """Bytes of the generator's parameters."""
@@ -240,7 +241,7 @@ class UnmaskedGenerator(Method[State, Training]):
         key = jax.random.fold_in(own.key, task + 1)
         return dict(zip(self.random_uses, jax.random.split(key, len(self.random_uses)), strict=True))
 
-    def _classifier(self, params: Any, statistics: Any, task: int) -> Classifier:
+    def _classifier(self, params: DiscriminatorParams, statistics: list[Statistics], task: int) -> Classifier:
         return self.setting.classifier(params, statistics, self.config.classifier_network, task)
 
     def _memory(self, kernels: list[np.ndarray], frozen: TaskMemory) -> Memory:
@@ -250,9 +251,9 @@ class UnmaskedGenerator(Method[State, Training]):
             kernels=kernels,
             reserved=[np.zeros(width, bool) for width in self.widths],
             tasks=(replace(frozen, heads=heads),),
-            noise_dim=self.config.noise_dim,
-            network=self.config.network,
-            image_size=self.config.image_size,
+            noise_dim=self.config.networks.noise_dim,
+            network=self.config.networks.network,
+            image_size=self.config.data.image_size,
             labels=self.setting.labels,
             names=self.setting.names,
         )

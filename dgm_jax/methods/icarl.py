@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dgm_jax.config import MethodSettings, setting
 from dgm_jax.errors import ConfigError
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.methods.classifying import ClassifierMethod, State
@@ -17,17 +18,26 @@ from dgm_jax.models import pair
 from dgm_jax.training.epoch import TaskImages, padded
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExemplarSettings(MethodSettings):
+    """The settings of icarl."""
+
+    memory_size: int = setting(200, above=0)
+    """Real images that are kept, of all classes together."""
+
+
 class ICaRL(ClassifierMethod):
     """Keeps `memory_size` real images in all, equally many of each class."""
 
     paper = "Rebuffi et al. 2017 (arXiv 1611.07725); here on the discriminator's network, with Adam"
+    settings = ExemplarSettings
     checkpoints_kept = 2  # Each holds all exemplars.
 
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings; raises ConfigError if there is no room for one image of each class."""
         super().__init__(setting)
-        if self.config.memory_size < setting.n_classes:
-            n, size = setting.n_classes, self.config.memory_size
+        if self.own_settings.memory_size < setting.n_classes:
+            n, size = setting.n_classes, self.own_settings.memory_size
             raise ConfigError(f"memory_size={size}, but icarl keeps an image of each of {n} classes; give at least {n}")
         # One object, so that one program serves all tasks.
         self.loss = partial(_with_distillation, network=self.config.classifier_network)
@@ -40,7 +50,7 @@ class ICaRL(ClassifierMethod):
         """New images and exemplars together."""
         exemplars = state.kept["exemplars"]
         old_labels = [np.full(len(own), index, np.int32) for index, own in enumerate(exemplars)]
-        room = self.setting.largest_task + self.config.memory_size
+        room = self.setting.largest_task + self.own_settings.memory_size
         return (padded(np.concatenate([images, *exemplars]), np.concatenate([labels, *old_labels]), room),)
 
     def anchor(self, task: int, state: State) -> Any:
@@ -51,7 +61,7 @@ class ICaRL(ClassifierMethod):
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """Shortens the lists of old exemplars, and chooses those of the new classes (algorithms 4 and 5)."""
         del key
-        each = self.config.memory_size // self.setting.n_seen(task)
+        each = self.own_settings.memory_size // self.setting.n_seen(task)
         exemplars = [own[:each] for own in state.kept["exemplars"]]
         classifier = self.classifier(task, state)
         for index in self.setting.tasks[task]:

@@ -8,13 +8,15 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from dgm_jax.config import MethodSettings, setting
 from dgm_jax.methods.generative import Keys, State, Training, UnmaskedGenerator
 from dgm_jax.methods.method import TaskInput, Watch
 from dgm_jax.methods.replay import images_of_all_classes
 from dgm_jax.training.epoch import TaskImages
-from dgm_jax.training.state import Array, Capacity, Params
+from dgm_jax.training.state import Capacity, sampler_params
 from dgm_jax.training.step import Metrics, Step
 from dgm_jax.training.task import begin_task
+from dgm_jax.types import Array, GeneratorParams, SamplerParams, Statistics
 
 
 class _Conditional(UnmaskedGenerator):
@@ -41,8 +43,7 @@ class JointRetraining(_Conditional):
 class AlignedCapacity(Capacity):
     """What earlier tasks left, and the generator as it was after them."""
 
-    before: Params
-    statistics: Params
+    before: SamplerParams
     n_old: Array  # Classes it knows.
     weight: Array
 
@@ -57,7 +58,12 @@ class AlignedStep(Step):
         return sorted([*super().metric_names, "alignment_term"])
 
     def extra_terms(
-        self, params: Params, statistics: Params, masks: list[jax.Array], noise: jax.Array, capacity: Capacity
+        self,
+        params: GeneratorParams,
+        statistics: list[Statistics],
+        masks: list[jax.Array],
+        noise: jax.Array,
+        capacity: Capacity,
     ) -> Metrics:
         """Replay alignment: mean squared difference of the images drawn from the same noise and old classes.
 
@@ -70,7 +76,8 @@ class AlignedStep(Step):
         asked = jnp.concatenate([jax.nn.one_hot(classes, n_classes), noise[:, n_classes:]], axis=1)
         head = jnp.zeros(len(noise), jnp.int32)
         now, _ = self.generator.generate(params, jax.lax.stop_gradient(statistics), masks, asked, head, train=False)
-        then, _ = self.generator.generate(capacity.before, capacity.statistics, masks, asked, head, train=False)
+        before = capacity.before
+        then, _ = self.generator.generate(before.generator, before.statistics, masks, asked, head, train=False)
         difference = jnp.mean((now - jax.lax.stop_gradient(then)) ** 2)
         return {"alignment_term": jnp.where(capacity.n_old > 0, capacity.weight, 0) * difference}
 
@@ -89,10 +96,19 @@ class AlignedStep(Step):
         return (start.astype(jnp.int32) + place) % jnp.maximum(n_old, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSettings(MethodSettings):
+    """The settings of mergan."""
+
+    alignment_weight: float = setting(300.0, at_least=0)
+    """Weight of the replay alignment."""
+
+
 class ReplayAlignment(_Conditional):
     """Replay alignment (MeRGAN-RA): only new images train the critic; the generator is held to its former self."""
 
     paper = "Wu et al. 2018 (arXiv 1809.02058), replay alignment; here with the networks and the step of DGM"
+    settings = AlignmentSettings
     step = AlignedStep
     random_uses = ("train", "sample", "classifier")
 
@@ -106,8 +122,8 @@ class ReplayAlignment(_Conditional):
         old = state.generator
         if old is not None:
             kept = old.tasks[0]
-            before = {"kernels": old.kernels, "norms": kept.norms, "heads": kept.heads[:1]}
-            statistics, n_old = kept.statistics, len(kept.classes)
+            before = SamplerParams(GeneratorParams(old.kernels, kept.norms, kept.heads[:1]), kept.statistics)
+            n_old = len(kept.classes)
         else:
             key = jax.random.key(0)
             fresh, _ = begin_task(
@@ -119,12 +135,10 @@ class ReplayAlignment(_Conditional):
                 classes=(0,),
                 discriminator=None,
             )
-            before = {name: fresh.generator[name] for name in ("kernels", "norms", "heads")}
-            statistics, n_old = fresh.generator_statistics, 0
+            before, n_old = sampler_params(fresh.generator, fresh.generator_statistics), 0
         return AlignedCapacity(
             **{name: getattr(capacity, name) for name in capacity.__dataclass_fields__},
             before=before,
-            statistics=statistics,
             n_old=np.int32(n_old),
-            weight=np.float32(self.config.alignment_weight),
+            weight=np.float32(self.own_settings.alignment_weight),
         )

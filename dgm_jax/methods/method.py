@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import jax
 import numpy as np
 
-from dgm_jax.config import Config
+from dgm_jax.config import Config, MethodSettings
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 
@@ -68,7 +68,7 @@ class Setting:
 
     def steps_per_epoch(self, task: int) -> int:
         """Mini-batches of a task's images in an epoch."""
-        return sum(self.counts[task]) // self.config.batch_size
+        return sum(self.counts[task]) // self.config.gan.batch_size
 
     def classifier(self, params: Any, statistics: Any, network: str, task: int) -> Classifier:
         """A trained classifier of the classes seen once a task is learnt."""
@@ -158,10 +158,12 @@ class Method(ABC, Generic[State, Training]):
     readings: ClassVar[tuple[str, ...]] = ("classifier",)  # Its classifiers; the first is the one that counts.
     protocols: ClassVar[tuple[str, ...]] = ("strict",)
     checkpoints_kept: ClassVar[int | None] = None  # Of finished tasks; None: all.
+    settings: ClassVar[type[MethodSettings]] = MethodSettings  # The class of the settings that only this method has.
 
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings and stream; computes nothing."""
         self.setting, self.config = setting, setting.config
+        self.own_settings: Any = setting.config.own  # Of the class `settings`.
 
     @abstractmethod
     def new_state(self, key: jax.Array) -> State:

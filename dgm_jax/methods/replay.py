@@ -59,7 +59,7 @@ def images_of_all_classes(memory: Memory, setting: Setting, key: jax.Array) -> T
       setting: says how many; there is room for all classes of the stream, so that one program serves all tasks.
       key: a PRNG key; the class index is folded in.
     """
-    each, n_classes = setting.config.consolidation_samples, setting.n_classes
+    each, n_classes = setting.config.consolidation.consolidation_samples, setting.n_classes
     images = np.zeros((n_classes * each, *setting.image_shape), np.uint8)
     labels = np.repeat(np.arange(n_classes, dtype=np.int32), each)
     for index in range(memory.n_classes):
@@ -70,7 +70,7 @@ def images_of_all_classes(memory: Memory, setting: Setting, key: jax.Array) -> T
 def _picks_per_class(setting: Setting, task: int) -> int:
     """About how many images of a class the classifier steps of one replay pick."""
     config = setting.config
-    epochs = config.epochs if config.replay == "fixed" else 1
-    mini_batches = min(config.replay_steps or task + 1, task + 1)
-    picks = epochs * setting.steps_per_epoch(task) * mini_batches * config.batch_size
+    epochs = config.gan.epochs if config.replay.replay == "fixed" else 1
+    mini_batches = min(config.replay.replay_steps or task + 1, task + 1)
+    picks = epochs * setting.steps_per_epoch(task) * mini_batches * config.gan.batch_size
     return -(-picks // setting.n_seen(task))

@@ -1,4 +1,4 @@
-"""What is measured of a run: pure functions of arrays."""
+"""Measures of a run, as pure functions of arrays."""
 
 from dgm_jax.metrics.accuracy import (
     backward_transfer,

@@ -1,4 +1,4 @@
-"""What a run reports, as pure functions of predictions and masks (ALGORITHM, section 10)."""
+"""Accuracy, forgetting and capacity, as pure functions of predictions and masks (docs/method.md)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """The fraction of each class's images that is told right, float64 [n_classes]; NaN for a class without images."""
-    right = np.bincount(labels[predictions == labels], minlength=n_classes)
+    """The share of correctly classified images of each class, float64 [n_classes]; NaN for a class without images."""
+    correct = np.bincount(labels[predictions == labels], minlength=n_classes)
     total = np.bincount(labels, minlength=n_classes)
-    return np.where(total > 0, right / np.maximum(total, 1), np.nan)
+    return np.where(total > 0, correct / np.maximum(total, 1), np.nan)
 
 
 def macro_accuracy(accuracy: np.ndarray) -> float:
@@ -19,25 +19,25 @@ def macro_accuracy(accuracy: np.ndarray) -> float:
 
 
 def micro_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The fraction of all images of the classes seen that is told right."""
+    """The share of correctly classified images."""
     return float(np.mean(predictions == labels))
 
 
 def forgetting(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> float:
-    """How far old classes fell from their best: mean over classes of earlier tasks of (best before - now).
+    """How far accuracy fell from its best: the mean of (best before - now) over the classes of earlier tasks.
 
     Args:
       matrix: accuracy after each task so far (rows) on each class (columns); NaN where not seen.
-      tasks: class indices of each task, as many as rows.
+      tasks: class indices of each task; one entry for each row.
 
     Returns:
-      The mean fall (Chaudhry et al. 2018), over classes that have test images before and now; 0 after the first task,
-      NaN if there are no such classes; negative if old classes were told better.
+      The mean fall (Chaudhry et al. 2018) over classes that had test images before and have some now; 0 after the first
+      task, NaN if there are no such classes, negative if accuracy on old classes rose.
     """
     old = [c for task in tasks[: len(matrix) - 1] for c in task]
     if not old:
         return 0.0
-    best = np.fmax.reduce(matrix[:-1, old], axis=0)  # NaN only where nothing is known.
+    best = np.fmax.reduce(matrix[:-1, old], axis=0)  # NaN only for a class that never had test images.
     return _mean_of_known(best - matrix[-1, old])
 
 
@@ -52,17 +52,18 @@ def capacity(
     widths: Sequence[int],
     weights: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """What a task used of each layer, before the network grew.
+    """How much of each layer a task used, before the network grew.
 
     Args:
-      binary: the task's binary masks: of the units of each layer (DGMa) or the weights of each kernel (DGMw).
-      reserved_before: the cumulative masks of the tasks before it.
-      widths: output units of what each mask gates.
-      weights: how many weights that has.
+      binary: the task's binary masks, over the units of each layer (DGMa) or over the weights of each kernel (DGMw).
+      reserved_before: the cumulative masks of all earlier tasks.
+      widths: output units of each layer.
+      weights: number of weights of each layer.
 
     Returns:
-      One row a mask: "layer" (its number, from 1), "width", "gates", "used" (open in the task's mask),
-      "newly_reserved", "reused" (of earlier tasks), "free" (afterwards) and "weights".
+      One row for each layer: "layer" (its number, from 1), "width", "gates", "used" (open for this task),
+      "newly_reserved" (open, and free before), "reused" (open, and reserved by earlier tasks), "free" (reserved by no
+      task so far) and "weights".
     """
     rows = []
     columns = zip(binary, reserved_before, widths, weights, strict=True)
@@ -83,15 +84,15 @@ def capacity(
 
 
 def backward_transfer(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> float:
-    """What later tasks did to earlier ones: mean over classes of earlier tasks of (now - right after it was learnt).
+    """How later tasks changed accuracy: the mean of (now - when just learnt) over the classes of earlier tasks.
 
     Args:
       matrix: accuracy after each task so far (rows) on each class (columns); NaN where not seen.
-      tasks: class indices of each task, at least as many as rows.
+      tasks: class indices of each task; at least one entry for each row.
 
     Returns:
-      The mean change (Lopez-Paz and Ranzato 2017, per class), over classes that have test images then and now; 0 after
-      the first task, NaN if there are no such classes; negative where old classes fell.
+      The mean change (Lopez-Paz and Ranzato 2017, by class) over classes that had test images then and have some now; 0
+      after the first task, NaN if there are no such classes, negative if accuracy on old classes fell.
     """
     changes = [matrix[-1, c] - matrix[t, c] for t, task in enumerate(tasks[: len(matrix) - 1]) for c in task]
     return _mean_of_known(np.asarray(changes)) if changes else 0.0

@@ -1,8 +1,8 @@
-"""How near generated images come to the training images they were learnt from, against how near real ones come.
+"""Compares the distances of generated images and of unseen real images to the training images.
 
-A generator that copied its training images would come nearer to them than images that it never saw. That it does not
-come nearer is no proof that it keeps nothing: a memory that must not be shown to give anything away needs a guarantee,
-such as training with differential privacy, which DGM does not offer.
+A generator that copies its training images comes nearer to them than real images that it never saw. If it does not come
+nearer, this still does not prove that the memory reveals nothing about them. That needs a guarantee, such as training
+with differential privacy, which DGM does not give.
 """
 
 from collections.abc import Callable
@@ -10,24 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax import metrics
+from dgm_jax.metrics.distributions import nearest
 
-_NEAR = 0.05  # About so many of the held-out images are called near.
-FEWEST = 20  # Held-out images of a class by which anything can be told.
+_NEAR = 0.05  # The share of held-out images that count as near.
+FEWEST = 20  # Held-out images of a class that a comparison needs at least.
 
 
 def nearest_distances(points: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """The distance of each point to the nearest member, root mean square over dimensions.
+    """The distance of each point to the nearest member, as the root mean square over dimensions.
 
     Args:
-      points: [n, ...], any shape after the first.
-      members: [m, ...] of the same shape.
+      points: [n, ...], any shape after the first axis.
+      members: [m, ...], otherwise of the same shape.
 
     Returns:
       float [n].
     """
     flat = [np.asarray(x, np.float64).reshape(len(x), -1) for x in (points, members)]
-    return metrics.nearest(*flat) / np.sqrt(flat[0].shape[1])
+    return nearest(*flat) / np.sqrt(flat[0].shape[1])
 
 
 def measure(
@@ -37,45 +37,52 @@ def measure(
 
     Args:
       generated: images of one class, uint8 [n, h, w, c].
-      training: the real images that its generator learnt from, uint8 [m, h, w, c].
-      held_out: real images of the class that it did not learn from, uint8 [k, h, w, c].
-      features: of uint8 images, [n, d]; those of a classifier.
+      training: the real images of this class that the generator learnt from, uint8 [m, h, w, c].
+      held_out: real images of this class that it did not learn from, uint8 [k, h, w, c].
+      features: returns a classifier's features [n, d] of uint8 images.
 
     Returns:
-      For "pixels" (0 to 1) and "features": the "median" and the "smallest" distance to the nearest training image, of
-      "generated" and of "held_out" images, and "nearer", the share of generated images that are nearer than the j-th
-      nearest of the k held-out ones. "expected" is the share, j / (k + 1), that would be nearer if they were drawn as
-      the held-out ones are: about 0.05, and more where there are few. "held_out" beside these is k, and "compared" the
-      number of generated images. "copies" counts generated images that equal a training image. None where there are no
-      held-out images.
+      A dictionary, or None if there are no held-out images:
+        "pixels" (values from 0 to 1) and "features": for "generated" and for "held_out" images, the "median" and the
+          "smallest" distance to the nearest training image; and "nearer", the share of generated images that are nearer
+          than the j-th nearest of the k held-out ones.
+        "expected": the share that would be nearer if generated images were distributed as the held-out ones are,
+          j / (k + 1); about 0.05, and more if there are few held-out images.
+        "held_out": k.
+        "compared": the number of generated images.
+        "copies": the number of generated images that equal a training image.
     """
     if not len(held_out):
         return None
     k = len(held_out)
     rank = max(1, round(_NEAR * (k + 1)))
     result: dict[str, Any] = {"held_out": k, "compared": len(generated), "expected": rank / (k + 1)}
-    for space, of in (("pixels", lambda images: images / 255), ("features", features)):
-        members = of(training)
-        distances = {
-            "generated": nearest_distances(of(generated), members),
-            "held_out": nearest_distances(of(held_out), members),
-        }
-        near = np.sort(distances["held_out"])[rank - 1]
+    for space, coordinates in (("pixels", lambda images: images / 255), ("features", features)):
+        members = coordinates(training)
+        from_generated = nearest_distances(coordinates(generated), members)
+        from_held_out = nearest_distances(coordinates(held_out), members)
+        near = np.sort(from_held_out)[rank - 1]
         result[space] = {
-            who: {"median": float(np.median(own)), "smallest": float(own.min())} for who, own in distances.items()
-        } | {"nearer": float(np.mean(distances["generated"] < near))}
+            "generated": _median_and_smallest(from_generated),
+            "held_out": _median_and_smallest(from_held_out),
+            "nearer": float(np.mean(from_generated < near)),
+        }
     known = {image.tobytes() for image in training}
     return result | {"copies": sum(image.tobytes() in known for image in generated)}
 
 
 def is_nearer(measured: dict[str, Any]) -> bool | None:
-    """Whether so many generated images are near that chance does not explain it; None if there are too few to tell.
+    """Whether more generated images are near than chance explains; None if there are too few held-out images to say.
 
-    By chance alone the share would rarely be more than three standard deviations above what is expected; the
-    threshold's own place is uncertain too, as it hangs on k held-out images.
+    By chance, the share of near images is rarely more than three standard deviations above the expected one. The
+    standard deviation has a second term because the distance that counts as near is estimated from k held-out images.
     """
     k, n, expected = measured["held_out"], measured["compared"], measured["expected"]
     if k < FEWEST:
         return None
     deviation = np.sqrt(expected * (1 - expected) * (1 / n + 1 / (k + 2)))
     return bool(max(measured[space]["nearer"] for space in ("pixels", "features")) > expected + 3 * deviation)
+
+
+def _median_and_smallest(distances: np.ndarray) -> dict[str, float]:
+    return {"median": float(np.median(distances)), "smallest": float(distances.min())}

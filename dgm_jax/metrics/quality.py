@@ -1,4 +1,4 @@
-"""How good a memory's images are, as judged by a classifier that learnt all real images (docs/method.md)."""
+"""The quality of a memory's images, measured by a classifier trained on all real images (docs/method.md)."""
 
 from collections.abc import Callable
 
@@ -13,45 +13,47 @@ from dgm_jax.metrics.distributions import frechet_distance, precision_and_recall
 
 def measure(
     memory: Memory,
-    judge: Classifier,
+    classifier: Classifier,
     images: np.ndarray,
     labels: np.ndarray,
     key: jax.Array,
     *,
-    each: int = 200,
+    images_per_class: int = 200,
     label: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Compares what the memory draws with real test images.
+    """Compares generated images with real test images.
 
     Args:
-      memory: knows all classes.
-      judge: learnt all classes from real images: the last classifier of a `joint` run.
+      memory: a memory of all classes.
+      classifier: was trained on real images of all classes, such as the last classifier of a `joint` run.
       images: real test images, uint8.
       labels: their class indices.
       key: a PRNG key.
-      each: images to draw of each class.
-      label: predicts the class of drawn images, if the memory cannot be asked for one; a class that it never predicts
-        counts as wrong.
+      images_per_class: how many images to generate for each class.
+      label: predicts the classes of generated images, for a memory whose images are not labelled; a class that it never
+        predicts counts as wrong.
 
     Returns:
-      "generated_sample_accuracy": the share of generated images that the judge classifies as asked, mean over classes
-      (what MeRGAN publishes); "judge_accuracy": the same of real test images; "frechet_distance",
-      "precision" and "recall", in the judge's features.
+      "generated_sample_accuracy": the share of generated images whose class the classifier recognises, mean over
+      classes (the number that MeRGAN publishes); "judge_accuracy": the same share of real test images;
+      "frechet_distance", "precision" and "recall", in the features of the classifier.
     """
     n = memory.n_classes
-    drawn = np.concatenate([memory.images(index, each, jax.random.fold_in(key, index)) for index in range(n)])
-    asked = np.repeat(np.arange(n), each) if label is None else label(drawn)
+    generated = np.concatenate(
+        [memory.images(index, images_per_class, jax.random.fold_in(key, index)) for index in range(n)]
+    )
+    generated_labels = np.repeat(np.arange(n), images_per_class) if label is None else label(generated)
 
-    def accuracy(pictures: np.ndarray, truth: np.ndarray) -> float:
-        each_class = per_class_accuracy(judge.logits(pictures).argmax(axis=1), truth, n)
-        return macro_accuracy(np.nan_to_num(each_class))  # A class that is never drawn is not drawn right.
+    def accuracy(pictures: np.ndarray, classes: np.ndarray) -> float:
+        by_class = per_class_accuracy(classifier.logits(pictures).argmax(axis=1), classes, n)
+        return macro_accuracy(np.nan_to_num(by_class))  # A class of which there is no image counts as wrong.
 
-    real, generated = judge.features(images), judge.features(drawn)
-    precision, recall = precision_and_recall(real, generated)
+    real_features, generated_features = classifier.features(images), classifier.features(generated)
+    precision, recall = precision_and_recall(real_features, generated_features)
     return {
-        "generated_sample_accuracy": accuracy(drawn, asked),
+        "generated_sample_accuracy": accuracy(generated, generated_labels),
         "judge_accuracy": accuracy(images, labels),
-        "frechet_distance": frechet_distance(real, generated),
+        "frechet_distance": frechet_distance(real_features, generated_features),
         "precision": precision,
         "recall": recall,
     }

@@ -1,15 +1,15 @@
 """Pairs of a generator and a discriminator, by name. A new kind is a new file here, and an entry below."""
 
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 
 from dgm_jax.models import dcgan, resnet
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.generator import Generator
-
-Params = Any
+from dgm_jax.types import DiscriminatorParams, Statistics
 
 
 class Pair(Protocol):
@@ -23,13 +23,19 @@ class Pair(Protocol):
 
     def init_discriminator(
         self, key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int
-    ) -> tuple[Params, list[Params]]:
+    ) -> tuple[DiscriminatorParams, list[Statistics]]:
         """Fresh parameters and running statistics of a discriminator."""
 
     def discriminate(
-        self, params: Params, statistics: Any, images: jax.Array, *, train: bool, axis_name: str | None = None
-    ) -> tuple[Output, list[Params]]:
-        """Judges images: the critic's value, and the auxiliary classifier's logits."""
+        self,
+        params: DiscriminatorParams,
+        statistics: Sequence[Statistics],
+        images: jax.Array,
+        *,
+        train: bool,
+        axis_name: str | None = None,
+    ) -> tuple[Output, list[Statistics]]:
+        """Computes the critic's value and the auxiliary classifier's logits of each image."""
 
     def discriminator_flops(self, width: int, image_size: int, channels: int) -> float:
         """Floating-point operations of one forward pass of the discriminator for one image."""

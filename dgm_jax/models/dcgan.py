@@ -7,7 +7,6 @@ convolutions. Kernels are [k, k, c_in, c_out].
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,8 +15,7 @@ from dgm_jax.models.discriminator import Output, heads, init_heads
 from dgm_jax.models.generator import DEVIATION, FROM_NOISE, Edge, Generator, OutputLayer, host_generator, n_doublings
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
 from dgm_jax.nn import conv, conv_transpose, masked_conv_transpose
-
-Params = Any
+from dgm_jax.types import DiscriminatorParams, Statistics, Tree
 
 _KERNEL = 4  # Of the generator's layers.
 _TRUNK_KERNEL = 5
@@ -41,22 +39,22 @@ def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
 
 def init_discriminator(
     key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int
-) -> tuple[Params, list[Params]]:
+) -> tuple[DiscriminatorParams, list[Statistics]]:
     """Fresh parameters and running statistics of a discriminator.
 
     Returns:
-      {"trunk": [{"kernel": [5, 5, c_in, c_out], "norm": {...} (not in the first)}, ...],
-       "critic": {"kernel": [features, 1], "bias": [1]}, "classifier": {"kernel": [features, n_classes], "bias": ...}},
-      and the statistics of the trunk's norms, second layer to last.
+      Parameters with the trunk {"trunk": [{"kernel": [5, 5, c_in, c_out], "norm": Norm (not in the first)}, ...]}, a
+      critic [features, 1] and a classifier [features, n_classes]; and the statistics of the norms, second layer to
+      last.
     """
     random = host_generator(key)
     widths = _trunk_widths(width, image_size)
-    trunk: list[Params] = []
+    layers: list[Tree] = []
     for i, c_out in enumerate(widths):
         shape = (_TRUNK_KERNEL, _TRUNK_KERNEL, channels if i == 0 else widths[i - 1], c_out)
-        layer: Params = {"kernel": random.normal(0, DEVIATION, shape).astype(np.float32)}
-        trunk.append(layer | {"norm": init_norm(c_out)} if i > 0 else layer)
-    params = {"trunk": trunk} | init_heads(random, 4 * 4 * widths[-1], n_classes)
+        layer: dict[str, Tree] = {"kernel": random.normal(0, DEVIATION, shape).astype(np.float32)}
+        layers.append(layer | {"norm": init_norm(c_out)} if i > 0 else layer)
+    params = DiscriminatorParams({"trunk": layers}, **init_heads(random, 4 * 4 * widths[-1], n_classes))
     return params, [init_statistics(w) for w in widths[1:]]
 
 
@@ -66,9 +64,14 @@ def _trunk_widths(width: int, image_size: int) -> list[int]:
 
 @partial(jax.jit, static_argnames=("train", "axis_name"))
 def discriminate(
-    params: Params, statistics: Sequence[Params], images: jax.Array, *, train: bool, axis_name: str | None = None
-) -> tuple[Output, list[Params]]:
-    """Judges images: the critic's value D(x), and the auxiliary classifier's logits.
+    params: DiscriminatorParams,
+    statistics: Sequence[Statistics],
+    images: jax.Array,
+    *,
+    train: bool,
+    axis_name: str | None = None,
+) -> tuple[Output, list[Statistics]]:
+    """Computes the critic's value D(x) and the auxiliary classifier's logits of each image.
 
     Args:
       params: as `init_discriminator` makes them.
@@ -82,7 +85,7 @@ def discriminate(
     """
     x = images
     updated = []
-    for i, layer in enumerate(params["trunk"]):
+    for i, layer in enumerate(params.trunk["trunk"]):
         x = conv(x, layer["kernel"], stride=2, padding=2)
         if "norm" in layer:
             x, running = batch_norm(layer["norm"], statistics[i - 1], x, train=train, axis_name=axis_name)

@@ -8,7 +8,7 @@ the main branch and that of the shortcut, and so grow to one width. Kernels are 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,7 @@ import numpy as np
 
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
 from dgm_jax.nn import INPUT, gate_units, gates_weights, masked_conv_transpose
-
-Params = Any
+from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 DEVIATION = 0.02  # Of fresh weights.
 
@@ -83,7 +82,7 @@ class Generator:
         return tuple(found[layer] for layer in sorted(found))
 
     def size(self, widths: Sequence[int], noise_dim: int) -> int:
-        """What the sparsity's weight grows in proportion to: masked units or weights (ALGORITHM, section 3)."""
+        """The size to which the weight of the sparsity term is proportional: the number of masked units or weights."""
         if self.sized_by_weights:
             return sum(int(np.prod(shape)) for shape in self.kernel_shapes(widths, noise_dim))
         return sum(widths)
@@ -94,19 +93,21 @@ class Generator:
         shapes = self.kernel_shapes(widths, noise_dim)
         return [random.normal(0, e.deviation, s).astype(np.float32) for e, s in zip(self.edges, shapes, strict=True)]
 
-    def init_task(self, key: jax.Array, widths: Sequence[int], channels: int, n_heads: int) -> Params:
-        """Fresh parameters that belong to one task alone: its norms, and an output layer for each of its classes.
+    def init_task(
+        self, key: jax.Array, widths: Sequence[int], channels: int, n_heads: int
+    ) -> tuple[list[Norm], np.ndarray]:
+        """Fresh parameters that belong to one task.
 
         Returns:
-          {"norms": [{"scale": [c_l], "shift": [c_l]}, ...], "heads": [n_heads, k, k, c_last, channels]}.
+          A norm for each layer, and output layers [n_heads, k, k, c_last, channels], one for each class.
         """
         # Output layers start wide, U(+-1 / sqrt(k^2 channels)): with N(0, 0.02) a short training stays grey.
         k = self.output.window
         bound = 1 / np.sqrt(k**2 * channels)
         heads = host_generator(key).uniform(-bound, bound, (n_heads, k, k, widths[-1], channels)).astype(np.float32)
-        return {"norms": [init_norm(width) for width in widths], "heads": heads}
+        return [init_norm(width) for width in widths], heads
 
-    def init_statistics(self, widths: Sequence[int]) -> list[Params]:
+    def init_statistics(self, widths: Sequence[int]) -> list[Statistics]:
         """Running statistics of a task's norms before its first batch."""
         return [init_statistics(width) for width in widths]
 
@@ -114,8 +115,8 @@ class Generator:
     @partial(jax.jit, static_argnums=0, static_argnames=("train", "gate_before_norm", "axis_name"))
     def generate(
         self,
-        params: Params,
-        statistics: Sequence[Params],
+        params: GeneratorParams,
+        statistics: Sequence[Statistics],
         masks: Sequence[jax.Array | None],
         noise: jax.Array,
         head: jax.Array,
@@ -123,13 +124,12 @@ class Generator:
         train: bool,
         gate_before_norm: bool = False,
         axis_name: str | None = None,
-    ) -> tuple[jax.Array, list[Params]]:
+    ) -> tuple[jax.Array, list[Statistics]]:
         """Draws images: G(z, y).
 
         Args:
-          params: {"kernels": [...], "norms": [...], "heads": [n_heads, k, k, c_last, channels]}; norms and heads are of
-            one task.
-          statistics: running {"mean", "var"} of each layer's norm.
+          params: kernels, and the norms and output layers of one task; embeddings are not used, `masks` are.
+          statistics: running statistics of each layer's norm.
           masks: one a layer, [c_l], gates units after norm and ReLU (DGMa); one a kernel, of its shape, gates weights
             (DGMw); None in place of any gates nothing.
           noise: [batch, noise_dim], the one-hot class already in it.
@@ -142,7 +142,7 @@ class Generator:
           Images in [-1, 1], [batch, height, width, channels], and the new running statistics.
 
         Raises:
-          ValueError: if weights are to be gated before the norm alone: they always are.
+          ValueError: if `gate_before_norm` is set for gated weights: these are always gated before the norm.
         """
         of_weights = any(mask is not None and gates_weights(mask) for mask in masks)
         if gate_before_norm and of_weights:
@@ -151,9 +151,9 @@ class Generator:
         weight_gates, unit_gates = (masks, nothing) if of_weights else (nothing, masks)
         outputs = {INPUT: noise[:, None, None, :]}
         updated = []
-        for layer, (norm, running) in enumerate(zip(params["norms"], statistics, strict=True)):
+        for layer, (norm, running) in enumerate(zip(params.norms, statistics, strict=True)):
             brought = [
-                edge.layer({"kernel": params["kernels"][i]}, outputs[edge.source], weight_gates[i])
+                edge.layer({"kernel": params.kernels[i]}, outputs[edge.source], weight_gates[i])
                 for i, edge in enumerate(self.edges)
                 if edge.target == layer
             ]
@@ -164,7 +164,7 @@ class Generator:
             x = jax.nn.relu(x)
             outputs[layer] = x if gate_before_norm else gate_units(x, unit_gates[layer])
             updated.append(running)
-        return jnp.tanh(self._output(params["heads"], outputs[len(updated) - 1], head)), updated
+        return jnp.tanh(self._output(params.heads, outputs[len(updated) - 1], head)), updated
 
     def _output(self, heads: jax.Array, x: jax.Array, head: jax.Array) -> jax.Array:
         """Applies to each image the output layer of its class."""
@@ -185,7 +185,7 @@ def host_generator(key: jax.Array) -> np.random.Generator:
 
 
 def conditioned_noise(key: jax.Array, classes: jax.Array, *, noise_dim: int, n_conditioned: int) -> jax.Array:
-    """Draws noise whose first `n_conditioned` entries are the one-hot class (ALGORITHM, section 2).
+    """Draws noise whose first `n_conditioned` entries are the one-hot class, as the authors do for tasks of one class.
 
     Args:
       key: a PRNG key.

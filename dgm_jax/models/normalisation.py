@@ -1,36 +1,36 @@
 """Batch normalisation with explicit parameters and running statistics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dgm_jax.types import Norm, Statistics
+
 EPSILON = 1e-5
 MOMENTUM = 0.1  # Share of a new batch in the running statistics.
 
-Arrays = Mapping[str, jax.Array]
+
+def init_norm(width: int, dtype: np.typing.DTypeLike = np.float32) -> Norm:
+    """Parameters of a norm that starts as the identity: scale [width] of 1, shift [width] of 0."""
+    return Norm(np.ones(width, dtype), np.zeros(width, dtype))
 
 
-def init_norm(width: int, dtype: np.typing.DTypeLike = np.float32) -> dict[str, np.ndarray]:
-    """Parameters of a norm that starts as the identity: {"scale": [width] of 1, "shift": [width] of 0}."""
-    return {"scale": np.ones(width, dtype), "shift": np.zeros(width, dtype)}
-
-
-def init_statistics(width: int, dtype: np.typing.DTypeLike = np.float32) -> dict[str, np.ndarray]:
-    """Running statistics before the first batch: {"mean": [width] of 0, "var": [width] of 1}."""
-    return {"mean": np.zeros(width, dtype), "var": np.ones(width, dtype)}
+def init_statistics(width: int, dtype: np.typing.DTypeLike = np.float32) -> Statistics:
+    """Running statistics before the first batch: mean [width] of 0, variance [width] of 1."""
+    return Statistics(np.zeros(width, dtype), np.ones(width, dtype))
 
 
 def batch_norm(
-    params: Arrays, statistics: Arrays, x: jax.Array, *, train: bool, axis_name: str | None = None
-) -> tuple[jax.Array, Arrays]:
+    params: Norm, statistics: Statistics, x: jax.Array, *, train: bool, axis_name: str | None = None
+) -> tuple[jax.Array, Statistics]:
     """Normalises each channel (last axis) over all others.
 
     Args:
-      params: {"scale": [c], "shift": [c]}.
-      statistics: running {"mean": [c], "var": [c]}; used if not `train`.
+      params: scale and shift, [c] each.
+      statistics: running mean and variance, [c] each; used if not `train`.
       x: [batch, ..., c].
       train: normalise by the batch's mean and biased variance, and update the running statistics (with the unbiased
         variance).
@@ -53,27 +53,27 @@ def batch_norm(
         var = jnp.mean(jnp.square(x - channelwise(mean)), axes)
         if axis_name is not None:
             var = lax.pmean(var, axis_name)
-        new = {"mean": mean, "var": var * (count / max(count - 1, 1))}
-        statistics = jax.tree.map(lambda old, batch: (1 - MOMENTUM) * old + MOMENTUM * batch, dict(statistics), new)
+        new = Statistics(mean, var * (count / max(count - 1, 1)))
+        statistics = jax.tree.map(lambda old, batch: (1 - MOMENTUM) * old + MOMENTUM * batch, statistics, new)
         statistics = lax.stop_gradient(statistics)
     else:
-        mean, var = statistics["mean"], statistics["var"]
-    scale = lax.rsqrt(var + EPSILON) * params["scale"]
-    return (x - channelwise(mean)) * channelwise(scale) + channelwise(params["shift"]), statistics
+        mean, var = statistics.mean, statistics.var
+    scale = lax.rsqrt(var + EPSILON) * params.scale
+    return (x - channelwise(mean)) * channelwise(scale) + channelwise(params.shift), statistics
 
 
-def in_succession(before: Sequence[Arrays], after: Sequence[Arrays]) -> list[Arrays]:
-    """Running statistics after several batches in turn, from those after each batch alone.
+def in_succession(before: Sequence[Statistics], after: Sequence[Statistics]) -> list[Statistics]:
+    """Running statistics after several batches in turn, computed from batches that were passed side by side.
 
     Args:
-      before: statistics before the first batch, one entry a norm.
-      after: statistics after each batch had it been the only one, [batches, c].
+      before: statistics before the first batch, one entry for each norm.
+      after: for each norm the statistics after each batch as if it had been the only one, [batches, c].
     """
 
     def follow(old: jax.Array, each: jax.Array) -> jax.Array:
         result = each[0]
-        for alone in each[1:]:
-            result = (1 - MOMENTUM) * (result - old) + alone
+        for single in each[1:]:
+            result = (1 - MOMENTUM) * (result - old) + single
         return result
 
     return jax.tree.map(follow, list(before), list(after))

@@ -1,15 +1,14 @@
-"""Asks a discriminator about images in evaluation mode: class scores and features."""
+"""Class scores and features of images, from a discriminator in evaluation mode."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.models import pair
-
-Params = Any
+from dgm_jax.types import DiscriminatorParams, Statistics
 
 
 def to_unit_range(images: jax.Array) -> jax.Array:
@@ -21,22 +20,39 @@ _PREDICTED_AT_ONCE = 256
 
 
 def predict_logits(
-    params: Params, statistics: Params, images: np.ndarray, seen: np.ndarray, *, network: str
+    params: DiscriminatorParams,
+    statistics: Sequence[Statistics],
+    images: np.ndarray,
+    seen: np.ndarray,
+    *,
+    network: str,
 ) -> np.ndarray:
-    """Judges uint8 images in evaluation mode: the class head's logits over the classes seen, [n, classes]."""
+    """The class head's logits of uint8 images, [n, classes]; classes not in `seen` get the lowest finite number.
+
+    Args:
+      params: of the discriminator.
+      statistics: running statistics of its norms.
+      images: uint8 [n, height, width, channels].
+      seen: bool [classes].
+      network: "dcgan" or "resnet".
+    """
     logits = _predict_all(params, statistics, images, network)[0]
     return np.where(seen[None], logits, np.finfo(logits.dtype).min)
 
 
-def predict_features(params: Params, statistics: Params, images: np.ndarray, *, network: str) -> np.ndarray:
-    """What the class head sees of uint8 images in evaluation mode, [n, features]."""
+def predict_features(
+    params: DiscriminatorParams, statistics: Sequence[Statistics], images: np.ndarray, *, network: str
+) -> np.ndarray:
+    """The class head's input for uint8 images [n, height, width, channels]: [n, features]."""
     return _predict_all(params, statistics, images, network)[1]
 
 
-def _predict_all(params: Params, statistics: Params, images: np.ndarray, network: str) -> tuple[np.ndarray, np.ndarray]:
+def _predict_all(
+    params: DiscriminatorParams, statistics: Sequence[Statistics], images: np.ndarray, network: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits and features, from programs of one batch size."""
     n = len(images)
-    if n == 0:  # One image more, whose scores are cut off again.
+    if n == 0:  # Predict for one image, and drop its scores below.
         images = np.zeros((1, *images.shape[1:]), np.uint8)
     padded = np.concatenate([images, np.zeros((-len(images) % _PREDICTED_AT_ONCE, *images.shape[1:]), np.uint8)])
     parts = [
@@ -48,7 +64,9 @@ def _predict_all(params: Params, statistics: Params, images: np.ndarray, network
 
 
 @partial(jax.jit, static_argnames="network")
-def _predict(params: Params, statistics: Params, images: jax.Array, *, network: str) -> tuple[jax.Array, jax.Array]:
+def _predict(
+    params: DiscriminatorParams, statistics: Sequence[Statistics], images: jax.Array, *, network: str
+) -> tuple[jax.Array, jax.Array]:
     with jax.default_matmul_precision("highest"):
         output, _ = pair(network).discriminate(params, statistics, to_unit_range(images), train=False)
     return output.logits, output.features

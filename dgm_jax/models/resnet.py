@@ -9,7 +9,7 @@ each class, a 3x3 convolution and tanh, ends it.
 The discriminator is a ResNet-18 whose first convolution is 3x3 with stride 1, with a layer of features under its heads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,7 @@ from dgm_jax.models.discriminator import Output, heads, init_heads
 from dgm_jax.models.generator import DEVIATION, FROM_NOISE, Edge, Generator, OutputLayer, host_generator, n_doublings
 from dgm_jax.models.normalisation import batch_norm, init_norm, init_statistics
 from dgm_jax.nn import conv, masked_conv, product
-
-Params = Any
+from dgm_jax.types import DiscriminatorParams, Statistics, Tree
 
 _BLOCKS_PER_STAGE = 2
 _FEATURES = 2  # Times the width: 128 for a width of 64.
@@ -37,11 +36,11 @@ def _doubled(x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
 
 
-def _doubling(params: Params, x: jax.Array, gate: jax.Array | None) -> jax.Array:
+def _doubling(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None) -> jax.Array:
     return masked_conv(params, _doubled(x), gate, stride=1, padding=1)
 
 
-def _shortcut(params: Params, x: jax.Array, gate: jax.Array | None) -> jax.Array:
+def _shortcut(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None) -> jax.Array:
     return _doubled(masked_conv(params, x, gate, stride=1, padding=0))  # The other order, at four times the work.
 
 
@@ -70,30 +69,29 @@ def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
 
 def init_discriminator(
     key: jax.Array, *, width: int, image_size: int, channels: int, n_classes: int
-) -> tuple[Params, list[Params]]:
+) -> tuple[DiscriminatorParams, list[Statistics]]:
     """Fresh parameters and running statistics of a discriminator.
 
     Returns:
-      {"stem": layer, "blocks": [{"first": layer, "second": layer, "shortcut": layer (where shapes change)}, ...],
-       "features": layer, "critic": {"kernel", "bias"}, "classifier": {"kernel", "bias"}}, a layer being
-      {"kernel": [k, k, c_in, c_out] or [c_in, c_out], "norm": {"scale": [c_out], "shift": [c_out]}};
-      and the statistics of the norms, in this order.
+      Parameters with the trunk {"stem": layer, "blocks": [{"first": layer, "second": layer, "shortcut": layer (where
+      shapes change)}, ...], "features": layer}, where a layer is {"kernel": [k, k, c_in, c_out] or [c_in, c_out],
+      "norm": Norm of c_out}; and the statistics of the norms, in this order.
     """
     random = host_generator(key)
     widths: list[int] = []
 
-    def layer(*shape: int) -> Params:
+    def layer(*shape: int) -> dict[str, Any]:
         widths.append(shape[-1])
         deviation = np.sqrt(2 / np.prod(shape[:-1]))  # He et al. 2015: keeps the scale through rectified layers.
         return {"kernel": random.normal(0, deviation, shape).astype(np.float32), "norm": init_norm(shape[-1])}
 
-    params: Params = {"stem": layer(3, 3, channels, width), "blocks": []}
+    trunk: dict[str, Tree] = {"stem": layer(3, 3, channels, width), "blocks": []}
     for c_in, c_out, stride in _blocks(width, image_size):
         block = {"first": layer(3, 3, c_in, c_out), "second": layer(3, 3, c_out, c_out)}
-        params["blocks"].append(block | ({"shortcut": layer(1, 1, c_in, c_out)} if stride == 2 else {}))
+        trunk["blocks"].append(block | ({"shortcut": layer(1, 1, c_in, c_out)} if stride == 2 else {}))
         last = c_out
-    params["features"] = layer(last, _FEATURES * width)
-    params |= init_heads(random, _FEATURES * width, n_classes)
+    trunk["features"] = layer(last, _FEATURES * width)
+    params = DiscriminatorParams(trunk, **init_heads(random, _FEATURES * width, n_classes))
     return params, [init_statistics(w) for w in widths]
 
 
@@ -109,9 +107,14 @@ def _blocks(width: int, image_size: int) -> Iterator[tuple[int, int, int]]:
 
 @partial(jax.jit, static_argnames=("train", "axis_name"))
 def discriminate(
-    params: Params, statistics: Sequence[Params], images: jax.Array, *, train: bool, axis_name: str | None = None
-) -> tuple[Output, list[Params]]:
-    """Judges images: the critic's value D(x), and the auxiliary classifier's logits.
+    params: DiscriminatorParams,
+    statistics: Sequence[Statistics],
+    images: jax.Array,
+    *,
+    train: bool,
+    axis_name: str | None = None,
+) -> tuple[Output, list[Statistics]]:
+    """Computes the critic's value D(x) and the auxiliary classifier's logits of each image.
 
     Args:
       params: as `init_discriminator` makes them.
@@ -123,26 +126,26 @@ def discriminate(
     Returns:
       (critic [batch], logits [batch, classes], features [batch, n]) and the new running statistics.
     """
-    remaining = iter(statistics)
-    updated: list[Params] = []
+    trunk, remaining = params.trunk, iter(statistics)
+    updated: list[Statistics] = []
 
-    def normalised(layer: Params, x: jax.Array) -> jax.Array:
+    def normalised(layer: Tree, x: jax.Array) -> jax.Array:
         x, running = batch_norm(layer["norm"], next(remaining), x, train=train, axis_name=axis_name)
         updated.append(running)
         return x
 
-    def convolved(layer: Params, x: jax.Array, stride: int) -> jax.Array:
+    def convolved(layer: Tree, x: jax.Array, stride: int) -> jax.Array:
         padding = layer["kernel"].shape[0] // 2
         return normalised(layer, conv(x, layer["kernel"], stride=stride, padding=padding))
 
-    x = jax.nn.relu(convolved(params["stem"], images, 1))
-    for block in params["blocks"]:
+    x = jax.nn.relu(convolved(trunk["stem"], images, 1))
+    for block in trunk["blocks"]:
         stride = 2 if "shortcut" in block else 1
         main = jax.nn.relu(convolved(block["first"], x, stride))
         main = convolved(block["second"], main, 1)
         x = jax.nn.relu(main + (convolved(block["shortcut"], x, stride) if "shortcut" in block else x))
     pooled = jnp.mean(x, axis=(1, 2))
-    features = jax.nn.relu(normalised(params["features"], product(pooled, params["features"]["kernel"])))
+    features = jax.nn.relu(normalised(trunk["features"], product(pooled, trunk["features"]["kernel"])))
     return heads(params, features), updated
 
 

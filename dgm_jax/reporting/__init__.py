@@ -1,1 +1,1 @@
-"""What a person sees of a run: the console, the page, tables and charts. Nothing here changes a run."""
+"""Shows runs to people: console, page, tables and charts. Nothing here changes a run."""

@@ -1,4 +1,4 @@
-"""Charts as SVG text that takes its colours from the page around it: light or dark, on a screen or on paper."""
+"""Charts as SVG that takes its text colour from the page around it, so that it suits light, dark and printed pages."""
 
 import io
 import re
@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-INK = "#0a0b0c"  # Stands for the page's own colour of text; nothing else is drawn in it.
-# Told apart by eyes that see few colours, and legible on white and on black.
+INK = "#0a0b0c"  # A placeholder for the text colour of the page; nothing else is drawn in this colour.
+# Distinguishable for colour-blind readers, and legible on white and on black.
 COLOURS = ("#2f7fd6", "#dd7a2a", "#259a6c", "#b8609f", "#a4922a", "#7a7f87", "#c7504d", "#4ba3b5")
 _PER_INCH = 72
 
@@ -17,24 +17,35 @@ def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: 
     """Draws one chart.
 
     Args:
-      title: what it shows, for those who cannot see it; it is not drawn.
-      draw: is given Matplotlib's axes.
-      width: inches; on the page it is as wide as there is room.
-      height: inches.
+      title: describes the chart to screen readers; it is not drawn.
+      draw: draws on the Matplotlib axes that it is called with.
+      width: in inches; the page scales the chart to the width it has.
+      height: in inches.
 
     Returns:
-      An `<svg>` element; text in it is text.
+      An `<svg>` element, whose text is text and not outlines.
     """
     import matplotlib
     from cycler import cycler
     from matplotlib.figure import Figure
 
     settings: Any = {
-        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-        **{"grid.color": INK, "grid.alpha": 0.15, "axes.grid": True, "axes.axisbelow": True},
-        **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 9},
-        **{"svg.fonttype": "none", "svg.hashsalt": title},
+        "text.color": INK,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": INK,
+        "grid.alpha": 0.15,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
         "axes.prop_cycle": cycler(color=COLOURS),
+        "legend.frameon": False,
+        "font.size": 9,
+        "svg.fonttype": "none",
+        "svg.hashsalt": title,
     }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -43,7 +54,7 @@ def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: 
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = content.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", text)  # Not Matplotlib's own fonts.
+    text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", text)  # Instead of Matplotlib's fonts.
     head = (
         f'<svg viewBox="0 0 {width * _PER_INCH:g} {height * _PER_INCH:g}" role="img" aria-label="{escape(title)}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
@@ -61,7 +72,7 @@ def lines(
     high: float | None = None,
     marks: bool = True,
 ) -> Markup:
-    """Draws lines by name, each of places and values; None leaves a gap."""
+    """Draws one line for each name, through points (place, value); a value of None leaves a gap."""
 
     def draw(axes: Any) -> None:
         for name, (places, values) in series.items():
@@ -76,7 +87,7 @@ def lines(
 
 
 def stacked(title: str, columns: Sequence[str], parts: Mapping[str, Sequence[float]], *, x: str, y: str) -> Markup:
-    """Draws a column for each name, of parts on top of each other."""
+    """Draws one column for each name, with its parts stacked on each other."""
 
     def draw(axes: Any) -> None:
         below = [0.0] * len(columns)

@@ -1,19 +1,25 @@
-"""What a run says on the console: what it is, one live bar per task, the numbers after each, where the files are."""
+"""What a run prints: its settings, a live bar for each task, the results after each task, and where the files are.
 
-import os
+Results go to standard output and progress to standard error. Both are plain lines without control codes where these are
+not terminals but pipes or files.
+"""
+
 import sys
 import textwrap
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
-from tqdm import tqdm
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
 
 from dgm_jax.config import KEEPS_IMAGES, Config
-from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
+from dgm_jax.reporting.bar import Bar, console
+from dgm_jax.runs import events
 
-_SHOWN = {  # metric -> what the bar calls it
+_SHOWN_METRICS = {
     "critic_loss": "critic {:.3g}",
     "generator_loss": "generator {:.3g}",
     "classifier_loss": "classifier {:.3g}",
@@ -25,12 +31,10 @@ _PROTOCOLS = {
     "paper": "paper (epochs are chosen on REAL held-out images of past tasks; only to compare with published numbers)",
 }
 _CPU = 'training on the CPU; a GPU would be faster (python -m pip install "jax[cuda13]")'
-_UNITS = 1000  # Resolution of the bar; its total is the same for all phases.
-_WIDTH = 100
 
 
-class ConsoleProgress(Callback):
-    """Reports a run to a person: results on `out`, the live bar (or plain lines, if that is no terminal) on `err`."""
+class ConsoleProgress(events.Callback):
+    """Prints what happens in a run: results on `out`, progress on `err`."""
 
     def __init__(
         self,
@@ -40,271 +44,243 @@ class ConsoleProgress(Callback):
         interval: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares; prints nothing.
+        """Prints nothing yet.
 
         Args:
           out: where results go; standard output by default.
-          err: where the progress goes; standard error by default.
-          interval: seconds between two plain lines where `err` is not a terminal.
-          clock: tells the time in seconds.
+          err: where progress goes; standard error by default.
+          interval: seconds between two lines of progress if `err` is not a terminal.
+          clock: returns the time in seconds.
         """
-        self._out, self._err = out or sys.stdout, err or sys.stderr
+        self._out, self._err = console(out or sys.stdout), console(err or sys.stderr)
         self._interval, self._clock = interval, clock
-        self._bar: tqdm | None = None
-        self._paces: dict[str, _Pace] = {}  # By phase.
-        self._begun = self._last_line = clock()
-        self._n_tasks: int | None = None
-        self._several = False  # Seeds.
-        self._task: TaskStart | None = None
-        self._number: int | None = None  # Of the task and the phase that the bar shows.
-        self._phase: str | None = None
+        self._start_time = clock()
+        self._run: events.RunStart | None = None
+        self._task: events.TaskStart | None = None
+        self._bar: Bar | None = None
+        self._bar_task: int | None = None
         self._epoch = 0
         self._metrics: Mapping[str, float] = {}
 
-    def on_run_start(self, event: RunStart) -> None:
-        """Says what is about to be done, on what and with what."""
-        self._begun, self._n_tasks, self._several = self._clock(), len(event.tasks), len(event.seeds) > 1
-        counts, train = event.train_counts, f"{sum(event.train_counts):,} training images"
-        each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-        tasks = " | ".join(", ".join(names) for names in event.tasks)
-        seconds, config = event.estimated_seconds, event.config
-        estimate = "not known before the first epochs" if seconds is None else f"roughly {_rough(seconds)}"
-        facts = {
-            "device": ", ".join(event.devices),
-            **({"": _CPU} if event.platform == "cpu" else {}),
-            "data": f"{event.dataset}: {train} ({each} a task), {event.test_count:,} for testing",
-            "tasks": f"{len(event.tasks)}, of the classes {tasks}",
-            **({"variant": config.variant} if config.method == "dgm" else {"method": f"{config.method} (a baseline)"}),
-            **({"seeds": f"{', '.join(map(str, event.seeds))}, side by side"} if len(event.seeds) > 1 else {}),
-            **({"precision": config.precision} if config.precision != "float32" else {}),
-            "protocol": _protocol(event.config),
-            "time": estimate,
-            "run folder": str(event.workdir),
-        }
+    def on_run_start(self, event: events.RunStart) -> None:
+        """Prints what will be learnt, from which data, and on which devices."""
+        self._start_time, self._run, config = self._clock(), event, event.config
+        fewest, most = min(event.train_counts), max(event.train_counts)
+        per_task = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        counts = f"{sum(event.train_counts):,} training images ({per_task} a task), {event.test_count:,} for testing"
+        facts = {"device": ", ".join(event.devices)}
+        if event.platform == "cpu":
+            facts[""] = _CPU
+        facts["data"] = f"{event.dataset}: {counts}"
+        facts["tasks"] = f"{len(event.tasks)}, with the classes {' | '.join(map(', '.join, event.tasks))}"
+        if config.method == "dgm":
+            facts["variant"] = config.gates.variant
+        else:
+            facts["method"] = f"{config.method} (a baseline)"
+        if len(event.seeds) > 1:
+            facts["seeds"] = f"{', '.join(map(str, event.seeds))}, side by side"
+        if config.gan.precision != "float32":
+            facts["precision"] = config.gan.precision
+        facts["protocol"] = _protocol(config)
+        seconds = event.estimated_seconds
+        facts["time"] = "unknown until some epochs are done" if seconds is None else f"roughly {_rough_time(seconds)}"
+        facts["run folder"] = str(event.workdir)
         if event.resumed_from is not None:
             task, epochs = event.resumed_from
-            facts["goes on"] = f"from {self._name(task)}, {epochs} of {event.epochs} epochs done"
-        self._print(*_facts(facts))
+            facts["resuming"] = f"{self._task_name(task)}, {epochs} of {event.epochs} epochs are done"
+        self._print(*_aligned(facts, self._out.width))
 
-    def on_task_start(self, event: TaskStart) -> None:
-        """Opens the task's bar."""
+    def on_task_start(self, event: events.TaskStart) -> None:
+        """Opens the bar of the task."""
         self._task, self._epoch, self._metrics = event, event.first_epoch, {}
-        self._follow(event.task, "train")
-        left = f"epochs {event.first_epoch + 1} to {event.epochs}" if event.first_epoch else f"{event.epochs} epochs"
-        steps = f"{left} of {event.steps:,} steps" if event.epochs > 1 else f"{event.steps:,} steps"
-        plan = f"; {steps}" if event.epochs * event.steps > 1 else ""  # Else it has no mini-batches.
-        widths = f", widths {'-'.join(map(str, event.widths))}" if event.widths else ""
-        compiling = "; compiling first, or loading what was compiled before" if event.compiles else ""
-        self._show(f"classes {', '.join(event.classes)}{plan}{widths}{compiling}", always=True)
+        plan = ["compiling, or loading compiled programs"] if event.compiles else []
+        plan.append(f"classes {', '.join(event.classes)}")
+        if event.epochs * event.steps > 1:  # A single step means that the method does not train in mini-batches.
+            steps = f"{event.steps:,} steps"
+            epochs = (
+                f"epochs {event.first_epoch + 1} to {event.epochs}" if event.first_epoch else f"{event.epochs} epochs"
+            )
+            plan.append(f"{epochs} of {steps}" if event.epochs > 1 else steps)
+        if event.widths:
+            plan.append(f"widths {'-'.join(map(str, event.widths))}")
+        self._bar_for(event.task, "train").show("; ".join(plan), always=True)
 
-    def on_progress(self, event: Progress) -> None:
-        """Moves the bar."""
-        self._follow(event.task, event.phase)
+    def on_progress(self, event: events.Progress) -> None:
+        """Advances the bar."""
         share = event.done / event.total if event.total else 1.0
-        if event.phase == "train" and event.epoch is not None and self._task is not None:  # Of one epoch, not of all.
+        if event.phase == "train" and event.epoch is not None and self._task is not None:
             self._epoch = event.epoch
             share = (event.epoch + share) / self._task.epochs
-        self._move(share)
+        self._advance(event.task, event.phase, share)
 
-    def on_epoch_end(self, event: EpochEnd) -> None:
-        """Moves the bar, and shows the epoch's losses from now on."""
-        self._follow(event.task, "train")
+    def on_epoch_end(self, event: events.EpochEnd) -> None:
+        """Advances the bar, and shows the losses of this epoch until the next one ends."""
         self._epoch, self._metrics = event.epoch, event.metrics
-        if self._task is not None:
-            self._move((event.epoch + 1) / self._task.epochs)
+        self._advance(event.task, "train", (event.epoch + 1) / self._task.epochs if self._task else 0.0)
 
-    def on_task_end(self, event: TaskEnd) -> None:
-        """Closes the bar and prints what the task did to accuracy and capacity."""
+    def on_task_end(self, event: events.TaskEnd) -> None:
+        """Closes the bar, and prints accuracies and the use of the network."""
         self.close()
-        n, first = len(event.class_names), event.task == 0
-        whose = f", seed {event.seed}," if self._several else ""
-        self._print(
-            "",
-            f"{self._name(event.task)}{whose} learnt in {_time(event.seconds)}",
-            *_indent(_accuracy_rows(event.class_names, event.accuracy)),
-            "",
-            *_indent(_averages(n, event.protocol, event.average, {} if first else event.forgetting)),
-            "",
-            *_indent(_capacity(event.capacity)),
-            *([f"  widths from now on: {'-'.join(map(str, event.widths))}", ""] if event.widths else []),
-        )
+        seed = f", seed {event.seed}," if self._run is not None and len(self._run.seeds) > 1 else ""
+        self._print("", f"{self._task_name(event.task)}{seed} learnt in {_time(event.seconds)}")
+        self._print(*_accuracy_tables(event.class_names, event.accuracy, self._out.width))
+        forgetting = event.forgetting if event.task else {}
+        self._print("", _average_table(len(event.class_names), event.protocol, event.average, forgetting))
+        if event.capacity:
+            headers = [name for name in event.capacity[0] if name != "task"]
+            rows = [[f"{row[name]:,}" for name in headers] for row in event.capacity]
+            self._print("", _table([name.replace("_", " ") for name in headers], rows))
+        if event.widths:
+            self._print(f"  widths from now on: {'-'.join(map(str, event.widths))}")
 
-    def on_run_end(self, event: RunEnd) -> None:
-        """Says how it ended, and where the files are."""
+    def on_run_end(self, event: events.RunEnd) -> None:
+        """Prints the final accuracies, and where the files are."""
         self.close()
-        if event.already_finished:
-            first = ["this run is finished already: nothing was trained (another --workdir starts a new one)"]
-        else:
-            sitting, whole = self._clock() - self._begun, sum(event.summary.seconds.values())
-            in_all = f" ({_time(whole)} with the sittings before)" if whole > sitting + 1 else ""
-            first = [f"finished in {_time(sitting)}{in_all}"]
         summary = event.summary
+        if event.already_finished:
+            self._print("already finished, nothing was trained (choose another --workdir to start a new run)")
+        else:
+            seconds, total = self._clock() - self._start_time, sum(summary.seconds.values())
+            earlier = f" ({_time(total)} with earlier sessions)" if total > seconds + 1 else ""
+            self._print("", f"finished in {_time(seconds)}{earlier}")
         if summary.averages:
-            first += _averages(summary.final, summary.protocol, summary.averages[summary.final], summary.forgetting)
-        self._print(*first, *_facts({"run folder": str(event.workdir)} | event.files))
+            average = summary.averages[summary.final]
+            self._print(_average_table(summary.final, summary.protocol, average, summary.forgetting), "")
+        self._print(*_aligned({"run folder": str(event.workdir), **event.files}, self._out.width))
 
     def on_note(self, text: str) -> None:
-        """Prints the note above the bar."""
-        if self._bar is not None:
-            self._bar.clear()
-        print(f"note: {text}", file=self._err, flush=True)
-        if self._bar is not None:
-            self._bar.refresh()
+        """Prints a note; it stands above the bar, if there is one."""
+        self._err.print(f"note: {text}", soft_wrap=True)
 
     def close(self) -> None:
-        """Ends the bar, if there is one; what is printed next begins on a line of its own."""
+        """Removes the bar from the screen, if there is one."""
         if self._bar is not None:
             self._bar.close()
-            self._bar = None
-        self._number = self._phase = None
+        self._bar = self._bar_task = None
 
-    def _follow(self, task: int, phase: str) -> None:
-        """Turns to a phase of a task, if it is another than the present one."""
-        if (task, phase) == (self._number, self._phase):
-            return
-        if task != self._number:
+    def _bar_for(self, task: int, phase: str) -> Bar:
+        """The bar of a task, showing a phase of it."""
+        if self._bar is None or task != self._bar_task:
             self.close()
-            self._paces = {}
-            if self._err.isatty():
-                # A postfix that is not text is left alone by tqdm, which would put a comma before it.
-                self._bar = tqdm(
-                    total=_UNITS,
-                    desc=self._name(task),
-                    file=self._err,
-                    leave=False,  # The task's numbers take its place.
-                    **_shape(self._err),
-                    bar_format="{desc} |{bar:16}| {postfix[0]}",
-                    postfix=[""],
-                )
-        self._number, self._phase = task, phase
-        if phase != "train" or phase not in self._paces:  # Training goes on where a replay between epochs broke in.
-            self._paces[phase] = _Pace()
+            self._bar, self._bar_task = Bar(self._task_name(task), self._err, self._interval, self._clock), task
+        # Replay between two epochs interrupts training, which then continues; other phases start anew.
+        self._bar.select(phase, resume=phase == "train")
+        return self._bar
 
-    def _move(self, share: float) -> None:
-        if self._phase is not None:
-            self._paces[self._phase].add(self._clock(), share)
-        if self._bar is not None:
-            self._bar.n = round(_UNITS * min(max(share, 0.0), 1.0))
-        self._show(", ".join(self._parts(share)))
-
-    def _parts(self, share: float) -> Iterable[str]:
-        """What stands beside the bar, piece by piece; the most important first, as narrow terminals cut the rest."""
-        task = self._task if self._phase == "train" else None
-        rate = self._paces[self._phase].rate if self._phase in self._paces else None
-        if task is not None and task.epochs > 1:
-            yield f"epoch {min(self._epoch + 1, task.epochs)}/{task.epochs}"
+    def _advance(self, task: int, phase: str, share: float) -> None:
+        """Shows how far a phase is, the most important facts first: narrow terminals cut off the rest."""
+        bar = self._bar_for(task, phase)
+        bar.advance_to(share)
+        speed, plan = bar.speed, self._task if phase == "train" else None
+        if plan is not None and plan.epochs > 1:
+            parts = [f"epoch {min(self._epoch + 1, plan.epochs)}/{plan.epochs}"]
         else:
-            yield f"{self._phase} {share:.0%}"
-        if rate:
-            yield f"{_time((1 - share) / rate)} left"
-        if task is not None:
-            yield from (text.format(self._metrics[name]) for name, text in _SHOWN.items() if name in self._metrics)
-            if rate and task.epochs * task.steps > 1:
-                yield f"{rate * task.epochs * task.steps * task.images_per_step:,.0f} images/s"
+            parts = [f"{phase} {share:.0%}"]
+        if speed:
+            parts.append(f"{_time((1 - share) / speed)} left")
+        if plan is not None:
+            parts += [
+                text.format(self._metrics[name]) for name, text in _SHOWN_METRICS.items() if name in self._metrics
+            ]
+            if speed and plan.epochs * plan.steps > 1:
+                parts.append(f"{speed * plan.epochs * plan.steps * plan.images_per_step:,.0f} images/s")
+        bar.show(", ".join(parts))
 
-    def _show(self, text: str, *, always: bool = False) -> None:
-        if self._bar is not None:
-            self._bar.postfix[0] = text
-            self._bar.refresh()
-        elif always or self._clock() - self._last_line >= self._interval:
-            self._last_line = self._clock()
-            print(f"{self._name(self._number or 0)}: {text}", file=self._err, flush=True)
+    def _task_name(self, task: int) -> str:
+        """The number of a task, which counts from 0 as in the files, and its place among all tasks."""
+        return f"task {task}" + (f" ({task + 1} of {len(self._run.tasks)})" if self._run else "")
 
-    def _name(self, task: int) -> str:
-        """A task by its number, which counts from 0 as it does in the files, and by its place."""
-        return f"task {task}" + (f" ({task + 1} of {self._n_tasks})" if self._n_tasks else "")
-
-    def _print(self, *lines: str) -> None:
-        print("\n".join(lines), file=self._out, flush=True)
+    def _print(self, *parts: RenderableType) -> None:
+        for part in parts:
+            self._out.print(part, soft_wrap=True)
 
 
-class _Pace:
-    """How fast a phase goes, over the last half minute: the first seconds, spent compiling, must not count for long."""
+@contextmanager
+def progress_bar(
+    total: int,
+    description: str,
+    *,
+    err: TextIO | None = None,
+    interval: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[int], None]]:
+    """Shows how much of a total is done while the block runs.
 
-    def __init__(self) -> None:
-        self._points: deque[tuple[float, float]] = deque()
+    Args:
+      total: how many items there are, at least 1.
+      description: what is done, e.g. "writing images".
+      err: where progress goes; standard error by default.
+      interval: seconds between two lines of progress if `err` is not a terminal.
+      clock: returns the time in seconds.
 
-    def add(self, now: float, share: float) -> None:
-        self._points.append((now, share))
-        while len(self._points) > 2 and now - self._points[1][0] > 30:
-            self._points.popleft()
+    Yields:
+      A function to call with the number of items that were finished since its last call.
+    """
+    done, bar = 0, Bar(description, console(err or sys.stderr), interval, clock)
 
-    @property
-    def rate(self) -> float | None:
-        """The share done in a second; None while nothing can be said."""
-        if len(self._points) < 2:
-            return None
-        (begun, before), (now, after) = self._points[0], self._points[-1]
-        return (after - before) / (now - begun) if now > begun and after > before else None
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        bar.advance_to(done / total)
+        left = f", {_time((1 - done / total) / bar.speed)} left" if bar.speed else ""
+        bar.show(f"{done:,} of {total:,}{left}")
+
+    try:
+        bar.select(description, resume=True)
+        yield advance
+    finally:
+        bar.close()
 
 
-def _facts(facts: Mapping[str, str]) -> list[str]:
-    """`name  value`, aligned, long values wrapped."""
+def _aligned(facts: Mapping[str, str], width: int) -> list[str]:
+    """Lines of names and values; long values are wrapped, but never within a path, so that it can be copied."""
     indent = max(map(len, facts)) + 2
     lines: list[str] = []
     for name, value in facts.items():
-        # A path is left whole, whatever its length, so that it can be copied.
-        parts = textwrap.wrap(value, _WIDTH - indent, break_long_words=False, break_on_hyphens=False) or [""]
+        parts = textwrap.wrap(value, max(width - indent, 20), break_long_words=False, break_on_hyphens=False) or [""]
         lines += [f"{name:{indent}}{parts[0]}", *(" " * indent + part for part in parts[1:])]
     return lines
 
 
-def _accuracy_rows(names: Sequence[str], accuracy: Mapping[str, Sequence[float | None]]) -> list[str]:
-    """A column for each class seen; broken into several blocks where there are many."""
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 0, gap: int = 2) -> Padding:
+    """An indented table without rules, with columns at least `width` wide; a first column of names is on the left."""
+    table = Table(box=None, padding=(0, 0, 0, gap), pad_edge=False, header_style="bold")
+    for number, header in enumerate(headers):
+        names = number == 0 and not rows[0][0].isdecimal()
+        table.add_column(header, justify="left" if names else "right", min_width=0 if names else width, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return Padding(table, (0, 0, 0, 2), expand=False)
+
+
+def _accuracy_tables(
+    names: Sequence[str], accuracy: Mapping[str, Sequence[float | None]], width: int
+) -> Iterator[Padding]:
+    """A column for each class seen, in several tables if there are too many for one."""
     header = "accuracy, %"
-    first = max(len(header), *map(len, accuracy))
-    width = max(6, *(len(name) + 2 for name in names))
-    at_once = max(1, (_WIDTH - first - 2) // width)
-    lines: list[str] = []
-    for start in range(0, len(names), at_once):
-        part = slice(start, start + at_once)
-        lines.append(f"{header:{first}}" + "".join(f"{name:>{width}}" for name in names[part]))
-        for reading, values in accuracy.items():
-            lines.append(f"{reading:{first}}" + "".join(f"{_percent(value):>{width}}" for value in values[part]))
-    return lines
+    column = max(6, *(len(name) + 2 for name in names))
+    columns = max(1, (width - 2 - max(map(len, (header, *accuracy)))) // column)
+    for start in range(0, len(names), columns):
+        part = slice(start, start + columns)
+        rows = [[reading, *map(_percent, values[part])] for reading, values in accuracy.items()]
+        yield _table([header, *names[part]], rows, width=column - 1, gap=1)
 
 
-def _averages(
+def _average_table(
     n_classes: int, protocol: str, average: Mapping[str, Mapping[str, float]], forgetting: Mapping[str, float | None]
-) -> list[str]:
-    """A_t and forgetting (if any is given) of both readings, with the protocol's name."""
-    values = ", ".join(
-        f"{reading} {_percent(mean.get('macro'))} % (micro {_percent(mean.get('micro'))})"
-        for reading, mean in average.items()
-    )
-    lines = [f"A_{n_classes}, {protocol} protocol: {values}"]
+) -> Padding:
+    """A_t and, if given, forgetting of every reading."""
+    headers = [f"A_{n_classes} ({protocol} protocol), %", "macro", "micro"]
+    rows = [[reading, _percent(means["macro"]), _percent(means["micro"])] for reading, means in average.items()]
     if forgetting:
-        falls = ", ".join(f"{reading} {_percent(value)} points" for reading, value in forgetting.items())
-        lines.append(f"forgetting: {falls}")
-    return lines
-
-
-def _capacity(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table of layers; its columns are those of the rows."""
-    if not rows:
-        return []
-    columns = [column for column in rows[0] if column != "task"]
-    cells = [[column.replace("_", " ") for column in columns]]
-    cells += [[f"{v:,}" if isinstance(v := row.get(column), int) else str(v) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths)) for line in cells]
-
-
-def _shape(terminal: TextIO) -> dict[str, Any]:
-    """How tqdm is to fit its bar into a terminal; in containers and scripts some say that they are 0 wide."""
-    try:
-        sized = os.get_terminal_size(terminal.fileno()).columns > 0
-    except (OSError, ValueError):
-        sized = False
-    return {"dynamic_ncols": True} if sized else {"ncols": _WIDTH, "nrows": 20}
-
-
-def _indent(lines: Iterable[str]) -> list[str]:
-    return ["  " + line for line in lines]
+        headers.append("forgetting, points")
+        for row in rows:
+            row.append(_percent(forgetting.get(row[0])))
+    return _table(headers, rows)
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{100 * value:.1f}"  # NaN: a class without test images
+    return "-" if value is None or value != value else f"{100 * value:.1f}"  # NaN: the class has no test images.
 
 
 def _time(seconds: float) -> str:
@@ -314,8 +290,8 @@ def _time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _rough(seconds: float) -> str:
-    """An estimate, no more precise than it can be."""
+def _rough_time(seconds: float) -> str:
+    """An estimate, rounded to what it is worth."""
     if seconds < 90:
         return f"{max(10, round(seconds, -1)):.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"

@@ -1,4 +1,4 @@
-"""The page of a run, and of several side by side: one file of HTML that needs no network and no script."""
+"""HTML pages of one run and of several runs side by side; each is one file that needs no network and no script."""
 
 import base64
 import io
@@ -16,18 +16,17 @@ from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import RunFiles, read
 from dgm_jax.system import files
 
-_PERCENT = 100
-_GATES = {"open_share": "open gates", "sparsity": "free capacity in use"}
+_GATE_METRICS = {"open_share": "open gates", "sparsity": "free capacity in use"}
 
 
 def write(workdir: str | Path) -> Path:
     """Writes `report.html` into the folder of a run, finished or not.
 
     Returns:
-      The page.
+      The path of the page.
 
     Raises:
-      UserError: if the folder is no run's, or a file in it cannot be read.
+      UserError: if the folder does not hold a run, or a file in it cannot be read.
     """
     out = Workdir(workdir).report
     files.write_atomically(out, page(read(workdir)))
@@ -35,39 +34,39 @@ def write(workdir: str | Path) -> Path:
 
 
 def write_at_the_end(folder: Workdir, note: Callable[[str], None]) -> None:
-    """Writes the page of a run that has just ended; what keeps it from being written is told, for the run is whole."""
+    """Writes the page of a run that has just ended. A failure becomes a note, because the run itself is complete."""
     try:
         write(folder.path)
     except ModuleNotFoundError as error:
-        note(f"no {folder.report.name}, for {error.name} is not installed")
-    except Exception as error:  # Whatever it is: hours of training are not to end in a traceback of a page.
+        note(f"no {folder.report.name}: {error.name} is not installed")
+    except Exception as error:  # A failure to draw the page must never hide a finished run.
         note(f"no {folder.report.name}: {type(error).__name__}: {error}")
 
 
 def page(run: RunFiles) -> str:
     """The page of one run."""
-    from dgm_jax.reporting import charts  # Matplotlib is slow to import.
-
-    drawn: dict[str, Any] = {"accuracy": None, "growth": None} | _training(run)
+    n_untested, last_complete = _untested_classes(run)
+    accuracy = growth = None
     if run.summary is not None:
         tasks = list(range(run.finished_tasks))
-        last_whole = _untested(run)["last_untested"] + 1 if _untested(run)["untested"] else 0
-        curves = {reading: _broken(tasks, _percents(run.averages(reading)), last_whole) for reading in run.readings}
-        drawn["accuracy"] = charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5)
-        drawn["growth"] = _growth(run)
+        gap = last_complete + 1 if n_untested else 0
+        curves = {reading: _with_gap(tasks, _percents(run.averages(reading)), gap) for reading in run.readings}
+        accuracy = _accuracy_chart(curves)
+        growth = _growth_chart(run)
     return _render(
         "run.html",
         title=f"{run.stream['dataset']}, {run.method}",
         run=run,
-        charts=drawn,
-        minutes=_duration(sum(run.summary.seconds.values()) if run.summary else 0),
+        charts={"accuracy": accuracy, "growth": growth, "losses": _losses_chart(run), "gates": _gates_chart(run)},
+        duration=_duration(sum(run.summary.seconds.values()) if run.summary else 0),
         task_names=_task_names(run),
         grid=_grid(run),
         real=[list(map(_data_uri, run.real.get(index, []))) for index in range(len(run.names))] if run.real else None,
         retained=_retained(run),
         confusion=_confusion(run),
         privacy=_privacy(run),
-        **_untested(run),
+        untested=n_untested,
+        last_complete=last_complete,
         keeps_images=KEEPS_IMAGES,
     )
 
@@ -76,80 +75,93 @@ def comparison(workdirs: Sequence[str | Path]) -> str:
     """The page of several runs.
 
     Raises:
-      UserError: if a folder is named twice, is no run's, or a file in it cannot be read.
+      UserError: if a folder is named twice or does not hold a run, or a file in it cannot be read.
     """
-    from dgm_jax.reporting import charts
+    from dgm_jax.reporting import charts  # Matplotlib is slow to import.
 
     paths = [Path(workdir) for workdir in workdirs]
     if len({path.resolve() for path in paths}) < len(paths):
-        raise UserError(f"{', '.join(map(str, paths))}: a run is there twice; name each once")
-    runs = dict(zip(_short(paths), map(read, paths), strict=True))
+        raise UserError(f"{', '.join(map(str, paths))}: the same run is named twice; name each run once")
+    runs = dict(zip(_short_names(paths), map(read, paths), strict=True))
     curves = {
         name: (list(range(run.finished_tasks)), _percents(run.averages(run.readings[0])))
         for name, run in runs.items()
         if run.summary is not None
     }
-    sizes = {
+    weights = {
         name: (tasks, [sum(row["weights"] for row in run.rows(t)) / 1000 for t in tasks])
         for name, run in runs.items()
         if (tasks := [t for t in range(run.finished_tasks) if run.rows(t)])
     }
     settings = {name: [run.config.get(name) for run in runs.values()] for name in next(iter(runs.values())).config}
-    alike = {
-        "data": lambda run: (run.stream["dataset"], run.stream.get("fingerprint")),
-        "tasks": lambda run: run.stream["tasks"],
-        "protocol": lambda run: run.protocol,
+    # Accuracies can be compared only if these are the same for all runs.
+    comparable = {
+        "data": [(run.stream["dataset"], run.stream.get("fingerprint")) for run in runs.values()],
+        "tasks": [run.stream["tasks"] for run in runs.values()],
+        "protocol": [run.protocol for run in runs.values()],
     }
     return _render(
         "comparison.html",
         title=f"{len(runs)} runs side by side",
         runs=runs,
         charts={
-            "accuracy": charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5),
-            "growth": sizes
-            and charts.lines("weights, thousands", sizes, x="after task", y="weights, thousands", low=0),
+            "accuracy": _accuracy_chart(curves),
+            "growth": weights
+            and charts.lines("weights, thousands", weights, x="after task", y="weights, thousands", low=0),
         },
-        differing=[
-            what for what, of in alike.items() if any(of(a) != of(b) for a, b in itertools.pairwise(runs.values()))
-        ],
-        settings={name: values for name, values in settings.items() if any(v != values[0] for v in values)},
+        differing=list(_differing(comparable)),
+        settings=_differing(settings),
     )
+
+
+def _differing(values: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Those entries whose values are not all equal."""
+    return {name: of_runs for name, of_runs in values.items() if any(value != of_runs[0] for value in of_runs)}
 
 
 def _render(template: str, **values: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dgm_jax.reporting.page", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("dgm_jax.reporting", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template(template).render(size=_size, **values)
 
 
-def _training(run: RunFiles) -> dict[str, Any]:
-    """Charts of losses and gates over all epochs."""
+def _accuracy_chart(curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]]) -> Any:
     from dgm_jax.reporting import charts
 
-    lines = run.epochs
-    if not lines:
-        return {"losses": None, "gates": None}
-    places = [line["task"] + (line["epoch"] + 1) / run.config["epochs"] for line in lines]
+    return charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5)
 
-    def series(names: Mapping[str, str], scale: float = 1) -> dict[str, tuple[list[float], list[float | None]]]:
-        return {
-            said: (places, [scale * line[name] if name in line else None for line in lines])
-            for name, said in names.items()
-            if any(name in line for line in lines)
-        }
 
-    losses = {name: name.removesuffix("_loss") for line in lines for name in line if name.endswith("_loss")}
-    gates = series(_GATES, _PERCENT)
+def _losses_chart(run: RunFiles) -> Any:
+    from dgm_jax.reporting import charts
+
+    names = {name: name.removesuffix("_loss") for line in run.epochs for name in line if name.endswith("_loss")}
+    curves = _epoch_curves(run, names)
+    return curves and charts.lines("losses", curves, x="task", y="loss", marks=False)
+
+
+def _gates_chart(run: RunFiles) -> Any:
+    from dgm_jax.reporting import charts
+
+    curves = _epoch_curves(run, _GATE_METRICS, scale=100)
+    return curves and charts.lines("gates, %", curves, x="task", y="%", low=0, high=100.5, marks=False)
+
+
+def _epoch_curves(
+    run: RunFiles, names: Mapping[str, str], *, scale: float = 1
+) -> dict[str, tuple[list[float], list[float | None]]]:
+    """Curves of those metrics that the run has, over all epochs; `names` are what a chart calls them."""
+    places = [line["task"] + (line["epoch"] + 1) / run.config["epochs"] for line in run.epochs]
     return {
-        "losses": charts.lines("losses", series(losses), x="task", y="loss", marks=False),
-        "gates": gates and charts.lines("gates, %", gates, x="task", y="%", low=0, high=100.5, marks=False),
+        label: (places, [scale * line[name] if name in line else None for line in run.epochs])
+        for name, label in names.items()
+        if any(name in line for line in run.epochs)
     }
 
 
-def _growth(run: RunFiles) -> Any:
+def _growth_chart(run: RunFiles) -> Any:
     from dgm_jax.reporting import charts
 
     tasks = [task for task in range(run.finished_tasks) if run.rows(task)]
@@ -157,7 +169,7 @@ def _growth(run: RunFiles) -> Any:
         return None
     totals = [{part: sum(row[part] for row in run.rows(task)) for part in run.rows(task)[0]} for task in tasks]
     parts = {
-        "re-used": [total["reused"] for total in totals],
+        "reused": [total["reused"] for total in totals],
         "new": [total["newly_reserved"] for total in totals],
         "reserved, closed": [total["gates"] - total["used"] - total["free"] for total in totals],
         "free": [total["free"] for total in totals],
@@ -166,18 +178,18 @@ def _growth(run: RunFiles) -> Any:
 
 
 def _grid(run: RunFiles) -> Sequence[tuple[str, list[str | None]]]:
-    """A row for each class: the first image drawn of it after each task, as data URIs."""
+    """For each class, its first generated image after each task, as data URIs; None before the class was learnt."""
     if not run.drawn:
         return []
     rows: list[tuple[str, list[str | None]]] = []
     for index, name in enumerate(run.names):
-        cells = [_data_uri(then["images"][index, 0]) if index < len(then["images"]) else None for then in run.drawn]
-        rows.append((name, cells))
+        images = [after["images"] for after in run.drawn]
+        rows.append((name, [_data_uri(drawn[index, 0]) if index < len(drawn) else None for drawn in images]))
     return rows
 
 
 def _retained(run: RunFiles) -> dict[str, Any]:
-    """How many images that were drawn again after a later task are equal bit for bit to the first ones."""
+    """How many images that were generated again after the next task equal the earlier ones bit for bit."""
     compared = same = 0
     for earlier, later in itertools.pairwise(run.drawn):
         n = len(earlier["images"])
@@ -187,33 +199,32 @@ def _retained(run: RunFiles) -> dict[str, Any]:
 
 
 def _confusion(run: RunFiles) -> dict[str, list[list[tuple[int, float]]]]:
-    """Counts, and shares of the true class's images."""
+    """By reading, the confusion matrix as counts and as shares of the images of the true class."""
     return {
         reading: [[(count, count / max(sum(row), 1)) for count in row] for row in rows]
         for reading, rows in (run.summary.confusion if run.summary else {}).items()
     }
 
 
-def _untested(run: RunFiles) -> dict[str, int]:
-    """How many classes seen have no test images at the end, and after which task that began."""
+def _untested_classes(run: RunFiles) -> tuple[int, int]:
+    """How many of the classes seen have no test images now, and the last task after which all had some (-1: none)."""
     if not run.finished_tasks:
-        return {"untested": 0, "last_untested": 0}
+        return 0, 0
     rows = run.matrices[run.readings[0]]
     missing = [row[: run.n_seen(task)].count(None) for task, row in enumerate(rows)]
-    whole = [task for task, count in enumerate(missing) if not count]
-    return {"untested": missing[-1], "last_untested": whole[-1] if whole else -1}
+    return missing[-1], max((task for task, count in enumerate(missing) if not count), default=-1)
 
 
 def _privacy(run: RunFiles) -> dict[str, Any] | None:
-    """How many classes there are, which come nearer to their training images than chance explains, and copies."""
+    """The classes whose images are nearer to training images than chance explains, and how many are exact copies."""
     rows = run.summary.privacy if run.summary else []
     if not rows:
         return None
-    nearer = [privacy.is_nearer(row) for row in rows]
+    verdicts = [privacy.is_nearer(row) for row in rows]
     return {
         "classes": len(rows),
-        "nearer": [row["class"] for row, is_nearer in zip(rows, nearer, strict=True) if is_nearer],
-        "unknown": nearer.count(None),
+        "nearer": [row["class"] for row, is_nearer in zip(rows, verdicts, strict=True) if is_nearer],
+        "unknown": verdicts.count(None),
         "copies": sum(row["copies"] for row in rows),
     }
 
@@ -226,8 +237,8 @@ def _task_names(run: RunFiles) -> list[str]:
     return names
 
 
-def _short(paths: Sequence[Path]) -> list[str]:
-    """As much of the end of each path as tells them apart."""
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The ends of the paths, just long enough to differ from each other."""
     resolved = [path.resolve().parts for path in paths]
     depth = next(d for d in itertools.count(1) if len({parts[-d:] for parts in resolved}) == len(resolved))
     return ["/".join(parts[-depth:]) for parts in resolved]
@@ -241,15 +252,15 @@ def _data_uri(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _broken(
+def _with_gap(
     places: Sequence[float], values: Sequence[float], at: int
 ) -> tuple[Sequence[float], Sequence[float | None]]:
-    """A line with a gap before place number `at`, where what is averaged over changes; 0: none."""
+    """A curve that is interrupted before its point number `at`, if that is not 0."""
     return ([*places[:at], at - 0.5, *places[at:]], [*values[:at], None, *values[at:]]) if at else (places, values)
 
 
 def _percents(values: Sequence[float]) -> list[float]:
-    return [_PERCENT * value for value in values]
+    return [100 * value for value in values]
 
 
 def _size(n: float) -> str:

@@ -1,4 +1,4 @@
-"""A table of many runs, beside published numbers: as Markdown, CSV, JSON, and pictures."""
+"""A table of many runs, beside published numbers: as Markdown, CSV, JSON and figures."""
 
 import csv
 import io
@@ -6,74 +6,118 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dgm_jax.config import GENERATIVE
+from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_atomically, write_json
 
-# Test accuracy, %, as published (half-way and at the end: A5 and A10), and what was measured.
+# Published test accuracy in % (A5 and A10: half-way and at the end), and what was measured.
 # Ostapenko et al. 2019, table 1.
-_OWN = "A of one classifier over all classes"
-_GENERATED = "most likely: generated images, told by a classifier of all real data"
+_OF_CLASSIFIER = "A of one classifier over all classes"
+_OF_GENERATED = "most likely of generated images, as a classifier trained on all real data predicts them"
 PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
-    ("mnist", "joint"): (99.87, 99.24, _OWN),
-    ("mnist", "icarl"): (84.61, 55.8, _OWN + " (iCaRL-S)"),
-    ("mnist", "ewc"): (70.62, 77.03, _GENERATED),
-    ("mnist", "dgr"): (90.39, 85.40, _GENERATED),
-    ("mnist", "mergan"): (98.19, 97.00, _GENERATED),
-    ("mnist", "dgmw"): (98.75, 96.46, _OWN),
-    ("mnist", "dgma"): (99.17, 97.92, _OWN),
-    ("svhn", "joint"): (92.99, 88.72, _OWN),
-    ("svhn", "ewc"): (39.84, 33.02, _GENERATED),
-    ("svhn", "dgr"): (61.29, 47.28, _GENERATED),
-    ("svhn", "mergan"): (80.90, 66.78, _GENERATED),
-    ("svhn", "dgmw"): (83.93, 74.38, _OWN),
-    ("svhn", "dgma"): (81.07, 66.89, _OWN),
-    ("cifar10", "joint"): (83.40, 77.82, _OWN),
-    ("cifar10", "dgmw"): (72.45, 56.21, _OWN),
-    ("cifar10", "dgma"): (71.91, 51.80, _OWN),
+    ("mnist", "joint"): (99.87, 99.24, _OF_CLASSIFIER),
+    ("mnist", "icarl"): (84.61, 55.8, _OF_CLASSIFIER + " (iCaRL-S)"),
+    ("mnist", "ewc"): (70.62, 77.03, _OF_GENERATED),
+    ("mnist", "dgr"): (90.39, 85.40, _OF_GENERATED),
+    ("mnist", "mergan"): (98.19, 97.00, _OF_GENERATED),
+    ("mnist", "dgmw"): (98.75, 96.46, _OF_CLASSIFIER),
+    ("mnist", "dgma"): (99.17, 97.92, _OF_CLASSIFIER),
+    ("svhn", "joint"): (92.99, 88.72, _OF_CLASSIFIER),
+    ("svhn", "ewc"): (39.84, 33.02, _OF_GENERATED),
+    ("svhn", "dgr"): (61.29, 47.28, _OF_GENERATED),
+    ("svhn", "mergan"): (80.90, 66.78, _OF_GENERATED),
+    ("svhn", "dgmw"): (83.93, 74.38, _OF_CLASSIFIER),
+    ("svhn", "dgma"): (81.07, 66.89, _OF_CLASSIFIER),
+    ("cifar10", "joint"): (83.40, 77.82, _OF_CLASSIFIER),
+    ("cifar10", "dgmw"): (72.45, 56.21, _OF_CLASSIFIER),
+    ("cifar10", "dgma"): (71.91, 51.80, _OF_CLASSIFIER),
     # A30, A50.
-    ("imagenet50", "joint"): (57.35, 49.88, _OWN),
-    ("imagenet50", "icarl"): (29.38, 28.98, _OWN + " (iCaRL-S)"),
-    ("imagenet50", "dgmw"): (32.14, 17.82, _OWN),
-    ("imagenet50", "dgma"): (25.93, 15.16, _OWN),
+    ("imagenet50", "joint"): (57.35, 49.88, _OF_CLASSIFIER),
+    ("imagenet50", "icarl"): (29.38, 28.98, _OF_CLASSIFIER + " (iCaRL-S)"),
+    ("imagenet50", "dgmw"): (32.14, 17.82, _OF_CLASSIFIER),
+    ("imagenet50", "dgma"): (25.93, 15.16, _OF_CLASSIFIER),
 }
 _LEGEND = (
     "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
-    "last task, `A_half` after half of them (the paper's A5; of ImageNet-50 its A30). *Consolidated*, and the "
-    "*classifier* of mergan: trained on the memory's images of all classes (train-on-generated accuracy); "
-    "*auxiliary*: the discriminator's own class head, as in the paper. *Generated*: the memory's images, told by a "
-    "classifier that learnt all real images, that of `joint`, which tells *judge* of the real test images; of dgr, "
-    "whose images bear no label, it is agreement with its solver. *Frechet*: Frechet distance in that classifier's "
-    "features (not FID), and there too *precision, recall*. *Memory*: what is kept of old classes, the classifier and "
-    "discriminator not counted. *Worth*: as many training images, stored as they come, take the same bytes. "
-    "*Published*: half-way / at the end; only runs of full length are compared: ✓ reached, ✗ not."
+    "last task, `A_half` after half of the tasks (the paper's A5; for ImageNet-50 its A30). *Consolidated*, and the "
+    "*classifier* of mergan: a classifier trained on the memory's images of all classes (train-on-generated accuracy); "
+    "*auxiliary*: the class head of the discriminator, as in the paper. *Generated*: the share of the memory's images "
+    "that the classifier of `joint`, trained on all real images, assigns to the class asked for; *judge*: its accuracy "
+    "on the real test images. For dgr, whose images have no labels, *generated* is the agreement with its solver. "
+    "*Frechet*: Frechet distance in the features of that classifier (not FID); *precision, recall* use the same "
+    "features. *Memory*: what is kept of old classes, without classifier and discriminator. *Worth*: the number "
+    "of training images, stored as they come, that take the same bytes. *Published*: half-way / at the end; only runs "
+    "of full length are compared: ✓ reached, ✗ not reached."
 )
-# What a run of the paper's length has at least: training images in all, and epochs a task. Others are not compared.
+# A run of the paper's length has at least this many training images, and epochs a task. Shorter runs are not compared.
 _FULL_LENGTH = {"mnist": (60_000, 101), "svhn": (73_257, 151), "cifar10": (50_000, 101), "imagenet50": (60_000, 101)}
 _EXPECTED = {
-    "ewc": "knows little but the newest class, as is known of weight penalties where one head tells all classes apart "
-    "(van de Ven and Tolias 2019): no image ever compares old with new",
-    "finetune": "knows the newest class alone: nothing asks for the others again",
+    "ewc": "knows little but the newest classes, as is known of weight penalties where one head separates all classes "
+    "(van de Ven and Tolias 2019): no image ever compares old with new classes",
+    "finetune": "knows only the newest classes: it never sees the others again",
 }
 _COLUMNS = (
-    *("data", "method", "reading", "protocol", "seeds", "A_half", "A_half_sd", "A_final", "A_final_sd"),
-    *("A_final_micro", "forgetting", "backward_transfer", "generated_sample_accuracy", "judge_accuracy"),
-    *("frechet_distance", "precision", "recall", "memory_bytes", "worth_images", "epochs", "train_images"),
-    *("test_images", "minutes", "device", "published_A_half", "published_A_final", "published_measure"),
-    *("full_length", "failures", "unjudged", "command"),
+    "data",
+    "method",
+    "reading",
+    "protocol",
+    "seeds",
+    "A_half",
+    "A_half_sd",
+    "A_final",
+    "A_final_sd",
+    "A_final_micro",
+    "forgetting",
+    "backward_transfer",
+    "generated_sample_accuracy",
+    "judge_accuracy",
+    "frechet_distance",
+    "precision",
+    "recall",
+    "memory_bytes",
+    "worth_images",
+    "epochs",
+    "train_images",
+    "test_images",
+    "minutes",
+    "device",
+    "published_A_half",
+    "published_A_final",
+    "published_measure",
+    "full_length",
+    "failures",
+    "unjudged",
+    "command",
 )
+_QUALITY = ("generated_sample_accuracy", "judge_accuracy", "frechet_distance", "precision", "recall")
 
 
-def write(results: Sequence[dict[str, Any]], out: Path, *, command: str, ablations: bool = False) -> None:
+@dataclass(frozen=True)
+class Result:
+    """A run of the table: its summary, or why there is none."""
+
+    data: str
+    method: str
+    seed: int
+    command: str
+    summary: Summary | None = None
+    error: str = ""  # Why there is no summary.
+    quality: dict[str, float] | None = None  # Of the images that the memory draws, if there is a memory.
+    not_measured: str = ""  # Why the memory's images were not measured.
+
+
+def write(results: Sequence[Result], out: Path, *, command: str, ablations: bool = False) -> None:
     """Writes table.md, table.csv, table.json and figures.
 
     Args:
-      results: of each run "data", "method", "seed", "command", and "summary" and "quality" (or None), or "error".
+      results: the runs.
       out: the folder to write to; made if missing.
-      command: that made the table.
-      ablations: the runs are one method with a part changed: other figures.
+      command: the command that makes this table.
+      ablations: the runs are one method with a part changed, which have other figures.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = summarised(results)
@@ -87,72 +131,72 @@ def write(results: Sequence[dict[str, Any]], out: Path, *, command: str, ablatio
     write_atomically(out / "table.md", markdown(rows, pictures, command))
 
 
-def summarised(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row for each data set, method and reading: mean and standard deviation over seeds."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
-        groups[result["data"], result["method"]].append(result)
+        groups[result.data, result.method].append(result)
     rows = []
     for (data, method), group in groups.items():
-        done = [result for result in group if "summary" in result]
-        failures = "; ".join(f"seed {r['seed']}: {r['error']}" for r in group if "error" in r)
-        common = {"data": data, "method": method, "failures": failures, "command": group[0]["command"]}
-        for reading in done[0]["summary"]["forgetting"] if done else ["-"]:
-            rows.append(common | (_row(done, data, method, reading) if done else {}))
+        summaries = [result.summary for result in group if result.summary is not None]
+        failures = "; ".join(f"seed {result.seed}: {result.error}" for result in group if result.summary is None)
+        common = {"data": data, "method": method, "failures": failures, "command": group[0].command}
+        if not summaries:
+            rows.append(common)
+            continue
+        common["unjudged"] = "; ".join(
+            f"seed {result.seed}: {result.not_measured}" for result in group if result.not_measured
+        )
+        for reading in summaries[0].readings:
+            measured = [result.quality for result in group if result.quality and reading != "auxiliary"]
+            rows.append(common | _row(summaries, measured, data, method, reading))
     return rows
 
 
-def _row(done: Sequence[dict[str, Any]], data: str, method: str, reading: str) -> dict[str, Any]:
-    summaries = [result["summary"] for result in done]
+def _row(
+    summaries: Sequence[Summary], measured: Sequence[dict[str, float]], data: str, method: str, reading: str
+) -> dict[str, Any]:
     first = summaries[0]
     published = PUBLISHED.get((data, method), (None, None, ""))
-
-    def spread(name: str, values: Iterable[float]) -> dict[str, float | None]:
-        known = list(values)
-        return {
-            name: statistics.mean(known) if known else None,
-            f"{name}_sd": statistics.stdev(known) if len(known) > 1 else None,
-        }
-
-    def average(name: str) -> list[float]:
-        return [s[name][reading]["macro"] for s in summaries if name in s]
-
-    judged = [result["quality"] for result in done if result["quality"]] if reading != "auxiliary" else []
-    size = statistics.mean(s["bytes"]["memory"]["total"] for s in summaries)
-    replaced = first["bytes"]["images_replaced"]
-    images, epochs = first["bytes"]["image_count"], first["config"]["epochs"]
-    trains_generator = first["method"] in GENERATIVE
-    half = sum(map(len, first["tasks"][: (len(first["tasks"]) + 1) // 2]))  # Classes after half of the tasks.
+    size = statistics.mean(s.bytes["memory"]["total"] for s in summaries)
+    replaced, images = first.bytes["images_replaced"], first.bytes["image_count"]
+    epochs = first.config["epochs"]
+    half = first.n_seen((len(first.tasks) + 1) // 2 - 1)  # Classes after half of the tasks.
     return {
         "reading": reading,
-        "protocol": first["protocol"],
-        "seeds": " ".join(str(s["seed"]) for s in summaries),
-        **spread("A_half", average(f"A_{half}")),
-        **spread("A_final", average(f"A_{first['final']}")),
-        **spread("A_final_micro", (s[f"A_{s['final']}"][reading]["micro"] for s in summaries)),
-        **spread("forgetting", (s["forgetting"][reading] for s in summaries)),
-        **spread("backward_transfer", (s["backward_transfer"][reading] for s in summaries if "backward_transfer" in s)),
-        **{
-            name: spread(name, (q[name] for q in judged))[name]
-            for name in ("generated_sample_accuracy", "judge_accuracy", "frechet_distance", "precision", "recall")
-        },
+        "protocol": first.protocol,
+        "seeds": " ".join(str(s.seed) for s in summaries),
+        **_spread("A_half", (s.averages[half][reading]["macro"] for s in summaries if half in s.averages)),
+        **_spread("A_final", (s.final_accuracy(reading) for s in summaries)),
+        **_spread("A_final_micro", (s.final_accuracy(reading, "micro") for s in summaries)),
+        **_spread("forgetting", (s.forgetting[reading] for s in summaries)),
+        **_spread("backward_transfer", (s.backward_transfer.get(reading) for s in summaries)),
+        **{name: _spread(name, (quality[name] for quality in measured))[name] for name in _QUALITY},
         "memory_bytes": round(size),
         "worth_images": round(size / (replaced / images)) if images and replaced else None,
-        "epochs": epochs if trains_generator else None,  # Others count steps alone.
+        "epochs": epochs if first.method in GENERATIVE else None,  # Other methods count only steps.
         "train_images": images,
-        "test_images": sum(map(sum, first["confusion"][reading])),
+        "test_images": sum(map(sum, first.confusion[reading])),
         "full_length": data in _FULL_LENGTH and images >= _FULL_LENGTH[data][0] and epochs >= _FULL_LENGTH[data][1],
-        "unjudged": "; ".join(f"seed {r['seed']}: {r['unjudged']}" for r in done if "unjudged" in r),
-        "minutes": statistics.mean(sum(s["seconds"].values()) / 60 for s in summaries),
-        "device": first["device"],
+        "minutes": statistics.mean(sum(s.seconds.values()) / 60 for s in summaries),
+        "device": first.device,
         "published_A_half": published[0],
         "published_A_final": published[1],
         "published_measure": published[2],
     }
 
 
+def _spread(name: str, values: Iterable[float | None]) -> dict[str, float | None]:
+    """Mean and standard deviation of the values that are known."""
+    known = [value for value in values if value is not None]
+    return {
+        name: statistics.mean(known) if known else None,
+        f"{name}_sd": statistics.stdev(known) if len(known) > 1 else None,
+    }
+
+
 def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: str) -> str:
-    """The table for people."""
+    """The table as Markdown."""
     lines = [
         "# Class-incremental accuracy",
         "",
@@ -169,9 +213,14 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
             lines.append(f"| {row['data']} | {row['method']} | no result: {row['failures']} |" + " |" * 14)
             continue
         cells = [
-            *(row["data"], row["method"], row["reading"]),
-            *(_percent(row, name) for name in ("A_half", "A_final", "forgetting")),
-            *(_percent(row, name) for name in ("generated_sample_accuracy", "judge_accuracy")),
+            row["data"],
+            row["method"],
+            row["reading"],
+            _percent(row, "A_half"),
+            _percent(row, "A_final"),
+            _percent(row, "forgetting"),
+            _percent(row, "generated_sample_accuracy"),
+            _percent(row, "judge_accuracy"),
             _plain(row["frechet_distance"], "{:.1f}"),
             "–" if row["precision"] is None else f"{_percent(row, 'precision')}, {_percent(row, 'recall')}",
             f"{row['memory_bytes'] / 1000:.0f}",
@@ -188,7 +237,7 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
     measures = {row["method"]: row["published_measure"] for row in rows if row.get("published_measure")}
     notes += [f"- Published numbers of *{method}*: {measure}." for method, measure in measures.items()]
     reasons = {(row["data"], row["method"]): row["unjudged"] for row in rows if row.get("unjudged")}
-    notes += [f"- {data}, *{method}*: what it draws is not measured, {why}." for (data, method), why in reasons.items()]
+    notes += [f"- {data}, *{method}*: its images are not measured, {why}." for (data, method), why in reasons.items()]
     devices = sorted({row["device"] for row in rows if "device" in row})
     lines += ["", *notes, "", f"Device: {'; '.join(devices)}.", ""]
     lines += [f"![{picture}]({picture})" for picture in pictures]
@@ -209,39 +258,36 @@ def _plain(value: Any, form: str) -> str:
 
 
 def _published(row: dict[str, Any]) -> str:
-    """Published numbers, each with a mark of whether ours, by the same measure and at full length, reaches it."""
+    """Published numbers, each marked if our number of the same measure, at full length, reaches it or not."""
     numbers = (row["published_A_half"], row["published_A_final"])
     if numbers == (None, None):
         return "–"
     if not row["full_length"]:
         return f"{numbers[0]} / {numbers[1]} (context: a shorter run)"
-    of_generated = row["published_measure"] == _GENERATED
+    of_generated = row["published_measure"] == _OF_GENERATED
     ours = (None, row["generated_sample_accuracy"]) if of_generated else (row["A_half"], row["A_final"])
-    marks = ["" if own is None else "✓" if 100 * own >= number else "✗" for own, number in zip(ours, numbers)]
+    marks = ["" if our is None else "✓" if 100 * our >= number else "✗" for our, number in zip(ours, numbers)]
     return f"{numbers[0]}{marks[0]} / {numbers[1]}{marks[1]}" + (" (generated)" if of_generated else "")
 
 
-def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
-    """Draws A_t over tasks, accuracy against bytes, the generator's size, and the re-use of gates; names the files."""
+def figures(results: Sequence[Result], out: Path) -> list[str]:
+    """Draws A_t over tasks, accuracy over bytes, the generator's size and the re-use of gates; returns file names."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    done = [result for result in results if "summary" in result]
     names = []
-    for data in dict.fromkeys(result["data"] for result in done):
-        own = [result for result in done if result["data"] == data]
+    for data, methods in _by_method(results).items():
         figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
-        for index, method in enumerate(dict.fromkeys(result["method"] for result in own)):
-            runs = [result["summary"] for result in own if result["method"] == method]
+        for index, (method, runs) in enumerate(methods.items()):
             style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
             _curves(axes[0, 0], runs, style)
-            final = [final_accuracy(run) for run in runs]
-            sizes = [run["bytes"]["memory"]["total"] / 1000 for run in runs]
+            final = [100 * run.final_accuracy() for run in runs]
+            sizes = [run.bytes["memory"]["total"] / 1000 for run in runs]
             axes[0, 1].scatter(sizes, final, color=style["color"], label=method)
-            if "capacity" in runs[0]:
-                _growth(axes[1, 0], axes[1, 1], runs, style)
+            if runs[0].capacity:
+                _growth(axes[1, 0], axes[1, 1], runs[0], style)
         for axis, title, x, y in (
             (axes[0, 0], "accuracy over all classes seen", "task", "A_t, %"),
             (axes[0, 1], "accuracy against memory", "memory, kB", "A_final, %"),
@@ -252,7 +298,8 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
             axis.grid(alpha=0.3)
         axes[0, 1].set_xscale("symlog", linthresh=10)
         axes[0, 0].legend(fontsize=8, ncols=2)
-        figure.suptitle(f"{data}, protocol strict")
+        protocols = dict.fromkeys(run.protocol for runs in methods.values() for run in runs)
+        figure.suptitle(f"{data}, protocol {', '.join(protocols)}")
         name = f"{data}.png"
         figure.savefig(out / name, dpi=110)
         pyplot.close(figure)
@@ -260,24 +307,22 @@ def figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
     return names
 
 
-def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
-    """Draws what each change does to A_final, a point a seed, beside the variant as it is; names the files."""
+def ablation_figures(results: Sequence[Result], out: Path) -> list[str]:
+    """Draws what each change does to A_final, a point for each seed; returns file names."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     names = []
-    for data in dict.fromkeys(result["data"] for result in results):
-        own = [result for result in results if result["data"] == data and "summary" in result]
-        groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for result in own:
-            variant, _, change = result["method"].partition(": ")
-            groups[variant][change or variant].append(final_accuracy(result["summary"]))
-        if not groups:
-            continue
+    for data, methods in _by_method(results).items():
+        groups: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        for method, runs in methods.items():
+            variant, _, change = method.partition(": ")
+            groups[variant][change or variant] = [100 * run.final_accuracy() for run in runs]
         figure, axes = pyplot.subplots(
-            *(len(groups), 1),
+            nrows=len(groups),
+            ncols=1,
             figsize=(9, 1.6 + 0.32 * sum(map(len, groups.values()))),
             height_ratios=[len(changes) + 1 for changes in groups.values()],
             layout="constrained",
@@ -300,31 +345,32 @@ def ablation_figures(results: Sequence[dict[str, Any]], out: Path) -> list[str]:
     return names
 
 
-def final_accuracy(summary: dict[str, Any]) -> float:
-    """A_final of a run's first reading, %."""
-    reading = next(iter(summary["forgetting"]))
-    return 100 * summary[f"A_{summary['final']}"][reading]["macro"]
+def _by_method(results: Sequence[Result]) -> dict[str, dict[str, list[Summary]]]:
+    """The summaries of each data set and method, in the order of the table."""
+    summaries: dict[str, dict[str, list[Summary]]] = {}
+    for result in results:
+        if result.summary is not None:
+            summaries.setdefault(result.data, {}).setdefault(result.method, []).append(result.summary)
+    return summaries
 
 
-def _curves(axis: Any, runs: Sequence[dict[str, Any]], style: dict[str, Any]) -> None:
-    reading = next(iter(runs[0]["forgetting"]))
-    seen = [sum(len(task) for task in runs[0]["tasks"][: t + 1]) for t in range(len(runs[0]["tasks"]))]
-    values = [[100 * run[f"A_{n}"][reading]["macro"] for n in seen] for run in runs]
-    means = [statistics.mean(column) for column in zip(*values, strict=True)]
-    axis.plot(range(len(seen)), means, **style)
+def _curves(axis: Any, runs: Sequence[Summary], style: dict[str, Any]) -> None:
+    columns = [[100 * accuracy for accuracy in of_task] for of_task in zip(*(run.curve() for run in runs), strict=True)]
+    means = [statistics.mean(column) for column in columns]
+    axis.plot(range(len(means)), means, **style)
     if len(runs) > 1:
-        spreads = [statistics.stdev(column) for column in zip(*values, strict=True)]
-        low, high = ([m + sign * s for m, s in zip(means, spreads)] for sign in (-1, 1))
-        axis.fill_between(range(len(seen)), low, high, color=style["color"], alpha=0.15)
+        spreads = [statistics.stdev(column) for column in columns]
+        low = [mean - spread for mean, spread in zip(means, spreads)]
+        high = [mean + spread for mean, spread in zip(means, spreads)]
+        axis.fill_between(range(len(means)), low, high, color=style["color"], alpha=0.15)
 
 
-def _growth(size: Any, reuse: Any, runs: Sequence[dict[str, Any]], style: dict[str, Any]) -> None:
-    rows = runs[0]["capacity"]
-    tasks = sorted({row["task"] for row in rows})
-    weights = [sum(row["weights"] for row in rows if row["task"] == task) / 1000 for task in tasks]
-    size.plot(tasks, weights, **style)
-    shares = []
+def _growth(size: Any, reuse: Any, run: Summary, style: dict[str, Any]) -> None:
+    tasks = sorted({row["task"] for row in run.capacity})
+    weights, shares = [], []
     for task in tasks:
-        used = sum(row["used"] for row in rows if row["task"] == task)
-        shares.append(100 * sum(row["reused"] for row in rows if row["task"] == task) / max(used, 1))
+        rows = [row for row in run.capacity if row["task"] == task]
+        weights.append(sum(row["weights"] for row in rows) / 1000)
+        shares.append(100 * sum(row["reused"] for row in rows) / max(sum(row["used"] for row in rows), 1))
+    size.plot(tasks, weights, **style)
     reuse.plot(tasks, shares, **style)

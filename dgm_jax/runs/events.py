@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it. Subclass `Callback` and override what interests you; nothing is required.
+"""Events of a run. To follow a run, subclass `Callback` and override the methods you need; none is required.
 
 Each event is a plain, frozen record. Callbacks run on the host between compiled calls and cannot change a run.
 """
@@ -14,17 +14,17 @@ from dgm_jax.runs.summary import Summary
 
 @dataclass(frozen=True)
 class RunStart:
-    """A run begins or goes on."""
+    """A run begins or is resumed."""
 
     config: Config
-    epochs: int  # Of each task.
+    epochs: int  # For each task.
     workdir: Path
     devices: list[str]  # For example ["cpu:0"].
     platform: str  # "cpu", "gpu" or "tpu"
     dataset: str
-    seeds: tuple[int, ...]  # One, or several that are trained side by side.
+    seeds: tuple[int, ...]  # One seed, or several that are trained side by side.
     tasks: tuple[tuple[str, ...], ...]  # Names of the classes of each task.
-    train_counts: tuple[int, ...]  # Training images of each task; of a run that goes on, of the new ones.
+    train_counts: tuple[int, ...]  # Training images of each task; without the tasks of the run that this one continues.
     test_count: int
     estimated_seconds: float | None
     resumed_from: tuple[int, int] | None  # (task, epochs already done), or None if the run is new.
@@ -32,24 +32,25 @@ class RunStart:
 
 @dataclass(frozen=True)
 class TaskStart:
-    """A task begins or goes on."""
+    """A task begins or is resumed."""
 
     task: int
     classes: tuple[str, ...]
     epochs: int
-    first_epoch: int  # > 0 if the task goes on from a checkpoint.
-    steps: int  # Iterations in an epoch.
+    first_epoch: int  # Above 0 if the task is resumed from a checkpoint.
+    steps: int  # Iterations of an epoch.
     images_per_step: int  # Real images in an iteration.
     widths: tuple[int, ...]
     physical_widths: tuple[int, ...]
-    compiles: bool = False  # The first step waits for its program: no task of this process had these physical widths.
+    compiles: bool = False  # The first step waits for compilation: no earlier task had these physical widths.
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Work was done: `done` of `total` units of a phase ("replay", "train", "consolidate").
+    """A phase has completed `done` of its `total` units.
 
-    The units are classes drawn, iterations of the epoch, and steps of the consolidated classifier.
+    Phases and their units are: "replay", generated classes; "train", iterations of the epoch; "consolidate", steps of
+    the consolidated classifier.
     """
 
     task: int
@@ -61,7 +62,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch of a task is over; `metrics` are means over its iterations (for dgm also "scale" and "open_share")."""
+    """An epoch has ended; `metrics` are means over its iterations (for method dgm also "scale" and "open_share")."""
 
     task: int
     epoch: int
@@ -71,66 +72,66 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """A task is learnt, consolidated and evaluated."""
+    """A task has been learnt, consolidated and evaluated."""
 
     task: int
     seed: int
-    # "consolidated" and "auxiliary": accuracy of each class seen, in stream order; None of one without test images.
+    # By reading: accuracy on each class seen, in stream order; None for a class without test images.
     accuracy: dict[str, list[float | None]]
-    average: dict[str, dict[str, float]]  # reading -> {"macro", "micro"}
+    average: dict[str, dict[str, float]]  # By reading: "macro" and "micro".
     forgetting: dict[str, float | None]
-    class_names: tuple[str, ...]  # Of the classes seen so far.
-    capacity: list[dict[str, Any]]  # One row a layer, as in capacity.csv.
+    class_names: tuple[str, ...]  # Names of the classes seen so far.
+    capacity: list[dict[str, Any]]  # A row for each layer, as in capacity.csv.
     widths: tuple[int, ...]  # After growth.
     seconds: float
     protocol: str
-    metrics: dict[str, float] = field(default_factory=dict)  # Means over all steps of the classifier that is asked.
+    metrics: dict[str, float] = field(default_factory=dict)  # Means over all steps of the classifier's training.
 
 
 @dataclass(frozen=True)
 class RunEnd:
-    """All tasks are done; `already_finished` if the run was found finished and nothing was trained."""
+    """All tasks are learnt; `already_finished` means that they were before, and that nothing was trained."""
 
     summary: Summary
     workdir: Path
     already_finished: bool = False
-    files: dict[str, str] = field(default_factory=dict)  # What it is -> path, for a person to open.
+    files: dict[str, str] = field(default_factory=dict)  # Paths to show to the user, by what they hold.
 
 
 class Callback:
-    """Hears what happens in a run."""
+    """Is called with each event of a run; by default it does nothing."""
 
     def on_run_start(self, event: RunStart) -> None:
-        """The run begins or goes on."""
+        """The run begins or is resumed."""
 
     def on_task_start(self, event: TaskStart) -> None:
-        """A task begins or goes on."""
+        """A task begins or is resumed."""
 
     def on_progress(self, event: Progress) -> None:
-        """Part of a phase is done; called about once a second."""
+        """A phase has advanced; called about once a second."""
 
     def on_epoch_end(self, event: EpochEnd) -> None:
-        """An epoch is over."""
+        """An epoch has ended."""
 
     def on_task_end(self, event: TaskEnd) -> None:
-        """A task is over."""
+        """A task has ended."""
 
     def on_run_end(self, event: RunEnd) -> None:
-        """The run is over."""
+        """The run has ended."""
 
     def on_note(self, text: str) -> None:
-        """Something a person should know, such as a damaged checkpoint that was passed over."""
+        """A message for the user, such as a damaged checkpoint that was skipped."""
 
 
 class Callbacks(Callback):
-    """Several callbacks as one."""
+    """Several callbacks, called one after the other."""
 
     def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
-        """Passes every event on to these, in this order."""
+        """Will pass each event to these callbacks, in this order."""
         self.callbacks = tuple(callbacks)
 
     def on_run_start(self, event: RunStart) -> None:
-        """Passes it on, as do the others."""
+        """Passes the event on; the methods below do the same."""
         for callback in self.callbacks:
             callback.on_run_start(event)
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dgm_jax.config.formats import FORMAT_VERSION as FORMAT_VERSION  # Of config.json.
 from dgm_jax.system import files
-
-FORMAT_VERSION = 1
 
 
 class Workdir:

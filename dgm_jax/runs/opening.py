@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from dgm_jax.config import Config, without_removed
+from dgm_jax.config import GENERATIVE, Config, all_facts, require_none_removed
+from dgm_jax.config.setting import Facts
 from dgm_jax.data import TaskStream
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
@@ -14,47 +15,27 @@ from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.reading import NoRun, StoredConfig, read_checkpoint, read_config, read_summary
 from dgm_jax.system import files
 
-# Settings that can change when a run is resumed (--resume-anyway): no array's shape and no past result depends on them.
-_CHANGEABLE = (
-    "epochs",
-    "generator_learning_rate",
-    "discriminator_learning_rate",
-    "clip_norm",
-    "adversarial_weight",
-    "penalty_weight",
-    "sparsity_weight",
-    "scale_max",
-    "mask_share",
-    "replay",
-    "replay_steps",
-    "consolidation_steps",
-    "consolidation_samples",
-    "consolidation_learning_rate",
-    "consolidation_shift",
-    "consolidation_flip",
-    "consolidation_smoothing",
-    "checkpoint_epochs",
-)
-
 
 def check_fit(config: Config, stream: TaskStream) -> None:
     """Makes sure that settings and stream fit each other; raises ConfigError if they do not."""
     if stream.protocol != config.protocol:
         raise ConfigError(f"protocol={config.protocol!r}, but the stream was made for {stream.protocol!r}")
-    if stream.image_shape[:2] != (config.image_size, config.image_size):
+    if stream.image_shape[:2] != (config.data.image_size, config.data.image_size):
         raise ConfigError(
-            f"image_size={config.image_size}, but the images are {stream.image_shape[0]}x{stream.image_shape[1]}; "
-            f"resize the data set: dataset.resized({config.image_size})"
+            f"image_size={config.data.image_size}, but the images are {stream.image_shape[0]}x{stream.image_shape[1]}; "
+            f"resize the data set: dataset.resized({config.data.image_size})"
         )
-    if stream.n_classes >= config.noise_dim:
+    if config.method in GENERATIVE and stream.n_classes >= config.networks.noise_dim:
         raise ConfigError(
-            f"noise_dim={config.noise_dim} has no room for the one-hot of {stream.n_classes} classes; make it larger"
+            f"noise_dim={config.networks.noise_dim} has no room for the one-hot of {stream.n_classes} classes; "
+            "make it larger"
         )
     smallest = min(range(stream.n_tasks), key=lambda t: sum(stream.train_counts(t)))
     count = sum(stream.train_counts(smallest))
-    if config.batch_size > count:
+    if config.gan.batch_size > count:
         raise ConfigError(
-            f"batch_size={config.batch_size}, but task {smallest} has only {count} training images; use at most {count}"
+            f"batch_size={config.gan.batch_size}, but task {smallest} has only {count} training images; "
+            f"use at most {count}"
         )
 
 
@@ -100,13 +81,13 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
         files.write_json(folder.config, wanted)
         return
     found = read_config(folder)
-    settings = _present_settings(found, config, folder)
+    require_none_removed(found.settings, folder.path)
     changed = placement.known and (
         found.stream != stream
         or found.class_names != tuple(placement.stream.class_names)
         or found.stages != placement.stages
     )
-    differences = dict(_differences(settings, wanted["config"]))
+    differences = dict(_differences(_settings(found, config), config.flat()))
     if found.class_names is not None and not placement.known:
         differences |= _differences(list(found.class_names), wanted["class_names"], "class_names")
     if found.stream is not None and found.stream != stream and not placement.known:
@@ -115,19 +96,25 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
         )
     if differences:
         _require_changeable(
-            folder, differences, is_over=_is_finished(folder, found) and not changed, resume_anyway=resume_anyway
+            folder,
+            differences,
+            all_facts(type(config.own)),
+            is_over=_is_finished(folder, found) and not changed,
+            resume_anyway=resume_anyway,
         )
-        files.write_json(folder.config, wanted | {"before": [*found.before, settings]})
+        files.write_json(folder.config, wanted | {"before": [*found.before, found.settings]})
     elif changed:
         files.write_json(folder.config, wanted | ({"before": found.before} if found.before else {}))
 
 
-def _present_settings(found: StoredConfig, config: Config, folder: Workdir) -> dict[str, Any]:
-    """The settings of the folder's run, in terms of this version."""
-    # Settings added in later versions had their default value when this file was written.
-    settings = dataclasses.asdict(Config()) | without_removed(found.settings, folder.path)
+def _settings(found: StoredConfig, config: Config) -> dict[str, Any]:
+    """The settings of the folder's run by name, as far as they can be compared with `config`."""
+    settings, wanted = found.flat, config.flat()
+    if settings["method"] != config.method:  # Then the methods' own settings differ in any case.
+        settings = {name: settings.get(name, value) for name, value in wanted.items()}
+    settings = {name: field.default for name, field in type(config.own).__dataclass_fields__.items()} | settings
     if found.stream is not None and all(len(task) == 1 for task in found.stream["tasks"]):
-        settings["critic_condition"] = config.critic_condition  # It has had no effect so far.
+        settings["critic_condition"] = config.gan.critic_condition  # It has had no effect so far.
     return settings
 
 
@@ -140,9 +127,11 @@ def _require_empty(folder: Workdir) -> None:
         )
 
 
-def _require_changeable(folder: Workdir, differences: dict[str, str], *, is_over: bool, resume_anyway: bool) -> None:
+def _require_changeable(
+    folder: Workdir, differences: dict[str, str], facts: dict[str, Facts], *, is_over: bool, resume_anyway: bool
+) -> None:
     differs = f"{folder.path} holds a run with other settings: {'; '.join(differences.values())}."
-    fixed = sorted(set(differences) - set(_CHANGEABLE))
+    fixed = sorted(name for name in differences if name not in facts or not facts[name].changeable)
     if is_over:
         raise OtherConfiguration(f"{differs} It is finished; choose another --workdir.")
     if not resume_anyway:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dgm_jax.config import Config, flattened, upgraded
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.summary import Summary
@@ -28,12 +29,17 @@ class NoRun(UserError, ValueError):
 class StoredConfig:
     """What config.json says of a run."""
 
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # In their groups; under "removed", those that are no setting any more.
     stream: dict[str, Any] | None  # Describes the data and the order of classes; None in the earliest runs.
     class_names: tuple[str, ...] | None
     stages: tuple[int, ...]  # How many tasks came at once: a run can continue with new classes several times.
-    before: list[dict[str, Any]]  # Earlier settings of the run, if it was resumed with others.
+    before: list[dict[str, Any]]  # Earlier settings of the run in their groups, if it was resumed with others.
     format_version: int
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """The settings by name; those added in later versions had their default value when this file was written."""
+        return Config().flat() | flattened(self.settings)
 
 
 def read_config(folder: Workdir) -> StoredConfig:
@@ -54,11 +60,11 @@ def read_config(folder: Workdir) -> StoredConfig:
         )
     stream, names = found.get("stream"), found.get("class_names")
     return StoredConfig(
-        settings=found.get("config", {}),
+        settings=upgraded(found.get("config", {})),
         stream=stream,
         class_names=None if names is None else tuple(names),
         stages=tuple(found.get("days", [len(stream["tasks"])] if stream else [])),
-        before=found.get("before", []),
+        before=[upgraded(settings) for settings in found.get("before", [])],
         format_version=version,
     )
 
@@ -130,7 +136,7 @@ class RunFiles:
     """All that a page shows of a run; of a run in progress, as far as it has come."""
 
     path: Path
-    config: dict[str, Any]  # Settings.
+    config: dict[str, Any]  # Settings by name.
     stream: dict[str, Any]  # What the data and their order are: "dataset", "tasks", ...
     summary: Summary | None  # None before the first task is over.
     matrices: dict[str, Matrix]  # By reading.
@@ -213,7 +219,7 @@ def read(workdir: str | Path) -> RunFiles:
         commands = folder.commands.read_text().splitlines() if folder.commands.exists() else []
         run = RunFiles(
             path=folder.path,
-            config=stored.settings,
+            config=stored.flat,
             stream=stored.stream,
             summary=summary,
             # In a run in progress these may be a task ahead of the summary.

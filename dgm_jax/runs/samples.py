@@ -31,7 +31,7 @@ def write_samples(
     """
     folder.samples.mkdir(exist_ok=True)
     drawn = {
-        name: memory.draw(index, _DRAWN, derive_key(key, Purpose.SHOW, index))
+        name: memory.sample_index(index, _DRAWN, derive_key(key, Purpose.SHOW, index))
         for index, name in enumerate(stream.class_names[: stream.n_seen(task)])
     }
     files.write_npz(

@@ -125,7 +125,7 @@ class Session:
             epochs=plan.epochs,
             first_epoch=first_epoch,
             steps=plan.steps,
-            images_per_step=self.config.batch_size * len(runs),
+            images_per_step=self.config.gan.batch_size * len(runs),
             widths=plan.widths,
             physical_widths=plan.physical_widths,
             compiles=plan.compiles,

@@ -8,14 +8,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-
-from dgm_jax.config import Config
+from dgm_jax.config import Config, upgraded
 from dgm_jax.data import TaskStream
 from dgm_jax.runs.record import Record
 from dgm_jax.version import __version__
+
+if TYPE_CHECKING:  # JAX is slow to import, and --help does not need it.
+    import jax
 
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -45,7 +46,7 @@ class Summary:
     class_names: list[str]
     versions: dict[str, str]
     device: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # Settings in their groups.
 
     @property
     def readings(self) -> list[str]:
@@ -86,6 +87,7 @@ class Summary:
         """
         names = {f.name for f in dataclasses.fields(cls)}
         known = {name: value for name, value in found.items() if name in names}
+        known["config"] = upgraded(known["config"])
         averages = {int(m[1]): value for name, value in found.items() if (m := re.fullmatch(r"A_(\d+)", name))}
         facts = {n: v for n, v in found.items() if n not in names and not re.fullmatch(r"A_\d+", n)}
         summary = cls(**{"variant": "dgma", **known, "averages": averages, "facts": facts})
@@ -98,7 +100,7 @@ def summarise(
     record: Record,
     stream: TaskStream,
     config: Config,
-    devices: Sequence[jax.Device],
+    devices: "Sequence[jax.Device]",
     memory_bytes: Mapping[str, int],
     facts: Mapping[str, Any],
 ) -> Summary:
@@ -120,7 +122,7 @@ def summarise(
         finished_tasks=record.finished_tasks,
         protocol=config.protocol,
         method=config.method,
-        variant=config.variant,
+        variant=config.gates.variant,
         seed=config.seed,
         averages={stream.n_seen(t): {r: record.average(r, t) for r in record.accuracy} for t in done},
         final=stream.n_seen(record.finished_tasks - 1),

@@ -1,4 +1,4 @@
-"""Random changes to images that leave their class alone; each image of a batch gets its own."""
+"""Random changes to images that keep their class; each image of a batch gets a different one."""
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,19 @@ def augmented(key: jax.Array, images: jax.Array, config: Config) -> jax.Array:
     """Images, [batch, h, w, c] in [-1, 1], as the settings `consolidation_*` ask a classifier to learn them."""
     # `shifted` takes the key itself and splits it: no other change may fold 0 or 1 into it. Keys stay as they are, so
     # that earlier runs can be repeated bit for bit.
-    if config.consolidation_flip:
+    if config.consolidation.consolidation_flip:
         images = flipped(jax.random.fold_in(key, 3), images)
-    if config.consolidation_shift:
-        images = shifted(key, images, config.consolidation_shift)
+    if config.consolidation.consolidation_shift:
+        images = shifted(key, images, config.consolidation.consolidation_shift)
     return images
 
 
 def shifted(key: jax.Array, images: jax.Array, reach: int) -> jax.Array:
     """Moves each image, [batch, h, w, c], by up to `reach` pixels each way; its border is repeated outwards."""
-    return moved(images, jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1), reach)
+    return shift_images(images, jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1), reach)
 
 
-def moved(images: jax.Array, offsets: jax.Array, reach: int) -> jax.Array:
+def shift_images(images: jax.Array, offsets: jax.Array, reach: int) -> jax.Array:
     """Moves each image, [batch, h, w, c], by `offsets - reach` pixels, [batch, 2] in [0, 2 reach]; see `shifted`."""
     padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
 

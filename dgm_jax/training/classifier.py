@@ -1,4 +1,4 @@
-"""The one training loop of a classifier: that which is consolidated after a task, and those of the baselines.
+"""The training loop of every classifier: the one consolidated after a task, and those of the baselines.
 
 While a task is learnt, its images are real and all others are generated, so the auxiliary classifier can tell new from
 old by the generator's artefacts alone. The consolidated classifier learns from generated images of all classes, where
@@ -23,11 +23,10 @@ from dgm_jax.training.devices import AXIS, share
 from dgm_jax.training.epoch import TaskImages
 from dgm_jax.training.losses import cross_entropy, only_seen
 from dgm_jax.training.state import init_optimiser
-
-Params = Any
+from dgm_jax.types import DiscriminatorParams, Statistics
 
 # (parameters, output for a mini-batch, its images, its labels, classes seen, anchor) -> scalar.
-Loss = Callable[[Params, Output, jax.Array, jax.Array, jax.Array, Any], jax.Array]
+Loss = Callable[[DiscriminatorParams, Output, jax.Array, jax.Array, jax.Array, Any], jax.Array]
 
 CLASSIFIER_METRICS = ("consolidation_loss", "consolidation_accuracy")  # In the order in which a loop adds them up.
 
@@ -36,20 +35,20 @@ CLASSIFIER_METRICS = ("consolidation_loss", "consolidation_accuracy")  # In the 
 class ClassifierState:
     """A classifier in training: a discriminator whose critic is not used."""
 
-    params: Params
-    statistics: Params
+    params: DiscriminatorParams
+    statistics: list[Statistics]
     optimiser: optax.OptState
 
 
 def init_classifier(key: jax.Array, config: Config, *, channels: int, n_classes: int) -> ClassifierState:
     """A fresh classifier with the discriminator's network, unless the settings ask for another."""
     params, statistics = pair(config.classifier_network).init_discriminator(
-        key, width=config.classifier_width, image_size=config.image_size, channels=channels, n_classes=n_classes
+        key, width=config.classifier_width, image_size=config.data.image_size, channels=channels, n_classes=n_classes
     )
     return start_training(params, statistics, config)
 
 
-def start_training(params: Params, statistics: Params, config: Config) -> ClassifierState:
+def start_training(params: DiscriminatorParams, statistics: list[Statistics], config: Config) -> ClassifierState:
     """A classifier before its first step, with a fresh optimiser."""
     return ClassifierState(params, statistics, init_optimiser(_optimiser(config), params))
 
@@ -90,19 +89,19 @@ def run_classifier_steps(
     """
     optimiser, discriminate = _optimiser(config), pair(config.classifier_network).discriminate
 
-    def minimised(params: Params, output: Output, images: jax.Array, labels: jax.Array) -> jax.Array:
+    def minimised(params: DiscriminatorParams, output: Output, images: jax.Array, labels: jax.Array) -> jax.Array:
         if loss is None:
-            return cross_entropy(output.logits, labels, seen, config.consolidation_smoothing)
+            return cross_entropy(output.logits, labels, seen, config.consolidation.consolidation_smoothing)
         return loss(params, output, images, labels, seen, anchor)
 
     def body(i: jax.Array, carry: Any) -> Any:
         state, sums = carry
         *pick_keys, change_key = jax.random.split(jax.random.fold_in(key, i), len(sources) + 1)
-        pixels, labels = _mini_batch(pick_keys, sources, config.batch_size)
+        pixels, labels = _mini_batch(pick_keys, sources, config.gan.batch_size)
         images = augmented(change_key, to_unit_range(pixels), config)
         images, labels = share(images, shard, n_devices), share(labels, shard, n_devices)
 
-        def loss_of(params: Params) -> Any:
+        def loss_of(params: DiscriminatorParams) -> Any:
             output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
             correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             value = minimised(params, output, images, labels)
@@ -131,4 +130,8 @@ def _mini_batch(keys: list[jax.Array], sources: tuple[TaskImages, ...], batch_si
 
 
 def _optimiser(config: Config) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(config.consolidation_learning_rate, config.consolidation_steps))
+    return optax.adam(
+        optax.cosine_decay_schedule(
+            config.consolidation.consolidation_learning_rate, config.consolidation.consolidation_steps
+        )
+    )

@@ -18,8 +18,10 @@ from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.averaging import averaged
 from dgm_jax.training.devices import share
-from dgm_jax.training.state import Array, Capacity, Clock, TrainState, of_average
+from dgm_jax.training.gates import slopes
+from dgm_jax.training.state import Capacity, Clock, TrainState, sampler_params
 from dgm_jax.training.step import Metrics, Step
+from dgm_jax.types import Array
 
 
 @struct.dataclass
@@ -89,7 +91,7 @@ def run_steps(
     Returns:
       The new state, and `sums` with those of these iterations added, one by one.
     """
-    batch = step.config.batch_size
+    batch = step.config.gan.batch_size
     epoch_key = jax.random.fold_in(key, clock.epoch)
     order = epoch_order(jax.random.fold_in(epoch_key, 0), data.images.shape[0], data.count)
     split = partial(share, shard=shard, n_devices=n_devices)
@@ -101,26 +103,26 @@ def run_steps(
         # what a device sees of it does not depend on how many there are.
         sources = replay.counts.shape[0] + 1
         uniform = jax.random.uniform(uniform_key, (2 * sources, batch))
-        draw = partial(
+        sample_noise = partial(
             conditioned_noise,
             classes=data.labels[rows],
-            noise_dim=step.config.noise_dim,
+            noise_dim=step.config.networks.noise_dim,
             n_conditioned=n_conditioned,
         )
-        critic_noise, generator_noise = (split(noise) for noise in jax.vmap(draw)(jax.random.split(noise_key)))
+        critic_noise, generator_noise = (split(noise) for noise in jax.vmap(sample_noise)(jax.random.split(noise_key)))
         state, metrics = _classify_pool(
             state, data, replay, rows, clock.task, uniform[1:], step=step, seen=capacity.seen, split=split
         )
         images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
         head = labels - capacity.first_class
-        scales = step.scales(clock, i)
+        scales = slopes(step.config, clock, i)
         alpha = split(uniform[0])
         state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales)
         state, generator_metrics = step.generator_step(state, images, labels, head, generator_noise, scales, capacity)
         if state.average is not None:
-            newest = of_average(state.generator, state.generator_statistics)
+            newest = sampler_params(state.generator, state.generator_statistics)
             done = clock.epoch * clock.steps + i
-            state = replace(state, average=averaged(state.average, newest, done, step.config.generator_average))
+            state = replace(state, average=averaged(state.average, newest, done, step.config.gan.generator_average))
         return state, metrics | critic_metrics | generator_metrics
 
     def body(i: jax.Array, carry: Any) -> Any:
@@ -155,8 +157,8 @@ def _classify_pool(
     there = jnp.repeat(jnp.arange(sources) <= n_tasks, batch)
     shuffled = jnp.argsort(jnp.where(there, uniform[:sources].reshape(-1), jnp.inf))
     n_batches = n_tasks + 1
-    if step.config.replay_steps is not None:
-        n_batches = jnp.minimum(n_batches, step.config.replay_steps)
+    if step.config.replay.replay_steps is not None:
+        n_batches = jnp.minimum(n_batches, step.config.replay.replay_steps)
 
     def body(j: jax.Array, carry: Any) -> Any:
         state, sums = carry

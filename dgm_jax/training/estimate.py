@@ -20,12 +20,12 @@ _COMPILE_SECONDS = 25.0
 def iteration_flops(config: Config, widths: Sequence[int], channels: int, classifier_steps: int) -> float:
     """Floating-point operations of one training iteration; a backward pass counts twice a forward pass."""
     d = _discriminator_flops(config, channels)
-    g = make_generator(config).flops(widths, config.noise_dim, channels)
+    g = make_generator(config).flops(widths, config.networks.noise_dim, channels)
     classifier = 3 * d * classifier_steps
     # Real and fake; G forward; the penalty: forward, backward, and back through both.
     critic = 3 * (2 * d) + g + 6 * d
     generator = 3 * g + 2 * d
-    return config.batch_size * (classifier + critic + generator)
+    return config.gan.batch_size * (classifier + critic + generator)
 
 
 def estimated_seconds(
@@ -52,17 +52,19 @@ def estimated_seconds(
     for _ in range(5):
         product(a, a).block_until_ready()
     speed = len(devices) * 5 * 2 * _SIDE**3 / (time.perf_counter() - begun)
-    widths = pair(config.network).generator_widths(config.generator_width, config.image_size)
-    d = pair(config.classifier_network).discriminator_flops(config.classifier_width, config.image_size, channels)
+    widths = pair(config.networks.network).generator_widths(config.networks.generator_width, config.data.image_size)
+    d = pair(config.classifier_network).discriminator_flops(config.classifier_width, config.data.image_size, channels)
     total = 0.0
     for task in range(len(train_counts)):
-        epochs = config.epochs - (epochs_done if task == 0 else 0)
-        steps = epochs * (train_counts[task] // config.batch_size)
-        classifier_steps = min(task + 1, config.replay_steps or task + 1)
+        epochs = config.gan.epochs - (epochs_done if task == 0 else 0)
+        steps = epochs * (train_counts[task] // config.gan.batch_size)
+        classifier_steps = min(task + 1, config.replay.replay_steps or task + 1)
         total += steps * iteration_flops(config, widths, channels, classifier_steps)
-        total += config.consolidation_steps * config.batch_size * 3 * d
+        total += config.consolidation.consolidation_steps * config.gan.batch_size * 3 * d
     return _COMPILE_SECONDS + total / (speed * _EFFICIENCY)
 
 
 def _discriminator_flops(config: Config, channels: int) -> float:
-    return pair(config.network).discriminator_flops(config.discriminator_width, config.image_size, channels)
+    return pair(config.networks.network).discriminator_flops(
+        config.networks.discriminator_width, config.data.image_size, channels
+    )

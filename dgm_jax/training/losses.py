@@ -14,7 +14,7 @@ def cross_entropy(
     Args:
       logits: [batch, classes].
       labels: [batch], integers.
-      seen: [classes], bool; the others count for nothing, exactly. None: all.
+      seen: [classes], bool; the others contribute exactly 0. None: all are seen.
       smoothing: share of the target that is spread evenly over the classes seen (Szegedy et al. 2016), in [0, 1).
     """
     log_probability = jax.nn.log_softmax(only_seen(logits, seen))
@@ -27,12 +27,12 @@ def cross_entropy(
 
 
 def only_seen(logits: jax.Array, seen: jax.Array | None) -> jax.Array:
-    """Takes classes not met yet out of the running: their logits, [batch, classes], become the lowest finite number."""
+    """Excludes classes not seen yet: their logits, [batch, classes], become the lowest finite number."""
     return logits if seen is None else jnp.where(seen[None], logits, jnp.finfo(logits.dtype).min)
 
 
 def critic_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """`mean D(G(z)) - mean D(x)`: what the critic minimises, of its values [batch]; the penalty comes on top."""
+    """`mean D(G(z)) - mean D(x)`, from the critic's values [batch]; the critic minimises it plus the penalty."""
     return jnp.mean(fake) - jnp.mean(real)
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-# Arrays that were outgrown make room for so many times the growth so far. To compile costs the same at any width, but
-# padding costs more the wider the arrays are: after some tasks less of it pays.
+# When arrays are too small, new ones have room for this multiple of the growth so far. Compiling costs the same at any
+# width, but padding costs more the wider the arrays are, so later tasks get less of it.
 _LOOK_AHEAD, _LOOK_AHEAD_LATER, _LATER = 2.25, 1.5, 7
-_MARGIN = 1.1  # But for no more than so many times what the run will need if it goes on as it has.
-_MULTIPLE = 8  # Widths are multiples of it, as vector units like them.
+_MARGIN = 1.1  # The room is at most this multiple of what the run needs if growth stays as it is.
+_MULTIPLE = 8  # Widths are multiples of 8, which suits vector units.
 
 
 def physical_widths(history: Sequence[Sequence[int]], *, headroom: int, n_tasks: int) -> tuple[int, ...]:
@@ -23,7 +23,7 @@ def physical_widths(history: Sequence[Sequence[int]], *, headroom: int, n_tasks:
       n_tasks: tasks in the whole run.
 
     Returns:
-      A width for each layer, at least its logical one. It depends on the arguments alone: a resumed run finds the same.
+      A width for each layer, at least its logical one. It depends only on the arguments: a resumed run gets the same.
     """
     first = history[0]
     physical = tuple(headroom * width for width in first)

@@ -1,4 +1,4 @@
-"""What a task's training carries from step to step, and what stays fixed while it runs."""
+"""The state that training changes from step to step, and what stays fixed while a task is learnt."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,22 +12,51 @@ from flax import serialization, struct
 
 from dgm_jax import nn
 from dgm_jax.config import Config
+from dgm_jax.types import (
+    Array,
+    DiscriminatorParams,
+    GeneratorParams,
+    Norm,
+    SamplerParams,
+    Statistics,
+    Tree,
+    params_to_tree,
+)
 
-Params = Any
-Array = Any  # NumPy's on its way to the devices, JAX's there.
+
+@struct.dataclass
+class DiscriminatorState:
+    """The discriminator's part of a `TrainState`: a program that reads no more is traced once a run."""
+
+    params: DiscriminatorParams
+    optimiser: optax.OptState
+    statistics: list[Statistics]
 
 
 @struct.dataclass
 class TrainState:
     """Everything that a training step changes; donated to the step that replaces it."""
 
-    generator: Params  # {"kernels", "norms", "heads", "embeddings"}: shared weights, then what belongs to the task.
-    generator_statistics: Params
+    generator: GeneratorParams
+    generator_statistics: list[Statistics]
     generator_optimiser: optax.OptState
-    discriminator: Params
-    discriminator_statistics: Params
+    discriminator: DiscriminatorParams
+    discriminator_statistics: list[Statistics]
     discriminator_optimiser: optax.OptState
-    average: Params = None  # {"generator", "statistics"} but for embeddings: over the task, if `generator_average`.
+    average: SamplerParams | None = None  # Of the generator, over the steps of the task, if `generator_average`.
+
+    def of_discriminator(self) -> DiscriminatorState:
+        """The discriminator's part."""
+        return DiscriminatorState(self.discriminator, self.discriminator_optimiser, self.discriminator_statistics)
+
+    def with_discriminator(self, part: DiscriminatorState) -> "TrainState":
+        """The state with the discriminator's part replaced."""
+        return dataclasses.replace(
+            self,
+            discriminator=part.params,
+            discriminator_optimiser=part.optimiser,
+            discriminator_statistics=part.statistics,
+        )
 
 
 @struct.dataclass
@@ -36,26 +65,26 @@ class Capacity:
 
     reserved: list[Array]  # Cumulative mask of each layer, of the physical shape of its embedding, bool.
     free: list[Array]  # Gates within the logical widths that are not reserved, bool.
-    n_free: Array  # How many those are, in the whole generator,
-    n_gates: Array  # and with those that are reserved.
+    n_free: Array  # The number of free gates in the whole generator.
+    n_gates: Array  # The number of gates within the logical widths, reserved ones included.
     sparsity_weight: Array  # lambda_R size_t / size_0
-    seen: Array  # [classes], bool: the classes met so far, this task's included.
+    seen: Array  # [classes], bool: the classes seen so far, those of this task included.
     first_class: Array  # Class index of the task's first class: its output layer is number 0.
 
 
 @struct.dataclass
 class Clock:
-    """Where in the stream and in a task's training we are; all integers, NumPy's or JAX's."""
+    """The position in the stream and in the training of a task; all integers, NumPy's or JAX's."""
 
     task: Any  # Number of tasks before this one.
     epoch: Any
-    mask_epochs: Any  # Epochs in which masks are learnt; in the rest they are binary and stay as they are.
+    mask_epochs: Any  # Epochs in which masks are learnt; after them masks are binary and fixed.
     steps: Any  # In an epoch.
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimisers:
-    """Adam for each network; the generator's blocks what is reserved and compensates embeddings before it."""
+    """Adam for each network; before it, the generator's gradients are protected, compensated and clipped."""
 
     generator: optax.GradientTransformationExtraArgs
     discriminator: optax.GradientTransformation
@@ -63,15 +92,21 @@ class Optimisers:
 
 def make_optimisers(config: Config) -> Optimisers:
     """Builds both optimisers. Order in the generator's: protect, compensate, clip, Adam."""
-    adam = {"b1": config.adam_b1, "b2": config.adam_b2}
+    adam = {"b1": config.gan.adam_b1, "b2": config.gan.adam_b2}
     stages = [nn.protect()]
-    if config.gate_gradient == "product":
-        stages.append(optax.masked(nn.compensate(), lambda params: {name: name == "embeddings" for name in params}))
-    stages += [optax.clip_by_global_norm(config.clip_norm), optax.adam(config.generator_learning_rate, **adam)]
+    if config.gates.gate_gradient == "product":
+        stages.append(optax.masked(nn.compensate(), _only_embeddings))
+    stages += [optax.clip_by_global_norm(config.gan.clip_norm), optax.adam(config.gan.generator_learning_rate, **adam)]
     return Optimisers(
         generator=optax.with_extra_args_support(optax.chain(*stages)),
-        discriminator=optax.adam(config.discriminator_learning_rate, **adam),
+        discriminator=optax.adam(config.gan.discriminator_learning_rate, **adam),
     )
+
+
+def _only_embeddings(params: GeneratorParams) -> GeneratorParams:
+    """Selects the embeddings, as `optax.masked` asks for it: a bool in place of each part."""
+    selection: dict[str, Any] = {"kernels": False, "norms": False, "heads": False, "embeddings": True}
+    return dataclasses.replace(params, **selection)
 
 
 def make_capacity(
@@ -95,22 +130,35 @@ def make_capacity(
     )
 
 
-def to_tree(state: TrainState) -> Params:
-    """The state as nested dicts of arrays, on the host, to be saved; what there is none of is left out."""
+def to_tree(state: TrainState) -> Tree:
+    """The state as a checkpoint holds it: nested dicts of arrays, on the host; what is None is left out."""
     return {k: v for k, v in serialization.to_state_dict(jax.device_get(state)).items() if v is not None}
 
 
-def from_tree(like: TrainState, tree: Params) -> TrainState:
+def from_tree(like: TrainState, tree: Tree) -> TrainState:
     """Undoes `to_tree`; `like` is a state of the same structure."""
     return serialization.from_state_dict(like, {"average": None, **tree})
 
 
-def of_average(generator: Params, statistics: Params) -> Params:
-    """What is averaged of a generator: all that is drawn with, but for the masks."""
-    kept = {name: generator[name] for name in ("kernels", "norms", "heads")}
-    return {"generator": kept, "statistics": statistics}
+def sampler_params(generator: GeneratorParams, statistics: list[Statistics]) -> SamplerParams:
+    """What `generator_average` averages: all parameters except the embeddings, and the running statistics."""
+    return SamplerParams(generator.without_embeddings(), statistics)
 
 
-def init_optimiser(optimiser: optax.GradientTransformation, params: Params) -> optax.OptState:
-    """The state of a fresh optimiser, on the host. Adam's is all zeros; drawing it up there compiles nothing."""
+def init_optimiser(
+    optimiser: optax.GradientTransformation, params: GeneratorParams | DiscriminatorParams
+) -> optax.OptState:
+    """The state of a fresh optimiser, on the host. Adam's state is all zeros, so nothing need be compiled for it."""
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(optimiser.init, params))
+
+
+def _from_state_dict(like: Any, state: Tree) -> Any:
+    restored = serialization.from_state_dict(params_to_tree(like), state)
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(restored))  # Both have one order of leaves.
+
+
+# Flax then writes our types as it writes dicts, so that checkpoints keep their names.
+for _kind in (Norm, Statistics, GeneratorParams, SamplerParams, DiscriminatorParams):
+    serialization.register_serialization_state(
+        _kind, lambda params: serialization.to_state_dict(params_to_tree(params)), _from_state_dict
+    )

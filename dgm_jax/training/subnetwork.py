@@ -1,7 +1,7 @@
 """The open sub-network of a task whose masks are settled: all that is left to train.
 
 A closed unit of DGMa emits exactly 0, so no gradient reaches the weights that feed it or that it feeds. Its weights,
-norm and moments stay what they were when the masks settled. Training the open units alone therefore changes nothing
+norm and moments stay what they were when the masks settled. Training only the open units therefore changes nothing
 that is drawn but by the order in which numbers are added up. (Where no smaller program is at hand, all units are
 trained, and the free weights of closed ones, which a later task begins with, drift on by Adam's momentum for a while.)
 """
@@ -16,7 +16,8 @@ import optax
 
 from dgm_jax import nn
 from dgm_jax.models.generator import Generator
-from dgm_jax.training.state import Capacity, Params, TrainState, of_average
+from dgm_jax.training.state import Capacity, TrainState, sampler_params
+from dgm_jax.types import GeneratorParams, Norm, SamplerParams, Statistics
 
 
 @dataclass(frozen=True)
@@ -56,25 +57,25 @@ class OpenUnits:
         """
         parts = self._parts(whole.generator)
         take = partial(jax.tree.map, lambda part, array: part.take(array, padding=0))
-        closed = [part.take(e, padding=-np.inf) for part, e in zip(parts["embeddings"], whole.generator["embeddings"])]
+        closed = [part.take(e, padding=-np.inf) for part, e in zip(_units(parts), whole.generator.embeddings)]
         state = replace(
             whole,
-            generator=take(parts, whole.generator) | {"embeddings": closed},
+            generator=replace(take(parts, whole.generator), embeddings=closed),
             generator_statistics=take(_of_statistics(parts), whole.generator_statistics),
             generator_optimiser=_with_moments(
-                whole.generator_optimiser, {name: take(parts, own) for name, own in _moments(whole).items()}
+                whole.generator_optimiser, {name: take(parts, moment) for name, moment in _moments(whole).items()}
             ),
         )
         if whole.average is not None:
             state = replace(state, average=take(_of_average(parts), whole.average))
-        own = {name: take(parts["embeddings"], getattr(capacity, name)) for name in ("reserved", "free")}
-        return state, replace(capacity, **own)
+        reserved, free = (take(_units(parts), masks) for masks in (capacity.reserved, capacity.free))
+        return state, replace(capacity, reserved=reserved, free=free)
 
     def put_back(self, cut: TrainState, whole: TrainState) -> TrainState:
         """The whole state, with the open units as they are in `cut`, and the discriminator from there."""
         parts = self._parts(whole.generator)
-        put = partial(jax.tree.map, lambda part, array, own: part.put(array, own))
-        moments = {name: put(parts, own, _moments(cut)[name]) for name, own in _moments(whole).items()}
+        put = partial(jax.tree.map, lambda part, array, entries: part.put(array, entries))
+        moments = {name: put(parts, moment, _moments(cut)[name]) for name, moment in _moments(whole).items()}
         average = None if whole.average is None else put(_of_average(parts), whole.average, cut.average)
         return replace(
             cut,
@@ -84,46 +85,50 @@ class OpenUnits:
             generator_optimiser=_with_moments(cut.generator_optimiser, moments),
         )
 
-    def _parts(self, generator: Params) -> Params:
-        """A `_Part` for each parameter."""
+    def _parts(self, generator: GeneratorParams) -> GeneratorParams:
+        """A `_Part` in place of each array."""
         vectors = [_Part((units,), (width,)) for units, width in zip(self.units, self.physical, strict=True)]
-        parts: Params = {"kernels": [], "embeddings": vectors}
-        parts["norms"] = [{name: own for name in norm} for own, norm in zip(vectors, generator["norms"], strict=True)]
-        for (source, target), kernel in zip(self.generator.ends, generator["kernels"], strict=True):
+        kernels = []
+        for (source, target), kernel in zip(self.generator.ends, generator.kernels, strict=True):
             k, _, n_inputs, _ = kernel.shape
             inputs = np.arange(n_inputs) if source == nn.INPUT else self.units[source]
             room = n_inputs if source == nn.INPUT else self.physical[source]
             entries = (np.arange(k), np.arange(k), inputs, self.units[target])
-            parts["kernels"].append(_Part(entries, (k, k, room, self.physical[target])))
-        n_heads, k, _, _, channels = generator["heads"].shape
-        parts["heads"] = _Part(
+            kernels.append(_Part(entries, (k, k, room, self.physical[target])))
+        n_heads, k, _, _, channels = generator.heads.shape
+        heads = _Part(
             (np.arange(n_heads), np.arange(k), np.arange(k), self.units[-1], np.arange(channels)),
             (n_heads, k, k, self.physical[-1], channels),
         )
-        return parts
+        return GeneratorParams(kernels, [Norm(part, part) for part in vectors], heads, vectors)
 
 
-def _of_statistics(parts: Params) -> list[Params]:
-    return [{"mean": part, "var": part} for part in parts["embeddings"]]
+def _units(parts: GeneratorParams) -> list[_Part]:
+    """The part of an array that has an entry for each unit, for each layer (DGMa's embeddings are such arrays)."""
+    return parts.embeddings
 
 
-def _of_average(parts: Params) -> Params:
-    return of_average(parts, _of_statistics(parts))
+def _of_statistics(parts: GeneratorParams) -> list[Statistics]:
+    return [Statistics(part, part) for part in _units(parts)]
 
 
-def _moments(state: TrainState) -> dict[str, Params]:
-    """Adam's moments, each a tree like the generator's parameters."""
+def _of_average(parts: GeneratorParams) -> SamplerParams:
+    return sampler_params(parts, _of_statistics(parts))
+
+
+def _moments(state: TrainState) -> dict[str, GeneratorParams]:
+    """Adam's moments by name, each with an array in place of each parameter."""
     return {name: optax.tree_utils.tree_get(state.generator_optimiser, name) for name in ("mu", "nu")}
 
 
-def _with_moments(optimiser: optax.OptState, moments: dict[str, Params]) -> optax.OptState:
+def _with_moments(optimiser: optax.OptState, moments: dict[str, GeneratorParams]) -> optax.OptState:
     return optax.tree_utils.tree_set(optimiser, **moments)
 
 
 def find_open_units(
     states: Sequence[TrainState], shapes: Sequence[Sequence[int]], generator: Generator
 ) -> list[OpenUnits] | None:
-    """Finds, for each of several runs side by side, the open units, if training them alone is cheaper.
+    """Finds, for each of several runs side by side, the open units, if training only them is cheaper.
 
     Args:
       states: of DGMa, masks settled, all of the same physical widths; on the host.
@@ -134,8 +139,8 @@ def find_open_units(
       For each run its open units, all at the smallest of the shapes that has room for them; None where no shape smaller
       than the present one has.
     """
-    embeddings = [state.generator["embeddings"] for state in states]
-    units = [tuple(np.flatnonzero(np.asarray(nn.binarise(e))) for e in own) for own in embeddings]
+    embeddings = [state.generator.embeddings for state in states]
+    units = [tuple(np.flatnonzero(np.asarray(nn.binarise(e))) for e in layers) for layers in embeddings]
     needed = [max(map(len, layer)) for layer in zip(*units, strict=True)]
     present = tuple(len(e) for e in embeddings[0])
 
@@ -143,4 +148,4 @@ def find_open_units(
         return all(n <= room <= now for n, room, now in zip(needed, shape, present, strict=True))
 
     physical = min((tuple(shape) for shape in [*shapes, present] if fits(shape)), key=np.prod)
-    return None if physical == present else [OpenUnits(own, physical, generator) for own in units]
+    return None if physical == present else [OpenUnits(layers, physical, generator) for layers in units]

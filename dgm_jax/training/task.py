@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -15,14 +16,16 @@ from dgm_jax.models.generator import Generator, host_generator
 from dgm_jax.models.normalisation import init_norm
 from dgm_jax.training.state import (
     Capacity,
-    Params,
     TrainState,
     init_optimiser,
     make_capacity,
     make_optimisers,
-    of_average,
+    sampler_params,
 )
 from dgm_jax.training.warm_start import begin_as
+from dgm_jax.types import DiscriminatorParams, GeneratorParams, Norm, Statistics
+
+LayerT = TypeVar("LayerT", Norm, Statistics)
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class Networks:
     @property
     def pair(self) -> Pair:
         """The kind of networks."""
-        return pair(self.config.network)
+        return pair(self.config.networks.network)
 
     @cached_property
     def generator(self) -> Generator:
         """How the generator's layers are wired."""
-        return self.pair.generator(self.config.image_size)
+        return self.pair.generator(self.config.data.image_size)
 
     @property
     def n_conditioned(self) -> int:
@@ -53,27 +56,27 @@ class Networks:
     @property
     def first_widths(self) -> tuple[int, ...]:
         """Widths of the generator's layers before any growth."""
-        return self.pair.generator_widths(self.config.generator_width, self.config.image_size)
+        return self.pair.generator_widths(self.config.networks.generator_width, self.config.data.image_size)
 
     @property
     def mask_epochs(self) -> int:
         """Epochs of a task in which masks are learnt; in the rest they are settled."""
-        if self.config.masks != "learnt":
+        if self.config.gates.masks != "learnt":
             return 0
-        return max(1, round(self.config.mask_share * self.config.epochs))
+        return max(1, round(self.config.gates.mask_share * self.config.gan.epochs))
 
     def new_kernels(self, key: jax.Array, widths: Sequence[int]) -> list[np.ndarray]:
         """Fresh shared weights of these logical widths."""
-        return self.generator.init_kernels(key, widths, self.config.noise_dim)
+        return self.generator.init_kernels(key, widths, self.config.networks.noise_dim)
 
     def mask_shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
         """Shapes of the masks at these widths: of each layer's units (DGMa) or each kernel's weights (DGMw)."""
-        return self.generator.mask_shapes(self.config.variant, widths, self.config.noise_dim)
+        return self.generator.mask_shapes(self.config.gates.variant, widths, self.config.networks.noise_dim)
 
     def gated(self, kernels: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
         """What each mask gates: its output units, and its weights."""
         widths, targets = self.generator.widths(kernels), [target for _, target in self.generator.ends]
-        if self.config.variant == "dgmw":
+        if self.config.gates.variant == "dgmw":
             return [widths[target] for target in targets], [kernel.size for kernel in kernels]
         into = [0] * len(widths)
         for target, kernel in zip(targets, kernels, strict=True):
@@ -89,7 +92,7 @@ def begin_task(
     *,
     physical: Sequence[int],
     classes: Sequence[int],
-    discriminator: tuple[Params, Params] | None,
+    discriminator: tuple[DiscriminatorParams, list[Statistics]] | None,
     similar: Sequence[TaskMemory] = (),
 ) -> tuple[TrainState, Capacity]:
     """The state in which a task's training begins, and what earlier tasks left to it; on the host.
@@ -113,20 +116,18 @@ def begin_task(
     generator = _fresh_generator(networks, task_key, kernels, reserved, physical)
     statistics = wiring.init_statistics(physical)
     if similar:
-        first = config.scale_lead or 1  # The slope of epoch 0, 1 / s_max, turns no gate.
-        slope = float(nn.annealed_scale(first, networks.mask_epochs, config.scale_max))
-        generator, statistics = begin_as(generator, statistics, similar, slope)
+        generator, statistics = begin_as(generator, statistics, similar, first_slope(networks))
     if discriminator is None:
         discriminator = networks.pair.init_discriminator(
             discriminator_key,
-            width=config.discriminator_width,
-            image_size=config.image_size,
+            width=config.networks.discriminator_width,
+            image_size=config.data.image_size,
             channels=networks.channels,
             n_classes=networks.n_classes,
         )
-    critic = {name: own for name, own in discriminator[0].items() if name != "projection"}  # Each task has its own.
-    if config.critic_condition == "projection" and networks.max_heads > 1:
-        critic["projection"] = np.zeros((networks.max_heads, len(critic["critic"]["kernel"])), np.float32)
+    critic = replace(discriminator[0], projection=None)  # Each task begins with a new projection.
+    if config.gan.critic_condition == "projection" and networks.max_heads > 1:
+        critic = replace(critic, projection=np.zeros((networks.max_heads, len(critic.critic.kernel)), np.float32))
     optimisers = make_optimisers(config)
     state = TrainState(
         generator=generator,
@@ -136,17 +137,25 @@ def begin_task(
         discriminator_statistics=discriminator[1],
         discriminator_optimiser=init_optimiser(optimisers.discriminator, critic),
     )
-    if config.generator_average:
-        state = replace(state, average=of_average(state.generator, state.generator_statistics))
-    growth = wiring.size(widths, config.noise_dim) / wiring.size(networks.first_widths, config.noise_dim)
+    if config.gan.generator_average:
+        state = replace(state, average=sampler_params(state.generator, state.generator_statistics))
+    growth = wiring.size(widths, config.networks.noise_dim) / wiring.size(
+        networks.first_widths, config.networks.noise_dim
+    )
     capacity = make_capacity(
         [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
         live,
-        sparsity_weight=config.sparsity_weight * growth,
+        sparsity_weight=config.gates.sparsity_weight * growth,
         seen=np.arange(networks.n_classes) <= max(classes),
         first_class=min(classes),
     )
     return state, capacity
+
+
+def first_slope(networks: Networks) -> float:
+    """The slope `S_i` of the first epoch that can turn a gate: the slope of epoch 0, 1 / s_max, turns none."""
+    config = networks.config
+    return float(nn.annealed_scale(config.gates.scale_lead or 1, networks.mask_epochs, config.gates.scale_max))
 
 
 def _fresh_generator(
@@ -155,20 +164,20 @@ def _fresh_generator(
     kernels: Sequence[np.ndarray],
     reserved: Sequence[np.ndarray],
     physical: Sequence[int],
-) -> Params:
+) -> GeneratorParams:
     """Shared weights padded to physical widths, with fresh norms, output layers and embeddings.
 
     Padding is neutral: a unit that is 0 stays 0 through its norm and ReLU, and no output layer reads it.
     """
     wiring, channels = networks.generator, networks.channels
-    shapes = wiring.kernel_shapes(physical, networks.config.noise_dim)
-    heads = wiring.init_task(key, wiring.widths(kernels), channels, networks.max_heads)["heads"]
-    return {
-        "kernels": [nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, shapes, strict=True)],
-        "norms": [init_norm(width) for width in physical],
-        "heads": nn.expand(heads, np.zeros((*heads.shape[:3], physical[-1], channels), heads.dtype)),
-        "embeddings": _first_embeddings(networks.config, key, reserved, networks.mask_shapes(physical)),
-    }
+    shapes = wiring.kernel_shapes(physical, networks.config.networks.noise_dim)
+    _, heads = wiring.init_task(key, wiring.widths(kernels), channels, networks.max_heads)
+    return GeneratorParams(
+        kernels=[nn.expand(k, np.zeros(s, k.dtype)) for k, s in zip(kernels, shapes, strict=True)],
+        norms=[init_norm(width) for width in physical],
+        heads=nn.expand(heads, np.zeros((*heads.shape[:3], physical[-1], channels), heads.dtype)),
+        embeddings=_first_embeddings(networks.config, key, reserved, networks.mask_shapes(physical)),
+    )
 
 
 def _first_embeddings(
@@ -176,9 +185,9 @@ def _first_embeddings(
 ) -> list[np.ndarray]:
     """A task's embeddings before its first step: 0, or random, or open; -inf where a gate cannot be used."""
     random = host_generator(jax.random.fold_in(key, 1))
-    values = {"learnt": (0.0,), "random": (-1.0, 1.0), "none": (np.inf,)}[config.masks]
+    values = {"learnt": (0.0,), "random": (-1.0, 1.0), "none": (np.inf,)}[config.gates.masks]
     drawn = [random.choice(values, r.shape).astype(np.float32) for r in reserved]
-    usable = [e if config.reuse else np.where(r, np.float32(-np.inf), e) for e, r in zip(drawn, reserved)]
+    usable = [e if config.gates.reuse else np.where(r, np.float32(-np.inf), e) for e, r in zip(drawn, reserved)]
     return [nn.expand(e, np.full(s, -np.inf, np.float32)) for e, s in zip(usable, shapes, strict=True)]
 
 
@@ -198,26 +207,29 @@ def freeze(
       The shared weights, and what the task keeps for itself.
     """
     host = jax.device_get(state)
-    final = of_average(host.generator, host.generator_statistics) if host.average is None else host.average
-    generator, statistics = final["generator"], final["statistics"]
-    shapes = networks.generator.kernel_shapes(widths, networks.config.noise_dim)
-    heads = generator["heads"]
+    final = sampler_params(host.generator, host.generator_statistics) if host.average is None else host.average
+    generator = final.generator
+    shapes = networks.generator.kernel_shapes(widths, networks.config.networks.noise_dim)
+    heads = generator.heads
     n_heads = len(classes) if n_heads is None else n_heads
 
-    def trimmed(layers: Params) -> Params:
-        return [{name: _corner(v, (w,)) for name, v in own.items()} for own, w in zip(layers, widths, strict=True)]
+    def trimmed(layers: list[LayerT]) -> list[LayerT]:
+        """The arrays of each layer, [physical width] each, at their logical widths."""
+        return [
+            jax.tree.map(partial(_corner, shape=(width,)), layer) for layer, width in zip(layers, widths, strict=True)
+        ]
 
-    masks = zip(host.generator["embeddings"], networks.mask_shapes(widths), strict=True)
+    masks = zip(host.generator.embeddings, networks.mask_shapes(widths), strict=True)
     finished = TaskMemory(
         classes=tuple(classes),
         widths=tuple(widths),
         masks=[_corner(np.asarray(nn.binarise(e)), s) for e, s in masks],
-        norms=trimmed(generator["norms"]),
-        statistics=trimmed(statistics),
+        norms=trimmed(generator.norms),
+        statistics=trimmed(final.statistics),
         heads=_corner(heads, (n_heads, *heads.shape[1:3], widths[-1], networks.channels)),
         n_conditioned=networks.n_conditioned,
     )
-    return [_corner(k, s) for k, s in zip(generator["kernels"], shapes, strict=True)], finished
+    return [_corner(k, s) for k, s in zip(generator.kernels, shapes, strict=True)], finished
 
 
 def grow(
@@ -230,11 +242,13 @@ def grow(
     """Expands shared weights and cumulative masks after a task (section 3.2); old weights keep their place."""
     config, wiring = networks.config, networks.generator
     widths = wiring.widths(kernels)
-    if config.variant == "dgma":
+    if config.gates.variant == "dgma":
         grown = nn.grown_unit_widths(widths, newly_reserved)
     else:
         window = [edge.window**2 for edge in wiring.edges]
-        grown = nn.grown_weight_widths(widths, newly_reserved, inputs=config.noise_dim, window=window, ends=wiring.ends)
+        grown = nn.grown_weight_widths(
+            widths, newly_reserved, inputs=config.networks.noise_dim, window=window, ends=wiring.ends
+        )
     fresh = networks.new_kernels(key, grown)
     shapes = networks.mask_shapes(grown)
     return (

@@ -91,7 +91,7 @@ class Trainer:
             mask_epochs=np.int32(self.networks.mask_epochs),
             steps=np.int32(steps),
         )
-        physical = tuple(norm["scale"].shape[-1] for norm in state.generator["norms"])
+        physical = tuple(norm.scale.shape[-1] for norm in state.generator.norms)
         self._compiled.add((len(keys), physical))
         # State, data, replay, capacity, key and sums differ from run to run.
         run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))
@@ -166,7 +166,7 @@ class Trainer:
             seen,
             step_keys,
             start=0,
-            stop=self.config.consolidation_steps,
+            stop=self.config.consolidation.consolidation_steps,
             on_steps=on_steps,
         )
         return list(zip(self.split_runs(state, len(keys)), means, strict=True))
@@ -260,7 +260,9 @@ class TaskTraining:
 
     def _cut(self, shapes: Sequence[Sequence[int]]) -> None:
         config = self.trainer.config
-        if config.variant != "dgma" or config.gate_position != "last":  # Only there does a closed unit emit exactly 0.
+        if (
+            config.gates.variant != "dgma" or config.gates.gate_position != "last"
+        ):  # Only there does a closed unit emit exactly 0.
             return
         states = jax.device_get(self.states())
         self._open = find_open_units(states, shapes, self.trainer.networks.generator)

@@ -6,8 +6,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import small
 from jax import lax
+from support.small_runs import small
 
 from benchmarks.arithmetic import Product, gflop, plainly, products, times
 from dgm_jax.models import dcgan
@@ -84,11 +84,11 @@ def test_agrees_with_the_analytic_count_of_a_discriminator():
     width = 4
     config = small(image_size=16, discriminator_width=width)
     params, statistics = dcgan.init_discriminator(
-        jax.random.key(0), width=width, image_size=config.image_size, channels=1, n_classes=10
+        jax.random.key(0), width=width, image_size=config.data.image_size, channels=1, n_classes=10
     )
     counted = products(
         lambda p, x: dcgan.discriminate(p, statistics, x, train=True)[0], params, jnp.ones((8, 16, 16, 1))
     )
-    analytic = 8e-9 * dcgan.discriminator_flops(width, config.image_size, 1)
+    analytic = 8e-9 * dcgan.discriminator_flops(width, config.data.image_size, 1)
     heads = 8e-9 * 2 * (4 * 4 * 2 * width) * (10 + 1)  # The analytic count leaves the linear heads out.
     assert gflop(counted) == pytest.approx(analytic + heads)

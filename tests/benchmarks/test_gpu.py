@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import helpers
 import pytest
+from support import small_runs
 
 from benchmarks import gpu, records
 from benchmarks.run import write_npz
@@ -16,14 +16,14 @@ from dgm_jax.runs.events import EpochEnd, TaskEnd, TaskStart
 # What a bare machine with a GPU may lack. Blocked before anything is imported.
 SCRIPT = """
 import dataclasses, sys
-for name in ("PIL", "tensorflow", "tensorflow_datasets", "array_record", "tyro", "tqdm", "sklearn", "matplotlib"):
+for name in ("PIL", "tensorflow", "tensorflow_datasets", "array_record", "tyro", "rich", "sklearn", "matplotlib"):
     sys.modules[name] = None
 from benchmarks import gpu
 from benchmarks.points import Point
 from dgm_jax.config import Config
 
 def tiny(variant):
-    return Config(
+    return Config().with_changes(
         variant=variant, image_size=8, noise_dim=8, generator_width=2, discriminator_width=2, epochs=2, batch_size=8,
         consolidation_steps=2, consolidation_samples=8, held_out=0.15,
     )
@@ -39,7 +39,7 @@ sys.exit(gpu.main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def called(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
-    file = write_npz(helpers.digits(8, (0, 1), 24), folder / "two.npz")
+    file = write_npz(small_runs.digits(8, (0, 1), 24), folder / "two.npz")
     quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
     process = subprocess.run(
         [
@@ -91,7 +91,7 @@ def test_a_run_stops_when_its_time_is_up(monkeypatch, late, epochs, finishes):
             self.watch.on_task_end(TaskEnd(0, 0, {}, {}, {}, ("0",), [], (3,), 1.5, "strict"))
 
     monkeypatch.setattr(gpu, "Learner", Scripted)
-    run = gpu.learn(helpers.small(image_size=8), helpers.digits(8), deadline=time.perf_counter() - late)
+    run = gpu.learn(small_runs.small(image_size=8), small_runs.digits(8), deadline=time.perf_counter() - late)
     (line,) = run["tasks"]
     assert (line["epochs"], "seconds" in line) == (epochs, finishes)
     assert line["iteration_seconds"] == pytest.approx(0.1)

@@ -4,9 +4,9 @@ import dataclasses
 import resource
 import subprocess
 
-import helpers
 import numpy as np
 import pytest
+from support import small_runs
 
 from benchmarks import machine, records, run
 
@@ -25,7 +25,7 @@ TINY = {
 
 def test_a_run_cold_and_warm(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
-    file = run.write_npz(run.split_classes(helpers.digits(8, (0, 1)), 3), tmp_path / "three.npz")
+    file = run.write_npz(run.split_classes(small_runs.digits(8, (0, 1)), 3), tmp_path / "three.npz")
     options = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     runs = run.measure(["experiments.arrays", "--npz", str(file), *options])
     assert set(runs) == {"cold", "warm"}
@@ -57,7 +57,7 @@ def test_growth_compares_ends():
 
 @pytest.mark.parametrize("n_classes", [2, 10, 13])
 def test_classes_are_split(n_classes):
-    whole = helpers.digits(8, tuple(range(10)))
+    whole = small_runs.digits(8, tuple(range(10)))
     made = run.split_classes(whole, n_classes)
     assert made.labels == tuple(range(n_classes))
     assert len(made.x_train) == sum(np.isin(whole.y_train, range(n_classes)))
@@ -87,7 +87,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         return {"cold": one}
 
     monkeypatch.setattr(run, "measure", measured)
-    monkeypatch.setattr(run, "load_images", lambda data_dir, size, **_: helpers.digits(8, tuple(range(10))))
+    monkeypatch.setattr(run, "load_images", lambda data_dir, size, **_: small_runs.digits(8, tuple(range(10))))
     run.main(["--classes", "12", "--out", str(tmp_path / "run.jsonl")])
     run.main([])
     assert commands[0][0] == commands[1][0] == "experiments.arrays" and commands[1][-1] == "dgmw"

@@ -6,13 +6,13 @@ import itertools
 import json
 import re
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
-from runs import Log, interrupt
+from support import checks, small_runs
+from support.programs import compiled_once  # noqa: F401
+from support.stopping import Log, interrupt
 
 from dgm_jax import Learner, load_memory
 from dgm_jax.config import GENERATIVE, KEEPS_IMAGES
@@ -27,14 +27,14 @@ from dgm_jax.reporting.console import ConsoleProgress
 from dgm_jax.runs.session import new_method
 from dgm_jax.training import trainer
 
-CONFIG = helpers.small(
-    image_size=8,
-    epochs=2,
-    consolidation_steps=60,
-    consolidation_samples=24,
-    memory_size=12,
-    discriminator_width=8,
-)
+SETTINGS = {
+    "image_size": 8,
+    "epochs": 2,
+    "consolidation_steps": 60,
+    "consolidation_samples": 24,
+    "memory_size": 12,
+    "discriminator_width": 8,
+}
 BASELINES = [method for method in METHODS if method != "dgm"]
 baselines = pytest.mark.parametrize("method", BASELINES)
 
@@ -46,15 +46,15 @@ def short_epochs(monkeypatch):
 
 
 def _config(method, **changes):
-    return dataclasses.replace(CONFIG, method=method, **changes)
+    return small_runs.small(method=method, **(SETTINGS | changes))
 
 
 def _fit(config, workdir, *callbacks, **options):
-    return helpers.fit(config, workdir, *callbacks, **options)
+    return small_runs.fit(config, workdir, *callbacks, **options)
 
 
 def _method(config):
-    return new_method(config, helpers.stream(config), jax.local_devices()[:1])
+    return new_method(config, small_runs.stream(config), jax.local_devices()[:1])
 
 
 def _learn(method, state, task, stream, key):
@@ -82,8 +82,8 @@ def test_interrupted_is_uninterrupted(method, place, tmp_path, monkeypatch):
     assert log.heard("on_run_start")[0].resumed_from == (place[1], epochs_done)
     for name in ("A_1", "A_2", "A_3", "forgetting", "confusion", "bytes", "method", "paper"):
         assert resumed[name] == whole[name], name
-    trees = [helpers.newest(tmp_path / name).tree for name in ("whole", "stopped")]
-    helpers.assert_equal_trees(*trees)
+    trees = [small_runs.newest(tmp_path / name).tree for name in ("whole", "stopped")]
+    checks.assert_equal_trees(*trees)
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "stopped")]
     kinds = [json.loads(line)["kind"] for line in lines[0].splitlines()]
     assert lines[0] == lines[1] and kinds == 3 * [*["epoch"] * (2 if method in GENERATIVE else 3), "task"]
@@ -95,13 +95,13 @@ def test_interrupted_is_uninterrupted(method, place, tmp_path, monkeypatch):
 @baselines
 def test_several_seeds_are_as_if_each_had_run_alone(method, tmp_path):
     config = _config(method)
-    streams = [helpers.stream(config) for _ in range(2)]
+    streams = [small_runs.stream(config) for _ in range(2)]
     summary = Learner(config, devices=1).fit_seeds((0, 5), streams, tmp_path / "both")
     accuracies = summary["A_3"]["classifier"]["macro"]["values"]
     for seed, accuracy in zip((0, 5), accuracies, strict=True):
-        alone = _fit(dataclasses.replace(config, seed=seed), tmp_path / f"alone{seed}")
+        alone = _fit(config.with_changes(seed=seed), tmp_path / f"alone{seed}")
         assert accuracy == pytest.approx(alone["A_3"]["classifier"]["macro"], abs=0.15)
-        mine, other = (helpers.newest(tmp_path / f).tree for f in (f"both/seed{seed}", f"alone{seed}"))
+        mine, other = (small_runs.newest(tmp_path / f).tree for f in (f"both/seed{seed}", f"alone{seed}"))
         for a, b in zip(jax.tree.leaves(mine["params"]), jax.tree.leaves(other["params"]), strict=True):
             np.testing.assert_allclose(a, b, atol=0.05)  # Alike to rounding, which training magnifies.
 
@@ -110,14 +110,14 @@ def test_several_seeds_are_as_if_each_had_run_alone(method, tmp_path):
 def test_a_finished_run_continues_with_new_classes(method, tmp_path):
     config = _config(method, memory_size=18)
     _fit(config, tmp_path)
-    first = helpers.newest(tmp_path).tree
+    first = small_runs.newest(tmp_path).tree
     log = Log()
     names = (7, 8, 9)
     summary = _fit(config, tmp_path, log, labels=(3, 4, 5), names=names)
     assert log.heard("on_run_start")[0].resumed_from == (3, 0)
     assert [event.task for event in log.heard("on_task_end")] == [3, 4, 5]
     assert summary["finished"] and [len(task) for task in summary["tasks"]] == [1] * 6
-    head = helpers.newest(tmp_path).tree["params"]["classifier"]["bias"]
+    head = small_runs.newest(tmp_path).tree["params"]["classifier"]["bias"]
     assert len(head) == 6 and len(first["params"]["classifier"]["bias"]) == 3
 
 
@@ -125,7 +125,7 @@ def test_a_finished_run_continues_with_new_classes(method, tmp_path):
 def test_what_is_loaded_classifies_as_the_run_did(method, tmp_path):
     config = _config(method)
     summary = _fit(config, tmp_path)
-    stream = helpers.stream(config)
+    stream = small_runs.stream(config)
     loaded, state = load_method(config, stream, tmp_path)
     stream.begin(2)
     images, labels = stream.test(2)
@@ -148,7 +148,7 @@ def test_what_a_run_says_while_it_learns(method, tmp_path):
     epochs = log.heard("on_epoch_end")
     trained = [event for event in log.heard("on_progress") if (event.task, event.phase) == (1, "train")]
     if method in GENERATIVE:
-        assert [(event.epochs, event.steps) for event in starts] == 3 * [(2, 24 // config.batch_size)]
+        assert [(event.epochs, event.steps) for event in starts] == 3 * [(2, 24 // config.gan.batch_size)]
         assert [(event.epoch, event.done, event.total) for event in trained if event.done == 3] == [
             (0, 3, 3),
             (1, 3, 3),
@@ -187,10 +187,10 @@ def test_no_real_image_of_an_old_class_is_kept(method, tmp_path):
     """Nothing that is saved is an image, by its type, or holds the pixels of one, scaled."""
     config = _config(method)
     _fit(config, tmp_path)
-    stream = helpers.stream(config)
+    stream = small_runs.stream(config)
     stream.begin(0)
     whole = np.concatenate([stream.train(0)[0].reshape(24, -1) / 127.5 - 1] * 2, axis=1)
-    for leaf in jax.tree.leaves(helpers.newest(tmp_path).tree):
+    for leaf in jax.tree.leaves(small_runs.newest(tmp_path).tree):
         leaf = np.asarray(leaf)
         assert leaf.dtype != np.uint8
         values = set(np.round(leaf.ravel().astype(float), 5).tolist())
@@ -199,7 +199,7 @@ def test_no_real_image_of_an_old_class_is_kept(method, tmp_path):
 
 
 def test_a_stream_still_refuses_old_images(tmp_path):
-    stream = helpers.stream(_config("joint"))
+    stream = small_runs.stream(_config("joint"))
     Learner(_config("joint"), devices=1).fit(stream, tmp_path)
     with pytest.raises(PastTaskError):
         stream.train(0)
@@ -234,7 +234,7 @@ def test_herding_by_hand():
 def test_icarl_keeps_equally_many_of_each_class(tmp_path):
     config = _config("icarl", memory_size=13)
     _fit(config, tmp_path)
-    _, state = load_method(config, helpers.stream(config), tmp_path)
+    _, state = load_method(config, small_runs.stream(config), tmp_path)
     assert [len(own) for own in state.kept["exemplars"]] == [4, 4, 4]
 
 
@@ -252,7 +252,7 @@ def test_weights_that_were_needed_are_held():
 def _judge(images):
     """A random classifier of three classes on 8x8 images, what it says of `images`, and that in training mode."""
     params, statistics = dcgan.init_discriminator(jax.random.key(0), width=8, image_size=8, channels=1, n_classes=3)
-    params["classifier"]["kernel"] *= 20  # Confident.
+    params.classifier.kernel[:] *= 20  # Confident.
     return params, statistics, dcgan.discriminate(params, statistics, images, train=False)[0].logits
 
 
@@ -273,7 +273,7 @@ def test_the_fisher_information_is_the_mean_square_of_scores():
             return two[label] - jnp.log(jnp.sum(jnp.exp(two)))
 
         total = jax.tree.map(lambda t, g: t + np.asarray(g) ** 2 / 6, total, jax.grad(log_likelihood)(params))
-    assert np.any(total["classifier"]["kernel"] > 1e-3)
+    assert np.any(total.classifier.kernel > 1e-3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), actual, total)
 
 
@@ -295,7 +295,7 @@ def test_distillation_by_hand():
 
 def test_generative_replay_is_labelled_by_the_solver():
     config = _config("dgr")
-    stream = helpers.stream(config)
+    stream = small_runs.stream(config)
     method = _method(config)
     key = jax.random.key(0)
     state = _learn(method, method.new_state(key), 0, stream, key).state
@@ -317,7 +317,7 @@ def test_generative_replay_is_labelled_by_the_solver():
 
 @pytest.mark.parametrize("n_old, devices", [(9, 1), (9, 8), (40, 2), (46, 1)])
 def test_all_old_classes_are_aligned_in_turn_however_the_batch_is_split(n_old, devices):
-    whole = mergan.AlignedStep(config=CONFIG, optimisers=None, generator=None)
+    whole = mergan.AlignedStep(config=small_runs.SMALL, optimisers=None, generator=None)
     split = dataclasses.replace(whole, axis_name="devices")
     on_devices = jax.vmap(split.old_classes, in_axes=(0, None), axis_name="devices")
     counts = np.zeros(n_old, int)
@@ -338,11 +338,11 @@ def test_alignment_holds_the_generator():
     drift = []
     for weight in (0.0, 1000.0):
         config = _config("mergan", alignment_weight=weight, epochs=4)
-        stream, method, key = helpers.stream(config), _method(config), jax.random.key(0)
+        stream, method, key = small_runs.stream(config), _method(config), jax.random.key(0)
         state, drawn = method.new_state(key), []
         for task in range(2):
             state = _learn(method, state, task, stream, key).state
-            drawn.append(state.generator.draw(0, 16, jax.random.key(9)))
+            drawn.append(state.generator.sample_index(0, 16, jax.random.key(9)))
         drift.append(np.mean((drawn[1] - drawn[0]) ** 2))
     assert drift[1] < 0.3 * drift[0]
 
@@ -362,12 +362,12 @@ def test_settings_that_are_refused(changes, text):
 @pytest.mark.parametrize("changes, text", [({"method": "gan"}, "method='gan' is unknown; choose one of dgm, joint, ")])
 def test_an_unknown_method_is_refused(changes, text):
     with pytest.raises(ConfigError, match=text):
-        dataclasses.replace(CONFIG, **changes)
+        small_runs.SMALL.with_changes(**changes)
 
 
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(NoMemory, match="holds no checkpoint of er; run it first"):
-        load_method(_config("er"), helpers.stream(CONFIG), tmp_path / "none")
+        load_method(_config("er"), small_runs.stream(_config("er")), tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -379,17 +379,17 @@ def test_training_that_breaks_down_is_refused_and_nothing_of_it_is_saved(method,
     interrupt(config, tmp_path, "epoch end", 1, 1)
     saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     with pytest.raises(NotFinite, match=f"^{method}: .* (task 1|after task 1).*, seed 0; the last good checkpoint is "):
-        _fit(dataclasses.replace(config, **changes), tmp_path, resume_anyway=True)
+        _fit(config.with_changes(**changes), tmp_path, resume_anyway=True)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == saved
 
 
 def test_baselines_work_on_the_residual_pair_with_several_classes_a_task(tmp_path):
-    summaries, options = {}, {"labels": helpers.SIX, "classes_per_task": 2}
+    summaries, options = {}, {"labels": small_runs.SIX, "classes_per_task": 2}
     for method in ("joint", "mergan", "icarl"):
         config = _config(method, network="resnet", reinitialise_discriminator=False)
         summaries[method] = _fit(config, tmp_path / method, **options)
         assert [name for name in summaries[method] if name.startswith("A_")] == ["A_2", "A_4", "A_6"]
-    stream = helpers.stream(config, **options)
+    stream = small_runs.stream(config, **options)
     config = _config("mergan", network="resnet", reinitialise_discriminator=False)
     _, state = load_method(config, stream, tmp_path / "mergan")
     stream.begin(2)

@@ -1,10 +1,10 @@
 """What classifiers learn from: which images are drawn, and how many."""
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax.methods.method import Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images
@@ -14,13 +14,13 @@ KEY = jax.random.key(5)
 
 
 def _setting(config, **options):
-    return new_method(config, helpers.stream(config, **options), jax.local_devices()[:1]).setting
+    return new_method(config, small_runs.stream(config, **options), jax.local_devices()[:1]).setting
 
 
 def test_the_classifier_learns_from_images_of_all_classes_seen():
-    config = helpers.small("dgma")
-    memory = helpers.finished(config).memories[-1]
-    each = config.consolidation_samples
+    config = small_runs.small("dgma")
+    memory = small_runs.finished(config).memories[-1]
+    each = config.consolidation.consolidation_samples
     drawn = images_of_all_classes(memory, _setting(config, labels=(0, 1, 2, 3)), KEY)
     assert drawn.images.shape == (4 * each, 16, 16, 1) and drawn.count == 3 * each
     np.testing.assert_array_equal(drawn.labels, np.repeat(np.arange(4), each))
@@ -39,7 +39,7 @@ def test_the_classifier_learns_from_images_of_all_classes_seen():
     ],
 )
 def test_no_more_is_replayed_than_will_be_picked(changes, each):
-    config = helpers.small("dgma", image_size=8, **changes)
+    config = small_runs.small("dgma", image_size=8, **changes)
     asked, setting = [], _setting(config)
 
     class Counted:

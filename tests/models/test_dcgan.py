@@ -2,18 +2,18 @@
 
 import functools
 
-import golden
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import checks, golden, golden_names, programs
 
 from dgm_jax import nn
 from dgm_jax.memory import memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
 from dgm_jax.training.losses import cross_entropy, gradient_penalty
+from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 DISCRIMINATORS = ["discriminator_gray", "discriminator_colour"]
 GENERATORS = ["generator_dgma", "generator_dgmw", "generator_dgma_colour", "generator_dgmw_colour"]
@@ -21,7 +21,7 @@ GENERATORS = ["generator_dgma", "generator_dgmw", "generator_dgma_colour", "gene
 # ---- the discriminator ----
 
 
-@helpers.quick_jit
+@programs.quick_jit
 def _judge(params, statistics, batch):
     """Everything that the file of a discriminator holds, in one program."""
     labels, alpha = batch["labels"], batch["alpha"][:, None, None, None]
@@ -75,20 +75,20 @@ def _judged(name, dtype):
     with jax.enable_x64(dtype == "float64"):
         floats = ("x", "real", "fake", "alpha", "r_critic", "r_logits", "lambda_gp")
         batch = {key: jnp.asarray(file[key], dtype) for key in floats} | {"labels": jnp.asarray(file["labels"])}
-        params = helpers.discriminator(file["params"], dtype)
-        statistics = helpers.discriminator_statistics(file["running_before"], dtype)
+        params = golden_names.discriminator(file["params"], dtype)
+        statistics = golden_names.discriminator_statistics(file["running_before"], dtype)
         return file, jax.device_get(_judge(params, statistics, batch))
 
 
-@pytest.mark.parametrize("dtype", helpers.DTYPES)
+@pytest.mark.parametrize("dtype", programs.DTYPES)
 @pytest.mark.parametrize("name", DISCRIMINATORS)
 class TestGoldenDiscriminator:
     def test_outputs_and_running_statistics(self, name, dtype):
         file, result = _judged(name, dtype)
         golden.assert_close(result["output"].critic, file["critic"], dtype)
         golden.assert_close(result["output"].logits, file["logits"], dtype)
-        after = helpers.discriminator_statistics_names(result["after"])
-        helpers.assert_named(after, file["running_after"], dtype)
+        after = golden_names.discriminator_statistics_names(result["after"])
+        golden_names.assert_named(after, file["running_after"], dtype)
         golden.assert_close(result["evaluation"].critic, file["critic_eval"], dtype)
         golden.assert_close(result["evaluation"].logits, file["logits_eval"], dtype)
 
@@ -97,8 +97,8 @@ class TestGoldenDiscriminator:
         golden.assert_close(result["cross_entropy"], file["cross_entropy"], dtype)
         golden.assert_close(result["grad_x"], file["grad_x"], dtype, gradient=True)
         for key in ("grad_cross_entropy", "grad_outputs"):
-            helpers.assert_named(helpers.discriminator_names(result[key]), file[key], dtype, gradient=True)
-        assert not np.any(result["grad_cross_entropy"]["critic"]["kernel"])
+            golden_names.assert_named(golden_names.discriminator_names(result[key]), file[key], dtype, gradient=True)
+        assert not np.any(result["grad_cross_entropy"].critic.kernel)
 
     def test_gradient_penalty(self, name, dtype):
         file, result = _judged(name, dtype)
@@ -106,8 +106,8 @@ class TestGoldenDiscriminator:
         golden.assert_close(result["grad_x_hat"], file["grad_x_hat"], dtype, gradient=True)
         golden.assert_close(result["grad_norms"], file["grad_norms"], dtype)
         golden.assert_close(result["gradient_penalty"], file["gradient_penalty"], dtype)
-        gradients = helpers.discriminator_names(result["grad_gradient_penalty"])
-        helpers.assert_named(gradients, file["grad_gradient_penalty"], dtype, gradient=True)
+        gradients = golden_names.discriminator_names(result["grad_gradient_penalty"])
+        golden_names.assert_named(gradients, file["grad_gradient_penalty"], dtype, gradient=True)
         for exact in ("critic_b", "class_w", "class_b"):
             assert not np.any(gradients[exact]), exact
 
@@ -115,27 +115,27 @@ class TestGoldenDiscriminator:
         file, result = _judged(name, dtype)
         for key in ("critic_real", "critic_fake", "critic_loss"):
             golden.assert_close(result[key], file[key], dtype, err_msg=key)
-        gradients = helpers.discriminator_names(result["grad_critic_loss"])
-        helpers.assert_named(gradients, file["grad_critic_loss"], dtype, gradient=True)
+        gradients = golden_names.discriminator_names(result["grad_critic_loss"])
+        golden_names.assert_named(gradients, file["grad_critic_loss"], dtype, gradient=True)
 
 
 # ---- the generator ----
 
 
-@helpers.quick_jit
+@programs.quick_jit
 def _draw(params, statistics, binary, batch):
     """Everything that the file of a generator holds, but what concerns growth."""
 
     def run(params, z):
-        masks = [nn.gate(e, batch["s"]) for e in params["embeddings"]]
-        images, after = helpers.chain(statistics).generate(
+        masks = [nn.gate(e, batch["s"]) for e in params.embeddings]
+        images, after = golden_names.chain(statistics).generate(
             params, statistics, masks, z, batch["head_index"], train=True
         )
         return images, (masks, after)
 
     images, pull, (masks, after) = jax.vjp(run, params, batch["z"], has_aux=True)
     gradients, grad_z = pull(batch["r"])
-    evaluation, _ = helpers.chain(statistics).generate(
+    evaluation, _ = golden_names.chain(statistics).generate(
         params, statistics, binary, batch["z"], batch["head_index"], train=False
     )
     return {
@@ -154,13 +154,13 @@ def _drawn(name, dtype):
     with jax.enable_x64(dtype == "float64"):
         batch = {key: jnp.asarray(file[key], dtype) for key in ("z", "s", "r")}
         batch["head_index"] = jnp.asarray(file["head_index"])
-        params = helpers.generator(file["params"], dtype)
-        statistics = helpers.generator_statistics(file["running_before"], dtype)
-        binary = [nn.binarise(e) for e in params["embeddings"]]
+        params = golden_names.generator(file["params"], dtype)
+        statistics = golden_names.generator_statistics(file["running_before"], dtype)
+        binary = [nn.binarise(e) for e in params.embeddings]
         return file, jax.device_get(_draw(params, statistics, binary, batch))
 
 
-@pytest.mark.parametrize("dtype", helpers.DTYPES)
+@pytest.mark.parametrize("dtype", programs.DTYPES)
 @pytest.mark.parametrize("name", GENERATORS)
 class TestGoldenGenerator:
     def test_images_and_running_statistics(self, name, dtype):
@@ -169,16 +169,18 @@ class TestGoldenGenerator:
         golden.assert_close(result["images_eval"], file["images_eval"], dtype)
         for i, mask in enumerate(result["masks"], start=1):
             golden.assert_close(mask, file[f"mask{i}"], dtype)
-        helpers.assert_named(helpers.generator_statistics_names(result["after"]), file["running_after"], dtype)
+        golden_names.assert_named(
+            golden_names.generator_statistics_names(result["after"]), file["running_after"], dtype
+        )
 
     def test_gradients(self, name, dtype):
         file, result = _drawn(name, dtype)
-        helpers.assert_named(helpers.generator_names(result["grad"]), file["grad"], dtype, gradient=True)
+        golden_names.assert_named(golden_names.generator_names(result["grad"]), file["grad"], dtype, gradient=True)
         golden.assert_close(result["grad_z"], file["grad_z"], dtype, gradient=True)
 
 
-_evaluate = helpers.quick_jit(
-    lambda params, statistics, masks, z, head: helpers.chain(statistics).generate(
+_evaluate = programs.quick_jit(
+    lambda params, statistics, masks, z, head: golden_names.chain(statistics).generate(
         params, statistics, masks, z, head, train=False
     )[0]
 )
@@ -187,28 +189,28 @@ _evaluate = helpers.quick_jit(
 @pytest.mark.parametrize("name", GENERATORS)
 def test_golden_growth_leaves_old_images_alone(float64, name):
     file = golden.load(name)
-    params = helpers.generator(file["params"], np.float64)
-    statistics = helpers.generator_statistics(file["running_before"], np.float64)
-    wide = helpers.numbered(file["wide"], "w", np.float64)
+    params = golden_names.generator(file["params"], np.float64)
+    statistics = golden_names.generator_statistics(file["running_before"], np.float64)
+    wide = golden_names.numbered(file["wide"], "w", np.float64)
     widths = file["wide"]["widths"]
     assert [w.shape[-1] for w in wide] == widths.tolist()
     z, head = jnp.asarray(file["z"]), jnp.asarray(file["head_index"])
 
     # In full: the task's own norms and heads, padded by neutral entries.
-    heads = params["heads"]
-    grown = {
-        "kernels": wide,
-        "norms": [
-            {"scale": nn.expand(norm["scale"], jnp.ones(w)), "shift": nn.expand(norm["shift"], jnp.zeros(w))}
-            for norm, w in zip(params["norms"], widths)
+    heads = params.heads
+    grown = GeneratorParams(
+        kernels=wide,
+        norms=[
+            Norm(scale=nn.expand(norm.scale, jnp.ones(w)), shift=nn.expand(norm.shift, jnp.zeros(w)))
+            for norm, w in zip(params.norms, widths)
         ],
-        "heads": nn.expand(heads, jnp.zeros((*heads.shape[:3], widths[-1], heads.shape[-1]))),
-    }
+        heads=nn.expand(heads, jnp.zeros((*heads.shape[:3], widths[-1], heads.shape[-1]))),
+    )
     grown_statistics = [
-        {"mean": nn.expand(own["mean"], jnp.zeros(w)), "var": nn.expand(own["var"], jnp.ones(w))}
+        Statistics(mean=nn.expand(own.mean, jnp.zeros(w)), var=nn.expand(own.var, jnp.ones(w)))
         for own, w in zip(statistics, widths)
     ]
-    masks = [mask.astype(bool) for mask in helpers.numbered(file["wide"], "binary", np.float64)]
+    masks = [mask.astype(bool) for mask in golden_names.numbered(file["wide"], "binary", np.float64)]
     images = _evaluate(grown, grown_statistics, masks, z, head)
     np.testing.assert_allclose(images, file["images_eval"], rtol=0, atol=1e-12)
 
@@ -216,19 +218,19 @@ def test_golden_growth_leaves_old_images_alone(float64, name):
     task = TaskMemory(
         classes=tuple(range(len(heads))),
         widths=tuple(file["widths"].tolist()),
-        masks=[np.asarray(mask, bool) for mask in helpers.numbered(file, "binary", bool)],
-        norms=jax.device_get(params["norms"]),
+        masks=[np.asarray(mask, bool) for mask in golden_names.numbered(file, "binary", bool)],
+        norms=jax.device_get(params.norms),
         statistics=jax.device_get(statistics),
         heads=np.asarray(heads),
         n_conditioned=0,
     )
     cut = memory.cut_units if "dgma" in name else memory.cut_weights
     drawn = []
-    for kernels in (params["kernels"], wide):
-        own = cut(helpers.chain(params["norms"]), [np.asarray(kernel) for kernel in kernels], task)
-        drawn.append(own | {"images": _evaluate(own, own["statistics"], [None] * len(kernels), z, head)})
-    helpers.assert_equal_trees(*drawn)
-    np.testing.assert_allclose(drawn[0]["images"], file["images_eval"], rtol=0, atol=1e-12)
+    for kernels in (params.kernels, wide):
+        own = cut(golden_names.chain(params.norms), [np.asarray(kernel) for kernel in kernels], task)
+        drawn.append((own, _evaluate(own.generator, own.statistics, [None] * len(kernels), z, head)))
+    checks.assert_equal_trees(*drawn)
+    np.testing.assert_allclose(drawn[0][1], file["images_eval"], rtol=0, atol=1e-12)
 
 
 # ---- random networks ----
@@ -238,23 +240,21 @@ SIZES = [(8, (5,), 1, 1), (16, (6, 3), 3, 2), (32, (4, 7, 2), 1, 3)]
 
 def _random_generator(variant, size, widths, channels, heads, noise_dim=6):
     rng = np.random.default_rng(size)
-    params = {
-        "kernels": [
-            rng.normal(size=s).astype(np.float32) for s in helpers.chain(widths).kernel_shapes(widths, noise_dim)
-        ],
-        **helpers.chain(widths).init_task(jax.random.key(0), widths, channels, heads),
-    }
-    params["norms"] = [
-        {"scale": rng.normal(size=w).astype(np.float32), "shift": rng.normal(size=w).astype(np.float32)} for w in widths
+    kernels = [
+        rng.normal(size=s).astype(np.float32) for s in golden_names.chain(widths).kernel_shapes(widths, noise_dim)
     ]
+    norms = [Norm(*(rng.normal(size=w).astype(np.float32) for _ in range(2))) for w in widths]
+    _, output_layers = golden_names.chain(widths).init_task(jax.random.key(0), widths, channels, heads)
+    params = GeneratorParams(kernels, norms, output_layers)
     statistics = [
-        {"mean": rng.normal(size=w).astype(np.float32), "var": rng.uniform(0.5, 2, w).astype(np.float32)}
-        for w in widths
+        Statistics(rng.normal(size=w).astype(np.float32), rng.uniform(0.5, 2, w).astype(np.float32)) for w in widths
     ]
-    shapes = helpers.chain(widths).kernel_shapes(widths, noise_dim) if variant == "dgmw" else [(w,) for w in widths]
+    shapes = (
+        golden_names.chain(widths).kernel_shapes(widths, noise_dim) if variant == "dgmw" else [(w,) for w in widths]
+    )
     masks = [rng.random(shape) < 0.6 for shape in shapes]
     noise = rng.normal(size=(5, noise_dim)).astype(np.float32)
-    return jax.device_get(params), statistics, masks, noise, rng.integers(0, heads, 5), rng
+    return params, statistics, masks, noise, rng.integers(0, heads, 5), rng
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
@@ -264,10 +264,10 @@ def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels,
     params, statistics, masks, noise, head, rng = _random_generator(variant, size, widths, channels, heads)
     masks = [jnp.asarray(mask) for mask in masks]
 
-    @helpers.quick_jit
+    @programs.quick_jit
     def draw(params, statistics):
         def total(params):
-            images, _ = helpers.chain(statistics).generate(params, statistics, masks, noise, head, train=train)
+            images, _ = golden_names.chain(statistics).generate(params, statistics, masks, noise, head, train=train)
             return jnp.sum(images * jnp.cos(jnp.arange(images.size).reshape(images.shape))), images
 
         return jax.value_and_grad(total, has_aux=True)(params)
@@ -281,22 +281,22 @@ def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels,
     hidden = [~np.asarray(mask) for mask in masks]
     for i, closed in enumerate(hidden):
         if variant == "dgmw":
-            changed["kernels"][i][closed] += rng.normal(0, 100, closed.sum())
-            assert not np.any(gradients["kernels"][i][closed])
+            changed.kernels[i][closed] += rng.normal(0, 100, closed.sum())
+            assert not np.any(gradients.kernels[i][closed])
             continue
-        changed["kernels"][i][..., closed] += 100
+        changed.kernels[i][..., closed] += 100
         for part in ("scale", "shift"):
-            changed["norms"][i][part][closed] += 100
-            assert not np.any(gradients["norms"][i][part][closed])
+            getattr(changed.norms[i], part)[closed] += 100
+            assert not np.any(getattr(gradients.norms[i], part)[closed])
         for part in ("mean", "var"):
-            other[i][part][closed] += 100
-        assert not np.any(gradients["kernels"][i][..., closed])
-        readers = changed["kernels"][i + 1][:, :, closed] if i + 1 < len(hidden) else changed["heads"][..., closed, :]
+            getattr(other[i], part)[closed] += 100
+        assert not np.any(gradients.kernels[i][..., closed])
+        readers = changed.kernels[i + 1][:, :, closed] if i + 1 < len(hidden) else changed.heads[..., closed, :]
         readers += 100  # A copy: fancy indexing.
         if i + 1 < len(hidden):
-            changed["kernels"][i + 1][:, :, closed] = readers
+            changed.kernels[i + 1][:, :, closed] = readers
         else:
-            changed["heads"][..., closed, :] = readers
+            changed.heads[..., closed, :] = readers
     (_, same), _ = draw(changed, other)
     assert np.any(images != 0)
     np.testing.assert_array_equal(images, same)
@@ -307,10 +307,10 @@ def test_closed_units_emit_exactly_nothing(size, widths, channels, heads):
     params, statistics, masks, noise, head, _ = _random_generator("dgma", size, widths, channels, heads)
     masks[-1] = np.zeros_like(masks[-1])
 
-    @helpers.quick_jit
+    @programs.quick_jit
     def draw(masks):
         return [
-            helpers.chain(statistics).generate(
+            golden_names.chain(statistics).generate(
                 params, statistics, masks, noise, head, train=train, gate_before_norm=before
             )[0]
             for train, before in ((True, False), (False, False), (False, True))
@@ -328,15 +328,13 @@ def test_initial_networks(size, widths, channels, heads):
 
     key = jax.random.key(0)
     params, statistics = dcgan.init_discriminator(key, width=4, image_size=size, channels=channels, n_classes=5)
-    task, kernels = (
-        helpers.chain(widths).init_task(key, widths, channels, heads),
-        helpers.chain([40] * len(widths)).init_kernels(key, [40] * len(widths), 16),
-    )
-    assert task["heads"].shape == (heads, 4, 4, widths[-1], channels)
+    _, output_layers = golden_names.chain(widths).init_task(key, widths, channels, heads)
+    kernels = golden_names.chain([40] * len(widths)).init_kernels(key, [40] * len(widths), 16)
+    assert output_layers.shape == (heads, 4, 4, widths[-1], channels)
     bound = 1 / np.sqrt(16 * channels)
-    assert 0.9 * bound < np.abs(task["heads"]).max() <= bound
+    assert 0.9 * bound < np.abs(output_layers).max() <= bound
     assert abs(np.std(kernels[0]) - 0.02) < 0.002
-    assert len(params["trunk"]) == len(statistics) + 1 == len(widths)
+    assert len(params.trunk["trunk"]) == len(statistics) + 1 == len(widths)
     images = jnp.zeros((3, size, size, channels))
     output, after = jax.eval_shape(lambda x: dcgan.discriminate(params, statistics, x, train=True), images)
     assert output.critic.shape == (3,) and output.logits.shape == (3, 5)
@@ -345,11 +343,11 @@ def test_initial_networks(size, widths, channels, heads):
 
 def test_fresh_weights_have_the_authors_distributions():
     key = jax.random.key(0)
-    for kernel in helpers.chain((64, 32)).init_kernels(key, (64, 32), 32):
+    for kernel in golden_names.chain((64, 32)).init_kernels(key, (64, 32), 32):
         assert kernel.dtype == np.float32
         assert abs(np.mean(kernel)) < 1e-3 and abs(np.std(kernel) - 0.02) < 1e-3
-    first, second = (helpers.chain((64, 64)).init_task(k, (64, 64), 1, 2)["heads"] for k in jax.random.split(key))
+    first, second = (golden_names.chain((64, 64)).init_task(k, (64, 64), 1, 2)[1] for k in jax.random.split(key))
     assert 0.24 < np.max(np.abs(first)) <= 0.25 and abs(np.mean(first)) < 0.02
     assert not np.any(first[0] == first[1]) and not np.any(first == second)
-    again = helpers.chain((64, 64)).init_task(jax.random.split(key)[0], (64, 64), 1, 2)["heads"]
+    again = golden_names.chain((64, 64)).init_task(jax.random.split(key)[0], (64, 64), 1, 2)[1]
     np.testing.assert_array_equal(first, again)

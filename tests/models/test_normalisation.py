@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from dgm_jax.models.normalisation import EPSILON, MOMENTUM, batch_norm, init_norm, init_statistics
+from dgm_jax.types import Norm, Statistics
 
 
 def _random(shape, seed=0):
     rng = np.random.default_rng(seed)
     c = shape[-1]
-    params = {"scale": rng.normal(size=c), "shift": rng.normal(size=c)}
-    statistics = {"mean": rng.normal(size=c), "var": rng.uniform(0.5, 2, c)}
+    params = Norm(scale=rng.normal(size=c), shift=rng.normal(size=c))
+    statistics = Statistics(mean=rng.normal(size=c), var=rng.uniform(0.5, 2, c))
     return params, statistics, rng.normal(1, 3, shape)
 
 
@@ -22,19 +23,17 @@ def test_training_normalises_by_the_batch(float64, shape):
     axes = tuple(range(x.ndim - 1))
     count = x.size // shape[-1]
     y, updated = jax.jit(lambda *a: batch_norm(*a, train=True))(params, statistics, x)
-    expected = (x - x.mean(axes)) / np.sqrt(x.var(axes) + EPSILON) * params["scale"] + params["shift"]
+    expected = (x - x.mean(axes)) / np.sqrt(x.var(axes) + EPSILON) * params.scale + params.shift
     np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-12)
     unbiased = x.var(axes) * count / (count - 1)
-    np.testing.assert_allclose(
-        updated["mean"], (1 - MOMENTUM) * statistics["mean"] + MOMENTUM * x.mean(axes), rtol=1e-12
-    )
-    np.testing.assert_allclose(updated["var"], (1 - MOMENTUM) * statistics["var"] + MOMENTUM * unbiased, rtol=1e-12)
+    np.testing.assert_allclose(updated.mean, (1 - MOMENTUM) * statistics.mean + MOMENTUM * x.mean(axes), rtol=1e-12)
+    np.testing.assert_allclose(updated.var, (1 - MOMENTUM) * statistics.var + MOMENTUM * unbiased, rtol=1e-12)
 
 
 def test_evaluation_normalises_by_the_running_statistics(float64):
     params, statistics, x = _random((4, 3, 3, 5))
     y, same = batch_norm(params, statistics, x, train=False)
-    expected = (x - statistics["mean"]) / np.sqrt(statistics["var"] + EPSILON) * params["scale"] + params["shift"]
+    expected = (x - statistics.mean) / np.sqrt(statistics.var + EPSILON) * params.scale + params.shift
     np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-12)
     assert same is statistics
 
@@ -42,8 +41,8 @@ def test_evaluation_normalises_by_the_running_statistics(float64):
 def test_one_value_a_channel_leaves_the_shift(float64):
     params, statistics, x = _random((1, 3))
     y, updated = batch_norm(params, statistics, x, train=True)
-    np.testing.assert_allclose(y, params["shift"][None], rtol=1e-12)
-    np.testing.assert_allclose(updated["var"], (1 - MOMENTUM) * statistics["var"], rtol=1e-12)  # Not 0/0.
+    np.testing.assert_allclose(y, params.shift[None], rtol=1e-12)
+    np.testing.assert_allclose(updated.var, (1 - MOMENTUM) * statistics.var, rtol=1e-12)  # Not 0/0.
 
 
 def test_no_gradient_flows_into_the_running_statistics(float64):
@@ -51,7 +50,7 @@ def test_no_gradient_flows_into_the_running_statistics(float64):
 
     def total(x, statistics):
         updated = batch_norm(params, statistics, x, train=True)[1]
-        return jnp.sum(updated["mean"]) + jnp.sum(updated["var"])
+        return jnp.sum(updated.mean) + jnp.sum(updated.var)
 
     for gradient in jax.tree.leaves(jax.grad(total, argnums=(0, 1))(x, statistics)):
         assert not np.any(gradient)
@@ -77,13 +76,13 @@ def test_a_split_batch_is_normalised_together(float64):
     (part_params, part_x), (part_y, part_statistics) = parts(split(x), split(weight))
     np.testing.assert_allclose(part_y, split(whole_y), rtol=1e-9)
     np.testing.assert_allclose(part_x, split(whole_x), rtol=1e-9, atol=1e-12)
-    for name in ("scale", "shift"):
-        np.testing.assert_allclose(np.sum(part_params[name], axis=0), whole_params[name], rtol=1e-9)
-    for name in ("mean", "var"):
-        for part in part_statistics[name]:
-            np.testing.assert_allclose(part, whole_statistics[name], rtol=1e-9)
+    for parts_of, whole in zip(jax.tree.leaves(part_params), jax.tree.leaves(whole_params), strict=True):
+        np.testing.assert_allclose(np.sum(parts_of, axis=0), whole, rtol=1e-9)
+    for parts_of, whole in zip(jax.tree.leaves(part_statistics), jax.tree.leaves(whole_statistics), strict=True):
+        for part in parts_of:
+            np.testing.assert_allclose(part, whole, rtol=1e-9)
 
 
 def test_the_first_norm_is_the_identity_of_its_statistics():
-    assert {name: value.tolist() for name, value in init_norm(2).items()} == {"scale": [1, 1], "shift": [0, 0]}
-    assert {name: value.tolist() for name, value in init_statistics(2).items()} == {"mean": [0, 0], "var": [1, 1]}
+    assert {name: value.tolist() for name, value in vars(init_norm(2)).items()} == {"scale": [1, 1], "shift": [0, 0]}
+    assert {name: value.tolist() for name, value in vars(init_statistics(2)).items()} == {"mean": [0, 0], "var": [1, 1]}

@@ -3,17 +3,18 @@
 import dataclasses
 import functools
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from support import checks, programs, small_runs
 
 from dgm_jax import Memory, nn
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import resnet
 from dgm_jax.training.losses import gradient_penalty
+from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 NOISE = 6
 CASES = [(8, (4, 3, 5), 1, 1), (16, (3, 5, 2, 4, 3), 3, 2)]  # Size, widths, channels, heads.
@@ -24,17 +25,17 @@ variants = pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 def _random_generator(variant, size, widths, channels, n_heads):
     rng = np.random.default_rng(size)
     generator = resnet.generator(size)
-    params = {
-        "kernels": [rng.normal(0, 0.5, s).astype(np.float32) for s in generator.kernel_shapes(widths, NOISE)],
-        "norms": [
+    params = GeneratorParams(
+        kernels=[rng.normal(0, 0.5, s).astype(np.float32) for s in generator.kernel_shapes(widths, NOISE)],
+        norms=[
             # Few units are dead, or nothing of so narrow a network would be left.
-            {"scale": rng.normal(size=w).astype(np.float32), "shift": rng.uniform(0.2, 2, w).astype(np.float32)}
+            Norm(scale=rng.normal(size=w).astype(np.float32), shift=rng.uniform(0.2, 2, w).astype(np.float32))
             for w in widths
         ],
-        "heads": rng.normal(size=(n_heads, 3, 3, widths[-1], channels)).astype(np.float32),
-    }
+        heads=rng.normal(size=(n_heads, 3, 3, widths[-1], channels)).astype(np.float32),
+    )
     statistics = [
-        {"mean": rng.normal(size=w).astype(np.float32), "var": rng.uniform(0.5, 2, w).astype(np.float32)}
+        Statistics(mean=rng.normal(size=w).astype(np.float32), var=rng.uniform(0.5, 2, w).astype(np.float32))
         for w in widths
     ]
     masks = [rng.random(shape) < 0.6 for shape in generator.mask_shapes(variant, widths, NOISE)]
@@ -61,17 +62,17 @@ def _conv(x, kernel, stride=1):
 
 def _norm(x, own, running, train):
     axes = tuple(range(x.ndim - 1))
-    mean, var = (jnp.mean(x, axes), jnp.var(x, axes)) if train else (running["mean"], running["var"])
-    return (x - mean) / jnp.sqrt(var + 1e-5) * own["scale"] + own["shift"]
+    mean, var = (jnp.mean(x, axes), jnp.var(x, axes)) if train else (running.mean, running.var)
+    return (x - mean) / jnp.sqrt(var + 1e-5) * own.scale + own.shift
 
 
 def _spelt_out(params, statistics, masks, noise, head, variant, train):
     """DGMw masks the kernels of each block: first, second, shortcut. DGMa masks what a layer emits."""
-    kernels = [k * m for k, m in zip(params["kernels"], masks)] if variant == "dgmw" else params["kernels"]
+    kernels = [k * m for k, m in zip(params.kernels, masks)] if variant == "dgmw" else params.kernels
     gates = [1] * len(statistics) if variant == "dgmw" else masks
 
     def layer(i, x):
-        return jax.nn.relu(_norm(x, params["norms"][i], statistics[i], train)) * gates[i]
+        return jax.nn.relu(_norm(x, params.norms[i], statistics[i], train)) * gates[i]
 
     x = layer(0, jnp.einsum("bi,hwio->bhwo", noise, kernels[0]))
     for block in range(len(statistics) // 2):
@@ -79,7 +80,7 @@ def _spelt_out(params, statistics, masks, noise, head, variant, train):
         up = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         hidden = layer(2 * block + 1, _conv(up, first))
         x = layer(2 * block + 2, _conv(hidden, second) + _conv(up, shortcut))
-    return jnp.tanh(jnp.concatenate([_conv(x[i : i + 1], params["heads"][h]) for i, h in enumerate(head)]))
+    return jnp.tanh(jnp.concatenate([_conv(x[i : i + 1], params.heads[h]) for i, h in enumerate(head)]))
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
@@ -98,7 +99,7 @@ def test_it_generates_as_spelt_out(variant, size, widths, channels, n_heads, tra
 
             return jax.value_and_grad(weighted, has_aux=True)(wide[0])
 
-        @helpers.quick_jit
+        @programs.quick_jit
         def both():
             ours = total(lambda p: resnet.generator(size).generate(p, wide[1], gates, wide[2], head, train=train)[0])
             theirs = total(lambda p: _spelt_out(p, wide[1], gates, wide[2], head, variant, train))
@@ -107,12 +108,7 @@ def test_it_generates_as_spelt_out(variant, size, widths, channels, n_heads, tra
         ((_, images), gradients), ((_, expected), expected_gradients) = jax.device_get(both())
     assert images.shape == (5, size, size, channels) and images.dtype == np.float64
     np.testing.assert_allclose(images, expected, rtol=1e-9, atol=1e-12)
-    for name in ("kernels", "norms", "heads"):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10),
-            gradients[name],
-            expected_gradients[name],
-        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), gradients, expected_gradients)
 
 
 @variants
@@ -121,7 +117,7 @@ def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels,
     params, statistics, masks, noise, head, rng = _random_generator(variant, size, widths, channels, n_heads)
     generator = resnet.generator(size)
 
-    @helpers.quick_jit
+    @programs.quick_jit
     def draw(params, statistics):
         gates = [jnp.asarray(mask) for mask in masks]
 
@@ -138,15 +134,15 @@ def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels,
             hidden = ~masks[i]
         else:
             below = np.zeros(NOISE, bool) if source == nn.INPUT else ~masks[source]
-            hidden = np.broadcast_to(below[:, None] | ~masks[target], changed["kernels"][i].shape)
-        changed["kernels"][i][hidden] += rng.normal(0, 100, hidden.sum())
-        assert np.any(hidden) and not np.any(gradients["kernels"][i][hidden])
+            hidden = np.broadcast_to(below[:, None] | ~masks[target], changed.kernels[i].shape)
+        changed.kernels[i][hidden] += rng.normal(0, 100, hidden.sum())
+        assert np.any(hidden) and not np.any(gradients.kernels[i][hidden])
     if variant == "dgma":
         for i, mask in enumerate(masks):
-            for part in (*changed["norms"][i].values(), *other[i].values()):
+            for part in jax.tree.leaves((changed.norms[i], other[i])):
                 part[~mask] += 100
-            assert not any(np.any(part[~mask]) for part in gradients["norms"][i].values())
-        changed["heads"][..., ~masks[-1], :] += 100
+            assert not any(np.any(part[~mask]) for part in jax.tree.leaves(gradients.norms[i]))
+        changed.heads[..., ~masks[-1], :] += 100
     (_, same), _ = draw(changed, other)
     assert np.any(images != 0)
     np.testing.assert_array_equal(images, same)
@@ -157,7 +153,7 @@ def test_closed_units_emit_exactly_nothing(size, widths, channels, n_heads):
     """Whatever the shortcut brings."""
     params, statistics, masks, noise, head, _ = _random_generator("dgma", size, widths, channels, n_heads)
     masks[-1] = np.zeros_like(masks[-1])
-    generate = helpers.quick_jit(resnet.generator(size).generate, static_argnames="train")
+    generate = programs.quick_jit(resnet.generator(size).generate, static_argnames="train")
     for train in (True, False):
         images, _ = generate(params, statistics, masks, noise, head, train=train)
         assert not np.any(images)  # The tanh of an output layer that saw nothing but 0.
@@ -173,30 +169,28 @@ def test_growth_and_new_weights_change_no_old_image(variant, size, widths, chann
     params, statistics, masks, _, _, rng = _random_generator(variant, size, widths, channels, n_heads)
     generator = resnet.generator(size)
     classes = tuple(range(n_heads))
-    task = TaskMemory(
-        classes, tuple(widths), masks, params["norms"], statistics, params["heads"], n_conditioned=n_heads
-    )
+    task = TaskMemory(classes, tuple(widths), masks, params.norms, statistics, params.heads, n_conditioned=n_heads)
     names = tuple(map(str, classes))
     memory = Memory(
-        params["kernels"], masks, (task,), NOISE, labels=classes, names=names, image_size=size, network="resnet"
+        params.kernels, masks, (task,), NOISE, labels=classes, names=names, image_size=size, network="resnet"
     )
-    before = helpers.draw_all(memory)
+    before = small_runs.draw_all(memory)
     grown = [w + int(more) for w, more in zip(widths, rng.integers(0, 4, len(widths)))]
-    free = nn.multipliers([jnp.asarray(m) for m in masks], params["kernels"], generator.ends)
+    free = nn.multipliers([jnp.asarray(m) for m in masks], params.kernels, generator.ends)
     kernels = []
-    for kernel, factor, shape in zip(params["kernels"], free, generator.kernel_shapes(grown, NOISE), strict=True):
+    for kernel, factor, shape in zip(params.kernels, free, generator.kernel_shapes(grown, NOISE), strict=True):
         wide = rng.normal(size=shape).astype(np.float32)
         moved = np.asarray(factor) * rng.normal(size=kernel.shape).astype(np.float32)
         kernels.append(nn.expand(kernel + moved, wide))
-    assert any(k.shape != old.shape for k, old in zip(kernels, params["kernels"]))
-    helpers.assert_equal_trees(helpers.draw_all(dataclasses.replace(memory, kernels=kernels)), before)
+    assert any(k.shape != old.shape for k, old in zip(kernels, params.kernels))
+    checks.assert_equal_trees(small_runs.draw_all(dataclasses.replace(memory, kernels=kernels)), before)
 
     # And they are the images of the whole network, masked.
     for index in classes:
-        keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(index)))(jnp.arange(helpers.Watch.N))
+        keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(index)))(jnp.arange(small_runs.Watch.N))
         drawn = jax.vmap(lambda key: jax.random.normal(key, (1, NOISE - n_heads))[0])(keys)
-        noise = jnp.concatenate([jnp.tile(jnp.eye(n_heads)[index], (helpers.Watch.N, 1)), drawn], axis=1)
-        head = np.full(helpers.Watch.N, index)
+        noise = jnp.concatenate([jnp.tile(jnp.eye(n_heads)[index], (small_runs.Watch.N, 1)), drawn], axis=1)
+        head = np.full(small_runs.Watch.N, index)
         expected = _spelt_out(params, statistics, masks, noise, head, variant, train=False)
         np.testing.assert_allclose(before[index], expected, atol=1e-5)
 
@@ -220,16 +214,16 @@ def _judged(params, statistics, images, train):
     def norm(layer, x):
         return _norm(x, layer["norm"], remaining.pop(0), train)
 
-    x = jax.nn.relu(norm(params["stem"], _conv(images, params["stem"]["kernel"])))
-    for number, block in enumerate(params["blocks"]):
+    x = jax.nn.relu(norm(params.trunk["stem"], _conv(images, params.trunk["stem"]["kernel"])))
+    for number, block in enumerate(params.trunk["blocks"]):
         stride = 2 if number in (2, 4, 6) else 1
         main = jax.nn.relu(norm(block["first"], _conv(x, block["first"]["kernel"], stride)))
         main = norm(block["second"], _conv(main, block["second"]["kernel"]))
         if stride == 2:
             x = norm(block["shortcut"], x[:, ::2, ::2] @ block["shortcut"]["kernel"][0, 0])
         x = jax.nn.relu(main + x)
-    features = jax.nn.relu(norm(params["features"], x.mean((1, 2)) @ params["features"]["kernel"]))
-    return tuple(features @ params[head]["kernel"] + params[head]["bias"] for head in ("critic", "classifier"))
+    features = jax.nn.relu(norm(params.trunk["features"], x.mean((1, 2)) @ params.trunk["features"]["kernel"]))
+    return tuple(features @ head.kernel + head.bias for head in (params.critic, params.classifier))
 
 
 @pytest.mark.parametrize("size, channels", [(8, 1), (16, 3)])
@@ -258,7 +252,7 @@ def test_it_judges_as_spelt_out(size, channels):
             output, _ = resnet.discriminate(params, statistics, images, train=train)
             return output.critic[:, None], output.logits
 
-        run = helpers.quick_jit(lambda: (loss(ours), loss(lambda p, x, train: _judged(p, statistics, x, train))))
+        run = programs.quick_jit(lambda: (loss(ours), loss(lambda p, x, train: _judged(p, statistics, x, train))))
         actual, expected = jax.device_get(run())
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), actual, expected)
 
@@ -268,13 +262,13 @@ def test_initial_networks(size, stages):
     params, statistics = resnet.init_discriminator(
         jax.random.key(0), width=64, image_size=size, channels=3, n_classes=50
     )
-    convolutions = 1 + sum(len(block) for block in params["blocks"])
-    assert len(params["blocks"]) == 2 * stages and len(statistics) == convolutions + 1
+    convolutions = 1 + sum(len(block) for block in params.trunk["blocks"])
+    assert len(params.trunk["blocks"]) == 2 * stages and len(statistics) == convolutions + 1
     if size == 32:  # ResNet-18: 17 convolutions and 3 shortcuts, 11.2 million weights; 128 features.
         assert convolutions == 20
-        kernels = [leaf for leaf in jax.tree.leaves(params["blocks"]) if leaf.ndim == 4]
-        assert 11.1e6 < sum(k.size for k in kernels) + params["stem"]["kernel"].size < 11.3e6
-        assert params["features"]["kernel"].shape == (512, 128)
+        kernels = [leaf for leaf in jax.tree.leaves(params.trunk["blocks"]) if leaf.ndim == 4]
+        assert 11.1e6 < sum(k.size for k in kernels) + params.trunk["stem"]["kernel"].size < 11.3e6
+        assert params.trunk["features"]["kernel"].shape == (512, 128)
         assert resnet.generator_widths(64, 32) == (64,) * 7
         shapes = resnet.generator(32).kernel_shapes((64,) * 7, 128)
         assert shapes == [(4, 4, 128, 64), *[(3, 3, 64, 64), (3, 3, 64, 64), (1, 1, 64, 64)] * 3]
@@ -282,7 +276,7 @@ def test_initial_networks(size, stages):
     output, after = jax.eval_shape(lambda x: resnet.discriminate(params, statistics, x, train=True), images)
     assert output.critic.shape == (3,) and output.logits.shape == (3, 50) and output.features.shape == (3, 128)
     assert jax.tree.structure(after) == jax.tree.structure(statistics)
-    for layer in (params["stem"], params["blocks"][0]["first"], params["features"]):
+    for layer in (params.trunk["stem"], params.trunk["blocks"][0]["first"], params.trunk["features"]):
         assert np.std(layer["kernel"]) == pytest.approx(np.sqrt(2 / layer["kernel"][..., 0].size), rel=0.1)
 
 
@@ -290,10 +284,8 @@ def test_counted_arithmetic_is_that_of_the_program():
     """XLA's own count of a forward pass, whose products dominate."""
     size, widths = 16, (16,) * 5
     generator = resnet.generator(size)
-    params = {
-        "kernels": generator.init_kernels(jax.random.key(0), widths, 32),
-        **generator.init_task(jax.random.key(1), widths, 3, 1),
-    }
+    kernels = generator.init_kernels(jax.random.key(0), widths, 32)
+    params = GeneratorParams(kernels, *generator.init_task(jax.random.key(1), widths, 3, 1))
     statistics = generator.init_statistics(widths)
     judge, judged = resnet.init_discriminator(jax.random.key(0), width=16, image_size=size, channels=3, n_classes=4)
 

@@ -2,11 +2,11 @@
 
 import re
 
-import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import golden
 
 from dgm_jax import nn
 

@@ -1,11 +1,11 @@
 """Gates, their two gradients, annealing and sparsity: against the golden files and a float64 NumPy oracle."""
 
-import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import golden
 
 from dgm_jax import nn
 from dgm_jax.nn.gates import sigmoid_slope

@@ -2,12 +2,12 @@
 
 import re
 
-import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import golden
 
 from dgm_jax import nn
 

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 
-import helpers
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax.config import PRESETS, Config
@@ -14,7 +14,7 @@ from studies import collect
 
 
 def test_a_run_is_collected_once(tmp_path):
-    run = helpers.finished(helpers.small("dgma", image_size=8, headroom=2))
+    run = small_runs.finished(small_runs.small("dgma", image_size=8, headroom=2))
     file = tmp_path / "runs.jsonl"
     records.append(file, {"run": "another", "commit": "abc"})
     for _ in range(2):
@@ -26,7 +26,7 @@ def test_a_run_is_collected_once(tmp_path):
     assert all(row[name] == summary[name] for name in ("seed", "protocol", "forgetting", "bytes", "versions"))
     preset = PRESETS[row["preset"]][row["variant"]]
     restored = dataclasses.replace(preset, seed=row["seed"], **row["settings"])
-    assert restored == Config(**summary["config"])
+    assert restored == Config().with_changes(**summary["config"])
     last = run.memories[-1]
     before = run.memories[-2].reserved
     reused = 0

@@ -1,8 +1,8 @@
 """The classifier is consolidated anew from memories that are learnt once; no test image is read."""
 
-import helpers
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax.config import PRESETS
@@ -10,7 +10,7 @@ from dgm_jax.errors import UserError
 from dgm_jax.training.trainer import Trainer
 from studies import consolidate
 
-CONFIG = helpers.small(image_size=8, epochs=1)
+CONFIG = small_runs.small(image_size=8, epochs=1)
 
 
 def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, monkeypatch):
@@ -32,8 +32,11 @@ def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, mon
     for entry in results:
         accuracy = entry["accuracy"]["consolidated"]
         assert len(accuracy) == 2 and all(0 <= value <= 1 for value in accuracy)
-    asked = [(config.seed, config.consolidation_steps, config.consolidation_smoothing) for config in consolidated]
-    steps = CONFIG.consolidation_steps
+    asked = [
+        (config.seed, config.consolidation.consolidation_steps, config.consolidation.consolidation_smoothing)
+        for config in consolidated
+    ]
+    steps = CONFIG.consolidation.consolidation_steps
     assert asked == [(0, steps, 0.0), (1, steps, 0.0), (0, 3, 0.0), (1, 3, 0.0), (0, steps, 0.5), (1, steps, 0.5)]
     assert sorted(path.name for path in runs.iterdir()) == ["seed0", "seed1"]
     before = file.read_text()

@@ -13,11 +13,11 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_differences_restore_the_settings():
-    config = dataclasses.replace(preset("best-digits", "dgmw"), epochs=7, seed=3)
+    config = preset("best-digits", "dgmw").with_changes(epochs=7, seed=3)
     assert results.differences(config, "best-digits") == {"epochs": 7}
     for name in ("digits", "mnist"):
         base = preset(name, "dgmw")
-        assert dataclasses.replace(base, **results.differences(config, name), seed=3) == config
+        assert base.with_changes(**results.differences(config, name), seed=3) == config
 
 
 @pytest.mark.parametrize("name, data", [("best-digits", "digits"), ("mnist", "mnist"), ("svhn", "svhn")])
@@ -28,8 +28,8 @@ def test_the_nearest_preset(name, data):
 
 def test_a_fingerprint_tells_settings_apart_but_not_seeds():
     config = preset("digits", "dgma")
-    assert results.fingerprint(config) == results.fingerprint(dataclasses.replace(config, seed=4))
-    assert results.fingerprint(config) != results.fingerprint(dataclasses.replace(config, epochs=4))
+    assert results.fingerprint(config) == results.fingerprint(config.with_changes(seed=4))
+    assert results.fingerprint(config) != results.fingerprint(config.with_changes(epochs=4))
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.jsonl")), ids=lambda file: file.name)

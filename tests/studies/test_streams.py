@@ -1,8 +1,8 @@
 """Orders and groups of classes: each is learnt as asked for, and measured once."""
 
-import helpers
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax import data
@@ -10,7 +10,7 @@ from dgm_jax.config import PRESETS
 from dgm_jax.errors import UserError
 from studies import streams
 
-CONFIG = helpers.small(image_size=8, epochs=1)
+CONFIG = small_runs.small(image_size=8, epochs=1)
 
 
 def test_the_first_order_is_the_natural_one_and_all_differ():
@@ -30,7 +30,7 @@ def learnt(monkeypatch):
 
     def learn(config, dataset, seeds, **stream):
         made = data.class_incremental(dataset, **stream)
-        seen.append((config.variant, seeds, [tuple(made.classes[i] for i in task) for task in made.tasks]))
+        seen.append((config.gates.variant, seeds, [tuple(made.classes[i] for i in task) for task in made.tasks]))
         return whole(config, dataset, seeds, **stream)
 
     monkeypatch.setattr(streams, "learn", learn)
@@ -74,7 +74,7 @@ def test_each_grouping_is_learnt_in_each_order_once(tmp_path, monkeypatch, learn
     ],
 )
 def test_mistakes_are_found_before_anything_is_learnt(argv, message, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "digits", {v: helpers.small(v, image_size=8) for v in ("dgma", "dgmw")})
+    monkeypatch.setitem(PRESETS, "digits", {v: small_runs.small(v, image_size=8) for v in ("dgma", "dgmw")})
     monkeypatch.setattr(streams, "learn", lambda *_, **__: pytest.fail("learnt"))
     with pytest.raises(UserError, match=message):
         streams.main(["digits", "--preset", "digits", *argv, "--out", str(tmp_path / "streams.jsonl")])

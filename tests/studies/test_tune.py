@@ -3,10 +3,10 @@
 import dataclasses
 import re
 
-import helpers
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax import Learner, data
@@ -14,12 +14,17 @@ from dgm_jax.config import PRESETS
 from dgm_jax.errors import ConfigError, UserError
 from studies import choosing, tune
 
-CONFIG = helpers.small(image_size=8, epochs=2)
+CONFIG = small_runs.small(image_size=8, epochs=2)
 
 
 def test_a_change_in_words():
     config = choosing.changed(CONFIG, "epochs=3,auxiliary_generator=true,replay=fresh,replay_steps=null")
-    assert (config.epochs, config.auxiliary_generator, config.replay, config.replay_steps) == (3, True, "fresh", None)
+    assert (config.gan.epochs, config.gan.auxiliary_generator, config.replay.replay, config.replay.replay_steps) == (
+        3,
+        True,
+        "fresh",
+        None,
+    )
     assert choosing.changed(CONFIG, "") == CONFIG
 
 
@@ -40,9 +45,14 @@ def test_changes_that_are_refused(change, error, text):
 
 
 def test_settings_without_effect_on_another_method_are_reset():
-    preset = dataclasses.replace(CONFIG, warm_start=True, critic_condition="projection")
+    preset = CONFIG.with_changes(warm_start=True, critic_condition="projection")
     config = choosing.changed(preset, "epochs=3,method=joint")
-    assert (config.method, config.epochs, config.warm_start, config.critic_condition) == ("joint", 3, False, "none")
+    assert (config.method, config.gan.epochs, config.gates.warm_start, config.gan.critic_condition) == (
+        "joint",
+        3,
+        False,
+        "none",
+    )
 
 
 def test_only_training_images_of_two_classes_are_seen():
@@ -77,7 +87,7 @@ def test_records_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(choosing, "learn", _measured_again)
     tune.main(argv)
     assert records.read(file) == first
-    monkeypatch.setitem(PRESETS, "digits", {"dgma": dataclasses.replace(CONFIG, sparsity_weight=9.0)})
+    monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG.with_changes(sparsity_weight=9.0)})
     with pytest.raises(AssertionError, match="measured again"):  # The preset has changed: no record is of it.
         tune.main(argv)
 
@@ -87,14 +97,14 @@ def test_each_change_reaches_the_learner(tmp_path, monkeypatch):
 
     class Watched(Learner):
         def __init__(self, config, **options):
-            learnt.append((config.seed, config.generator_width, config.epochs))
+            learnt.append((config.seed, config.networks.generator_width, config.gan.epochs))
             super().__init__(config, **options)
 
     monkeypatch.setattr(choosing, "Learner", Watched)
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
     argv = ["digits", "--train-per-class", "40", "--seeds", "0,3", "--base", "epochs=1", "--try", "generator_width=4"]
     tune.main([*argv, "--out", str(tmp_path / "tune.jsonl")])
-    width = CONFIG.generator_width
+    width = CONFIG.networks.generator_width
     assert learnt == [(0, width, 1), (3, width, 1), (0, 4, 1), (3, 4, 1)]
 
 
@@ -125,6 +135,6 @@ def _measured_again(*_):
 
 def test_baselines_are_tuned_too():
     seen = choosing.first_tasks(data.load("digits"), 40).resized(8)
-    found = choosing.learn(dataclasses.replace(CONFIG, method="finetune"), seen, [0, 1])
+    found = choosing.learn(CONFIG.with_changes(method="finetune"), seen, [0, 1])
     assert list(found["accuracy"]) == ["classifier"]
     assert found["accuracy"]["classifier"] == pytest.approx([0.5, 0.5], abs=0.1)  # It knows only the newest class.

@@ -1,13 +1,12 @@
 """Parts of the method that can be taken away, to see what they do."""
 
-import dataclasses
 import json
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import checks, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import load_memory
 
@@ -15,7 +14,7 @@ variants = pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 
 
 def _run(variant, **changes):
-    return helpers.finished(helpers.small(variant, image_size=8, epochs=2, **changes))
+    return small_runs.finished(small_runs.small(variant, image_size=8, epochs=2, **changes))
 
 
 def _masks(memory):
@@ -58,11 +57,11 @@ def test_without_masks_the_generator_keeps_its_widths_and_forgets(variant):
 
 @variants
 def test_random_masks_stay_as_they_were_drawn(variant):
-    config = helpers.small(variant, image_size=8, epochs=2, masks="random")
+    config = small_runs.small(variant, image_size=8, epochs=2, masks="random")
     first, other = (
-        _masks(load_memory(helpers.finished(dataclasses.replace(config, **changes)).workdir))
+        _masks(load_memory(small_runs.finished(config.with_changes(**changes)).workdir))
         for changes in ({}, {"generator_learning_rate": 1e-4})
     )
-    helpers.assert_equal_trees(first, other)  # Whatever is learnt.
+    checks.assert_equal_trees(first, other)  # Whatever is learnt.
     shares = [np.mean(mask) for layers in first for mask in layers if mask.size > 100]
     assert all(0.3 < share < 0.7 for share in shares)

@@ -1,14 +1,12 @@
 """Random changes to images: each moves pixels as it says, and leaves images alone where it is off."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dgm_jax.config import Config
-from dgm_jax.training.augmentation import augmented, flipped, moved, shifted
+from dgm_jax.training.augmentation import augmented, flipped, shift_images, shifted
 
 KEY = jax.random.key(3)
 
@@ -23,8 +21,8 @@ def test_nothing_is_changed_unless_it_is_asked_for(images):
 
 
 @pytest.mark.parametrize("offset", [(0, 0), (2, 2), (4, 1)])
-def test_moved_is_a_window_of_the_image_with_its_border_repeated(images, offset):
-    result = np.asarray(moved(images, jnp.tile(jnp.array(offset), (40, 1)), 2))
+def test_shift_images_is_a_window_of_the_image_with_its_border_repeated(images, offset):
+    result = np.asarray(shift_images(images, jnp.tile(jnp.array(offset), (40, 1)), 2))
     rows = np.clip(np.arange(12) + offset[0] - 2, 0, 11)
     columns = np.clip(np.arange(12) + offset[1] - 2, 0, 11)
     np.testing.assert_array_equal(result, images[:, rows][:, :, columns])
@@ -49,7 +47,7 @@ def test_flipped_mirrors_about_half_of_the_images(images):
 
 
 def test_all_changes_together_each_with_a_key_of_its_own(images):
-    config = dataclasses.replace(Config(), consolidation_shift=1, consolidation_flip=True)
+    config = Config().with_changes(consolidation_shift=1, consolidation_flip=True)
     once = np.asarray(augmented(KEY, images, config))
     keys = [jax.random.fold_in(KEY, 3), KEY]
     one_by_one = shifted(keys[1], flipped(keys[0], images), 1)

@@ -1,20 +1,23 @@
 """What the critic learns from, with each loss and penalty, on random networks and real digits."""
 
-import helpers
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import programs, small_runs
 
-from dgm_jax.training.step import Step
+from dgm_jax.training.state import DiscriminatorState
+from dgm_jax.training.step import Step, critic_value
 
 BATCH = 8
 
 
 def _learnt(seeds, **changes):
     """Metrics of one step of the critic on real images and generated ones, of these two seeds."""
-    step = Step.of(helpers.small("dgma", image_size=8, **changes))
+    step = Step.of(small_runs.small("dgma", image_size=8, **changes))
     params, statistics = step.pair.init_discriminator(
         jax.random.key(0),
         width=4,
@@ -23,16 +26,12 @@ def _learnt(seeds, **changes):
         n_classes=3,
     )
     optimiser = step.optimisers.discriminator.init(params)
-    state = {
-        "discriminator": params,
-        "discriminator_statistics": statistics,
-        "discriminator_optimiser": optimiser,
-    }
-    images = helpers.digits(8).x_train / np.float32(127.5) - 1
+    state = DiscriminatorState(params, optimiser, statistics)
+    images = small_runs.digits(8).x_train / np.float32(127.5) - 1
     real, fake = (jnp.asarray(np.random.default_rng(seed).permutation(images)[:BATCH]) for seed in seeds)
     head, alpha = jnp.zeros(BATCH, int), jnp.full(BATCH, 0.5)
-    _, metrics = helpers.quick_jit(step._learn_values)(state, real, fake, alpha, head)
-    values = [step.value(params, step.discriminate(params, statistics, x)[0], head) for x in (real, fake)]
+    _, metrics = programs.quick_jit(step._learn_values)(state, real, fake, alpha, head)
+    values = [critic_value(params, step.discriminate(params, statistics, x)[0], head) for x in (real, fake)]
     return jax.device_get((metrics, values))
 
 
@@ -53,28 +52,28 @@ def test_the_penalty_counts_with_its_weight():
 
 def test_a_projection_is_learnt_by_all_of_the_loss():
     """Its gradient, penalty included, against differences of the loss, in float64."""
-    step = Step.of(helpers.small("dgma", image_size=8, critic_condition="projection", penalty_weight=3.0))
+    step = Step.of(small_runs.small("dgma", image_size=8, critic_condition="projection", penalty_weight=3.0))
     params, statistics = step.pair.init_discriminator(jax.random.key(0), width=4, image_size=8, channels=1, n_classes=3)
-    images = helpers.digits(8).x_train / 127.5 - 1
+    images = small_runs.digits(8).x_train / 127.5 - 1
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         wide = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)  # noqa: E731
         params, statistics = wide(params), wide(statistics)
-        table = rng.normal(0, 0.3, (2, len(params["critic"]["kernel"])))
+        table = rng.normal(0, 0.3, (2, len(params.critic.kernel)))
         real, fake = (jnp.asarray(rng.permutation(images)[:BATCH]) for _ in range(2))
         head, alpha = jnp.arange(BATCH) % 2, jnp.asarray(rng.uniform(size=BATCH))
 
-        @helpers.quick_jit
+        @programs.quick_jit
         def learn(table):
-            own = params | {"projection": table}
+            own = dataclasses.replace(params, projection=table)
             optimiser = step.optimisers.discriminator.init(own)
-            state = {"discriminator": own, "discriminator_statistics": statistics, "discriminator_optimiser": optimiser}
+            state = DiscriminatorState(own, optimiser, statistics)
             after, metrics = step._learn_values(state, real, fake, alpha, head)
-            moments = optax.tree_utils.tree_get(after["discriminator_optimiser"], "mu")
-            return after["discriminator"]["projection"], moments["projection"], metrics["critic_loss"]
+            moments = optax.tree_utils.tree_get(after.optimiser, "mu")
+            return after.params.projection, moments.projection, metrics["critic_loss"]
 
         moved, moment, _ = learn(table)
-        gradient = moment / (1 - step.config.adam_b1)
+        gradient = moment / (1 - step.config.gan.adam_b1)
         for place in [(0, 0), (0, 3), (1, 1), (1, 2)]:
             change = np.zeros_like(table)
             change[place] = 1e-5

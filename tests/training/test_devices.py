@@ -10,18 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import children, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.runs.events import Callback
 from dgm_jax.training.devices import choose_devices, data_parallel
-from dgm_jax.training.trainer import Trainer
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
 
@@ -49,14 +48,14 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 def test_n_devices_train_as_one(variant: str) -> None:
-    helpers.outputs(helpers.start(f"import test_devices as t; t.compare({variant!r})", **virtual_devices(8)))
+    children.outputs(children.start(f"import test_devices as t; t.compare({variant!r})", **virtual_devices(8)))
 
 
 def test_what_goes_beyond_the_paper_is_split_over_devices_too() -> None:
-    code = "import helpers, test_devices as t\n"
-    code += "c = helpers.beyond('dgma', image_size=16, epochs=10)\n"
+    code = "from support import small_runs\nimport test_devices as t\n"
+    code += "c = small_runs.beyond('dgma', image_size=16, epochs=10)\n"
     code += "t.assert_close(t.trained(c, 2, 'pmap'), t.trained(c, 1, 'pmap'))"
-    helpers.outputs(helpers.start(code, **virtual_devices(2)))
+    children.outputs(children.start(code, **virtual_devices(2)))
 
 
 def compare(variant: str) -> None:
@@ -69,15 +68,15 @@ def compare(variant: str) -> None:
 def train(variant: str, n: int, backend: str) -> Any:
     """State and metrics after 21 iterations on real digits, with earlier tasks to protect and to replay."""
     # Not into the epochs of settled masks: where a gate is open by a hair, rounding may close it.
-    return trained(helpers.small(variant, image_size=16, epochs=10), n, backend)
+    return trained(small_runs.small(variant, image_size=16, epochs=10), n, backend)
 
 
 def trained(config: Config, n: int, backend: str) -> Any:
     """As `train`, with these settings."""
     from test_task import _begin, _images
 
-    heads = 1 if config.critic_condition == "none" else 2  # Of one class there is nothing to tell.
-    trainer = Trainer(config, jax.devices()[:n], channels=1, n_classes=3, max_heads=heads, backend=backend)
+    heads = 1 if config.gan.critic_condition == "none" else 2  # Of one class there is nothing to tell.
+    trainer = small_runs.trainer(config, jax.devices()[:n], max_heads=heads, backend=backend)
     *_, state, capacity = _begin(trainer)
     data, replay = _images(trainer)
     means = []
@@ -91,7 +90,7 @@ def trained(config: Config, n: int, backend: str) -> Any:
 
 def test_a_checkpoint_goes_on_on_another_number_of_devices(tmp_path: Path) -> None:
     code = f"import pathlib, test_devices as t; t.go_on_elsewhere(pathlib.Path({str(tmp_path)!r}))"
-    helpers.outputs(helpers.start(code, **virtual_devices(2)))
+    children.outputs(children.start(code, **virtual_devices(2)))
 
 
 class Stop(Callback):
@@ -104,21 +103,21 @@ class Stop(Callback):
 
 def go_on_elsewhere(folder: Path) -> None:
     """Stops on one device and goes on on two, and the other way round."""
-    config = helpers.small("dgma", image_size=16)  # All networks have norms over the split batch.
+    config = small_runs.small("dgma", image_size=16)  # All networks have norms over the split batch.
 
     def fit(name: str, n: int, *callbacks: Callback) -> None:
         learner = Learner(config, devices=n, backend="pmap" if n == 1 else "shard_map", callbacks=callbacks)
-        learner.fit(helpers.stream(config, labels=(0, 1)), folder / name)
+        learner.fit(small_runs.stream(config, labels=(0, 1)), folder / name)
 
     fit("whole", 1)
-    expected = helpers.newest(folder / "whole").tree
+    expected = small_runs.newest(folder / "whole").tree
     for first, second in [(1, 2), (2, 1)]:
         name = f"{first} then {second}"
         with pytest.raises(KeyboardInterrupt):
             fit(name, first, Stop())
-        assert helpers.newest(folder / name).step == 1_000_001  # One epoch of task 1.
+        assert small_runs.newest(folder / name).step == 1_000_001  # One epoch of task 1.
         fit(name, second)
-        assert_close(helpers.newest(folder / name).tree, expected)
+        assert_close(small_runs.newest(folder / name).tree, expected)
 
 
 def test_devices_that_the_batch_does_not_split_over() -> None:
@@ -136,7 +135,7 @@ try:
 except ConfigError as error:
     print(error)
 """
-    (said,) = helpers.outputs(helpers.start(code, **virtual_devices(8)))
+    (said,) = children.outputs(children.start(code, **virtual_devices(8)))
     assert said == ("batch_size=100 does not split over 8 devices; use a multiple of 8, e.g. 104 (or --devices 5)\n")
 
 
@@ -155,15 +154,15 @@ OPTIONS = """
 
 def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> None:
     code = "import pathlib, test_devices as t; t.{}"
-    helpers.outputs(helpers.start(code.format(f"experiment({str(tmp_path / 'one')!r})"), XLA_FLAGS=QUICK))
+    children.outputs(children.start(code.format(f"experiment({str(tmp_path / 'one')!r})"), XLA_FLAGS=QUICK))
     shutil.copytree(tmp_path / "one", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "0001999999")  # As if stopped after the first task.
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     call = f"be_one_of_two({{}}, {port}, pathlib.Path({str(tmp_path)!r}))"
-    pair = [helpers.start(code.format(call.format(i)), XLA_FLAGS=QUICK) for i in (0, 1)]
-    outputs = [out.splitlines() for out in helpers.outputs(*pair)]
+    pair = [children.start(code.format(call.format(i)), XLA_FLAGS=QUICK) for i in (0, 1)]
+    outputs = [out.splitlines() for out in children.outputs(*pair)]
     spoken = [[line for line in lines if not line.startswith("[Gloo]")] for lines in outputs]
     (first, second) = (json.loads(lines[-1]) for lines in spoken)
 
@@ -177,7 +176,7 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
             )
         for key in set(expected) - {"seconds", "device", "privacy"}:
             assert summary[key] == expected[key], key
-        assert_close(helpers.newest(tmp_path / name).tree, helpers.newest(tmp_path / "one").tree)
+        assert_close(small_runs.newest(tmp_path / name).tree, small_runs.newest(tmp_path / "one").tree)
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2 * (2 + 1)
     assert not list(tmp_path.glob("*/checkpoints/**/ocdbt.process_1"))
 
@@ -195,9 +194,9 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
 
 def experiment(workdir: str, *options: str) -> None:
     """A small run from the command line."""
-    from experiments import cli
+    from dgm_jax.commands import learn
 
-    assert cli.run("digits", "", argv=[*OPTIONS.split(), "--workdir", workdir, *options]) == 0
+    assert learn.run("digits", "", argv=[*OPTIONS.split(), "--workdir", workdir, *options]) == 0
 
 
 def be_one_of_two(process_id: int, port: int, folder: Path) -> None:
@@ -211,8 +210,8 @@ def be_one_of_two(process_id: int, port: int, folder: Path) -> None:
     experiment(str(folder / "resumed"), "--distributed", "--backend", "shard_map")
 
     def fit(seed: int) -> None:
-        config = helpers.small("dgma", image_size=8, seed=seed)
-        Learner(config).fit(helpers.stream(config), folder / "two")
+        config = small_runs.small("dgma", image_size=8, seed=seed)
+        Learner(config).fit(small_runs.stream(config), folder / "two")
 
     def fail_in_the_second() -> None:
         if process_id == 1:

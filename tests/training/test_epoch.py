@@ -3,21 +3,22 @@
 import dataclasses
 from functools import partial
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import compiled_once  # noqa: F401
 from jax import lax
+from support import golden_names, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training import epoch as loop
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
+from dgm_jax.training.gates import slopes
 from dgm_jax.training.state import Clock
 from dgm_jax.training.step import Step
-from dgm_jax.training.trainer import Trainer
+from dgm_jax.training.task import begin_task
 
 BATCH, TASK, STEPS = 8, 2, 3
 OWN, OLD = 29, (13, 20)  # Images of the task, and replayed ones of each earlier task.
@@ -51,7 +52,7 @@ class Recorder:
 def _pools(replay_steps, n_pools):
     """The mini-batches of several pools: numbers and labels, [pools, mini-batches, BATCH]."""
     data, replay = _images()
-    recorder = Recorder(helpers.small(replay_steps=replay_steps))
+    recorder = Recorder(small_runs.small(replay_steps=replay_steps))
     n_batches = min(TASK + 1, replay_steps or TASK + 1)
 
     @jax.jit
@@ -103,7 +104,7 @@ def test_fewer_mini_batches_are_a_fair_part_of_the_pool(replay_steps):
 def test_before_the_first_task_nothing_is_replayed():
     data, replay = _images()
     empty = dataclasses.replace(replay, counts=jnp.zeros(3, jnp.int32))
-    recorder = Recorder(helpers.small(replay_steps=None))
+    recorder = Recorder(small_runs.small(replay_steps=None))
     rows = jnp.arange(BATCH)
     state = (0, jnp.full((2, BATCH), -1), jnp.full((2, BATCH), -1))
     uniform = jax.random.uniform(jax.random.key(0), (7, BATCH))
@@ -116,16 +117,17 @@ def test_before_the_first_task_nothing_is_replayed():
 @pytest.mark.parametrize("variant, replay_steps", [("dgma", None), ("dgma", 1), ("dgmw", 2)])
 def test_it_is_the_plain_loop(variant, replay_steps, monkeypatch):
     """Against Python's loop over the three steps, made of XLA's own convolutions, on the same random numbers."""
-    config = helpers.small(variant, image_size=8, replay_steps=replay_steps)
-    trainer = Trainer(config, jax.local_devices()[:1], channels=1, n_classes=4, max_heads=1)
-    widths = [first + 2 for first in trainer.first_widths]
+    config = small_runs.small(variant, image_size=8, replay_steps=replay_steps)
+    trainer = small_runs.trainer(config, n_classes=4)
+    widths = [first + 2 for first in trainer.networks.first_widths]
     rng = np.random.default_rng(0)
     kernels = [
-        rng.normal(0, 0.2, s).astype(np.float32) for s in helpers.chain(widths).kernel_shapes(widths, config.noise_dim)
+        rng.normal(0, 0.2, s).astype(np.float32)
+        for s in golden_names.chain(widths).kernel_shapes(widths, config.networks.noise_dim)
     ]
-    reserved = [rng.random(shape) < 0.5 for shape in trainer.mask_shapes(widths)]
-    state, capacity = trainer.begin(
-        jax.random.key(1), kernels, reserved, physical=widths, classes=(TASK,), discriminator=None
+    reserved = [rng.random(shape) < 0.5 for shape in trainer.networks.mask_shapes(widths)]
+    state, capacity = begin_task(
+        trainer.networks, jax.random.key(1), kernels, reserved, physical=widths, classes=(TASK,), discriminator=None
     )
     pixels, replay = _images()
     noisy = rng.integers(0, 256, pixels.images.shape, np.uint8)
@@ -146,7 +148,7 @@ def test_it_is_the_plain_loop(variant, replay_steps, monkeypatch):
 
 
 def _plainly(step, state, data, replay, capacity, clock, key):
-    """The method of section 5, an iteration after the other."""
+    """One iteration after the other, written as a plain loop."""
     config = step.config
     learn, criticise, generate = (jax.jit(f) for f in (step.classifier_step, step.critic_step, step.generator_step))
     epoch_key = jax.random.fold_in(key, clock.epoch)
@@ -161,15 +163,15 @@ def _plainly(step, state, data, replay, capacity, clock, key):
             numbers = (uniform[4 + u] * np.float32(OLD[u])).astype(int)
             pool += [(replay.images[u, n], u, place) for n, place in zip(numbers, uniform[1 + u])]
         pool.sort(key=lambda entry: entry[2])
-        for j in range(min(TASK + 1, config.replay_steps or TASK + 1)):
+        for j in range(min(TASK + 1, config.replay.replay_steps or TASK + 1)):
             images, labels, _ = zip(*pool[j * BATCH : (j + 1) * BATCH])
             state, _ = learn(state, to_unit_range(jnp.stack(images)), jnp.asarray(labels), capacity.seen)
         labels = data.labels[rows]
         noise = [
-            conditioned_noise(k, labels, noise_dim=config.noise_dim, n_conditioned=4)
+            conditioned_noise(k, labels, noise_dim=config.networks.noise_dim, n_conditioned=4)
             for k in jax.random.split(noise_key)
         ]
-        head, scales = labels - TASK, step.scales(clock, i)
+        head, scales = labels - TASK, slopes(config, clock, i)
         images = to_unit_range(jnp.asarray(data.images[rows]))
         state, _ = criticise(state, images, head, noise[0], alpha, scales)
         state, _ = generate(state, images, labels, head, noise[1], scales, capacity)

@@ -4,30 +4,31 @@ import dataclasses
 import functools
 import inspect
 
-import golden
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import golden, golden_names, programs
 
 from dgm_jax.config import Config
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.normalisation import MOMENTUM
+from dgm_jax.training.gates import open_gates, slopes
 from dgm_jax.training.state import Clock, TrainState, make_capacity
-from dgm_jax.training.step import Step
+from dgm_jax.training.step import Step, critic_value
+from dgm_jax.types import DiscriminatorParams, Linear
 
 FILES = ["dgma_t0", "dgma_t2", "dgma_t1_resumed", "dgmw_t0", "dgmw_t1", "dgmw_t1_aux"]
 CASES = [("closed", "float64"), ("product", "float64"), ("closed", "float32")]
 
 every_file = pytest.mark.parametrize("name", FILES)
-both_dtypes = pytest.mark.parametrize("dtype", helpers.DTYPES)
+both_dtypes = pytest.mark.parametrize("dtype", programs.DTYPES)
 
 
 def _config(file, name, form):
     images = file["real_images"]
-    return Config(
+    return Config().with_changes(
         variant="dgma" if name.startswith("dgma") else "dgmw",
         gate_gradient=form,
         image_size=images.shape[1],
@@ -53,11 +54,11 @@ def _adam(optimiser, params, moments, variances, steps):
 
 
 def _state(file, step, dtype):
-    d, g = (helpers.discriminator, helpers.generator)
+    d, g = (golden_names.discriminator, golden_names.generator)
     discriminator, generator = d(file["d_before"], dtype), g(file["g_before"], dtype)
     return TrainState(
         generator=generator,
-        generator_statistics=helpers.generator_statistics(file["g_running_before"], dtype),
+        generator_statistics=golden_names.generator_statistics(file["g_running_before"], dtype),
         generator_optimiser=_adam(
             step.optimisers.generator,
             generator,
@@ -66,7 +67,7 @@ def _state(file, step, dtype):
             file["g_adam_steps_before"],
         ),
         discriminator=discriminator,
-        discriminator_statistics=helpers.discriminator_statistics(file["d_running_before"], dtype),
+        discriminator_statistics=golden_names.discriminator_statistics(file["d_running_before"], dtype),
         discriminator_optimiser=_adam(
             step.optimisers.discriminator,
             discriminator,
@@ -79,7 +80,7 @@ def _state(file, step, dtype):
 
 def _moments(state, which):
     """Adam's (m, v) of one network, under the golden names."""
-    names = helpers.generator_names if which == "generator" else helpers.discriminator_names
+    names = golden_names.generator_names if which == "generator" else golden_names.discriminator_names
     optimiser = getattr(state, f"{which}_optimiser")
     return tuple(names(optax.tree_utils.tree_get(optimiser, part)) for part in ("mu", "nu"))
 
@@ -101,7 +102,7 @@ def _inputs(file, dtype):
 
 
 def _capacity(file, dtype):
-    reserved = [mask.astype(bool) for mask in helpers.numbered(file, "reserved", dtype)]
+    reserved = [mask.astype(bool) for mask in golden_names.numbered(file, "reserved", dtype)]
     weight = float(file["lambda_R"]) * int(file["size_t"]) / int(file["size_0"])
     return make_capacity(
         reserved,
@@ -121,12 +122,12 @@ def _discriminated(name, dtype):
         critic_inputs, _ = _inputs(file, dtype)
         seen = jnp.ones(int(file["n_classes"]), bool)
         states, metrics = [_state(file, step, dtype)], []
-        classify = helpers.quick_jit(step.classifier_step)
+        classify = programs.quick_jit(step.classifier_step)
         for images, labels in zip(file["classifier_images"], file["classifier_labels"], strict=True):
             state, told = classify(states[-1], jnp.asarray(images, dtype), jnp.asarray(labels), seen)
             states.append(state)
             metrics.append(told)
-        state, told = helpers.quick_jit(step.critic_step)(states[-1], *critic_inputs)
+        state, told = programs.quick_jit(step.critic_step)(states[-1], *critic_inputs)
         return file, jax.device_get([*states, state]), jax.device_get([*metrics, told])
 
 
@@ -139,8 +140,8 @@ def _generated(name, dtype):
         before = states[-1]
         if dtype == "float32":  # The critic's bias has a gradient of 1 - 1: noise, which Adam makes a step of any size.
             bias = jnp.asarray(file["d_after"]["critic_b"], dtype)
-            critic = before.discriminator["critic"] | {"bias": bias}
-            before = before.replace(discriminator=before.discriminator | {"critic": critic})
+            critic = dataclasses.replace(before.discriminator.critic, bias=bias)
+            before = before.replace(discriminator=dataclasses.replace(before.discriminator, critic=critic))
         moments = {part: optax.tree_utils.tree_get(before.generator_optimiser, part) for part in ("mu", "nu", "count")}
         starts = {}
         for form, step in steps.items():  # The two forms are chains of different lengths.
@@ -148,7 +149,7 @@ def _generated(name, dtype):
             starts[form] = before.replace(generator_optimiser=optax.tree_utils.tree_set(optimiser, **moments))
         _, inputs = _inputs(file, dtype)
 
-        @helpers.quick_jit
+        @programs.quick_jit
         def run(starts):  # One program: what the forms share is compiled once.
             return {form: step.generator_step(starts[form], *inputs) for form, step in steps.items()}
 
@@ -158,7 +159,7 @@ def _generated(name, dtype):
 
 def _assert_gradients(actual, expected, dtype):
     actual = {name: value.astype(dtype) for name, value in actual.items()}
-    helpers.assert_named(actual, expected, dtype, gradient=True)
+    golden_names.assert_named(actual, expected, dtype, gradient=True)
 
 
 def _assert_moments(state, which, file, dtype):
@@ -207,7 +208,7 @@ class TestGoldenDiscriminatorSteps:
             golden.assert_close(metrics[j]["classifier_loss"], file["classifier_loss"][j], dtype)
             _assert_gradients(_gradient(before, after, "discriminator", file), file[f"d_grad_classifier{j}"], dtype)
         gradients = [file[f"d_grad_classifier{j}"] for j in range(len(states) - 2)]
-        actual = helpers.discriminator_names(states[-2].discriminator)
+        actual = golden_names.discriminator_names(states[-2].discriminator)
         _assert_adam(actual, file["d_after_classifier"], gradients, float(file["lr_D"]), dtype)
 
     def test_critic(self, name, dtype):
@@ -222,7 +223,7 @@ class TestGoldenDiscriminatorSteps:
         _assert_gradients(gradient, expected, dtype)
         _assert_moments(states[-1], "discriminator", file, dtype)
         steps = [file[f"d_grad_classifier{j}"] for j in range(len(states) - 2)] + [file["d_grad_critic"]]
-        actual = helpers.discriminator_names(states[-1].discriminator)
+        actual = golden_names.discriminator_names(states[-1].discriminator)
         _assert_adam(actual, file["d_after"], steps, float(file["lr_D"]), dtype)
         count = optax.tree_utils.tree_get(states[-1].discriminator_optimiser, "count")
         assert count == file["d_adam_steps_before"] + int(file["task"]) + 2
@@ -238,10 +239,10 @@ class TestGoldenGeneratorStep:
         terms += ["auxiliary_term"] if file["aux_G"] else []
         for key in terms:
             golden.assert_close(metrics[key], file[key], dtype, err_msg=key)
-        statistics = helpers.discriminator_statistics_names(after.discriminator_statistics)
-        helpers.assert_named(statistics, file["d_running_after"], dtype)
-        helpers.assert_named(
-            helpers.generator_statistics_names(after.generator_statistics), file["g_running_after"], dtype
+        statistics = golden_names.discriminator_statistics_names(after.discriminator_statistics)
+        golden_names.assert_named(statistics, file["d_running_after"], dtype)
+        golden_names.assert_named(
+            golden_names.generator_statistics_names(after.generator_statistics), file["g_running_after"], dtype
         )
         golden.assert_close(metrics["scale"], file["s"], dtype)
 
@@ -254,14 +255,14 @@ class TestGoldenGeneratorStep:
     def test_parameters(self, name, form, dtype):
         file = golden.load(f"iteration_{name}")
         _, after, _ = _generated(name, dtype)[form]
-        actual = helpers.generator_names(after.generator)
+        actual = golden_names.generator_names(after.generator)
         _assert_adam(actual, file["g_after"], [file["g_grad_final"]], float(file["lr_G"]), dtype)
 
     def test_protected_weights_stay_bit_for_bit(self, name, form, dtype):
         file = golden.load(f"iteration_{name}")
         before, after, _ = _generated(name, dtype)[form]
         blocked = 0
-        for i, (old, new) in enumerate(zip(before.generator["kernels"], after.generator["kernels"]), start=1):
+        for i, (old, new) in enumerate(zip(before.generator.kernels, after.generator.kernels), start=1):
             protected = file["multiplier"][f"w{i}"] == 0
             assert old.dtype == new.dtype == dtype
             np.testing.assert_array_equal(np.asarray(old)[protected], new[protected])
@@ -279,14 +280,14 @@ def test_the_reconstruction_term_is_l1_and_moves_images_towards_the_real_ones():
     weight = 2.5
     with jax.enable_x64(True):
         config = _config(file, "dgmw_t1", "closed")
-        plain, step = (Step.of(dataclasses.replace(config, reconstruction_weight=w)) for w in (0.0, weight))
+        plain, step = (Step.of(config.with_changes(reconstruction_weight=w)) for w in (0.0, weight))
         _, (real, labels, head, noise, scales, capacity) = _inputs(file, "float64")
         state = states[-1]
 
-        @helpers.quick_jit
+        @programs.quick_jit
         def run(state):
             def distance(generator):
-                masks = step.masks(generator["embeddings"], *scales)
+                masks = open_gates(config, generator.embeddings, *scales)
                 fake, _ = step.generate(generator, state.generator_statistics, masks, noise, head)
                 return jnp.sum(jnp.abs(fake - real)) / real.size
 
@@ -298,23 +299,23 @@ def test_the_reconstruction_term_is_l1_and_moves_images_towards_the_real_ones():
     assert metrics["generator_loss"] == pytest.approx(without["generator_loss"] + weight * distance, rel=1e-12)
     assert "reconstruction_term" not in without
     added = [_gradient(state, s, "generator", file)["heads"] for s in (after, plainly)]
-    np.testing.assert_allclose(added[0] - added[1], weight * slope["heads"], rtol=1e-7, atol=1e-12)
-    assert np.any(slope["heads"])
+    np.testing.assert_allclose(added[0] - added[1], weight * slope.heads, rtol=1e-7, atol=1e-12)
+    assert np.any(slope.heads)
 
 
 def test_the_generator_is_judged_by_the_projection_too():
     """Its term is linear in the table, and what it learns changes."""
     file, states, _ = _discriminated("dgmw_t1", "float64")
     with jax.enable_x64(True):
-        step = Step.of(dataclasses.replace(_config(file, "dgmw_t1", "closed"), critic_condition="projection"))
+        step = Step.of(_config(file, "dgmw_t1", "closed").with_changes(critic_condition="projection"))
         _, of_generator = _inputs(file, "float64")
         critic = states[-1].discriminator
-        heads, features = int(np.max(of_generator[2])) + 1, len(critic["critic"]["kernel"])
+        heads, features = int(np.max(of_generator[2])) + 1, len(critic.critic.kernel)
         table = np.random.default_rng(0).normal(size=(heads, features))
 
-        @helpers.quick_jit
+        @programs.quick_jit
         def run(table):
-            state = dataclasses.replace(states[-1], discriminator=critic | {"projection": table})
+            state = dataclasses.replace(states[-1], discriminator=dataclasses.replace(critic, projection=table))
             return step.generator_step(state, *of_generator)
 
         (plain, none), (once, one), (_, two) = (jax.device_get(run(factor * table)) for factor in (0.0, 1.0, 2.0))
@@ -326,10 +327,12 @@ def test_the_generator_is_judged_by_the_projection_too():
 
 @pytest.mark.parametrize("lead, epoch, position", [(0, 3, 3), (1, 2, 3), (2, 1, 3), (1, 9, 10), (3, 9, 10)])
 def test_the_annealing_can_be_ahead(lead, epoch, position):
-    """ImageNet counts epochs from 1 (ALGORITHM, section 3); no lead makes gates steeper than s_max."""
-    config = dataclasses.replace(Config(variant="dgmw", anneal_within_epoch=True), scale_lead=lead, scale_max=50.0)
+    """ImageNet counts epochs from 1 (the authors' code); no lead makes gates steeper than s_max."""
+    config = (
+        Config().with_changes(variant="dgmw", anneal_within_epoch=True).with_changes(scale_lead=lead, scale_max=50.0)
+    )
     clock = Clock(task=0, epoch=epoch, mask_epochs=10, steps=8)
-    scale, epoch_scale = Step.of(config).scales(clock, jnp.int32(4))
+    scale, epoch_scale = slopes(config, clock, jnp.int32(4))
     expected = 1 / 50 + (50 - 1 / 50) * position / 10
     assert float(epoch_scale) == pytest.approx(expected, rel=1e-6)
     assert float(scale) == pytest.approx(1 / expected + (expected - 1 / expected) * 4 / 8, rel=1e-6)
@@ -340,7 +343,8 @@ def test_a_critic_that_is_told_the_class_adds_its_projection():
     features, table = rng.normal(size=(4, 5)).astype(np.float32), rng.normal(size=(2, 5)).astype(np.float32)
     output = Output(jnp.arange(4.0), jnp.zeros((4, 3)), jnp.asarray(features))
     head = np.array([0, 1, 1, 0])
-    told, untold = (Step.of(Config(critic_condition=kind)) for kind in ("projection", "none"))
+    plain = DiscriminatorParams({}, critic=Linear(0, 0), classifier=Linear(0, 0))
+    conditioned = dataclasses.replace(plain, projection=table)
     expected = np.arange(4.0) + np.sum(table[head] * features, axis=1)
-    np.testing.assert_allclose(told.value({"projection": table}, output, head), expected, rtol=1e-5)
-    np.testing.assert_array_equal(untold.value({}, output, head), np.arange(4.0))
+    np.testing.assert_allclose(critic_value(conditioned, output, head), expected, rtol=1e-5)
+    np.testing.assert_array_equal(critic_value(plain, output, head), np.arange(4.0))

@@ -2,20 +2,23 @@
 
 import dataclasses
 
-import helpers
 import jax
 import numpy as np
 import optax
 import pytest
-from helpers import compiled_once  # noqa: F401
-from runs import Stop, assert_same_results
+from support import checks, programs, small_runs
+from support.checks import assert_same_results
+from support.programs import compiled_once  # noqa: F401
+from support.stopping import Stop
 
 from dgm_jax import nn
-from dgm_jax.training import task as training
+from dgm_jax.training import trainer as training
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
+from dgm_jax.training.gates import open_gates
 from dgm_jax.training.step import Step
 from dgm_jax.training.subnetwork import find_open_units
-from dgm_jax.training.trainer import TaskTraining, Trainer
+from dgm_jax.training.task import begin_task
+from dgm_jax.training.trainer import TaskTraining
 
 WIDTHS = {8: (9,), 16: (12, 7), "resnet": (9, 12, 7)}  # By the images' size, or of the residual pair.
 OPEN = {8: (4,), 16: (5, 3), "resnet": (4, 5, 3)}  # Units of each layer.
@@ -25,16 +28,19 @@ sizes = pytest.mark.parametrize("size", [8, 16, "resnet"])
 
 def _trainer(size, **changes):
     changes |= {"epochs": 4, "mask_share": 0.25}
-    config = helpers.residual(**changes) if size == "resnet" else helpers.small("dgma", image_size=size, **changes)
-    return Trainer(config, jax.local_devices()[:1], channels=1, n_classes=3, max_heads=1)
+    config = (
+        small_runs.residual(**changes) if size == "resnet" else small_runs.small("dgma", image_size=size, **changes)
+    )
+    return small_runs.trainer(config)
 
 
 def _begin(trainer, size, dtype=np.float32):
     """Task 1 of a random network whose gates have been decided, and half of whose units are reserved; on the host."""
     rng = np.random.default_rng(len(WIDTHS[size]))
     widths = WIDTHS[size]
-    shapes = trainer.generator.kernel_shapes(widths, trainer.config.noise_dim)
-    state, capacity = trainer.begin(
+    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.networks.noise_dim)
+    state, capacity = begin_task(
+        trainer.networks,
         jax.random.key(0),
         [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes],
         [rng.random(width) < 0.5 for width in widths],
@@ -42,22 +48,20 @@ def _begin(trainer, size, dtype=np.float32):
         classes=(1,),
         discriminator=None,
     )
-    for embedding, width, n in zip(state.generator["embeddings"], widths, OPEN[size]):
+    for embedding, width, n in zip(state.generator.embeddings, widths, OPEN[size]):
         embedding[:width] = rng.permutation(np.where(np.arange(width) < n, 1, -1)) * rng.uniform(0.5, 1, width)
     state, capacity = jax.tree.map(
         lambda a: np.asarray(a, dtype if a.dtype == np.float32 else a.dtype), (state, capacity)
     )
     # As if it had been trained: norms, statistics and moments of all kinds.
-    shaken = {
-        "norms": jax.tree.map(lambda a: a + rng.uniform(-0.2, 0.2, a.shape).astype(dtype), state.generator["norms"]),
-    }
+    norms = jax.tree.map(lambda a: a + rng.uniform(-0.2, 0.2, a.shape).astype(dtype), state.generator.norms)
     moments = jax.tree.map(
         lambda a: rng.uniform(0, 0.01, a.shape).astype(dtype) if a.ndim else np.int32(7), state.generator_optimiser
     )
     statistics = jax.tree.map(lambda a: a + rng.uniform(0, 0.2, a.shape).astype(dtype), state.generator_statistics)
     state = dataclasses.replace(
         state,
-        generator=state.generator | shaken,
+        generator=dataclasses.replace(state.generator, norms=norms),
         generator_statistics=statistics,
         generator_optimiser=moments,
     )
@@ -66,7 +70,7 @@ def _begin(trainer, size, dtype=np.float32):
 
 def _cut(trainer, state, capacity, size):
     shape = tuple(n + 1 for n in OPEN[size])
-    (units,) = find_open_units([state], [(99,) * len(shape), shape], trainer.generator)
+    (units,) = find_open_units([state], [(99,) * len(shape), shape], trainer.networks.generator)
     return units, *units.cut(state, capacity)
 
 
@@ -75,14 +79,14 @@ def test_a_step_is_the_same_in_float64(size):
     trainer = _trainer(size)
     state, capacity = _begin(trainer, size, np.float64)
     units, narrow, narrow_capacity = _cut(trainer, state, capacity, size)
-    assert [len(e) for e in narrow.generator["embeddings"]] == [n + 1 for n in OPEN[size]]
+    assert [len(e) for e in narrow.generator.embeddings] == [n + 1 for n in OPEN[size]]
     step = Step.of(trainer.config)
-    noise = np.random.default_rng(3).normal(size=(8, trainer.config.noise_dim))
+    noise = np.random.default_rng(3).normal(size=(8, trainer.config.networks.noise_dim))
     labels, head = np.ones(8, np.int32), np.zeros(8, np.int32)
 
-    @helpers.quick_jit
+    @programs.quick_jit
     def run(state, capacity):
-        masks = step.masks(state.generator["embeddings"], *SETTLED)
+        masks = open_gates(trainer.config, state.generator.embeddings, *SETTLED)
         fake, _ = step.generate(state.generator, state.generator_statistics, masks, noise, head)
         return fake, step.generator_step(state, np.full(fake.shape, 0.3), labels, head, noise, SETTLED, capacity)
 
@@ -105,26 +109,26 @@ def test_what_is_closed_stays_where_it_was_bit_for_bit(size):
     trainer = _trainer(size)
     state, capacity = _begin(trainer, size)
     units, narrow, _ = _cut(trainer, state, capacity, size)
-    helpers.assert_equal_trees(units.put_back(narrow, state), state)
+    checks.assert_equal_trees(units.put_back(narrow, state), state)
     changed = jax.tree.map(lambda a: a + 1, narrow)
     back = units.put_back(changed, state)
-    opened = {nn.INPUT: np.ones(trainer.config.noise_dim, bool)}
+    opened = {nn.INPUT: np.ones(trainer.config.networks.noise_dim, bool)}
     for i, own in enumerate(units.units):
         opened[i] = is_open = np.isin(np.arange(WIDTHS[size][i] + 2), own)
         for name in ("scale", "shift"):
-            now, then = back.generator["norms"][i][name], state.generator["norms"][i][name]
+            now, then = (getattr(s.generator.norms[i], name) for s in (back, state))
             np.testing.assert_array_equal(now, np.where(is_open, then + 1, then))
-        now, then = (s.generator_statistics[i]["var"] for s in (back, state))
+        now, then = (s.generator_statistics[i].var for s in (back, state))
         np.testing.assert_array_equal(now, np.where(is_open, then + 1, then))
     for kernel, before, (source, target) in zip(
-        back.generator["kernels"], state.generator["kernels"], trainer.generator.ends, strict=True
+        back.generator.kernels, state.generator.kernels, trainer.networks.generator.ends, strict=True
     ):
         both = opened[source][:, None] & opened[target]
         np.testing.assert_array_equal(kernel[:, :, both], before[:, :, both] + 1)
         np.testing.assert_array_equal(kernel[:, :, ~both], before[:, :, ~both])
-    heads, before = back.generator["heads"], state.generator["heads"]
+    heads, before = back.generator.heads, state.generator.heads
     np.testing.assert_array_equal(heads, np.where(opened[len(units.units) - 1][:, None], before + 1, before))
-    np.testing.assert_array_equal(narrow.generator["embeddings"][0][-1], -np.inf)  # Padding.
+    np.testing.assert_array_equal(narrow.generator.embeddings[0][-1], -np.inf)  # Padding.
 
 
 @sizes
@@ -134,15 +138,15 @@ def test_it_moves_to_the_smallest_shape_that_has_room_for_all_runs(size):
     needed, present = OPEN[size], tuple(width + 2 for width in WIDTHS[size])
     roomy = tuple(n + 1 for n in needed)
     tight = tuple(n - 1 for n in needed)
-    find = lambda *states, shapes: find_open_units(states, shapes, trainer.generator)  # noqa: E731
+    find = lambda *states, shapes: find_open_units(states, shapes, trainer.networks.generator)  # noqa: E731
     assert find(state, shapes=[present]) is None
     assert find(state, shapes=[tight]) is None
     assert find(state, shapes=[roomy, needed, tight])[0].physical == needed
     assert find(state, shapes=[tuple(2 * n for n in present)]) is None
     wider = jax.tree.map(np.copy, state)
-    wider.generator["embeddings"][0][:] = 1  # All open.
+    wider.generator.embeddings[0][:] = 1  # All open.
     assert find(state, wider, shapes=[roomy]) is None
-    wider.generator["embeddings"][0][: -roomy[0]] = -1
+    wider.generator.embeddings[0][: -roomy[0]] = -1
     assert [units.physical for units in find(state, wider, shapes=[roomy, needed])] == [roomy, roomy]
 
 
@@ -153,7 +157,7 @@ def test_a_task_goes_on_in_its_open_units(changes):
     for shapes in ([], [(6, 4)]):
         trainer = _trainer(16, **changes)
         state, capacity = _begin(trainer, 16)
-        stream = helpers.stream(trainer.config)
+        stream = small_runs.stream(trainer.config)
         stream.begin(1)
         pixels, labels = stream.train(1)
         replayed = np.random.default_rng(0).integers(0, 256, (2, *pixels.shape), np.uint8)
@@ -165,7 +169,7 @@ def test_a_task_goes_on_in_its_open_units(changes):
             task=1,
             steps=3,
         )
-        replay = trainer.together([ReplayedImages(replayed, np.zeros((2, len(pixels)), np.int32), counts)])
+        replay = trainer.stack_runs([ReplayedImages(replayed, np.zeros((2, len(pixels)), np.int32), counts)])
         trained = trainer._compiled
         for epoch in (1, 2):  # Masks settle in epoch 0.
             means.append(task.run_epoch(replay, epoch, shapes, lambda n: None))
@@ -184,13 +188,13 @@ def test_a_task_goes_on_in_its_open_units(changes):
 def test_interrupted_while_open_units_are_trained_is_uninterrupted(changes, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(training, "find_open_units", lambda *a: found.append(find_open_units(*a)) or found[-1])
-    config = helpers.small("dgma", image_size=8, generator_width=8, headroom=1, epochs=4, mask_share=0.5, **changes)
+    config = small_runs.small("dgma", image_size=8, generator_width=8, headroom=1, epochs=4, mask_share=0.5, **changes)
     folders = []
     for name, stop in (("whole", None), ("stopped", Stop("epoch end", 2, 2))):
         folders.append(tmp_path / name)
         if stop:
             with pytest.raises(KeyboardInterrupt):
-                helpers.fit(config, folders[-1], stop)
-        helpers.fit(config, folders[-1])
+                small_runs.fit(config, folders[-1], stop)
+        small_runs.fit(config, folders[-1])
     assert found[2] is not None and found[-1] is not None  # Else nothing was shown.
     assert_same_results(*folders)

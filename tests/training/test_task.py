@@ -3,20 +3,21 @@
 import dataclasses
 
 import chex
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import compiled_once  # noqa: F401
+from support import checks, programs, small_runs
+from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import nn
+from dgm_jax.training import task as tasks
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
+from dgm_jax.training.gates import open_gates
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import init_optimiser
 from dgm_jax.training.step import Step
-from dgm_jax.training.trainer import Trainer
 
 variants = pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 EPOCHS = 34  # Of three steps.
@@ -24,40 +25,48 @@ EPOCHS = 34  # Of three steps.
 
 def _trainer(variant, size, precision="float32", **changes):
     """`size` is that of the images, or "resnet"."""
-    changes |= {"epochs": EPOCHS, "precision": precision}
+    changes = {"epochs": EPOCHS, "precision": precision} | changes
     if size == "resnet":
-        config = helpers.residual(variant, **changes)
+        config = small_runs.residual(variant, **changes)
     else:
-        config = helpers.small(variant, image_size=size, **changes)
-    return Trainer(config, jax.local_devices()[:1], channels=1, n_classes=len(helpers.LABELS), max_heads=1)
+        config = small_runs.small(variant, image_size=size, **changes)
+    return small_runs.trainer(config)
 
 
 def _begin(trainer, seed=0):
     """Task 1 of a random network that earlier tasks have grown and half reserved."""
     rng = np.random.default_rng(seed)
-    widths = [first + 2 for first in trainer.first_widths]
-    shapes = trainer.generator.kernel_shapes(widths, trainer.config.noise_dim)
+    widths = [first + 2 for first in trainer.networks.first_widths]
+    shapes = trainer.networks.generator.kernel_shapes(widths, trainer.config.networks.noise_dim)
     kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
-    reserved = [rng.permutation(np.arange(np.prod(s)) % 2 == 0).reshape(s) for s in trainer.mask_shapes(widths)]
-    state, capacity = trainer.begin(
-        jax.random.key(seed), kernels, reserved, physical=_physical(trainer, widths), classes=(1,), discriminator=None
+    reserved = [
+        rng.permutation(np.arange(np.prod(s)) % 2 == 0).reshape(s) for s in trainer.networks.mask_shapes(widths)
+    ]
+    state, capacity = tasks.begin_task(
+        trainer.networks,
+        jax.random.key(seed),
+        kernels,
+        reserved,
+        physical=_physical(trainer, widths),
+        classes=(1,),
+        discriminator=None,
     )
-    return widths, kernels, reserved, trainer.together([state]), trainer.together([capacity])
+    return widths, kernels, reserved, trainer.stack_runs([state]), trainer.stack_runs([capacity])
 
 
 def _physical(trainer, widths):
-    return physical_widths([trainer.first_widths, widths], headroom=trainer.config.headroom, n_tasks=3)
+    return physical_widths([trainer.networks.first_widths, widths], headroom=trainer.config.gates.headroom, n_tasks=3)
 
 
 def _images(trainer, seed=0):
     """Real digits of class 1, and something replayed of class 0."""
-    stream = helpers.stream(trainer.config)
+    stream = small_runs.stream(trainer.config)
     stream.begin(1)
     pixels, labels = stream.train(1)
     replayed = np.random.default_rng(seed).integers(0, 256, (2, *pixels.shape), np.uint8)
     return (
-        trainer.together([TaskImages(pixels, labels, np.int32(len(pixels)))]),
-        trainer.together(
+        trainer.stack_runs([TaskImages(pixels, labels, np.int32(len(pixels)))]),
+        trainer.stack_runs(
             [ReplayedImages(replayed, np.zeros((2, len(pixels)), np.int32), np.array([len(pixels), 0], np.int32))]
         ),
     )
@@ -97,8 +106,8 @@ def trained(request):
 def test_protected_weights_do_not_move_in_100_steps(trained):
     trainer, (_, kernels, reserved), _, _, after = trained
     assert optax.tree_utils.tree_get(after.generator_optimiser, "count") >= 100
-    factors = nn.multipliers([jnp.asarray(mask) for mask in reserved], kernels, trainer.generator.ends)
-    for old, new, factor in zip(kernels, after.generator["kernels"], factors, strict=True):
+    factors = nn.multipliers([jnp.asarray(mask) for mask in reserved], kernels, trainer.networks.generator.ends)
+    for old, new, factor in zip(kernels, after.generator.kernels, factors, strict=True):
         new = _corner(new, old)
         protected = np.broadcast_to(np.asarray(factor) == 0, old.shape)
         assert 0.1 < protected.mean() < 0.9
@@ -114,41 +123,39 @@ def test_padding_stays_exactly_as_it_was_in_100_steps(trained):
     moments = [optax.tree_utils.tree_get(after.generator_optimiser, part) for part in ("mu", "nu")]
     assert list(_physical(trainer, widths)) > widths
     for i, kernel in enumerate(kernels):
-        assert not np.any(_surplus(g["kernels"][i], kernel))
-        assert not any(np.any(_surplus(moment["kernels"][i], kernel)) for moment in moments)
+        assert not np.any(_surplus(g.kernels[i], kernel))
+        assert not any(np.any(_surplus(moment.kernels[i], kernel)) for moment in moments)
     for i, mask in enumerate(reserved):
-        assert np.all(_surplus(g["embeddings"][i], mask) == -np.inf)
-        assert np.all(np.isfinite(_corner(g["embeddings"][i], mask)))
+        assert np.all(_surplus(g.embeddings[i], mask) == -np.inf)
+        assert np.all(np.isfinite(_corner(g.embeddings[i], mask)))
         for moment in moments:  # Every gradient was exactly 0.
-            assert not np.any(_surplus(moment["embeddings"][i], mask))
-            assert np.any(_corner(moment["embeddings"][i], mask))
+            assert not np.any(_surplus(moment.embeddings[i], mask))
+            assert np.any(_corner(moment.embeddings[i], mask))
     for i, width in enumerate(widths):
         unit = np.zeros(width)
-        assert np.all(_surplus(g["norms"][i]["scale"], unit) == 1) and not np.any(
-            _surplus(g["norms"][i]["shift"], unit)
-        )
-        assert not np.any(_surplus(after.generator_statistics[i]["mean"], unit))
+        assert np.all(_surplus(g.norms[i].scale, unit) == 1) and not np.any(_surplus(g.norms[i].shift, unit))
+        assert not np.any(_surplus(after.generator_statistics[i].mean, unit))
         for moment in moments:
             for part in ("scale", "shift"):
-                assert not np.any(_surplus(moment["norms"][i][part], unit))
-    heads = np.zeros((*g["heads"].shape[:3], widths[-1], 1))
-    assert not np.any(_surplus(g["heads"], heads)) and not np.any(_surplus(moments[0]["heads"], heads))
+                assert not np.any(_surplus(getattr(moment.norms[i], part), unit))
+    heads = np.zeros((*g.heads.shape[:3], widths[-1], 1))
+    assert not np.any(_surplus(g.heads, heads)) and not np.any(_surplus(moments[0].heads, heads))
 
 
 def test_what_the_host_holds_is_not_overwritten(trained):
     *_, before, copy, _ = trained  # The state was donated to the steps after it was copied to the host.
-    helpers.assert_equal_trees(before, copy)
+    checks.assert_equal_trees(before, copy)
 
 
 def test_freezing_cuts_the_padding_off(trained):
     trainer, (widths, kernels, reserved), _, _, after = trained
-    own = trainer.freeze(after, widths, n_heads=1)
-    assert [k.shape for k in own.kernels] == [k.shape for k in kernels]
+    frozen_kernels, own = tasks.freeze(trainer.networks, after, widths, classes=(1,))
+    assert [k.shape for k in frozen_kernels] == [k.shape for k in kernels]
     assert [m.shape for m in own.masks] == [r.shape for r in reserved]
     assert all(mask.dtype == bool for mask in own.masks)
-    k = trainer.generator.output.window
+    k = trainer.networks.generator.output.window
     assert own.heads.shape == (1, k, k, widths[-1], 1)
-    assert [norm["scale"].shape for norm in own.norms] == [(width,) for width in widths]
+    assert [norm.scale.shape for norm in own.norms] == [(width,) for width in widths]
 
 
 @variants
@@ -162,24 +169,24 @@ def test_what_is_drawn_with_is_the_average_but_for_what_is_reserved(variant):
             state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=epoch, steps=3, on_steps=lambda n: None
         )
     after = jax.device_get(state)
-    own = trainer.freeze(after, widths, n_heads=1)
-    blocked = nn.multipliers(reserved, kernels, trainer.generator.ends)
-    for old, new, last, multiplier in zip(kernels, own.kernels, after.generator["kernels"], blocked, strict=True):
+    frozen_kernels, own = tasks.freeze(trainer.networks, after, widths, classes=(1,))
+    blocked = nn.multipliers(reserved, kernels, trainer.networks.generator.ends)
+    for old, new, last, multiplier in zip(kernels, frozen_kernels, after.generator.kernels, blocked, strict=True):
         still = np.broadcast_to(np.asarray(multiplier) == 0, old.shape)
         assert still.any() and old[still].tobytes() == new[still].tobytes()
         assert np.all((new != _corner(last, new))[~still & (np.abs(new - old) > 1e-6)])
-    for norm, last in zip(own.norms, after.generator["norms"], strict=True):
-        assert np.any(norm["scale"] != last["scale"][: len(norm["scale"])])
+    for norm, last in zip(own.norms, after.generator.norms, strict=True):
+        assert np.any(norm.scale != last.scale[: len(norm.scale)])
 
 
 def test_the_critic_is_told_the_class_where_a_task_has_several():
-    config = helpers.small("dgma", image_size=8, critic_condition="projection")
+    config = small_runs.small("dgma", image_size=8, critic_condition="projection")
     told = {}
     for n in (1, 2):
-        trainer = Trainer(config, jax.local_devices()[:1], channels=1, n_classes=len(helpers.LABELS), max_heads=n)
+        trainer = small_runs.trainer(config, max_heads=n)
         told[n] = jax.device_get(_begin(trainer)[3].discriminator)
-    assert told[2].pop("projection").shape == (2, len(told[2]["critic"]["kernel"]))
-    chex.assert_trees_all_equal(told[1], told[2])
+    assert told[2].projection.shape == (2, len(told[2].critic.kernel))
+    chex.assert_trees_all_equal(told[1], dataclasses.replace(told[2], projection=None))
 
 
 @pytest.mark.parametrize(
@@ -194,26 +201,33 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
     beginning = 4 / slope
     trainer = _trainer(variant, 8, **paced)
     widths, kernels, reserved, *_ = _begin(trainer)
-    memory = helpers.finished(helpers.small(variant, image_size=8)).memories[-1]
-    like = [memory.class_alone(1)]
+    memory = small_runs.finished(small_runs.small(variant, image_size=8)).memories[-1]
+    like = [memory.single_class_task(1)]
     grown = [max(a, b) for a, b in zip(widths, memory.widths, strict=True)]
     rng = np.random.default_rng(0)
-    shapes = trainer.generator.kernel_shapes(grown, trainer.config.noise_dim)
+    shapes = trainer.networks.generator.kernel_shapes(grown, trainer.config.networks.noise_dim)
     kernels = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes]
-    reserved = [np.zeros(shape, bool) for shape in trainer.mask_shapes(grown)]
-    state, _ = trainer.begin(
-        jax.random.key(0), kernels, reserved, physical=grown, classes=(2,), discriminator=None, like=like
+    reserved = [np.zeros(shape, bool) for shape in trainer.networks.mask_shapes(grown)]
+    state, _ = tasks.begin_task(
+        trainer.networks,
+        jax.random.key(0),
+        kernels,
+        reserved,
+        physical=grown,
+        classes=(2,),
+        discriminator=None,
+        similar=like,
     )
     (own,) = like
-    np.testing.assert_array_equal(_corner(state.generator["heads"], own.heads), own.heads)
+    np.testing.assert_array_equal(_corner(state.generator.heads, own.heads), own.heads)
     for norm, running, old, was in zip(
-        *(state.generator["norms"], state.generator_statistics, own.norms, own.statistics), strict=True
+        *(state.generator.norms, state.generator_statistics, own.norms, own.statistics), strict=True
     ):
-        width = len(old["scale"])
-        np.testing.assert_array_equal(norm["scale"][:width], old["scale"])
-        np.testing.assert_array_equal(running["var"][:width], was["var"])
-        assert np.all(norm["scale"][width:] == 1) and np.all(running["var"][width:] == 1)
-    for embedding, mask in zip(state.generator["embeddings"], own.masks, strict=True):
+        width = len(old.scale)
+        np.testing.assert_array_equal(norm.scale[:width], old.scale)
+        np.testing.assert_array_equal(running.var[:width], was.var)
+        assert np.all(norm.scale[width:] == 1) and np.all(running.var[width:] == 1)
+    for embedding, mask in zip(state.generator.embeddings, own.masks, strict=True):
         corner = _corner(embedding, mask)
         np.testing.assert_allclose(corner[mask], beginning, rtol=1e-6)
         np.testing.assert_allclose(corner[~mask], -beginning, rtol=1e-6)
@@ -225,15 +239,15 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
 def test_growth_keeps_old_weights_in_place(variant):
     trainer = _trainer(variant, 16)
     _, kernels, reserved, *_ = _begin(trainer)
-    newly = [2, 1] if variant == "dgma" else [16 * trainer.config.noise_dim + 1, 1]
-    grown, masks = trainer.grow(jax.random.key(2), kernels, reserved, newly)
+    newly = [2, 1] if variant == "dgma" else [16 * trainer.config.networks.noise_dim + 1, 1]
+    grown, masks = tasks.grow(trainer.networks, jax.random.key(2), kernels, reserved, newly)
     assert grown[0].shape[-1] == kernels[0].shape[-1] + 2
     for old, new, was, mask in zip(kernels, grown, reserved, masks, strict=True):
         assert _corner(new, old).tobytes() == old.tobytes()
         assert np.any(_surplus(new, old)) or new.shape == old.shape
         np.testing.assert_array_equal(_corner(mask, was), was)
         assert not np.any(_surplus(mask, was))
-    assert [m.shape for m in masks] == [tuple(s) for s in trainer.mask_shapes([k.shape[-1] for k in grown])]
+    assert [m.shape for m in masks] == [tuple(s) for s in trainer.networks.mask_shapes([k.shape[-1] for k in grown])]
 
 
 @pytest.mark.parametrize(
@@ -248,8 +262,8 @@ def test_growth_keeps_old_weights_in_place(variant):
 def test_both_branches_of_a_block_grow_to_one_width(variant, newly, gained):
     trainer = _trainer(variant, "resnet")
     widths, kernels, reserved, *_ = _begin(trainer)
-    assert widths == [5, 5, 5] and trainer.config.noise_dim == 8
-    grown, masks = trainer.grow(jax.random.key(2), kernels, reserved, newly)
+    assert list(widths) == [5, 5, 5] and trainer.config.networks.noise_dim == 8
+    grown, masks = tasks.grow(trainer.networks, jax.random.key(2), kernels, reserved, newly)
     first, hidden, last = (width + more for width, more in zip(widths, gained))
     assert [k.shape for k in grown] == [
         (4, 4, 8, first),
@@ -257,7 +271,7 @@ def test_both_branches_of_a_block_grow_to_one_width(variant, newly, gained):
         (3, 3, hidden, last),
         (1, 1, first, last),
     ]
-    assert [m.shape for m in masks] == [tuple(s) for s in trainer.mask_shapes([first, hidden, last])]
+    assert [m.shape for m in masks] == [tuple(s) for s in trainer.networks.mask_shapes([first, hidden, last])]
     for old, new in zip([*kernels, *reserved], [*grown, *masks], strict=True):
         np.testing.assert_array_equal(_corner(new, old), old)
 
@@ -267,9 +281,9 @@ def _one_generator_step(config, state, capacity, noise):
     step = Step.of(config)
     labels, head = np.ones(8, np.int32), np.zeros(8, np.int32)
 
-    @helpers.quick_jit
+    @programs.quick_jit
     def run(state, capacity, noise, scales):
-        masks = step.masks(state.generator["embeddings"], *scales)
+        masks = open_gates(config, state.generator.embeddings, *scales)
         fake, _ = step.generate(state.generator, state.generator_statistics, masks, noise, head)
         return fake, step.generator_step(state, jnp.full_like(fake, 0.3), labels, head, noise, scales, capacity)
 
@@ -292,9 +306,9 @@ def test_padding_contributes_nothing(variant, size):
             lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), (state, capacity)
         )
         rng = np.random.default_rng(3)
-        for e, shape in zip(state.generator["embeddings"], trainer.mask_shapes(widths)):
+        for e, shape in zip(state.generator.embeddings, trainer.networks.mask_shapes(widths)):
             e[tuple(slice(0, n) for n in shape)] = rng.normal(0, 0.5, shape)
-        noise = rng.normal(size=(8, trainer.config.noise_dim))
+        noise = rng.normal(size=(8, trainer.config.networks.noise_dim))
         results.append(_one_generator_step(trainer.config, state, capacity, noise))
     (fake, metrics, tight, tight_gradient), (fake_wide, metrics_wide, wide, wide_gradient) = results
     np.testing.assert_allclose(fake_wide, fake, rtol=1e-9, atol=1e-12)
@@ -310,8 +324,7 @@ def test_padding_contributes_nothing(variant, size):
 @variants
 def test_a_mask_that_is_settled_stays(variant):
     """In the last part of a task's epochs masks are binary and only weights learn."""
-    trainer = _trainer(variant, 8)
-    trainer.config = dataclasses.replace(trainer.config, epochs=2, mask_share=0.5)
+    trainer = _trainer(variant, 8, epochs=2, mask_share=0.5)
     *_, state, capacity = _begin(trainer)
     data, replay = _images(trainer)
     embeddings = []
@@ -319,9 +332,9 @@ def test_a_mask_that_is_settled_stays(variant):
         state, _ = trainer.run_epoch(
             state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=epoch, steps=3, on_steps=lambda n: None
         )
-        embeddings.append(jax.tree.map(np.copy, jax.device_get(state.generator["embeddings"])))
+        embeddings.append(jax.tree.map(np.copy, jax.device_get(state.generator.embeddings)))
     assert np.any(embeddings[0][0] != 0)
-    helpers.assert_equal_trees(*embeddings)
+    checks.assert_equal_trees(*embeddings)
 
 
 def test_how_an_epoch_is_cut_into_calls_changes_nothing():
@@ -330,7 +343,7 @@ def test_how_an_epoch_is_cut_into_calls_changes_nothing():
     results = []
     for calls in ([(0, 1), (1, 2), (2, 3)], [(0, 3)], [(0, 2), (2, 3)]):
         *_, state, capacity = _begin(trainer)
-        trainer._calls = lambda kind, steps, calls=calls: iter(calls)
+        trainer._calls = lambda kind, start, steps, calls=calls: iter(calls)
         done = []
         state, (means,) = trainer.run_epoch(
             state, data, replay, capacity, [jax.random.key(1)], task=1, epoch=1, steps=3, on_steps=done.append
@@ -338,7 +351,7 @@ def test_how_an_epoch_is_cut_into_calls_changes_nothing():
         assert done == [stop - start for start, stop in calls]
         results.append((jax.device_get(state), {name: np.float64(value) for name, value in means.items()}))
     for other in results[1:]:
-        helpers.assert_equal_trees(results[0], other)
+        checks.assert_equal_trees(results[0], other)
 
 
 @pytest.mark.parametrize("gate_gradient", ["closed", "product"])
@@ -348,4 +361,4 @@ def test_a_fresh_optimiser_is_optax_s_own(gate_gradient):
     *_, state, _ = _begin(trainer)
     optimisers = trainer.step.optimisers
     for optimiser, params in ((optimisers.generator, state.generator), (optimisers.discriminator, state.discriminator)):
-        helpers.assert_equal_trees(init_optimiser(optimiser, params), jax.device_get(optimiser.init(params)))
+        checks.assert_equal_trees(init_optimiser(optimiser, params), jax.device_get(optimiser.init(params)))

@@ -1,0 +1,124 @@
+"""What several commands share: types of arguments, checks that come before slow imports, and parsing."""
+
+import difflib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar, get_type_hints
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from dgm_jax.errors import UserError
+
+T = TypeVar("T")
+
+Run = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run")]
+RunOrFile = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run, or an exported file")]
+AfterTask = Annotated[
+    int | None,
+    arg(
+        metavar="K",
+        help="use the memory as it was after task K; the first task is 0",
+        help_behavior_hint="(default: the newest)",
+    ),
+]
+Flag = FlagCreatePairsOff[bool]
+Debug = Annotated[Flag, arg(help="show where an error comes from", help_behavior_hint="")]
+
+
+def require_run(path: Path) -> None:
+    """Refuses a path that cannot be the folder of a run."""
+    if path.is_file():
+        raise UserError(f"{path} is a file; expected the --workdir of a run (an exported file holds only its memory)")
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; expected the --workdir of a run")
+
+
+def require_memory(path: Path) -> None:
+    """Refuses a path that can be neither the folder of a run nor an exported file."""
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or file; expected the --workdir of a run, or an exported memory")
+
+
+def require_place(out: Path, option: str, example: str) -> None:
+    """Refuses a file that cannot be written.
+
+    Args:
+      out: the file.
+      option: how the message names it, e.g. "--out "; "" for an argument without a name.
+      example: a file name that would do.
+    """
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{option}{out}: there is no folder {out.parent}; make it first")
+    if out.is_dir():
+        raise UserError(f"{option}{out} is a folder; expected a file, e.g. {out / example}")
+
+
+def parse_options(kind: type[T], argv: Sequence[str] | None, *, program: str, description: str | None) -> T:
+    """Reads a command line; `--help`, and values that cannot be read, end the process (status 0, 2).
+
+    Args:
+      kind: the dataclass to fill.
+      argv: the arguments; None: those of the process.
+      program: how the program is called.
+      description: what `--help` begins with.
+
+    Raises:
+      UserError: if there is an unknown option or a superfluous argument.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    options, unknown = tyro.cli(kind, prog=program, description=description, args=words, return_unknown_args=True)
+    if unknown:
+        raise UserError(unknown_argument(unknown[0], _options(kind), program))
+    return options
+
+
+def parse_command(
+    kinds: Mapping[str, type[T]], argv: Sequence[str] | None, *, program: str, description: str | None
+) -> T:
+    """Reads a command line that begins with the name of a command.
+
+    Args:
+      kinds: for each command the dataclass to fill.
+      argv: as for `parse_options`.
+      program: as for `parse_options`.
+      description: as for `parse_options`.
+
+    Raises:
+      UserError: if the command is unknown, or as `parse_options`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in kinds:
+        name = words[0]
+        return parse_options(
+            kinds[name], words[1:], program=f"{program} {name}", description=inspect.getdoc(kinds[name])
+        )
+    if words and not words[0].startswith("-"):
+        hint = _did_you_mean(words[0], list(kinds)) or f"choose from {', '.join(kinds)}."
+        raise UserError(f"unknown command {words[0]}; {hint} {program} --help explains the commands")
+    return tyro.extras.subcommand_cli_from_dict(dict(kinds), prog=program, description=description, args=words)
+
+
+def unknown_argument(word: str, options: Sequence[str], program: str) -> str:
+    """The message for an argument that a command does not take."""
+    if not word.startswith("-"):
+        return f"superfluous argument {word}; {program} --help explains all arguments"
+    hint = _did_you_mean(word.partition("=")[0].replace("_", "-"), options) or f"choose from {', '.join(options)}."
+    return f"unknown option {word}; {hint} {program} --help explains all options"
+
+
+def _options(kind: type) -> list[str]:
+    """The options of a dataclass as they are typed, without positional arguments."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, hint in hints.items()
+        if Positional not in getattr(hint, "__metadata__", ())
+    ]
+
+
+def _did_you_mean(word: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {close[0]}?" if close else ""

@@ -1,0 +1,193 @@
+"""Learns a stream of tasks, as the command line says: reads the data, splits them into tasks, starts the learner."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dgm_jax import data
+from dgm_jax.commands.options import ImageOptions, Options, parse_seeds
+from dgm_jax.commands.parsing import parse, program_of
+from dgm_jax.data import Dataset
+from dgm_jax.errors import UserError, user_message
+from dgm_jax.reporting.console import ConsoleProgress
+from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunStart
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.system import files
+from dgm_jax.system.interruption import CtrlC
+
+
+def run(name: str, description: str | None, *, kind: type[Options] = Options, argv: Sequence[str] | None = None) -> int:
+    """Runs an experiment from the command line.
+
+    Args:
+      name: names the data set, the preset used by default, and the folder.
+      description: what `--help` begins with.
+      kind: the options; they decide where the data come from.
+      argv: the arguments; those of the process by default.
+
+    Returns:
+      The exit status: 0; 2 after an error that the user can fix; 130 after an interrupt.
+    """
+    progress = ConsoleProgress()
+    debug = False
+    ctrl_c = CtrlC()
+    try:
+        options = parse(name, description, kind=kind, argv=argv)
+        debug = options.debug
+        seeds = parse_seeds(options.seeds, options.settings.seed)
+        settings = options.settings
+        which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
+        method = settings.gates.variant if settings.method == "dgm" else settings.method
+        called = name if options.preset == name else f"{name}-{options.preset}"
+        workdir = options.workdir or Path("runs") / f"{called}-{method}-{which}"
+        arguments = sys.argv[1:] if argv is None else argv
+        command = f"{program_of(name)} {shlex.join(arguments)}".strip()
+        callbacks: list[Callback] = [progress, _Command(command), _RaiseLostCtrlC(ctrl_c)]
+        if options.tensorboard:
+            from dgm_jax.reporting.tensorboard import TensorBoard
+
+            callbacks.append(TensorBoard())
+        from dgm_jax.system import processes  # It imports JAX, which is slow: only once the command line is right.
+
+        _join(options)
+        streams = processes.call_on_all(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
+
+        from dgm_jax.learner import Learner  # Slower still: only once the data are right.
+        from dgm_jax.system.compilation import keep_no_programs, keep_programs
+
+        if options.compilation_cache:
+            keep_programs()
+        else:
+            keep_no_programs()
+        learner = processes.call_on_all(
+            lambda: Learner(
+                settings,
+                devices=options.devices,
+                backend=options.backend,
+                callbacks=callbacks,
+                show_real=options.show_real,
+            )
+        )
+        with ctrl_c:
+            if options.seeds is None:
+                learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
+            else:
+                summary = learner.fit_seeds(seeds, streams, workdir, resume_anyway=options.resume_anyway)
+                if processes.is_first():
+                    print(*seeds_report(summary, workdir), sep="\n")
+    except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
+        progress.close()
+        if debug:
+            raise
+        print(user_message(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        progress.close()
+        print("interrupted; run the same command to resume", file=sys.stderr)
+        return 130
+    finally:
+        progress.close()
+    return 0
+
+
+def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
+    """The report on several seeds: mean and standard deviation of the last accuracy."""
+    average = summary[f"A_{summary['final']}"]
+
+    def percent(of: dict[str, Any]) -> str:
+        return f"{100 * of['mean']:.1f} +- {100 * (of['sd'] or 0):.1f} %"
+
+    seeds = ", ".join(map(str, summary["seeds"]))
+    readings = ", ".join(f"{reading} {percent(of['macro'])}" for reading, of in average.items())
+    return [
+        f"seeds {seeds}: A_{summary['final']}, {summary['protocol']} protocol: {readings}",
+        f"summary of all seeds: {workdir / 'summary.json'}",
+    ]
+
+
+class _Command(Callback):
+    """Writes the command into the folder of each run that it begins or resumes."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command.replace("\n", " ")
+
+    def on_run_start(self, event: RunStart) -> None:
+        several = len(event.seeds) > 1
+        for folder in [event.workdir / f"seed{seed}" for seed in event.seeds] if several else [event.workdir]:
+            files.append_line(Workdir(folder).commands, self.command)
+
+
+class _RaiseLostCtrlC(Callback):
+    """Ends the run if a Ctrl-C was lost."""
+
+    def __init__(self, ctrl_c: CtrlC) -> None:
+        self._ctrl_c = ctrl_c
+
+    def on_progress(self, event: Progress) -> None:
+        self._ctrl_c.raise_if_heard()
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        self._ctrl_c.raise_if_heard()
+
+
+def _join(options: Options) -> None:
+    """Makes this process one of several, if it is to be."""
+    given = (options.coordinator, options.num_processes, options.process_id)
+    if options.distributed:
+        from dgm_jax.system import processes
+
+        processes.join(*given)
+    elif any(value is not None for value in given):
+        raise UserError("--coordinator, --num-processes and --process-id need --distributed")
+
+
+def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bool = False) -> list[data.TaskStream]:
+    """Loads the data, says (unless `quiet`) what they are, and splits them into tasks, for each seed.
+
+    The streams differ in the images that are held out, if any.
+
+    Raises:
+      UserError: if the data cannot be used, or the order or the sizes of the tasks do not fit them.
+    """
+    settings = options.settings
+    try:
+        sizes = data.parse_classes_per_task(options.classes_per_task)
+        if isinstance(options, ImageOptions) and not quiet:
+            print(f"reading images from {options.where}, which takes minutes if they are many", flush=True)
+        dataset = options.load(name)
+        if not quiet:
+            print(_found(dataset, options.where), flush=True)
+            if dataset.notes:
+                print(f"note: {'; '.join(dataset.notes)}", flush=True)
+        if options.evaluate_on == "training":
+            dataset = dataset.for_choosing()
+        order = data.parse_class_order(options.class_order, dataset.labels)
+        if settings.data.train_per_class is not None:
+            dataset = dataset.first_per_class(settings.data.train_per_class)
+        resized = dataset.resized(settings.data.image_size)
+        return [
+            data.class_incremental(
+                resized,
+                classes_per_task=sizes,
+                class_order=order,
+                held_out=settings.data.held_out,
+                protocol=settings.protocol,
+                seed=seed,
+            )
+            for seed in seeds
+        ]
+    except UserError:
+        raise
+    except ValueError as error:  # The stream's own words for arguments that do not fit.
+        raise UserError(str(error)) from error
+
+
+def _found(dataset: Dataset, where: Path) -> str:
+    size = "x".join(map(str, dataset.x_train.shape[1:]))
+    source = "" if dataset.name == "digits" else f", from {where}"
+    return (
+        f"found {dataset.name}: {len(dataset.x_train):,} training and {len(dataset.x_test):,} test images, {size}, "
+        f"{len(dataset.labels)} classes{source}"
+    )

@@ -1,0 +1,202 @@
+"""The options of a run besides its settings; a kind of options for each kind of data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dgm_jax import data
+from dgm_jax.config import NAMED_PRESETS, Config
+from dgm_jax.data import Dataset
+from dgm_jax.errors import UserError
+
+_IMAGENET50 = 50  # classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run needs besides its settings."""
+
+    preset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(NAMED_PRESETS)}}}")]
+    """Named set of settings; with --variant it decides the defaults listed here. best: what goes beyond the paper and
+    measured best, for digits, mnist and cifar10."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """File of settings, JSON or TOML, such as a run's config.json. It overrides the preset; options override both."""
+    class_order: str = "natural"
+    """Order in which the classes arrive: natural, random:SEED, or all labels, e.g. 3,1,4,0,2."""
+    classes_per_task: str = "1"
+    """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
+    workdir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/EXPERIMENT[-PRESET]-VARIANT-seedSEED)"),
+    ] = None
+    """Folder of the run; a run that was interrupted continues there."""
+    data_dir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)"),
+    ] = None
+    """Folder that holds the data sets of TensorFlow Datasets; digits and arrays need none."""
+    evaluate_on: Literal["test", "training"] = "test"
+    """training: a quarter of each class's training images takes the place of the test images, to choose settings by."""
+    seeds: Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="(default: --seed alone)")] = None
+    """Train several seeds at once, side by side in one program, e.g. 0,1,2; each gets a folder in that of the run."""
+    devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """Use only N devices, the first ones; of several processes, equally many of each."""
+    backend: Literal["pmap", "shard_map"] = "pmap"
+    """What maps training over devices; results do not depend on it."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Be one of several processes of a run (docs/devices.md); Slurm, Kubernetes and TPU pods say which."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="(default: found)")] = None
+    """With --distributed: where the first process listens."""
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: found)")] = None
+    """With --distributed: how many processes there are."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="(default: found)")] = None
+    """With --distributed: the number of this process, from 0."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder (or $JAX_COMPILATION_CACHE_DIR), and use those kept there."""
+    show_real: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Keep three real images of each class in the workdir, to be shown beside generated ones on the page of the run."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the run's numbers and pictures for TensorBoard too, into the workdir's folder tensorboard/."""
+    debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show where an error comes from."""
+    resume_anyway: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Continue in a workdir although its settings differ from those given now."""
+    settings: Config
+    """Settings: from the options, the file, the preset, and the defaults."""
+
+    @property
+    def where(self) -> Path:
+        """What the data are read from."""
+        return self.data_dir or data.default_folder()
+
+    def load(self, name: str) -> Dataset:
+        """Loads the data set of the experiment `name`; raises UserError if it cannot be used."""
+        return data.load(name, self.where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(Options):
+    """Options of an experiment on a person's own arrays."""
+
+    npz: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """File with the arrays x_train, y_train, x_test, y_test: images uint8 [n, h, w] or [n, h, w, c], of any size."""
+
+    @property
+    def where(self) -> Path:
+        """The file."""
+        return self.npz
+
+    def load(self, name: str) -> Dataset:
+        """Loads the arrays; they are called after the file, not `name`."""
+        return data.from_npz(self.npz)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """Options of experiments on files of images."""
+
+    grey: Literal["convert", "refuse"] = "convert"
+    """With --data: what becomes of grey images (by their file's mode) among colour ones."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """With --data: what becomes of files that cannot be read as images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(ImageOptions):
+    """Options of an experiment on a person's own images, a folder for each class."""
+
+    data: Annotated[Path, tyro.conf.arg(metavar="PATH")]
+    """Folder of images: PATH/train/<class>/ and PATH/val/<class>/, or PATH/<class>/ (the last fifth are for tests)."""
+    classes: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="A,B,...|first:N|@FILE", help_behavior_hint="(default: all, by name)"),
+    ] = None
+    """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
+
+    @property
+    def where(self) -> Path:
+        """The folder of images."""
+        return self.data
+
+    def load(self, name: str) -> Dataset:
+        """Loads the chosen classes; they are called after the folder, not `name`."""
+        there = data.folder_classes(self.data)
+        chosen = None if self.classes is None else data.parse_classes(self.classes, there)
+        _check_tasks(self, len(chosen or there))
+        size = self.settings.data.image_size
+        return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetOptions(ImageOptions):
+    """Options of an experiment on 50 classes of ImageNet, or on any class folders of images."""
+
+    classes_per_task: str = "10"
+    """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
+    data: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: imagenet_resized/32x32 in --data-dir)"),
+    ] = None
+    """Folder of images: PATH/train/<class>/ and PATH/val/<class>/, or PATH/<class>/ (the last fifth are for tests)."""
+    classes: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="A,B,...|first:N|@FILE", help_behavior_hint="(default: all, which have to be 50)"),
+    ] = None
+    """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
+
+    @property
+    def where(self) -> Path:
+        """The folder of images, or that of the data sets of TensorFlow Datasets."""
+        return self.data or super().where
+
+    def load(self, name: str) -> Dataset:
+        """Loads the chosen classes."""
+        if self.data and self.data_dir:
+            raise UserError("--data and --data-dir are two places to read from; give one of them")
+        if not self.data and (self.grey, self.unreadable) != ("convert", "refuse"):
+            raise UserError("--grey and --unreadable are about files of images; they need --data")
+        there = data.folder_classes(self.data) if self.data else data.class_names("imagenet32", self.where)
+        if self.classes is None and len(there) != _IMAGENET50:
+            choice = f"--classes first:{min(len(there), _IMAGENET50)}"
+            raise UserError(f"{self.where} has {len(there):,} classes, expected {_IMAGENET50}; choose, e.g. {choice}")
+        chosen = None if self.classes is None else data.parse_classes(self.classes, there)
+        _check_tasks(self, len(chosen or there))
+        if not self.data:
+            return data.load("imagenet32", self.where, classes=chosen or there)
+        size = self.settings.data.image_size
+        return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedOptions(Options):
+    """Options of an experiment on several data sets as one."""
+
+    of: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "digits,mnist"
+    """The data sets to join, in this order, e.g. digits,mnist,svhn,cifar10."""
+
+    def load(self, name: str) -> Dataset:
+        """Loads them, at the size that the networks see."""
+        names = [part.strip() for part in self.of.split(",")]
+        return data.join([data.load(part, self.where) for part in names], self.settings.data.image_size)
+
+
+def _check_tasks(options: Options, n_classes: int) -> None:
+    """Refuses an order or sizes of tasks that do not fit, before the minutes that reading images takes."""
+    data.parse_class_order(options.class_order, range(n_classes))
+    data.task_sizes(data.parse_classes_per_task(options.classes_per_task), n_classes)
+
+
+def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:
+    """Reads `--seeds`, e.g. "0,1,2"; without it, the one seed of the settings.
+
+    Raises:
+      UserError: if it is no list of different whole numbers of at least 0.
+    """
+    if text is None:
+        return (seed,)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
+        raise UserError(f"--seeds {text!r} is not a list of different whole numbers; e.g. 0,1,2")
+    return tuple(map(int, parts))

@@ -1,0 +1,42 @@
+"""`python -m dgm_jax predict`: the classes of images, by the classifier of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from dgm_jax.commands.arguments import Debug, Run, require_run
+from dgm_jax.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Predict the class of image files with the classifier of a run, among the classes that it has learnt."""
+
+    workdir: Run
+    images: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(metavar="IMAGE [IMAGE ...]", help="image files", help_behavior_hint="(required)"),
+    ]
+    reading: Annotated[Literal["consolidated", "auxiliary"], arg(help="which classifier")] = "consolidated"
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Prints a line for each image: its path, label, class name and probability."""
+        require_run(self.workdir)
+        if not self.images:
+            raise UserError("predict needs at least one image file after the folder of the run")
+        for path in self.images:
+            if not path.is_file():
+                raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected image files")
+
+        from dgm_jax.data.folders import read_images
+        from dgm_jax.loading import load_classifier
+
+        classifier = load_classifier(self.workdir, reading=self.reading)
+        height, _, channels = classifier.image_shape
+        labels, probabilities = classifier.predict(read_images(self.images, size=height, channels=channels))
+        names = dict(zip(classifier.labels, classifier.names))
+        for path, label, probability in zip(self.images, labels, probabilities.max(axis=1)):
+            print(f"{path}\t{label}\t{names[label]}\t{probability:.3f}")

@@ -1,0 +1,52 @@
+"""`python -m dgm_jax report`: the page of a run, or of several runs side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from dgm_jax.commands.arguments import Debug, require_place, require_run
+from dgm_jax.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write a page about a run, finished or not, to open in a browser; for several runs, a page that compares them."""
+
+    workdirs: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(metavar="WORKDIR [WORKDIR ...]", help="folders of runs", help_behavior_hint="(required)"),
+    ]
+    out: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="page to write",
+            help_behavior_hint="(default: WORKDIR/report.html; for several runs, comparison.html)",
+        ),
+    ] = None
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Writes the page."""
+        if not self.workdirs:
+            raise UserError("report needs the folder of at least one run, e.g. runs/digits-dgma-seed0")
+        several = len(self.workdirs) > 1
+        out = self.out or (Path("comparison.html") if several else self.workdirs[0] / "report.html")
+        for workdir in self.workdirs:
+            require_run(workdir)
+        require_place(out, "--out " if self.out else "", "report.html")
+
+        from dgm_jax.reporting import page
+        from dgm_jax.runs.reading import read
+        from dgm_jax.system import files
+
+        try:
+            text = page.comparison(self.workdirs) if several else page.page(read(self.workdirs[0]))
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"a page needs {error.name}, which is not installed: python -m pip install {error.name}"
+            ) from error
+        files.write_atomically(out, text)
+        print(f"the page is {out}")

@@ -1,0 +1,133 @@
+"""`python -m dgm_jax sample`: images of learnt classes, from the memory of a run."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place
+from dgm_jax.errors import UserError
+from dgm_jax.system.interruption import CtrlC
+
+if TYPE_CHECKING:
+    import jax
+
+    from dgm_jax import Memory
+
+_COLUMNS = 16  # Images in a row of a picture; more images of a class go to further rows.
+_MOST_IN_PICTURE = 10_000
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Draw images of learnt classes from the memory of a run: as one picture, or as a file for each image."""
+
+    workdir: RunOrFile
+    classes: Annotated[tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="classes, by label or by name")]
+    n: Annotated[int, arg(metavar="N", help="number of images of each class")] = 64
+    out: Annotated[
+        Path,
+        arg(
+            metavar="FILE|FOLDER",
+            help="picture to write, e.g. grid.png, or a folder (any other name) for FOLDER/LABEL/000000.png and so on",
+        ),
+    ]
+    seed: Annotated[int, arg(metavar="SEED", help="another seed draws other images")] = 0
+    after_task: AfterTask = None
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Draws and writes the images."""
+        in_picture = self.out.suffix.lower() == ".png"
+        self._check(in_picture)  # This refuses what it can before the slow imports and the drawing.
+
+        with CtrlC() as ctrl_c:  # JAX can lose a Ctrl-C, and many images take long.
+            self._draw(in_picture, ctrl_c)
+
+    def _draw(self, in_picture: bool, ctrl_c: CtrlC) -> None:
+        import jax
+
+        import dgm_jax
+        from dgm_jax.data import pictures
+
+        memory = dgm_jax.load_memory(self.workdir, after_task=self.after_task)
+        known = dict(zip(memory.labels[: memory.n_classes], memory.names))
+        labels = _find_classes(self.classes, known)
+        key = jax.random.key(self.seed)
+        if in_picture:
+            rows = {_title(label, known[label]): memory.sample(label, self.n, key) for label in labels}
+            pictures.write_png(self.out, pictures.labelled_grid(rows, columns=min(self.n, _COLUMNS)))
+        else:
+            _write_each(memory, labels, self.n, key, self.out, ctrl_c)
+        print(f"{self.n} images of each of {len(labels)} classes are in {self.out}")
+
+    def _check(self, in_picture: bool) -> None:
+        if not self.classes:
+            raise UserError("--classes needs at least one class, e.g. --classes 3 7")
+        if self.n < 1:
+            raise UserError(f"--n {self.n}: expected at least 1 image of each class")
+        if not 0 <= self.seed < _SEEDS:
+            raise UserError(f"--seed {self.seed}: expected a whole number from 0 to {_SEEDS - 1}")
+        require_memory(self.workdir)
+        if in_picture:
+            require_place(self.out, "--out ", "grid.png")
+            if self.n * len(self.classes) > _MOST_IN_PICTURE:
+                raise UserError(
+                    f"--n {self.n}: more than {_MOST_IN_PICTURE:,} images do not fit into a picture; give a folder, "
+                    f"e.g. --out {self.out.with_suffix('')}, for a file each"
+                )
+        elif self.out.is_file() or (self.out.suffix and not self.out.is_dir()):
+            raise UserError(f"--out {self.out}: expected a picture's name that ends in .png, or a folder")
+
+
+def _title(label: int, name: str) -> str:
+    return str(label) if str(label) == name else f"{label} {name}"
+
+
+def _find_classes(words: Sequence[str], known: dict[int, str]) -> list[int]:
+    """The labels of classes that are given by label or by name, without repetition.
+
+    Args:
+      words: labels or names.
+      known: the name of each label that the memory knows.
+
+    Raises:
+      UserError: if a word is unknown, or is the label of one class and the name of another.
+    """
+    by_word = {str(label): label for label in known}
+    for label, name in known.items():
+        if by_word.setdefault(name, label) != label and name in words:
+            other = known[by_word[name]]
+            raise UserError(
+                f"--classes {name} is ambiguous: it is the label of class {other!r} and the name of the class with "
+                f"label {label}; write {other} for the first or {label} for the second"
+            )
+    unknown = [word for word in words if word not in by_word]
+    if unknown:
+        titles = ", ".join(_title(label, name) for label, name in known.items())
+        raise UserError(f"--classes {' '.join(unknown)}: unknown to the memory; it knows {titles}")
+    return list(dict.fromkeys(by_word[word] for word in words))
+
+
+def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array", out: Path, ctrl_c: CtrlC) -> None:
+    """Writes a file for each image, in parts: all images together may not fit into memory."""
+    from dgm_jax.data import pictures
+    from dgm_jax.reporting.console import progress_bar
+
+    folders = {label: out / str(label) for label in labels}
+    full = [str(folder) for folder in folders.values() if folder.is_dir() and any(folder.iterdir())]
+    if full:
+        raise UserError(f"--out {out}: files exist already in {', '.join(full)}; choose another folder")
+    with progress_bar(n * len(folders), "writing images") as advance:
+        for label, folder in folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            done = 0
+            for part in memory.stream(label, n, key):
+                ctrl_c.raise_if_heard()
+                for image in pictures.to_uint8(part):
+                    pictures.write_png(folder / f"{done:06}.png", image)
+                    done += 1
+                advance(len(part))

@@ -1,0 +1,119 @@
+"""The table of methods, data sets and seeds: which runs it has, and where it is written."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from dgm_jax.commands import table_runs
+from dgm_jax.commands.arguments import Flag, parse_options
+from dgm_jax.commands.options import parse_seeds
+from dgm_jax.errors import UserError, exit_status
+from dgm_jax.reporting import table
+
+_PROGRAM = "python -m experiments.table"
+_METHODS = (*table_runs.METHODS, *table_runs.ABLATIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Options of the table."""
+
+    data: Annotated[
+        tuple[str, ...], arg(metavar="DATA [DATA ...]", help=f"data sets: {', '.join(table_runs.DATA)}")
+    ] = (
+        "digits",
+        "mnist-500",
+    )
+    methods: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="METHOD [METHOD ...]",
+            help=f"methods: {', '.join(table_runs.METHODS)}; or a change of the method, such as 'dgma: no masks'",
+            help_behavior_hint="(default: all methods)",
+        ),
+    ] = ()
+    ablations: Annotated[
+        Flag, arg(help="compare DGM with itself, one part changed at a time", help_behavior_hint="")
+    ] = False
+    seeds: Annotated[
+        str | None, arg(metavar="N,N,...", help="seeds", help_behavior_hint="(default: 0,1,2; with --quick, 0)")
+    ] = None
+    quick: Annotated[Flag, arg(help="train less, for a table in half an hour on two cores", help_behavior_hint="")] = (
+        False
+    )
+    runs: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR", help="folder of the runs", help_behavior_hint="(default: runs/table, runs/table-quick, ...)"
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        arg(metavar="DIR", help="folder to write the table to", help_behavior_hint="(default: that of the runs)"),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        arg(metavar="DIR", help="folder that holds the data sets", help_behavior_hint="(default: as in a single run)"),
+    ] = None
+    images: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR", help="class folders of ImageNet-50", help_behavior_hint="(default: read it from --data-dir)"
+        ),
+    ] = None
+    collect: Annotated[
+        Flag, arg(help="train nothing; write the table of the runs that are there", help_behavior_hint="")
+    ] = False
+
+    def run(self, command: str) -> int:
+        """Trains what is not finished yet and writes the table, which names `command`; returns 1 if a run failed."""
+        self._check()
+        runs = self.runs or Path("runs") / (
+            ("ablations" if self.ablations else "table") + ("-quick" if self.quick else "")
+        )
+        every = ("joint", *table_runs.ABLATIONS) if self.ablations else tuple(table_runs.METHODS)
+        seeds = parse_seeds(self.seeds or ("0" if self.quick else "0,1,2"), 0)
+        plan = [
+            table_runs.TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images)
+            for data in self.data
+            for method in self.methods or every
+            for seed in seeds
+        ]
+        results = table_runs.collect(plan, train=not self.collect)
+        out = self.out or runs
+        table.write(results, out, command=command, ablations=self.ablations)
+        print((out / "table.md").read_text())
+        return 1 if any(result.summary is None for result in results) else 0
+
+    def _check(self) -> None:
+        for option, words, known in (("--data", self.data, table_runs.DATA), ("--methods", self.methods, _METHODS)):
+            for word in words:
+                if word not in known:
+                    raise UserError(f"{option} {word}: unknown; choose from {', '.join(known)}")
+        for folder in (self.data_dir, self.images):
+            if folder is not None and not folder.is_dir() and not self.collect:
+                raise UserError(f"{folder}: no such folder; expected one with data sets")
+
+
+def parse(argv: Sequence[str] | None = None, *, description: str | None = None) -> Table:
+    """Reads the command line; raises UserError for an unknown option."""
+    return parse_options(Table, argv, program=_PROGRAM, description=description)
+
+
+def main(argv: Sequence[str] | None = None, *, description: str | None = None) -> int:
+    """Makes the table.
+
+    Returns:
+      The exit status: 0; 1 if a run failed; 2 after an error that the user can fix; 130 after Ctrl-C.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    command = f"{_PROGRAM} {shlex.join(words)}".strip()
+    return exit_status(
+        lambda: parse(words, description=description).run(command),
+        interrupted="interrupted; run the same command to resume",
+    )

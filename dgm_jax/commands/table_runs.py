@@ -1,0 +1,243 @@
+"""The runs of the table: the command of each, and what is read from its folder."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgm_jax.commands.learn import make_streams
+from dgm_jax.commands.options import ImageNetOptions, Options
+from dgm_jax.commands.parsing import parse
+from dgm_jax.config import GENERATIVE, Config, flattened, require_none_removed, upgraded
+from dgm_jax.data import TaskStream
+from dgm_jax.errors import OtherConfiguration, UserError
+from dgm_jax.reporting.table import Result
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.reading import read_summary
+from dgm_jax.runs.summary import Summary
+from dgm_jax.system.files import write_json
+
+DATA = {  # name -> (experiment, arguments, further arguments with --quick)
+    "digits": ("digits", (), ()),
+    "mnist-500": ("mnist", ("--train-per-class", "500"), ("--epochs", "10", "--checkpoint-epochs", "5")),
+    "mnist": ("mnist", (), ("--epochs", "1")),
+    "svhn": ("svhn", (), ("--epochs", "5")),
+    "cifar10": ("cifar10", (), ("--epochs", "5")),
+    "imagenet50": ("imagenet50", ("--classes", "first:50"), ("--epochs", "1")),
+}
+METHODS = {
+    "joint": ("--method", "joint"),
+    "dgma": ("--variant", "dgma"),
+    "dgmw": ("--variant", "dgmw"),
+    "mergan": ("--method", "mergan"),
+    "mergan-jtr": ("--method", "mergan-jtr"),
+    "dgr": ("--method", "dgr"),
+    "er": ("--method", "er"),
+    "icarl": ("--method", "icarl"),
+    "ewc": ("--method", "ewc"),
+    "finetune": ("--method", "finetune"),
+}
+ABLATIONS = {  # What the paper claims, one part changed at a time.
+    f"{variant}: {change}": ("--variant", variant, *arguments)
+    for variant in ("dgma", "dgmw")
+    for change, arguments in {
+        "as it is": (),
+        "no expansion": ("--no-expansion",),
+        "random masks": ("--masks", "random"),
+        "no masks": ("--masks", "none"),
+        "no re-use": ("--no-reuse",),
+        "masks learnt to the end": ("--mask-share", "1"),
+        "no sparsity": ("--sparsity-weight", "0"),
+        "strong sparsity": ("--sparsity-weight", "0.4" if variant == "dgma" else "0.16"),  # Twice that of digits.
+        "slope up to 100": ("--scale-max", "100"),
+        "slope up to 10,000": ("--scale-max", "10000"),
+        "slope anneals within epochs": ("--anneal-within-epoch",),
+        "gate gradient: product": ("--gate-gradient", "product"),
+        "fresh replay": ("--replay", "fresh"),
+        **({"gate before norm": ("--gate-position", "before_norm")} if variant == "dgma" else {}),
+    }.items()
+}
+
+# What can be wrong with a single run. The last three come from files that were edited or cut short.
+_MISTAKES = (UserError, OSError, ValueError, KeyError, TypeError)
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """One run of the table."""
+
+    data: str
+    method: str  # A key of METHODS or ABLATIONS.
+    seed: int
+    runs: Path
+    quick: bool = False
+    data_dir: Path | None = None
+    images: Path | None = None  # Class folders of ImageNet-50.
+
+    @property
+    def workdir(self) -> Path:
+        """The folder of the run."""
+        name = self.method.replace(":", "").replace(",", "").replace(" ", "-")
+        return self.runs / self.data / f"{name}-seed{self.seed}"
+
+    @property
+    def command(self) -> list[str]:
+        """What comes after `python` in the command of the run, without folders."""
+        experiment, arguments, quick = DATA[self.data]
+        method = METHODS.get(self.method) or ABLATIONS[self.method]
+        budget = quick if self.quick else ()
+        return ["-m", f"experiments.{experiment}", *arguments, *budget, *method, "--seed", str(self.seed)]
+
+    @property
+    def options(self) -> Options:
+        """The options of the command, as the experiment reads them."""
+        experiment = DATA[self.data][0]
+        kind = ImageNetOptions if experiment == "imagenet50" else Options
+        return parse(experiment, None, kind=kind, argv=[*self.command[2:], *self._sources])
+
+    @property
+    def _sources(self) -> list[str]:
+        if self.data == "imagenet50" and self.images is not None:
+            return ["--data", str(self.images)]
+        return ["--data-dir", str(self.data_dir)] if self.data_dir is not None and self.data != "digits" else []
+
+    def train(self) -> None:
+        """Runs or resumes the command; its output goes to a file beside the folder of the run.
+
+        Raises:
+          UserError: if the command fails; with its error message.
+        """
+        where = ["--workdir", str(self.workdir), *self._sources]
+        self.workdir.parent.mkdir(parents=True, exist_ok=True)
+        log = self.workdir.with_suffix(".log")
+        with log.open("w") as file:
+            process = subprocess.Popen([sys.executable, *self.command, *where], stdout=file, stderr=file)
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # It received the same Ctrl-C, and saves.
+                raise
+        if status:
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            message = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "")
+            raise UserError(f"{message.removeprefix('error: ')[:300]} (status {status}; the full output is in {log})")
+
+    def read(self) -> Summary:
+        """The summary of the run.
+
+        Raises:
+          UserError: if the run is not finished, or its summary cannot be read.
+          OtherConfiguration: if the folder holds a run with other settings or data.
+        """
+        summary = read_summary(Workdir(self.workdir))
+        if summary is None:
+            raise UserError("not run yet")
+        if not summary.finished:
+            raise UserError(f"not finished: {summary.finished_tasks} of {len(summary.tasks)} tasks")
+        options = self.options
+        # Settings added in later versions had their default value when the summary was written.
+        settings = upgraded(summary.config)
+        require_none_removed(settings, self.workdir)
+        found = Config(own=type(options.settings.own)()).flat() | flattened(settings)
+        expected: dict[str, Any] = options.settings.flat()
+        if self.data != "imagenet50":  # The data set of ImageNet-50 is named after its folder.
+            found["dataset"], expected["dataset"] = summary.dataset, DATA[self.data][0]
+        found["classes_per_task"] = ",".join(dict.fromkeys(str(len(task)) for task in summary.tasks))
+        expected["classes_per_task"] = options.classes_per_task
+        for name, value in expected.items():
+            if found[name] != value:
+                raise OtherConfiguration(
+                    f"{self.workdir} holds another run, with {name}={found[name]!r} instead of {value!r}; choose other "
+                    "--runs"
+                )
+        return summary
+
+    def measure_memory(self, joint: "TableRun") -> dict[str, float]:
+        """Measures the images that the memory draws with the classifier of the run `joint`; once for the same two runs.
+
+        Raises:
+          UserError: as `read`, for either run; or if the data cannot be used.
+        """
+        joint.read()
+        summaries = [Workdir(run.workdir).summary.read_bytes() for run in (self, joint)]
+        fingerprint = hashlib.sha256(b"".join(summaries)).hexdigest()
+        file = self.workdir / "quality.json"
+        if file.exists():
+            known: dict[str, Any] = json.loads(file.read_text())
+            if known.pop("of", None) == fingerprint:
+                return known
+        import jax
+
+        from dgm_jax.loading import load_method
+        from dgm_jax.metrics import quality
+
+        options = self.options
+        (stream,) = make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
+        last = stream.n_tasks - 1
+        stream.begin(last)
+        images, labels = stream.test(last)
+        method, state = load_method(joint.options.settings, stream, joint.workdir)
+        classifier = method.classifier(last, state)  # type: ignore[attr-defined]  # Every `joint` has one.
+        memory, label = _load_memory(self.workdir, options.settings, stream)
+        measured = quality.measure(memory, classifier, images, labels, jax.random.key(self.seed), label=label)
+        write_json(file, measured | {"of": fingerprint})
+        return measured
+
+
+def _load_memory(
+    workdir: Path, config: Config, stream: TaskStream
+) -> tuple[Any, Callable[[np.ndarray], np.ndarray] | None]:
+    """The memory of a run, and what labels its images if it cannot draw a given class."""
+    from dgm_jax.loading import load_memory, load_method
+    from dgm_jax.methods.generative import UnmaskedGenerator
+
+    if config.method == "dgm":
+        return load_memory(workdir), None
+    method, state = load_method(config, stream, workdir)
+    assert isinstance(method, UnmaskedGenerator)
+    solver = None if method.conditional else lambda images: state.classifier.logits(images).argmax(axis=1)
+    return state.generator, solver
+
+
+def collect(plan: Sequence[TableRun], *, train: bool) -> list[Result]:
+    """Trains the runs that are not finished (if `train`), and reads all of them.
+
+    A mistake in one run is written into its result and does not stop the others.
+    """
+    results = []
+    begun = time.perf_counter()
+    for number, run in enumerate(plan, start=1):
+        result = Result(run.data, run.method, run.seed, " ".join(["python", *run.command]))
+        try:
+            if train:
+                print(f"{number} of {len(plan)}: {result.command}", end=" ... ", flush=True)
+                run.train()
+            result = replace(result, summary=run.read())
+        except _MISTAKES as error:
+            result = replace(result, error=_message(error))
+        if result.summary is not None and result.summary.method in GENERATIVE:
+            try:
+                result = replace(result, quality=run.measure_memory(replace(run, method="joint")))
+            except _MISTAKES as error:
+                result = replace(result, not_measured=_message(error))
+        if train:
+            left = (time.perf_counter() - begun) / number * (len(plan) - number) / 60
+            outcome = result.error
+            if result.summary is not None:
+                outcome = f"A_final {100 * result.summary.final_accuracy():.1f} %"
+            print(f"{outcome}; about {left:.0f} minutes left", flush=True)
+        results.append(result)
+    return results
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, UserError | OSError):
+        return str(error)
+    return f"a file cannot be read ({type(error).__name__}: {error})"

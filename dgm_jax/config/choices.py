@@ -1,0 +1,12 @@
+"""The names that settings choose from."""
+
+from typing import Literal
+
+Variant = Literal["dgma", "dgmw"]
+Precision = Literal["float32", "tf32", "bf16"]
+Network = Literal["dcgan", "resnet"]
+Method = Literal["dgm", "joint", "finetune", "er", "icarl", "ewc", "dgr", "mergan", "mergan-jtr"]
+
+DGM: tuple[Method, ...] = ("dgm",)
+GENERATIVE: tuple[Method, ...] = ("dgm", "dgr", "mergan", "mergan-jtr")  # Methods with a memory that draws images.
+KEEPS_IMAGES: tuple[Method, ...] = ("joint", "er", "icarl")  # Methods that keep real images of earlier tasks.

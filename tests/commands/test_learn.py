@@ -1,0 +1,395 @@
+"""The command line of the experiments, up to the learner."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.stopping import lose_a_ctrl_c
+
+from dgm_jax import data
+from dgm_jax.commands import learn, parsing
+from dgm_jax.commands.options import FileOptions, JoinedOptions, Options, parse_seeds
+from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.errors import UserError
+from dgm_jax.methods.er import ReservoirSettings
+from dgm_jax.reporting.console import ConsoleProgress
+
+
+def parse(*argv: str, kind: type[Options] = Options) -> Options:
+    return parsing.parse("digits", "What it shows.", kind=kind, argv=["--preset", "paper-mnist", *argv])
+
+
+def run(*argv: str, kind: type[Options] = Options) -> int:
+    return learn.run("digits", "What it shows.", kind=kind, argv=["--preset", "paper-mnist", *argv])
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    """Three classes, labelled 3, 5 and 9, of images that have to be resized."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 6, 7), np.uint8), np.repeat([3, 5, 9], 10)
+    path = tmp_path / "mine.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    return path
+
+
+# ---- help ----
+
+
+@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+def test_help_lists_every_setting_with_the_default_of_the_preset(variant: str, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse("--variant", variant, "--help")
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, default in PRESETS["paper-mnist"][variant].flat().items():
+        option = f"--{name.replace('_', '-')}"
+        assert option in text
+        assert f"(default: {default})" in text.split(option, 1)[1]
+    run_options = ["preset", "class-order", "classes-per-task", "workdir", "data-dir", "devices", "resume-anyway"]
+    for option in [*run_options, "backend", "distributed", "coordinator", "num-processes", "process-id"]:
+        assert f"--{option}" in text
+    assert "What it shows." in text
+    assert "Step size of the generator's Adam. (default: 0.002)" in text
+    width = {"dgma": 20, "dgmw": 6}[variant]
+    assert f"in resnet equally wide. (default: {width})" in text
+
+
+@pytest.mark.parametrize("kind", ["Options", "ImageNetOptions"])
+def test_help_does_not_wait_for_jax(kind: str) -> None:
+    code = (
+        f"import sys\nfrom dgm_jax.commands.learn import run\nfrom dgm_jax.commands.options import {kind}\n"
+        f"try:\n    run('digits', '', kind={kind}, argv=['--preset', 'paper-mnist', '--help'])\n"
+        "except SystemExit:\n    assert 'jax' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "svhn", "cifar10", "arrays", "joined", "imagenet50"])
+def test_an_experiment_is_a_module_that_can_be_run(name: str) -> None:
+    command = [sys.executable, "-m", f"experiments.{name}", "--preset", "paper-mnist", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"python -m experiments.{name}" in done.stdout
+    assert ("--npz" in done.stdout) == (name == "arrays")
+    assert ("--of" in done.stdout.split()) == (name == "joined")
+    assert ("--unreadable" in done.stdout) == (name == "imagenet50")
+
+
+# ---- settings ----
+
+
+def test_overrides_give_the_settings() -> None:
+    options = parse("--epochs", "3", "--variant", "dgmw", "--no-reinitialise-discriminator", "--train-per-class=7")
+    assert options.settings == preset("paper-mnist", "dgmw").with_changes(
+        epochs=3, reinitialise_discriminator=False, train_per_class=7
+    )
+
+
+def test_the_variant_decides_the_defaults() -> None:
+    assert parse().settings == preset("paper-mnist", "dgma")
+    assert parse("--variant=dgmw").settings == preset("paper-mnist", "dgmw")
+    assert parsing.parse("x", "", argv=["--preset=paper-svhn"]).settings == preset("paper-svhn", "dgma")
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
+    best = parsing.parse(name, "", argv=["--preset", "best", "--variant", "dgmw"]).settings
+    assert best == preset(f"best-{name}", "dgmw")
+    own = preset(name, "dgmw")
+    assert best.consolidation.consolidation_steps > own.consolidation.consolidation_steps
+    assert best.gates.warm_start == (name != "digits")  # It was worth nothing there.
+    assert (best.gan.epochs, best.data, best.networks) == (own.gan.epochs, own.data, own.networks)
+
+
+def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
+    assert learn.run("svhn", "", argv=["--preset", "best"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: preset 'best' was measured for digits, mnist, cifar10 alone; leave it out, or try")
+    assert (
+        " --warm-start --scale-lead 1 " in said and " --batch-size 16 --consolidation-steps 3200 " in said
+    )  # As typed.
+
+
+def test_data_sets_are_joined(monkeypatch, capsys) -> None:
+    digits = data.load("digits")
+    monkeypatch.setattr(data, "load", lambda name, where: dataclasses.replace(digits, name=name))
+    options = parsing.parse("joined", "", kind=JoinedOptions, argv=["--of", "digits, mnist", "--image-size", "8"])
+    (stream,) = learn.make_streams("joined", options, [0])
+    assert stream.n_tasks == 20 and stream.class_names[3] == "digits 3" and stream.class_names[13] == "mnist 3"
+    assert "found digits+mnist: 2,874 training" in capsys.readouterr().out
+
+
+def test_run_options() -> None:
+    options = parse("--class-order", "3,1", "--classes-per-task=2,1", "--devices", "2", "--resume-anyway")
+    assert (options.class_order, options.classes_per_task) == ("3,1", "2,1")
+    assert (options.devices, options.resume_anyway, options.workdir) == (2, True, None)
+
+
+# ---- mistakes: exit status 2, and the valid values ----
+
+
+def test_an_option_that_is_nearly_one_is_named(capsys) -> None:
+    assert run("--epoch", "3") == 2
+    assert (
+        capsys.readouterr().err == "error: unknown option --epoch; did you mean --epochs? --help explains all options\n"
+    )
+
+
+def test_an_unknown_option_is_named_and_so_are_the_valid_ones(capsys) -> None:
+    assert run("--zzz", "3") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: unknown option --zzz\nThe options, which --help explains, are\n  --")
+    assert max(map(len, error.splitlines())) <= 100
+    told = error.split()
+    for name in Config().flat():
+        assert f"--{name.replace('_', '-')}" in told
+    assert "--class-order" in told and "--npz" not in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--replay", "sometimes"], ["--replay", "fixed", "fresh"]),
+        (["--epochs", "many"], ["--epochs", "INT", "many"]),
+        (["--devices", "two"], ["--devices", "two"]),
+        (["--epochs"], ["--epochs"]),
+        (["--method", "gan"], ["--method", "dgm", "mergan-jtr"]),
+    ],
+)
+def test_a_value_that_cannot_be_read_ends_the_process(argv: list[str], expected: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(*argv)
+    assert end.value.code == 2
+    error = " ".join(capsys.readouterr().err.replace("│", " ").replace("|", " ").split())  # It is folded into a frame.
+    for text in expected:
+        assert text in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--epochs", "0"], "epochs=0 must be greater than 0"),
+        (["--batch-size", "-1"], "batch_size=-1 must be greater than 0"),
+        (["--clip-norm", "0"], "clip_norm=0.0 must be greater than 0"),
+        (["--penalty-weight", "-1"], "penalty_weight=-1.0 must be at least 0"),
+        (["--generator-average", "1"], "generator_average=1.0 must be at least 0 and below 1"),
+        (["--mask-share", "1.5"], "mask_share=1.5 must be greater than 0 and at most 1"),
+        (["--protocol", "paper", "--held-out", "0"], "protocol='paper' chooses epochs on held-out images"),
+        (["--warm-start", "--no-reuse", "--gate-gradient", "closed"], "warm_start=True begins with"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(argv: list[str], expected: str, capsys) -> None:
+    assert run(*argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {expected}")
+
+
+NAMED = [name for name in PRESETS if not name.startswith("best-")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--preset", "nope"], f"error: preset 'nope' is unknown; choose one of best, {', '.join(NAMED)}\n"),
+        (
+            ["--preset", "best-mnist"],
+            f"error: preset 'best-mnist' is unknown; choose one of best, {', '.join(NAMED)}\n",
+        ),
+        (["--variant", "dgmx"], "error: variant 'dgmx' is unknown; choose one of dgma, dgmw\n"),
+    ],
+)
+def test_an_unknown_preset_or_variant_names_the_valid_ones(argv: list[str], expected: str, capsys) -> None:
+    assert run(*argv) == 2
+    assert capsys.readouterr().err == expected
+
+
+def test_best_is_named_only_where_it_was_measured(capsys) -> None:
+    assert learn.run("svhn", None, argv=["--preset", "nope"]) == 2
+    assert capsys.readouterr().err == f"error: preset 'nope' is unknown; choose one of {', '.join(NAMED)}\n"
+
+
+def test_the_file_of_arrays_is_required(capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(kind=FileOptions)
+    assert end.value.code == 2
+    assert "--npz FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--classes-per-task", "2"], "3 classes do not split into tasks of 2"),
+        (["--classes-per-task", "2,2"], "expected numbers >= 1 that sum to 3"),
+        (["--classes-per-task", "two"], "classes per task 'two'"),
+        (["--class-order", "3,5"], "class_order lacks class 9"),
+        (["--class-order", "3,5,5"], "class 5 2 times"),
+        (["--class-order", "backwards"], "expected natural, random:SEED"),
+        (["--held-out", "0.01"], "for validation"),
+    ],
+)
+def test_tasks_that_do_not_fit_the_data(argv: list[str], expected: str, arrays: Path, capsys) -> None:
+    assert run("--npz", str(arrays), *argv, kind=FileOptions) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and "Traceback" not in error
+
+
+def test_missing_data(tmp_path: Path, capsys) -> None:
+    assert run("--npz", str(tmp_path / "none.npz"), kind=FileOptions) == 2
+    assert "none.npz: no such file" in capsys.readouterr().err
+    assert learn.run("mnist", "", argv=["--preset=paper-mnist", "--data-dir", str(tmp_path / "none")]) == 2
+    assert "is not a folder; give --data-dir DIR" in capsys.readouterr().err
+
+
+def test_the_data_folder_is_taken_from_the_environment(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "there"))
+    assert learn.run("mnist", "", argv=["--preset=paper-mnist"]) == 2
+    assert str(tmp_path / "there") in capsys.readouterr().err
+
+
+# ---- the stream ----
+
+
+def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
+    options = parse(
+        *("--npz", str(arrays), "--class-order", "9,3,5", "--classes-per-task", "1,2"),
+        *("--train-per-class", "4", "--image-size", "8", "--held-out", "0.25", "--protocol", "paper"),
+        kind=FileOptions,
+    )
+    (stream,) = learn.make_streams("arrays", options, [0])
+    assert stream.classes == (9, 3, 5)
+    assert stream.tasks == ((0,), (1, 2))
+    assert stream.image_shape == (8, 8, 1)
+    assert stream.protocol == "paper"
+    assert stream.train_counts(1) == (3, 3)
+    found = capsys.readouterr().out
+    assert found == f"found mine: 30 training and 30 test images, 6x7x1, 3 classes, from {arrays}\n"
+
+
+def test_digits_need_no_files(capsys) -> None:
+    (stream,) = learn.make_streams("digits", parse("--classes-per-task", "5"), [0])
+    assert stream.n_tasks == 2 and stream.image_shape == (32, 32, 1)
+    assert capsys.readouterr().out.startswith("found digits: 1,437 training and 360 test images, 8x8x1, 10 classes")
+
+
+# ---- what the learner meets ----
+
+
+def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None:
+    assert run("--variant", "dgmw", "--seed", "4", "--devices", "1", "--backend", "shard_map") == 0
+    assert learner.fitted == {
+        "config": preset("paper-mnist", "dgmw").with_changes(seed=4),
+        "devices": 1,
+        "backend": "shard_map",
+        "workdir": Path("runs/digits-paper-mnist-dgmw-seed4"),
+        "resume_anyway": False,
+    }
+
+
+def test_a_baseline_is_run_by_the_same_learner(learner) -> None:
+    assert run("--method", "er", "--memory-size", "30", "--seed", "2") == 0
+    assert learner.fitted["config"].own == ReservoirSettings(memory_size=30)
+    assert learner.fitted["workdir"] == Path("runs/digits-paper-mnist-er-seed2")
+    assert run("--method", "er", "--seeds", "0,1") == 0
+    assert learner.fitted["seeds"] == (0, 1)
+
+
+def test_settings_can_be_chosen_without_a_test_image(learner, monkeypatch) -> None:
+    streams = []
+    monkeypatch.setattr(learner, "fit", lambda self, stream, workdir, resume_anyway: streams.append(stream))
+    assert run("--evaluate-on", "training") == run() == 0
+    chosen, plain = streams
+    assert chosen.name == "digits, judged on training images held out"
+    assert all(sum(chosen.train_counts(t)) < sum(plain.train_counts(t)) for t in range(10))
+
+
+@pytest.mark.parametrize("argv, called", [((), "keep_programs"), (("--no-compilation-cache",), "keep_no_programs")])
+def test_the_compilation_cache_is_kept_or_not(argv, called, learner, monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr(f"dgm_jax.system.compilation.{called}", lambda: calls.append(called))
+    assert run(*argv) == 0 and calls == [called]
+
+
+def test_several_seeds(learner, capsys) -> None:
+    assert run("--seeds", "4,0", "--no-compilation-cache") == 0
+    assert learner.fitted["seeds"] == (4, 0) and learner.fitted["streams"] == 2
+    assert learner.fitted["workdir"] == Path("runs/digits-paper-mnist-dgma-seeds4-0")
+    out = capsys.readouterr().out
+    assert "seeds 4, 0: A_10, strict protocol: consolidated 95.1 +- 0.4 %\n" in out
+    assert "runs/digits-paper-mnist-dgma-seeds4-0/summary.json" in out
+    assert run("--seeds", "4", "--no-compilation-cache") == 0
+    assert learner.fitted["workdir"] == Path("runs/digits-paper-mnist-dgma-seeds4")
+
+
+@pytest.mark.parametrize("text", ["0,0", "1;2", "", "0,-1", "0,01,1"])
+def test_seeds_that_are_no_list(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_seeds(text, 0)
+    assert str(error.value) == f"--seeds {text!r} is not a list of different whole numbers; e.g. 0,1,2"
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--num-processes", "2"], "--coordinator, --num-processes and --process-id need --distributed"),
+        (
+            ["--distributed", "--coordinator", "host:1234"],
+            "--coordinator, --num-processes and --process-id belong together; give all three, or none",
+        ),
+        (
+            ["--distributed", "--coordinator", "host", "--num-processes", "2", "--process-id", "0"],
+            "--coordinator host is not HOST:PORT, e.g. host:9876",
+        ),
+        (
+            ["--distributed", "--coordinator", "host:1234", "--num-processes", "2", "--process-id", "2"],
+            "--process-id 2 is not one of 0 to 1",
+        ),
+    ],
+)
+def test_options_of_several_processes_that_do_not_fit(argv: list[str], expected: str, learner, capsys) -> None:
+    assert run(*argv) == 2
+    assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+_FULL = (
+    "error: [Errno 28] No space left on device; what was saved before is intact; free some space, "
+    "then run the same command to resume\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "said"),
+    [
+        (UserError("the folder is in use"), 2, "error: the folder is in use\n"),
+        (OSError(28, "No space left on device"), 2, _FULL),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to resume\n"),
+    ],
+)
+def test_what_ends_a_run_early(failure, status: int, said: str, learner, capsys) -> None:
+    learner.failure = failure
+    assert run() == status
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("event", ["on_progress", "on_epoch_end"])
+def test_a_lost_ctrl_c_ends_the_run_at_its_next_word(event: str, learner, monkeypatch, capsys) -> None:
+    """What is raised while garbage is collected goes no further: Python prints it, and goes on."""
+
+    def fit(self, *_, **__) -> None:
+        lose_a_ctrl_c()
+        for callback in self.callbacks:
+            if not isinstance(callback, ConsoleProgress):
+                getattr(callback, event)(None)
+        raise AssertionError("the run went on")
+
+    monkeypatch.setattr(learner, "fit", fit)
+    assert run() == 130
+    assert "interrupted; run the same command to resume" in capsys.readouterr().err
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(learner) -> None:
+    learner.failure = ValueError("shapes do not match")
+    with pytest.raises(ValueError, match="shapes"):
+        run()

@@ -1,0 +1,344 @@
+"""The table: its runs, what it reads from them, what it writes if some fail, and its numbers by hand."""
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
+
+from dgm_jax import Learner
+from dgm_jax.commands import table, table_runs
+from dgm_jax.commands.options import ImageNetOptions, Options
+from dgm_jax.commands.parsing import parse
+from dgm_jax.commands.table_runs import TableRun
+from dgm_jax.config import Method
+from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
+from dgm_jax.loading import load_method
+from dgm_jax.metrics.quality import measure
+from dgm_jax.reporting.table import Result, markdown, summarised, write
+from dgm_jax.runs.summary import Summary
+
+
+def _summary(seed=0, final=0.5, readings=("consolidated", "auxiliary"), **changes):
+    rows = [
+        {"task": t, "layer": 1, "width": 8, "gates": 8, "used": 4, "newly_reserved": 4 - t % 4, "reused": t % 4}
+        | {"free": 2, "weights": 100 * (t + 1)}
+        for t in range(10)
+    ]
+    fields = {
+        "finished": True,
+        "finished_tasks": 10,
+        "tasks": [[c] for c in range(10)],
+        "class_names": [str(c) for c in range(10)],
+        "protocol": "strict",
+        "method": "dgm",
+        "variant": "dgma",
+        "seed": seed,
+        "final": 10,
+        "averages": {n: {r: {"macro": final + (10 - n) / 100, "micro": final} for r in readings} for n in range(1, 11)},
+        "dataset": "mnist",
+        "config": {"epochs": 101},
+        "confusion": dict.fromkeys(readings, [[90, 10], [0, 100]]),
+        "forgetting": dict.fromkeys(readings, 0.25),
+        "backward_transfer": dict.fromkeys(readings, -0.125),
+        "bytes": {"memory": {"total": 50_000}, "images_replaced": 64 * 60_000, "image_count": 60_000},
+        "seconds": {"train": 90.0, "evaluate": 30.0},
+        "device": "1 x cpu",
+        "versions": {},
+        "capacity": rows,
+    }
+    return Summary(**fields | changes)
+
+
+def _result(method, seed=0, data="mnist", **changes):
+    return Result(data, method, seed, f"python {method}", **changes)
+
+
+QUALITY = {"generated_sample_accuracy": 0.75, "judge_accuracy": 0.99, "frechet_distance": 3.0}
+QUALITY |= {"precision": 0.5, "recall": 0.25}
+RESULTS = [
+    _result("dgma", summary=_summary(final=0.98), quality=QUALITY),
+    _result("dgma", 1, summary=_summary(1, final=0.99)),
+    _result("dgma", 2, error="NotFinite: a loss became nan"),
+    _result("mergan", summary=_summary(final=0.6, readings=("classifier",)), quality=QUALITY),
+    _result("dgmw", summary=_summary(final=0.97, config={"epochs": 5}), not_measured="not run yet"),
+    _result("dgr", error="not run yet"),
+]
+
+
+def test_rows_by_hand():
+    rows = summarised(RESULTS)
+    assert [(row["method"], row.get("reading")) for row in rows] == [
+        *(("dgma", "consolidated"), ("dgma", "auxiliary"), ("mergan", "classifier")),
+        *(("dgmw", "consolidated"), ("dgmw", "auxiliary"), ("dgr", None)),
+    ]
+    dgma = rows[0]
+    assert dgma["A_final"] == pytest.approx(0.985) and dgma["A_final_sd"] == pytest.approx(np.std([0.98, 0.99], ddof=1))
+    assert dgma["A_half"] == pytest.approx(1.035)  # As made up above.
+    assert dgma["minutes"] == 2 and dgma["seeds"] == "0 1"
+    assert dgma["worth_images"] == 781  # 50 000 bytes by 64 bytes an image.
+    assert (dgma["epochs"], dgma["train_images"], dgma["test_images"]) == (101, 60_000, 200)
+    assert dgma["backward_transfer"] == -0.125 and dgma["A_final_micro"] == pytest.approx(0.985)
+    assert dgma["generated_sample_accuracy"] == 0.75 and rows[1]["generated_sample_accuracy"] is None
+    assert dgma["judge_accuracy"] == 0.99
+    assert dgma["failures"] == "seed 2: NotFinite: a loss became nan"
+    assert dgma["published_A_final"] == 97.92 == rows[1]["published_A_final"]  # The paper's is the auxiliary one.
+    assert rows[3]["unjudged"] == "seed 0: not run yet"
+    assert rows[5] == rows[5] | {"method": "dgr", "failures": "seed 0: not run yet"}
+
+
+def test_what_is_written(tmp_path):
+    write(RESULTS, tmp_path, command="python -m experiments.table")
+    text = (tmp_path / "table.md").read_text()
+    assert "| mnist | dgma | consolidated | 103.5 ± 0.7 | 98.5 ± 0.7 |" in text
+    assert "| 101, 60,000 |" in text and "| 5, 60,000 |" in text
+    row = summarised([_result("joint", summary=_summary(readings=("classifier",), method="joint"))])[0]
+    assert "| –, 60,000 |" in markdown([row], [], "")  # It has steps, no epochs.
+    assert "| dgr | no result: seed 0: not run yet |" in text and "0 1 (no result: seed 2: NotFinite" in text
+    assert "- mnist, *dgmw*: its images are not measured, seed 0: not run yet." in text
+    assert "- Published numbers of *mergan*: most likely of generated images" in text
+    assert "strict" in text and "![mnist.png](mnist.png)" in text
+    lengths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(lengths) == 1
+    assert (tmp_path / "mnist.png").stat().st_size > 10_000
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and float(rows[0]["A_final"]) == pytest.approx(0.985)
+    assert json.loads((tmp_path / "table.json").read_text())["rows"][2]["method"] == "mergan"
+
+
+@pytest.mark.parametrize(
+    "method, changes, marked",
+    [
+        ("dgma", {"final": 0.98}, "99.17✓ / 97.92✓"),
+        ("dgmw", {"final": 0.96}, "98.75✓ / 96.46✗"),
+        ("dgmw", {"final": 0.9}, "98.75✗ / 96.46✗"),
+        ("dgmw", {"final": 0.99, "config": {"epochs": 100}}, "98.75 / 96.46 (context: a shorter run)"),
+        (
+            "dgmw",
+            {"final": 0.99, "bytes": {"memory": {"total": 1}, "images_replaced": 640, "image_count": 10}},
+            "98.75 / 96.46 (context: a shorter run)",
+        ),
+        # The same measure as published, of generated images: 75 %, whatever its classifier says of real ones.
+        ("mergan", {"final": 0.99, "readings": ("classifier",)}, "98.19 / 97.0✗ (generated)"),
+    ],
+)
+def test_only_runs_of_full_length_are_marked_and_by_the_same_measure(method, changes, marked):
+    row = summarised([_result(method, summary=_summary(**changes), quality=QUALITY)])[0]
+    assert f"| {marked} |" in markdown([row], [], "")
+
+
+def test_ablations_have_a_figure_of_their_own(tmp_path):
+    results = [
+        _result(f"{variant}: {change}", seed, summary=_summary(seed, final=final + seed / 100))
+        for variant in ("dgma", "dgmw")
+        for change, final in (("as it is", 0.9), ("no re-use", 0.8))
+        for seed in (0, 1)
+    ] + [_result("dgma: no masks", error="not run yet")]
+    write(results, tmp_path, command="", ablations=True)
+    assert (tmp_path / "mnist-ablations.png").stat().st_size > 10_000
+    assert not (tmp_path / "mnist.png").exists()
+    assert "| dgma: no masks | no result: seed 0: not run yet |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("method", [*table_runs.METHODS, *table_runs.ABLATIONS])
+@pytest.mark.parametrize("data", table_runs.DATA)
+def test_every_run_is_a_command_that_the_experiments_take(data, method, tmp_path):
+    command = TableRun(data, method, 3, tmp_path, quick=True).command
+    kind = ImageNetOptions if "imagenet50" in command[1] else Options
+    options = parse(command[1].removeprefix("experiments."), None, kind=kind, argv=command[2:])
+    assert options.settings.seed == 3
+
+
+def test_every_method_is_in_the_table():
+    methods = {TableRun("digits", name, 0, Path()).options.settings.method for name in table_runs.METHODS}
+    assert methods == set(get_args(Method))
+
+
+def test_each_run_has_its_folder(tmp_path):
+    names = [*table_runs.METHODS, *table_runs.ABLATIONS]
+    folders = {TableRun("digits", name, seed, tmp_path).workdir for name in names for seed in (0, 1)}
+    assert len(folders) == 2 * len(names)
+
+
+def test_a_run_that_fails_does_not_stop_the_table(tmp_path, capsys):
+    """MNIST is not in this folder; and what there was is read."""
+    runs, empty = tmp_path / "runs", tmp_path / "empty"
+    empty.mkdir()
+    argv = ["--data", "mnist", "--methods", "finetune", "joint", "--seeds", "0", "--runs", str(runs)]
+    assert table.main([*argv, "--data-dir", str(empty)]) == 1
+    text = (runs / "table.md").read_text()
+    assert "no result: seed 0: " in text and str(empty) in text
+    assert "2 of 2: " in capsys.readouterr().out
+    _place(TableRun("mnist", "joint", 0, runs), readings=("classifier",))
+    assert table.main([*argv, "--collect"]) == 1
+    text = (runs / "table.md").read_text()
+    assert "| mnist | joint | classifier |" in text and "not run yet" in text
+
+
+def _place(run, readings=("consolidated", "auxiliary"), **changes):
+    """A summary in a run's folder, as its command would leave it."""
+    fields = {"config": run.options.settings.flat(), "dataset": run.data} | changes
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    (run.workdir / "summary.json").write_text(json.dumps(_summary(readings=readings, **fields).to_json()))
+
+
+def test_an_unfinished_run_says_so(tmp_path):
+    run = TableRun("digits", "joint", 0, tmp_path)
+    _place(run, finished=False, finished_tasks=4)
+    with pytest.raises(UserError, match="^not finished: 4 of 10 tasks$"):
+        run.read()
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"dataset": "mnist"}, "another run, with dataset='mnist' instead of 'digits'; choose other --runs"),
+        ({"tasks": [[0, 1], [2, 3]]}, "another run, with classes_per_task='2' instead of '1'"),
+        ({"config": {"epochs": 3}}, "another run, with .*'"),
+        ({"config": {"epochs": 3, "method": "joint"}}, "another run, with image_size=32 instead of 16"),
+    ],
+)
+def test_a_run_of_another_configuration_is_refused(changes, text, tmp_path):
+    run = TableRun("digits", "joint", 0, tmp_path)
+    _place(run)
+    assert run.read().finished
+    _place(run, **changes)
+    with pytest.raises(OtherConfiguration, match=text):
+        run.read()
+
+
+def test_a_setting_that_came_later_does_not_make_another_run(tmp_path):
+    run = TableRun("digits", "joint", 0, tmp_path)
+    settings = run.options.settings.flat()
+    del settings["network"]
+    _place(run, config=settings)
+    assert run.read().finished
+
+
+def test_a_setting_that_was_removed_makes_another_run_unless_it_was_at_its_default(tmp_path):
+    run = TableRun("digits", "joint", 0, tmp_path)
+    settings = run.options.settings.flat()
+    _place(run, config=settings | {"penalty": "gradient"})
+    assert run.read().finished
+    _place(run, config=settings | {"penalty": "r1"})
+    with pytest.raises(OtherConfiguration, match="holds a run with penalty='r1', removed after commit c36b15c"):
+        run.read()
+
+
+@pytest.mark.parametrize("content", ["{}", '{"finished": tru', "[]"])
+def test_a_damaged_summary_stays_in_its_place(content, tmp_path):
+    for method in ("joint", "finetune"):
+        _place(TableRun("digits", method, 0, tmp_path), readings=("classifier",))
+    (tmp_path / "digits" / "finetune-seed0" / "summary.json").write_text(content)
+    argv = ["--data", "digits", "--methods", "joint", "finetune", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
+    assert table.main(argv) == 1
+    text = (tmp_path / "table.md").read_text()
+    assert (
+        "| digits | joint | classifier |" in text
+        and "finetune | no result: seed 0: " in text
+        and "summary.json cannot be read (" in text
+    )
+
+
+def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    _place(TableRun("digits", "joint", 0, tmp_path), readings=("classifier",))
+    monkeypatch.setattr(TableRun, "train", lambda run: None)
+    assert table.main(["--data", "digits", "--methods", "joint", "--seeds", "0", "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == (
+        "1 of 1: python -m experiments.digits --method joint --seed 0 ... A_final 50.0 %; about 0 minutes left"
+    )
+
+
+def test_what_cannot_be_judged_is_shown_without(tmp_path):
+    _place(TableRun("digits", "dgma", 0, tmp_path))
+    argv = ["--data", "digits", "--methods", "dgma", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
+    assert table.main(argv) == 0
+    assert "its images are not measured, seed 0: not run yet." in (tmp_path / "table.md").read_text()
+    _place(TableRun("digits", "joint", 0, tmp_path), readings=("classifier",), finished=False, finished_tasks=3)
+    assert table.main(argv) == 0
+    assert "not measured, seed 0: not finished: 3 of 10 tasks." in (tmp_path / "table.md").read_text()
+
+
+def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch):
+    run, joint = (TableRun("digits", method, 0, tmp_path) for method in ("dgma", "joint"))
+    _place(run)
+    _place(joint, readings=("classifier",))
+    measured = []
+    monkeypatch.setattr(table_runs, "_load_memory", lambda *_: (None, None))
+    method = SimpleNamespace(classifier=lambda *_: None)
+    monkeypatch.setattr("dgm_jax.loading.load_method", lambda *_: (method, None))
+    monkeypatch.setattr("dgm_jax.metrics.quality.measure", lambda *_, **__: measured.append(1) or QUALITY)
+    assert run.measure_memory(joint) == run.measure_memory(joint) == QUALITY
+    assert len(measured) == 1
+    _place(joint, readings=("classifier",), seed=0, device="another")  # Run anew.
+    assert run.measure_memory(joint) == QUALITY and len(measured) == 2
+
+
+def test_unknown_names_are_refused(capsys):
+    for argv, expected in (
+        (["--data", "emnist"], "--data emnist: unknown; choose from digits, mnist-500"),
+        (["--methods", "joint", "gan"], "--methods gan: unknown; choose from joint, dgma"),
+        (["--metods", "joint"], "unknown option --metods; did you mean --methods?"),
+        (["--seeds", "0,a"], "--seeds '0,a' is not a list of different whole numbers"),
+    ):
+        assert table.main(argv) == 2
+        assert capsys.readouterr().err.startswith(f"error: {expected}")
+
+
+def test_a_data_folder_that_is_not_there_is_refused_before_the_first_run(tmp_path, capsys):
+    argv = ["--quick", "--data-dir", str(tmp_path / "none"), "--runs", str(tmp_path / "runs")]
+    assert table.main(argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/none: no such folder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_says_how_to_resume(tmp_path, monkeypatch, capsys):
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TableRun, "train", interrupt)
+    assert table.main(["--quick", "--data", "digits", "--runs", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "interrupted; run the same command to resume\n"
+
+
+def test_a_memory_is_judged_by_the_ceiling(tmp_path):
+    """Real images in the memory's place are told as well as real images; noise is not."""
+    config = small_runs.small(
+        image_size=8, method="joint", consolidation_steps=200, discriminator_width=8, consolidation_samples=24
+    )
+    stream = small_runs.stream(config)
+    Learner(config, devices=1).fit(stream, tmp_path)
+    method, state = load_method(config, stream, tmp_path)
+    judge = method.classifier(2, state)
+    images, labels = stream.test(2)
+
+    class Drawn:
+        n_classes = 3
+
+        def __init__(self, images):
+            self.images = images
+
+    def measured(draw, **options):
+        return measure(Drawn(draw), judge, images, labels, jax.random.key(0), **options)
+
+    real = measured(lambda c, n, key: np.resize(images[labels == c], (n, 8, 8, 1)))
+    only_one = measured(  # All of one class, which its solver predicts.
+        lambda c, n, key: np.resize(images[labels == 0], (n, 8, 8, 1)), label=lambda drawn: np.zeros(len(drawn), int)
+    )
+    noise = np.random.default_rng(0)
+    none = measured(lambda c, n, key: noise.integers(0, 256, (n, 8, 8, 1), np.uint8))
+    assert real["generated_sample_accuracy"] == pytest.approx(real["judge_accuracy"], abs=0.02)
+    assert real["judge_accuracy"] > 0.8 and none["generated_sample_accuracy"] < 0.6
+    assert 0.2 < only_one["generated_sample_accuracy"] <= 1 / 3
+    assert real["frechet_distance"] < 0.05 * none["frechet_distance"]
+    assert real["precision"] > 0.95 and real["recall"] > 0.95 and none["precision"] < 0.5
+    with pytest.raises(NoMemory, match="run it first"):
+        load_method(config, stream, tmp_path / "none")

@@ -1,0 +1,156 @@
+"""Measures against cases worked out by hand."""
+
+import numpy as np
+import pytest
+
+from dgm_jax import metrics
+from dgm_jax.metrics import distributions
+
+LABELS = np.array([0, 0, 0, 0, 2, 2, 1, 1])
+PREDICTIONS = np.array([0, 0, 0, 1, 2, 0, 1, 1])
+
+
+def test_per_class_accuracy():
+    np.testing.assert_array_equal(metrics.per_class_accuracy(PREDICTIONS, LABELS, 3), [0.75, 1.0, 0.5])
+
+
+def test_a_class_without_images_is_nan_and_not_counted():
+    accuracy = metrics.per_class_accuracy(PREDICTIONS, LABELS, 4)
+    np.testing.assert_array_equal(accuracy, [0.75, 1.0, 0.5, np.nan])
+    assert metrics.macro_accuracy(accuracy) == 0.75
+
+
+def test_macro_and_micro_accuracy_differ_where_classes_do():
+    accuracy = metrics.per_class_accuracy(PREDICTIONS, LABELS, 3)
+    assert metrics.macro_accuracy(accuracy) == 0.75
+    assert metrics.micro_accuracy(PREDICTIONS, LABELS) == 6 / 8
+    assert metrics.micro_accuracy(PREDICTIONS[:4], LABELS[:4]) == 0.75
+    uneven = metrics.per_class_accuracy(np.zeros(4, int), np.array([0, 0, 0, 1]), 2)
+    assert metrics.macro_accuracy(uneven) == 0.5
+    assert metrics.micro_accuracy(np.zeros(4, int), np.array([0, 0, 0, 1])) == 0.75
+
+
+def test_confusion_matrix():
+    expected = [[3, 1, 0], [0, 2, 0], [1, 0, 1]]
+    matrix = metrics.confusion_matrix(PREDICTIONS, LABELS, 3)
+    np.testing.assert_array_equal(matrix, expected)
+    np.testing.assert_array_equal(np.diag(matrix) / matrix.sum(axis=1), [0.75, 1.0, 0.5])
+
+
+NAN = np.nan
+MATRIX = np.array(
+    [
+        [1.0, NAN, NAN, NAN],
+        [0.7, 0.9, 0.8, NAN],
+        [0.6, 1.0, 0.5, 0.9],
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "n_tasks, expected",
+    [
+        (1, 0.0),
+        (2, 1.0 - 0.7),
+        # Best before: 1.0, 0.9, 0.8; now 0.6, 1.0 (better than ever: negative), 0.5.
+        (3, ((1.0 - 0.6) + (0.9 - 1.0) + (0.8 - 0.5)) / 3),
+    ],
+)
+def test_forgetting(n_tasks, expected):
+    tasks = [(0,), (1, 2), (3,)]
+    assert metrics.forgetting(MATRIX[:n_tasks], tasks) == pytest.approx(expected, abs=1e-12)
+
+
+def test_forgetting_counts_the_best_of_all_earlier_tasks():
+    matrix = np.array([[0.5, NAN, NAN], [0.9, 0.4, NAN], [0.2, 0.4, 1.0]])
+    assert metrics.forgetting(matrix, [(0,), (1,), (2,)]) == pytest.approx(((0.9 - 0.2) + 0.0) / 2)
+
+
+def test_capacity_of_units():
+    row, second = metrics.capacity(
+        binary=[np.array([True, True, False, False]), np.array([True, False])],
+        reserved_before=[np.array([True, False, True, False]), np.array([False, False])],
+        widths=[4, 2],
+        weights=[16 * 7 * 4, 16 * 4 * 2],
+    )
+    assert row == {
+        "layer": 1,
+        "width": 4,
+        "gates": 4,
+        "used": 2,
+        "newly_reserved": 1,
+        "reused": 1,
+        "free": 1,
+        "weights": 16 * 7 * 4,
+    }
+    assert (second["layer"], second["newly_reserved"], second["reused"], second["free"]) == (2, 1, 0, 1)
+
+
+def test_capacity_of_weights():
+    shape = (2, 2, 3, 5)
+    binary, before = np.zeros(shape, bool), np.zeros(shape, bool)
+    binary[0], before[:, 0] = True, True
+    (row,) = metrics.capacity([binary], [before], [5], [60])
+    assert row["gates"] == row["weights"] == 60 and row["width"] == 5
+    assert (row["used"], row["newly_reserved"], row["reused"], row["free"]) == (30, 15, 15, 15)
+    assert all(type(value) is int for value in row.values())
+
+
+def test_backward_transfer_by_hand():
+    nan = np.nan
+    matrix = np.array([[0.9, nan, nan, nan], [0.7, 0.8, 0.6, nan], [0.8, 0.5, 0.7, 1.0]])
+    tasks = [(0,), (1, 2), (3,)]
+    assert metrics.backward_transfer(matrix, tasks) == pytest.approx(((0.8 - 0.9) + (0.5 - 0.8) + (0.7 - 0.6)) / 3)
+    assert metrics.backward_transfer(matrix[:1], tasks) == 0
+
+
+def test_frechet_distance_by_hand():
+    # One feature: (mean - mean')^2 + (sd - sd')^2.
+    a, b = np.array([[0.0], [2.0]]), np.array([[5.0], [11.0]])
+    assert metrics.frechet_distance(a, b) == pytest.approx((1 - 8) ** 2 + (1 - 3) ** 2)
+    # Two uncorrelated features: the sum over both.
+    a = np.array([[-1.0, -2], [-1, 2], [1, -2], [1, 2]])
+    b = np.array([[-3.0, -2], [-3, 2], [3, -2], [3, 2]]) + np.array([0, 1])
+    assert metrics.frechet_distance(a, b) == pytest.approx((1 - 3) ** 2 + 1)
+
+
+def test_frechet_distance_of_any_two_clouds():
+    """Against the formula with a general matrix square root."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(40, 5)) @ rng.normal(size=(5, 5)), rng.normal(size=(30, 5)) + 0.3
+    c, d = np.cov(a, rowvar=False, bias=True), np.cov(b, rowvar=False, bias=True)
+    root = np.sqrt(np.linalg.eigvals(c @ d).astype(complex)).sum().real
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(c) + np.trace(d) - 2 * root
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a))
+
+
+def test_frechet_distance_where_features_depend_on_each_other():
+    """The covariances are singular; turning both clouds changes nothing, and leaves one feature in use."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(2, 3, size=(50, 1)), rng.normal(-1, 1, size=(40, 1))
+    turn = np.full((1, 4), 0.5)
+    expected = (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2
+    assert metrics.frechet_distance(a @ turn, b @ turn) == pytest.approx(expected, rel=1e-12)
+    few = a[:3] @ turn  # Fewer images than features.
+    assert metrics.frechet_distance(few, few) == pytest.approx(0, abs=1e-12)
+
+
+def test_distances_are_computed_block_by_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    points, members = rng.normal(size=(23, 4)), rng.normal(size=(10, 4))
+    expected = np.sqrt(((points[:, None] - members[None]) ** 2).sum(axis=2)).min(axis=1)
+    whole = metrics.precision_and_recall(points, members)
+    monkeypatch.setattr(distributions, "_DISTANCES_AT_ONCE", 30)
+    np.testing.assert_allclose(metrics.nearest(points, members), expected, rtol=1e-14)
+    assert metrics.precision_and_recall(points, members) == whole
+
+
+def test_precision_and_recall_by_hand():
+    real = np.array([[0.0], [1], [2], [3]])  # Distances to the nearest other one: 1 each.
+    generated = np.array([[0.5], [1.5], [10], [10.25]])  # 1, 1, 0.25, 0.25.
+    precision, recall = metrics.precision_and_recall(real, generated, neighbours=1)
+    assert precision == 0.5  # The last two are far from all real ones.
+    assert recall == 0.75  # 0, 1 and 2 lie within 1 of 0.5 or 1.5; 3 does not.
+    assert metrics.precision_and_recall(real, real, neighbours=1) == (1, 1)

@@ -1,0 +1,295 @@
+"""The page of a run shows what the run measured, and a real browser displays it."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
+
+from dgm_jax import Learner
+from dgm_jax.commands.main import main
+from dgm_jax.errors import UserError
+from dgm_jax.reporting import page as report
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.reading import NoRun, read
+
+RUNS = {
+    "dgma": lambda: small_runs.finished(small_runs.small("dgma")).workdir,
+    "dgmw-pairs": lambda: (
+        small_runs.finished(
+            small_runs.small("dgmw", image_size=8, headroom=2), labels=small_runs.SIX, classes_per_task=2
+        ).workdir
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request) -> Path:
+    return RUNS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("baseline")
+    config = small_runs.small("dgma", method="finetune", image_size=8)
+    Learner(config, devices=1).fit(small_runs.stream(config), folder)
+    return folder
+
+
+class _Tables(HTMLParser):
+    """Table rows as texts, by the id of their section; and the links that would need a network."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: dict[str, list[list[str]]] = {}
+        self.section, self.cell, self.outside = "", False, []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == [], f"elements that are not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        self.section = named["id"] if tag == "section" else self.section
+        self.outside += [v for k, v in attributes if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
+        assert tag != "script"
+        if tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.section][-1].append("")
+            self.cell = True
+        if tag not in ("meta", "img", "br", "link") and "svg" not in self.open + [tag] or tag == "svg":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.cell = False
+        if "svg" in self.open and tag != "svg":
+            return
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if self.cell:
+            self.rows[self.section][-1][-1] += text
+
+
+class TestPage:
+    def test_is_there_at_the_end_of_a_run(self, run, baseline):
+        for folder in (run, baseline):
+            assert (folder / "report.html").read_text() == report.page(read(folder))
+
+    def test_needs_no_network_and_no_script(self, run):
+        text = (run / "report.html").read_text()
+        tables = _Tables(text)
+        assert tables.outside == [] and not re.search(r"@import|url\(\s*['\"]?http", text)
+
+    def test_says_what_the_run_measured(self, run):
+        found = read(run)
+        tables = _Tables(report.page(found)).rows
+        for reading in ("consolidated", "auxiliary"):
+            matrix = found.matrices[reading]
+            rows = [row for row in tables["forgetting"] if len(row) == len(found.names) + 1][1:]
+            shown = rows[: len(matrix)] if reading == "consolidated" else rows[-len(matrix) :]
+            for row, values in zip(shown, matrix, strict=True):
+                expected = ["" if v is None else f"{100 * v:.1f}" for v in values]
+                assert [cell.strip() for cell in row[1:]] == expected
+            confusion = found.summary.confusion[reading]
+            counts = [row[1:] for row in tables["confusion"] if row[0] in found.names]
+            part = counts[: len(confusion)] if reading == "consolidated" else counts[-len(confusion) :]
+            assert [[int(cell or 0) for cell in row] for row in part] == confusion
+
+    def test_the_grid_shows_what_was_drawn_and_that_it_did_not_change(self, run):
+        text = (run / "report.html").read_text()
+        found = read(run)
+        compared = sum(then["images"].shape[0] * 12 for then in found.drawn[:-1])
+        assert (
+            f"All {compared} images that were generated again after a later task are <b>equal bit for bit</b>" in text
+        )
+        uris = re.findall(r'<img src="(data:image/png;base64,[^"]+)" alt="([^"]+), generated after task (\d+)"', text)
+        assert len(uris) == sum(len(then["images"]) for then in found.drawn)
+        by_class: dict[str, set[str]] = {}
+        for uri, name, _ in uris:
+            by_class.setdefault(name, set()).add(uri)
+        assert set(by_class) == set(found.names) and all(len(images) == 1 for images in by_class.values())
+
+    def test_a_changed_image_is_reported(self, run, tmp_path):
+        folder = small_runs.copied(run, tmp_path / "run")
+        path = folder / "samples" / "after_task_02.npz"
+        with np.load(path) as arrays:
+            changed = dict(arrays)
+        changed["images"][0, 0, 0, 0] ^= 1
+        np.savez(path, **changed)
+        text = report.page(read(folder))
+        assert "<b>1 of " in text and "images changed</b> after a later task" in text
+
+    def test_real_images_only_if_asked_for(self, run, tmp_path):
+        assert "a real training image" not in (run / "report.html").read_text()
+        config = small_runs.small("dgma")
+        stream = small_runs.stream(config)
+        Learner(config, devices=1, show_real=True).fit(stream, tmp_path / "run")
+        text = (tmp_path / "run" / "report.html").read_text()
+        uris = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="(\d), a real training image"', text)
+        assert [name for _, name in uris] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+        digits = small_runs.digits(16)
+        for number, (uri, name) in enumerate(uris):
+            shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))))
+            expected = digits.x_train[digits.y_train == int(name), ..., 0]
+            assert np.array_equal(shown, expected[number % 3])
+
+    def test_shows_distances_to_training_images(self, run):
+        text = (run / "report.html").read_text()
+        assert "Only a guarantee such as differential privacy could show that" in text
+        rows = _Tables(text).rows["privacy"]
+        privacy = read(run).summary.privacy
+        assert [row[0] for row in rows[2:]] == [row["class"] for row in privacy]
+        assert float(rows[2][1]) == pytest.approx(privacy[0]["pixels"]["generated"]["median"], abs=5e-4)
+
+    def test_of_a_run_in_progress(self, tmp_path):
+        folder = small_runs.copied(RUNS["dgma"](), tmp_path / "run")
+        shutil.rmtree(folder / "samples")
+        for name in ("summary.json", "accuracy_matrix.csv", "report.html"):
+            (folder / name).unlink()
+        assert main(["report", str(folder)]) == 0
+        text = (folder / "report.html").read_text()
+        assert "No task is finished yet; " in text and "<h2>Training</h2>" in text
+        _Tables(text)
+
+    def test_of_a_baseline(self, baseline):
+        text = (baseline / "report.html").read_text()
+        assert "finetune has no memory that keeps generating the same images" in text
+        assert "<h2>Growth</h2>" not in text and "<h2>Forgetting</h2>" in text
+
+    def test_names_are_text(self, run, tmp_path):
+        """A class folder may be called anything."""
+        folder = small_runs.copied(run, tmp_path / "run")
+        for name in ("config.json", "summary.json"):
+            content = json.loads((folder / name).read_text())
+            content["class_names"][0] = "<script>alert(1)</script>"
+            (folder / name).write_text(json.dumps(content))
+        text = report.page(read(folder))
+        assert "<script" not in text and html.escape("<script>alert(1)</script>", quote=False) in text
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("summary.json", b"{}"),
+            ("summary.json", b"[]"),
+            ("summary.json", b'{"finished": tr'),
+            ("summary.json", b"\xff"),
+            ("config.json", b'{"format_version": 1}'),
+            ("accuracy_matrix.csv", b""),
+            ("accuracy_matrix.csv", b"protocol,reading,after_task,0\nstrict,consolidated,0,none\n"),
+            ("metrics.jsonl", b'{"kind": "epoch"}\n'),
+            ("samples/after_task_01.npz", b"PK\3\4"),
+        ],
+    )
+    def test_files_that_are_damaged(self, name, content, tmp_path, capsys):
+        folder = small_runs.copied(RUNS["dgma"](), tmp_path / "run")
+        (folder / name).write_bytes(content)
+        assert main(["report", str(folder)]) == 2
+        error = capsys.readouterr().err
+        damaged = folder / name if name == "summary.json" else f"a file in {folder}"
+        assert error.startswith(f"error: {damaged} cannot be read (") and error.count("\n") == 1
+
+    def test_a_page_that_cannot_be_written_does_not_end_a_run(self, tmp_path):
+        notes: list[str] = []
+        folder = small_runs.copied(RUNS["dgma"](), tmp_path / "run")
+        (folder / "summary.json").write_text("{}")
+        report.write_at_the_end(Workdir(folder), notes.append)
+        assert len(notes) == 1 and notes[0].startswith("no report.html: ")
+
+    def test_a_task_whose_summary_is_not_written_yet(self, run, tmp_path):
+        """The matrix and the samples are written before it."""
+        folder = small_runs.copied(run, tmp_path / "run")
+        summary = json.loads((folder / "summary.json").read_text())
+        n = sum(map(len, summary["tasks"][:2]))
+        shorter = {"finished": False, "finished_tasks": 2, "final": n}
+        shorter["confusion"] = {k: [row[:n] for row in rows[:n]] for k, rows in summary["confusion"].items()}
+        shorter |= {name: [row for row in summary[name] if row["task"] < 2] for name in ("capacity", "privacy")}
+        (folder / "summary.json").write_text(json.dumps(summary | shorter))
+        text = report.page(read(folder))
+        assert "In progress: 2 of 3 tasks are finished" in text
+        _Tables(text)
+
+    def test_empty_commands_are_no_commands(self, run, tmp_path):
+        folder = small_runs.copied(run, tmp_path / "run")
+        (folder / "commands.txt").write_text("")
+        assert "<pre>" not in report.page(read(folder))
+        (folder / "commands.txt").write_text("python -m a\npython -m b --c 'd'\npython -m a\n")
+        assert "<pre>python -m a\npython -m b --c &#39;d&#39;</pre>" in report.page(read(folder))
+
+    def test_folders_that_are_none(self, tmp_path, run, capsys):
+        with pytest.raises(NoRun, match="no such folder"):
+            report.write(tmp_path / "none")
+        assert main(["report", str(tmp_path)]) == 2
+        assert capsys.readouterr().err == f"error: {tmp_path} has no config.json; expected the --workdir of a run\n"
+
+
+class TestComparison:
+    def test_side_by_side(self, run, baseline, tmp_path):
+        out = tmp_path / "both.html"
+        assert main(["report", str(run), str(baseline), "--out", str(out)]) == 0
+        rows = _Tables(out.read_text()).rows
+        assert [row[0] for row in rows["accuracy"][1:]] == [run.name, baseline.name]
+        summary = json.loads((baseline / "summary.json").read_text())
+        assert rows["accuracy"][2][7] == f"{100 * summary['A_3']['classifier']['macro']:.1f}"
+        assert ["method", "dgm", "finetune"] in rows["settings"]
+
+    def test_warns_of_what_cannot_be_compared(self):
+        text = report.comparison([make() for make in RUNS.values()])
+        assert "These runs differ in data, tasks: compare with care" in text
+        _Tables(text)
+
+    def test_a_run_twice(self, run, tmp_path):
+        with pytest.raises(UserError, match="the same run is named twice"):
+            report.comparison([run, run / ".." / run.name])
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def browse(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    quiet = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+    command = [str(CHROMIUM), *quiet, f"--user-data-dir={profile}", "--window-size=400,6000", *options, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    return done
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+class TestBrowser:
+    def test_elements_are_there(self, tmp_path):
+        page = browse(RUNS["dgma"]() / "report.html", tmp_path, "--dump-dom").stdout
+        sections = re.findall(r'<section id="(\w+)"', page)
+        expected = ["accuracy", "forgetting", "memory", "growth", "privacy", "confusion", "training", "settings"]
+        assert sections == expected and len(re.findall(r"<svg", page)) == 4
+
+    def test_it_is_printed(self, tmp_path):
+        out = tmp_path / "page.pdf"
+        browse(RUNS["dgma"]() / "report.html", tmp_path / "profile", f"--print-to-pdf={out}", "--no-pdf-header-footer")
+        assert out.read_bytes().startswith(b"%PDF") and out.stat().st_size > 20_000
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_it_is_shown_in_both_schemes(self, scheme, tmp_path):
+        """No console errors; in the scheme's colours, to the end of the page, with the charts' lines in it."""
+        picture = tmp_path / "page.png"
+        dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+        done = browse(RUNS["dgma"]() / "report.html", tmp_path / "profile", *dark, f"--screenshot={picture}")
+        assert picture.exists(), done.stderr
+        pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+        corner = pixels[2, 2].sum()
+        assert corner < 150 if scheme == "dark" else corner > 700
+        content = np.abs(pixels.sum(axis=2) - corner) > 200
+        assert 0.01 < content.mean() < 0.5
+        assert np.flatnonzero(content.any(axis=1)).max() > 2500, "the page ends early"
+        blue = (np.abs(pixels - [47, 127, 214]).sum(axis=2) < 40).sum()
+        assert blue > 200, "no line of a chart"

@@ -1,0 +1,163 @@
+"""Several seeds side by side: each as if it had run alone, whatever the others do."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from support import small_runs
+from support.programs import compiled_once  # noqa: F401
+
+from dgm_jax import Learner, load_memory
+from dgm_jax.errors import ConfigError, NoMemory, OtherConfiguration
+from dgm_jax.runs.events import Callback
+
+# No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
+CONFIG = small_runs.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)
+LABELS = (0, 1)
+LABELS_OF_PAIRS = (0, 1, 2, 3)
+SEEDS = (0, 5)
+
+
+class Log(Callback):
+    def __init__(self):
+        self.tasks, self.ends = [], []
+
+    def on_task_start(self, event):
+        self.tasks.append(event)
+
+    def on_task_end(self, event):
+        self.ends.append((event.task, event.seed))
+
+
+def _fit(workdir, log=None, seeds=SEEDS):
+    learner = Learner(CONFIG, devices=1, callbacks=[log] if log else [])
+    return learner.fit_seeds(seeds, [small_runs.stream(CONFIG, LABELS) for _ in seeds], workdir)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """(folder, summary, what was said)."""
+    folder, log = tmp_path_factory.mktemp("seeds") / "run", Log()
+    return folder, _fit(folder, log), log
+
+
+def _assert_alike(a, b):
+    """Two memories, equal to rounding."""
+    assert a.widths == b.widths and a.labels == b.labels
+    for mine, other in zip(a.tasks, b.tasks, strict=True):
+        for mask, expected in zip(mine.masks, other.masks, strict=True):
+            np.testing.assert_array_equal(mask, expected)
+    for kernel, expected in zip(a.kernels, b.kernels, strict=True):
+        np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-4)
+    for label in a.labels:
+        drawn, expected = (small_runs.draw_all(memory)[label] for memory in (a, b))
+        np.testing.assert_allclose(drawn, expected, atol=1e-3)
+
+
+def test_each_seed_is_as_if_it_had_run_alone(together):
+    folder, _, log = together
+    for seed in SEEDS:
+        alone = small_runs.finished(CONFIG.with_changes(seed=seed), labels=LABELS)
+        _assert_alike(load_memory(folder / f"seed{seed}"), load_memory(alone.workdir))
+        mine, other = (json.loads((f / "summary.json").read_text()) for f in (folder / f"seed{seed}", alone.workdir))
+        for name in ("A_1", "A_2", "forgetting", "widths", "parameters", "bytes", "seed", "config"):
+            assert mine[name] == other[name], name
+    widths = [load_memory(folder / f"seed{seed}").widths for seed in SEEDS]
+    assert widths[0] != widths[1]  # Else nothing was shown.
+    assert log.tasks[1].physical_widths >= tuple(map(max, zip(*widths)))
+    assert log.ends == [(0, 0), (0, 5), (1, 0), (1, 5)]
+
+
+@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+def test_several_classes_a_task(variant, tmp_path):
+    """With a critic that is told the class, which acts there alone."""
+    config = small_runs.small(variant, image_size=8, epochs=2, critic_condition="projection", warm_start=True)
+    streams = [small_runs.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
+    summary = Learner(config, devices=1).fit_seeds(SEEDS, streams, tmp_path)
+    assert [len(task) for task in summary["tasks"]] == [2, 2]
+    for seed in SEEDS:
+        own = config.with_changes(seed=seed)
+        alone = small_runs.finished(own, labels=LABELS_OF_PAIRS, classes_per_task=2)
+        _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
+
+
+def test_with_all_that_goes_beyond_the_paper(tmp_path):
+    """And with masks that settle before a task ends."""
+    config = small_runs.beyond("dgma", mask_share=0.5, headroom=1)
+    streams = [small_runs.stream(config, LABELS_OF_PAIRS, classes_per_task=2) for _ in SEEDS]
+    Learner(config, devices=1).fit_seeds(SEEDS, streams, tmp_path)
+    for seed in SEEDS:
+        alone = small_runs.finished(config.with_changes(seed=seed), labels=LABELS_OF_PAIRS, classes_per_task=2)
+        _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
+
+
+def test_the_summary_has_mean_and_deviation(together):
+    folder, summary, _ = together
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    each = [json.loads((folder / f"seed{seed}" / "summary.json").read_text()) for seed in SEEDS]
+    values = [s["A_2"]["consolidated"]["macro"] for s in each]
+    assert summary["seeds"] == list(SEEDS) and summary["protocol"] == "strict"
+    assert summary["A_2"]["consolidated"]["macro"] == {
+        "mean": pytest.approx(np.mean(values)),
+        "sd": pytest.approx(np.std(values, ddof=1)),
+        "values": values,
+    }
+    assert summary["forgetting"]["auxiliary"]["values"] == [s["forgetting"]["auxiliary"] for s in each]
+
+
+def test_a_seed_that_is_behind_catches_up(together, tmp_path):
+    """As after a kill between the saves of two seeds, or a damaged checkpoint."""
+    folder, summary, _ = together
+    shutil.copytree(folder, tmp_path / "run")
+    checkpoints = sorted((tmp_path / "run" / "seed5" / "checkpoints").iterdir())
+    for newest in checkpoints[1:]:  # The first is the end of task 0.
+        shutil.rmtree(newest)
+    log = Log()
+    again = _fit(tmp_path / "run", log)
+    assert log.ends == [(1, 5)]
+    _assert_alike(load_memory(tmp_path / "run" / "seed5"), load_memory(folder / "seed5"))
+    assert again["A_2"]["auxiliary"]["macro"]["values"][0] == summary["A_2"]["auxiliary"]["macro"]["values"][0]
+
+
+def test_the_folder_of_a_single_run_is_left_alone(together):
+    folder, _, _ = together
+    single = folder / "seed0"
+    before = (single / "summary.json").read_bytes()
+    with pytest.raises(OtherConfiguration) as error:
+        _fit(single)
+    assert str(error.value) == f"{single} is the folder of a run of one seed; choose another workdir"
+    assert (single / "summary.json").read_bytes() == before
+
+
+def test_the_folder_of_several_seeds_is_left_alone(together):
+    folder, summary, _ = together
+    with pytest.raises(OtherConfiguration) as error:
+        small_runs.fit(CONFIG, folder, labels=LABELS)
+    assert str(error.value) == f"{folder} holds the runs of several seeds (seed0, seed5); choose another --workdir"
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+
+def test_a_memory_is_that_of_one_seed(together):
+    folder, _, _ = together
+    with pytest.raises(NoMemory) as error:
+        load_memory(folder)
+    assert str(error.value) == f"{folder} holds the runs of several seeds; choose one: seed0, seed5"
+
+
+def test_streams_must_be_alike():
+    learner = Learner(CONFIG, devices=1)
+    streams = [small_runs.stream(CONFIG, LABELS, class_order=order) for order in ((0, 1), (1, 0))]
+    with pytest.raises(ConfigError) as error:
+        learner.fit_seeds(SEEDS, streams, "nowhere")
+    assert str(error.value) == (
+        "the streams of seeds 0 and 5 differ in tasks; seeds are trained side by side on the same tasks"
+    )
+    with pytest.raises(ConfigError, match="^1 streams for 2 seeds; give one for each$"):
+        learner.fit_seeds(SEEDS, streams[:1], "nowhere")
+
+
+def test_a_seed_given_twice():
+    with pytest.raises(ConfigError) as error:
+        _fit("nowhere", seeds=(1, 2, 1))
+    assert str(error.value) == "seeds=1,2,1 names a seed twice; give each once"
