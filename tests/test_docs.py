@@ -78,7 +78,12 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize(
     ("page", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
-def test_a_command_is_understood(page, words, monkeypatch) -> None:
+def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for option, value in zip(words, words[1:]):
+        if option == "--config":  # The file must exist when the command is parsed; one that changes nothing will do.
+            Path(value).parent.mkdir(parents=True)
+            Path(value).write_text("{}")
     if words[1] == "-c":
         compile(words[2], page, "exec")
         return
