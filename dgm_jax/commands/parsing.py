@@ -19,8 +19,18 @@ from dgm_jax.config.settings import kinds_of, no_effect
 from dgm_jax.errors import UserError
 
 _FIRST = (  # What people use most; --help begins with these.
-    *("preset", "config", "method", "variant", "seed", "seeds", "epochs", "workdir", "data_dir", "classes_per_task"),
-    *("train_per_class", "devices"),
+    "preset",
+    "config",
+    "method",
+    "variant",
+    "seed",
+    "seeds",
+    "epochs",
+    "workdir",
+    "data_dir",
+    "classes_per_task",
+    "train_per_class",
+    "devices",
 )
 _RUN = "run"  # The section of all that is neither among the first options nor in a group of settings.
 
@@ -68,8 +78,7 @@ def parse(
     chosen, _ = tyro.cli(_Chosen, args=words, add_help=False, return_unknown_args=True)
     start = _start(name, chosen)
     options = _options(kind, start, chosen.preset or name)
-    line = _line(options, start)
-    found: Any
+    line: Any = _line(options, start)
     found, unknown = tyro.cli(
         line, prog=program_of(name), description=description, args=words, return_unknown_args=True
     )
@@ -94,10 +103,10 @@ def _start(name: str, chosen: _Chosen) -> Config:
     gates = found.get("gates")
     variant = chosen.variant or (gates.get("variant") if isinstance(gates, dict) else found.get("variant")) or "dgma"
     methods = get_args(Method)
-    in_file = found.get("method", "dgm" if chosen.method not in methods or chosen.config else chosen.method)
+    first = found.get("method", chosen.method if chosen.method in methods else "dgm")  # For which the file is checked.
     settings = preset(preset_for(chosen.preset or name, name), variant)  # type: ignore[arg-type]  # It checks the name.
-    if in_file in methods:  # Otherwise the check of the file, or tyro, says which methods there are.
-        settings = settings.for_method(in_file, _own_settings(in_file)())
+    if first in methods:  # Otherwise the check of the file says which methods there are.
+        settings = settings.for_method(first, _own_settings(first)())
     if chosen.config is not None:
         try:
             settings = with_file(settings, found, chosen.config)
@@ -194,7 +203,11 @@ def _refusal(unknown: Sequence[str], names: Sequence[str], method: str) -> str:
     given = [word.partition("=")[0] for word in unknown if word.startswith("--")]
     settings = {word: word.removeprefix("--").removeprefix("no-").replace("-", "_") for word in given}
     facts = all_facts()
-    unread = {word: facts[setting].used_by or () for word, setting in settings.items() if setting in facts}
+    unread = {
+        word: facts[setting].used_by or ()
+        for word, setting in settings.items()
+        if setting in facts and not facts[setting].is_used_by(method)
+    }
     if unread:
         return no_effect(unread, method)
     first = unknown[0].partition("=")[0]

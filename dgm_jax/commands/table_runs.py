@@ -93,6 +93,9 @@ class TableRun:
         experiment, arguments, quick = DATA[self.data]
         method = METHODS.get(self.method) or ABLATIONS[self.method]
         budget = quick if self.quick else ()
+        if "--method" in method and method[-1] not in GENERATIVE and "--epochs" in budget:  # These methods count steps.
+            start = budget.index("--epochs")
+            budget = (*budget[:start], *budget[start + 2 :])
         return ["-m", f"experiments.{experiment}", *arguments, *budget, *method, "--seed", str(self.seed)]
 
     @property

@@ -23,7 +23,7 @@ Grey = Literal["convert", "refuse"]
 Unreadable = Literal["refuse", "skip"]
 
 _TEST_FOLDERS = ("val", "validation", "test")
-# Files that often lie beside images. Every other file must be an image; if it is not, the user is told.
+# Files that often lie beside images. Every other file must be an image; if not, it is an error.
 _NO_IMAGES = (".txt", ".csv", ".json", ".jsonl", ".xml", ".html", ".md", ".yaml", ".yml", ".log", ".ini", ".db", ".npy")
 _LAYOUTS = "PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgm_jax.config import GENERATIVE
+from dgm_jax.config import GENERATIVE, flattened, upgraded
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_atomically, write_json
 
@@ -160,7 +160,7 @@ def _row(
     published = PUBLISHED.get((data, method), (None, None, ""))
     size = statistics.mean(s.bytes["memory"]["total"] for s in summaries)
     replaced, images = first.bytes["images_replaced"], first.bytes["image_count"]
-    epochs = first.config["epochs"]
+    epochs = flattened(upgraded(first.config)).get("epochs") if first.method in GENERATIVE else None  # Others count steps.
     half = first.n_seen((len(first.tasks) + 1) // 2 - 1)  # Classes after half of the tasks.
     return {
         "reading": reading,
@@ -174,16 +174,23 @@ def _row(
         **{name: _spread(name, (quality[name] for quality in measured))[name] for name in _QUALITY},
         "memory_bytes": round(size),
         "worth_images": round(size / (replaced / images)) if images and replaced else None,
-        "epochs": epochs if first.method in GENERATIVE else None,  # Other methods count only steps.
+        "epochs": epochs,
         "train_images": images,
         "test_images": sum(map(sum, first.confusion[reading])),
-        "full_length": data in _FULL_LENGTH and images >= _FULL_LENGTH[data][0] and epochs >= _FULL_LENGTH[data][1],
+        "full_length": _is_full_length(data, images, epochs),
         "minutes": statistics.mean(sum(s.seconds.values()) / 60 for s in summaries),
         "device": first.device,
         "published_A_half": published[0],
         "published_A_final": published[1],
         "published_measure": published[2],
     }
+
+
+def _is_full_length(data: str, images: int, epochs: int | None) -> bool:
+    if data not in _FULL_LENGTH:
+        return False
+    least_images, least_epochs = _FULL_LENGTH[data]
+    return images >= least_images and (epochs is None or epochs >= least_epochs)
 
 
 def _spread(name: str, values: Iterable[float | None]) -> dict[str, float | None]:

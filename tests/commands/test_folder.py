@@ -59,7 +59,7 @@ def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):
     drawn = small_runs.draw_all(load_memory("runs/mine"))
     shutil.rmtree("monday")
     assert learn.run("folder", "", kind=FolderOptions, argv=second[3:]) == 0
-    assert "goes on" in capsys.readouterr().out
+    assert "resuming" in capsys.readouterr().out
     memory = load_memory("runs/mine")
     assert memory.names == ("dog", names[0], "zebra's", "日本") and memory.labels == (0, 1, 2, 3)
     for label, images in drawn.items():

@@ -335,7 +335,7 @@ def test_seeds_that_are_no_list(text: str) -> None:
         (["--num-processes", "2"], "--coordinator, --num-processes and --process-id need --distributed"),
         (
             ["--distributed", "--coordinator", "host:1234"],
-            "--coordinator, --num-processes and --process-id belong together; give all three, or none",
+            "--coordinator, --num-processes and --process-id belong together; give all three or none",
         ),
         (
             ["--distributed", "--coordinator", "host", "--num-processes", "2", "--process-id", "0"],

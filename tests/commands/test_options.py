@@ -12,6 +12,7 @@ from dgm_jax.commands.parsing import parse
 from dgm_jax.config import Config, preset
 from dgm_jax.errors import UserError
 from dgm_jax.methods.er import ReservoirSettings
+from dgm_jax.methods.icarl import ExemplarSettings
 
 FORMAT_1 = Path(__file__).parent.parent / "fixtures" / "format-1" / "run" / "config.json"
 
@@ -149,8 +150,10 @@ def test_the_method_in_a_file_and_on_the_command_line(tmp_path: Path) -> None:
     assert settings("--config", str(path)).own == ReservoirSettings(memory_size=30)
     assert settings("--config", str(path), "--memory-size", "31").own == ReservoirSettings(memory_size=31)
     assert settings("--config", str(path), "--method", "joint").method == "joint"
-    dgm = written(tmp_path, '[gates]\nmasks = "random"\n', "dgm.toml")
+    dgm = written(tmp_path, 'method = "dgm"\n[gates]\nmasks = "random"\n', "dgm.toml")
     assert settings("--config", str(dgm), "--method", "joint").gates.masks == "learnt"  # As with a preset.
+    memory = written(tmp_path, "memory_size = 30", "memory.toml")  # It is for the method of the command line.
+    assert settings("--config", str(memory), "--method", "icarl").own == ExemplarSettings(memory_size=30)
 
 
 @pytest.mark.parametrize(
