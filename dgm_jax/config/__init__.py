@@ -1,10 +1,9 @@
 """Every setting of a run, in groups, and named sets of them (presets)."""
 
 from dgm_jax.config.choices import GENERATIVE, KEEPS_IMAGES, Method, Network, Precision, Variant
-from dgm_jax.config.formats import upgraded
+from dgm_jax.config.formats import require_none_removed, upgraded
 from dgm_jax.config.groups import Consolidation, Data, Gan, Gates, MethodSettings, Networks, Replay
 from dgm_jax.config.presets import NAMED_PRESETS, PRESETS, preset, preset_for
-from dgm_jax.config.removed import require_none_removed
 from dgm_jax.config.setting import setting
 from dgm_jax.config.settings import Config, UnknownSetting, all_facts, flattened
 
