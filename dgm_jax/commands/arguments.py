@@ -5,7 +5,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -15,6 +15,12 @@ from dgm_jax.errors import UserError
 T = TypeVar("T")
 
 _MOST_IN_A_LINE = 20  # More options than these are listed below the message.
+
+
+def shown(metavar: str, default: str = "") -> Any:
+    """How `--help` shows the value of an option, and its default if that needs words."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else None)
+
 
 Run = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run")]
 RunOrFile = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run, or an exported file")]
@@ -27,7 +33,8 @@ AfterTask = Annotated[
     ),
 ]
 Flag = FlagCreatePairsOff[bool]
-Debug = Annotated[Flag, arg(help="show where an error comes from", help_behavior_hint="")]
+Switch = Annotated[Flag, arg(help_behavior_hint="")]
+Debug = Annotated[Switch, arg(help="show where an error comes from")]
 
 
 def require_run(path: Path) -> None:

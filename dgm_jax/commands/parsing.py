@@ -155,11 +155,10 @@ def _refusal(unknown: Sequence[str], options: Sequence[str], method: str) -> str
     """What is wrong with words that are no options."""
     facts = all_facts()
     unread: dict[str, Sequence[str]] = {}
-    for word in unknown:
-        option = word.partition("=")[0]
+    for option in (word.partition("=")[0] for word in unknown if word.startswith("--")):
         setting = option.removeprefix("--").removeprefix("no-").replace("-", "_")
         used_by = facts[setting].used_by if setting in facts else _methods_with(setting)
-        if option.startswith("--") and used_by and method not in used_by:
+        if used_by and method not in used_by:
             unread[option] = used_by
     return no_effect(unread, method) if unread else unknown_argument(unknown[0], options)
 
