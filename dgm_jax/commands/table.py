@@ -24,29 +24,29 @@ class Table:
     """Options of the table."""
 
     data: Annotated[
-        tuple[str, ...], arg(metavar="DATA [DATA ...]", help=f"data sets: {', '.join(table_runs.DATA)}")
+        tuple[str, ...], arg(metavar="DATA [DATA ...]", help=f"Data sets: {', '.join(table_runs.DATA)}")
     ] = ("digits", "mnist-500")
     methods: Annotated[
         tuple[str, ...],
         shown("METHOD [METHOD ...]", "all methods"),
-        arg(help=f"methods: {', '.join(table_runs.METHODS)}; or a change of the method, such as 'dgma: no masks'"),
+        arg(help=f"Methods: {', '.join(table_runs.METHODS)}; or a change of the method, such as 'dgma: no masks'"),
     ] = ()
     ablations: Switch = False
-    """compare DGM with itself, one part changed at a time"""
+    """Compare DGM with itself, one part changed at a time."""
     seeds: Annotated[str | None, shown("N,N,...", "0,1,2; with --quick, 0")] = None
-    """seeds"""
+    """Seeds."""
     quick: Switch = False
-    """train less, for a table in half an hour on two cores"""
+    """Train less, for a table in half an hour on two cores."""
     runs: Annotated[Path | None, shown("DIR", "runs/table, runs/table-quick, ...")] = None
-    """folder of the runs"""
+    """Folder of the runs."""
     out: Annotated[Path | None, shown("DIR", "that of the runs")] = None
-    """folder to write the table to"""
+    """Folder to write the table to."""
     data_dir: Annotated[Path | None, shown("DIR", "as in a single run")] = None
-    """folder that holds the data sets"""
+    """Folder that holds the data sets."""
     images: Annotated[Path | None, shown("DIR", "read it from --data-dir")] = None
-    """class folders of ImageNet-50"""
+    """Class folders of ImageNet-50."""
     collect: Switch = False
-    """train nothing; write the table of the runs that are there"""
+    """Train nothing; write the table of the runs that are there."""
 
     def run(self, command: str) -> int:
         """Trains what is not finished yet and writes the table, which names `command`; returns 1 if a run failed."""
