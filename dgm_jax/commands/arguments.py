@@ -22,15 +22,15 @@ def shown(metavar: str, default: str = "") -> Any:
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else None)
 
 
+def several(name: str) -> Any:
+    """How `--help` shows an argument of one value or more."""
+    return arg(metavar=f"{name} [{name} ...]", help_behavior_hint="(required)")
+
+
 Run = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run")]
 RunOrFile = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run, or an exported file")]
 AfterTask = Annotated[
-    int | None,
-    arg(
-        metavar="K",
-        help="use the memory as it was after task K; the first task is 0",
-        help_behavior_hint="(default: the newest)",
-    ),
+    int | None, shown("K", "the newest"), arg(help="use the memory as it was after task K; the first task is 0")
 ]
 Flag = FlagCreatePairsOff[bool]
 Switch = Annotated[Flag, arg(help_behavior_hint="")]

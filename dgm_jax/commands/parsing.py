@@ -11,7 +11,7 @@ import tyro
 
 from dgm_jax.commands.arguments import typed, unknown_argument
 from dgm_jax.commands.options import Options
-from dgm_jax.config import GENERATIVE, Config, Method, UnknownSetting, all_facts, flattened, preset, preset_for
+from dgm_jax.config import GENERATIVE, Config, Method, all_facts, flattened, preset, preset_for
 from dgm_jax.config.formats import read_file, with_file
 from dgm_jax.config.setting import facts_of, help_of
 from dgm_jax.config.settings import kinds_of, no_effect
@@ -91,13 +91,11 @@ def _start(name: str, chosen: _Chosen) -> Config:
     settings = preset(preset_for(chosen.preset or name, name), variant)  # type: ignore[arg-type]  # It checks the name.
     settings = _for_method(settings, found.get("method", chosen.method))  # The file is checked for this method.
     if chosen.config is not None:
-        try:
-            settings = with_file(settings, found, chosen.config)
-        except UnknownSetting as error:
-            others = _methods_with(error.name)
-            if not others:
-                raise
-            raise UserError(f"{chosen.config}: {no_effect({error.name: others}, settings.method)}") from error
+        unknown = set(flattened(found)) - set(all_facts(type(settings.own)))
+        unread = {name: methods for name in sorted(unknown) if (methods := _methods_with(name))}
+        if unread:
+            raise UserError(f"{chosen.config}: {no_effect(unread, settings.method)}")
+        settings = with_file(settings, found, chosen.config)
     return _for_method(settings, chosen.method)
 
 

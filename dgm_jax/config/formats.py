@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgm_jax.config.choices import Method
-from dgm_jax.config.settings import GROUPS, Config, UnknownSetting, places_of, unread_defaults
+from dgm_jax.config.settings import GROUPS, Config, places_of, unread_defaults
 from dgm_jax.errors import ConfigError, OtherConfiguration
 
 FORMAT_VERSION = 2  # Of config.json. Format 1 had no groups, and every run had the settings of all methods.
@@ -117,8 +117,7 @@ def with_file(config: Config, found: Mapping[str, Any], path: Path) -> Config:
       path: of the file, for messages.
 
     Raises:
-      UnknownSetting: if there is no such setting.
-      ConfigError: if a value cannot work, or the method does not read the setting.
+      ConfigError: if there is no such setting, a value cannot work, or the method does not read the setting.
     """
     places = places_of(type(config.own))
     changes: dict[str, Any] = {}
@@ -139,7 +138,5 @@ def with_file(config: Config, found: Mapping[str, Any], path: Path) -> Config:
         config = config.with_changes(**changes)
         config.check_method_reads_all()
         return config
-    except UnknownSetting as error:
-        raise UnknownSetting(error.name, f"{path}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

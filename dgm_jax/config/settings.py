@@ -12,15 +12,6 @@ from dgm_jax.config.setting import Facts, Settings, facts_of, setting
 from dgm_jax.errors import ConfigError
 
 
-class UnknownSetting(ConfigError):
-    """A name that is no setting of the method."""
-
-    def __init__(self, name: str, text: str) -> None:
-        """Keeps the name, so that a caller that knows other methods can say more."""
-        super().__init__(text)
-        self.name = name
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
     """Settings of a run. A setting's name is unique over all groups."""
@@ -82,8 +73,7 @@ class Config(Settings):
           **changes: settings by their names, whatever their groups; or whole groups.
 
         Raises:
-          UnknownSetting: if there is no such setting.
-          ConfigError: if a value cannot work.
+          ConfigError: if there is no such setting, or a value cannot work.
         """
         places = places_of(type(changes.get("own", self.own)))
         direct: dict[str, Any] = {}
@@ -94,7 +84,7 @@ class Config(Settings):
             elif name not in places:
                 close = difflib.get_close_matches(name, places, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise UnknownSetting(name, f"there is no setting {name!r} for method {self.method!r}{hint}")
+                raise ConfigError(f"there is no setting {name!r} for method {self.method!r}{hint}")
             else:
                 by_group.setdefault(places[name], {})[name] = value
         direct |= by_group.pop("", {})
