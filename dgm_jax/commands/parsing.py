@@ -110,24 +110,20 @@ def _for_method(settings: Config, method: Any) -> Config:
 
 def _line(kind: type[Options], start: Config, preset_name: str) -> type:
     """The dataclass that tyro fills: the first options, then a section for each group of settings, then the rest."""
+    kinds, values = kinds_of(type(start.own)), start.flat() | {"preset": preset_name}
     sections: dict[str, list[Any]] = {}
-
-    def add(section: str, declared: type, defaults: Mapping[str, Any]) -> None:
+    for group, declared in {_RUN: kind, **kinds}.items():
         hints, helps = get_type_hints(declared, include_extras=True), help_of(declared)
-        for name, default in defaults.items():
+        for name, facts in facts_of(declared).items():
+            # --variant also chooses the preset's settings for a generator.
+            chooses = name == "variant" and start.method in GENERATIVE
+            if name == "settings" or not (chooses or facts.is_used_by(start.method)):
+                continue
+            default = values.get(name, facts.default)
             is_first = name in _FIRST or default is dataclasses.MISSING
             hint: Any = hints[name]
             field = (name, Annotated[hint, tyro.conf.arg(help=helps[name])], dataclasses.field(default=default))
-            sections.setdefault("" if is_first else section, []).append(field)
-
-    defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.name != "settings"}
-    add(_RUN, kind, defaults | {"preset": preset_name})
-    kinds, values = kinds_of(type(start.own)), start.flat()
-    for group, settings in kinds.items():
-        read = {name for name, facts in facts_of(settings).items() if facts.is_used_by(start.method)}
-        if start.method in GENERATIVE:
-            read.add("variant")  # It also chooses the preset's settings for a generator.
-        add(group or _RUN, settings, {name: values[name] for name in facts_of(settings) if name in read})
+            sections.setdefault("" if is_first else group or _RUN, []).append(field)
 
     titles = {group: (settings.__doc__ or "").partition("\n")[0] for group, settings in kinds.items() if group}
     titles[_RUN] = "How the run is made and what it writes."
