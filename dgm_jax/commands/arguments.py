@@ -1,11 +1,11 @@
 """What several commands share: types of arguments, checks that come before slow imports, and parsing."""
 
 import difflib
-import inspect
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -14,18 +14,27 @@ from dgm_jax.errors import UserError
 
 T = TypeVar("T")
 
+_MOST_IN_A_LINE = 20  # More options than these are listed below the message.
+
+
+def shown(metavar: str, default: str = "") -> Any:
+    """How `--help` shows the value of an option, and its default if that needs words."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else None)
+
+
+def several(name: str) -> Any:
+    """How `--help` shows an argument of one value or more."""
+    return arg(metavar=f"{name} [{name} ...]", help_behavior_hint="(required)")
+
+
 Run = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run")]
 RunOrFile = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run, or an exported file")]
 AfterTask = Annotated[
-    int | None,
-    arg(
-        metavar="K",
-        help="use the memory as it was after task K; the first task is 0",
-        help_behavior_hint="(default: the newest)",
-    ),
+    int | None, shown("K", "the newest"), arg(help="use the memory as it was after task K; the first task is 0")
 ]
 Flag = FlagCreatePairsOff[bool]
-Debug = Annotated[Flag, arg(help="show where an error comes from", help_behavior_hint="")]
+Switch = Annotated[Flag, arg(help_behavior_hint="")]
+Debug = Annotated[Switch, arg(help="show where an error comes from")]
 
 
 def require_run(path: Path) -> None:
@@ -71,54 +80,36 @@ def parse_options(kind: type[T], argv: Sequence[str] | None, *, program: str, de
     words = list(sys.argv[1:] if argv is None else argv)
     options, unknown = tyro.cli(kind, prog=program, description=description, args=words, return_unknown_args=True)
     if unknown:
-        raise UserError(unknown_argument(unknown[0], _options(kind), program))
+        hints = get_type_hints(kind, include_extras=True).items()
+        names = typed(name for name, hint in hints if Positional not in getattr(hint, "__metadata__", ()))
+        raise UserError(unknown_argument(unknown[0], names, f"{program} "))
     return options
 
 
-def parse_command(
-    kinds: Mapping[str, type[T]], argv: Sequence[str] | None, *, program: str, description: str | None
-) -> T:
-    """Reads a command line that begins with the name of a command.
+def unknown_argument(word: str, options: Sequence[str], command: str = "") -> str:
+    """The message for an argument that a command does not take.
 
     Args:
-      kinds: for each command the dataclass to fill.
-      argv: as for `parse_options`.
-      program: as for `parse_options`.
-      description: as for `parse_options`.
-
-    Raises:
-      UserError: if the command is unknown, or as `parse_options`.
+      word: the argument.
+      options: the command's options as they are typed.
+      command: the beginning of a command line that shows help, with a space at its end.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in kinds:
-        name = words[0]
-        return parse_options(
-            kinds[name], words[1:], program=f"{program} {name}", description=inspect.getdoc(kinds[name])
-        )
-    if words and not words[0].startswith("-"):
-        hint = _did_you_mean(words[0], list(kinds)) or f"choose from {', '.join(kinds)}."
-        raise UserError(f"unknown command {words[0]}; {hint} {program} --help explains the commands")
-    return tyro.extras.subcommand_cli_from_dict(dict(kinds), prog=program, description=description, args=words)
-
-
-def unknown_argument(word: str, options: Sequence[str], program: str) -> str:
-    """The message for an argument that a command does not take."""
     if not word.startswith("-"):
-        return f"superfluous argument {word}; {program} --help explains all arguments"
-    hint = _did_you_mean(word.partition("=")[0].replace("_", "-"), options) or f"choose from {', '.join(options)}."
-    return f"unknown option {word}; {hint} {program} --help explains all options"
+        return f"superfluous argument {word}; {command}--help explains all arguments"
+    hint = did_you_mean(word.partition("=")[0].replace("_", "-"), options)
+    if not hint and len(options) > _MOST_IN_A_LINE:
+        valid = textwrap.fill(" ".join(sorted(options)), width=98, break_on_hyphens=False)
+        return f"unknown option {word}\nThe options, which --help explains, are\n{textwrap.indent(valid, '  ')}"
+    hint = hint or f"choose from {', '.join(options)}."
+    return f"unknown option {word}; {hint} {command}--help explains all options"
 
 
-def _options(kind: type) -> list[str]:
-    """The options of a dataclass as they are typed, without positional arguments."""
-    hints = get_type_hints(kind, include_extras=True)
-    return [
-        f"--{name.replace('_', '-')}"
-        for name, hint in hints.items()
-        if Positional not in getattr(hint, "__metadata__", ())
-    ]
-
-
-def _did_you_mean(word: str, names: Sequence[str]) -> str:
+def did_you_mean(word: str, names: Sequence[str]) -> str:
+    """A question with the name that is most like a word; "" if none is."""
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def typed(names: Iterable[str]) -> list[str]:
+    """Options as they are typed."""
+    return [f"--{name.replace('_', '-')}" for name in names]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place
+from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,14 +14,10 @@ class Export:
     """Write the memory of a run as one small file, which dgm_jax.load_memory(FILE) reads (docs/formats.md)."""
 
     workdir: RunOrFile
-    out: Annotated[Positional[Path], arg(metavar="FILE", help="file to write, e.g. memory.dgm")]
-    to: Annotated[
-        Literal["dgm", "npz", "stablehlo"],
-        arg(
-            help="dgm: the format of this library; npz: the arrays, for NumPy; stablehlo: a program that draws images, "
-            "for JAX without this library"
-        ),
-    ] = "dgm"
+    out: Annotated[Positional[Path], shown("FILE")]
+    """file to write, e.g. memory.dgm"""
+    to: Literal["dgm", "npz", "stablehlo"] = "dgm"
+    """dgm: the library's format; npz: the arrays, for NumPy; stablehlo: a program for JAX that does not need dgm_jax"""
     after_task: AfterTask = None
     debug: Debug = False
 

@@ -10,7 +10,7 @@ from dgm_jax import data
 from dgm_jax.commands.options import ImageOptions, Options, parse_seeds
 from dgm_jax.commands.parsing import parse, program_of
 from dgm_jax.data import Dataset
-from dgm_jax.errors import UserError, user_message
+from dgm_jax.errors import UserError, exit_status
 from dgm_jax.reporting.console import ConsoleProgress
 from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunStart
 from dgm_jax.runs.folder import Workdir
@@ -30,46 +30,50 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
     Returns:
       The exit status: 0; 2 after an error that the user can fix; 130 after an interrupt.
     """
-    progress = ConsoleProgress()
-    debug = False
-    ctrl_c = CtrlC()
-    try:
-        options = parse(name, description, kind=kind, argv=argv)
-        debug = options.debug
-        seeds = parse_seeds(options.seeds, options.settings.seed)
-        settings = options.settings
-        which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
-        method = settings.gates.variant if settings.method == "dgm" else settings.method
-        called = name if options.preset == name else f"{name}-{options.preset}"
-        workdir = options.workdir or Path("runs") / f"{called}-{method}-{which}"
-        arguments = sys.argv[1:] if argv is None else argv
-        command = f"{program_of(name)} {shlex.join(arguments)}".strip()
-        callbacks: list[Callback] = [progress, _Command(command), _RaiseLostCtrlC(ctrl_c)]
-        if options.tensorboard:
-            from dgm_jax.reporting.tensorboard import TensorBoard
+    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_status(
+        lambda: _learn(name, parse(name, description, kind=kind, argv=words), words),
+        interrupted="interrupted; run the same command to resume",
+        debug="--debug" in words,
+    )
 
-            callbacks.append(TensorBoard())
-        from dgm_jax.system import processes  # It imports JAX, which is slow: only once the command line is right.
 
-        _join(options)
-        streams = processes.call_on_all(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
+def _learn(name: str, options: Options, words: Sequence[str]) -> None:
+    settings = options.settings
+    seeds = parse_seeds(options.seeds, settings.seed)
+    which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
+    method = settings.gates.variant if settings.method == "dgm" else settings.method
+    called = name if options.preset == name else f"{name}-{options.preset}"
+    workdir = options.workdir or Path("runs") / f"{called}-{method}-{which}"
+    progress, ctrl_c = ConsoleProgress(), CtrlC()
+    command = f"{program_of(name)} {shlex.join(words)}".strip()
+    callbacks: list[Callback] = [progress, _Command(command), _RaiseLostCtrlC(ctrl_c)]
+    if options.tensorboard:
+        from dgm_jax.reporting.tensorboard import TensorBoard
 
-        from dgm_jax.learner import Learner  # Slower still: only once the data are right.
-        from dgm_jax.system.compilation import keep_no_programs, keep_programs
+        callbacks.append(TensorBoard())
+    from dgm_jax.system import processes  # It imports JAX, which is slow: only once the command line is right.
 
-        if options.compilation_cache:
-            keep_programs()
-        else:
-            keep_no_programs()
-        learner = processes.call_on_all(
-            lambda: Learner(
-                settings,
-                devices=options.devices,
-                backend=options.backend,
-                callbacks=callbacks,
-                show_real=options.show_real,
-            )
+    _join(options)
+    streams = processes.call_on_all(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
+
+    from dgm_jax.learner import Learner  # Slower still: only once the data are right.
+    from dgm_jax.system.compilation import keep_no_programs, keep_programs
+
+    if options.compilation_cache:
+        keep_programs()
+    else:
+        keep_no_programs()
+    learner = processes.call_on_all(
+        lambda: Learner(
+            settings,
+            devices=options.devices,
+            backend=options.backend,
+            callbacks=callbacks,
+            show_real=options.show_real,
         )
+    )
+    try:
         with ctrl_c:
             if options.seeds is None:
                 learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
@@ -77,19 +81,8 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
                 summary = learner.fit_seeds(seeds, streams, workdir, resume_anyway=options.resume_anyway)
                 if processes.is_first():
                     print(*seeds_report(summary, workdir), sep="\n")
-    except (UserError, OSError) as error:  # Also a full disk, or a folder that vanished.
-        progress.close()
-        if debug:
-            raise
-        print(user_message(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        progress.close()
-        print("interrupted; run the same command to resume", file=sys.stderr)
-        return 130
     finally:
         progress.close()
-    return 0
 
 
 def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:

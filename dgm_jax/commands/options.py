@@ -1,12 +1,13 @@
 """The options of a run besides its settings; a kind of options for each kind of data."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from dgm_jax import data
+from dgm_jax.commands.arguments import Flag, shown
 from dgm_jax.config import NAMED_PRESETS, Config
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError
@@ -18,50 +19,44 @@ _IMAGENET50 = 50  # classes
 class Options:
     """What a run needs besides its settings."""
 
-    preset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(NAMED_PRESETS)}}}")]
+    preset: Annotated[str, shown(f"{{{','.join(NAMED_PRESETS)}}}")]
     """Named set of settings; with --variant it decides the defaults listed here. best: what goes beyond the paper and
     measured best, for digits, mnist and cifar10."""
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    config: Annotated[Path | None, shown("FILE", "none")] = None
     """File of settings, JSON or TOML, such as a run's config.json. It overrides the preset; options override both."""
     class_order: str = "natural"
     """Order in which the classes arrive: natural, random:SEED, or all labels, e.g. 3,1,4,0,2."""
     classes_per_task: str = "1"
     """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
-    workdir: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/EXPERIMENT[-PRESET]-VARIANT-seedSEED)"),
-    ] = None
+    workdir: Annotated[Path | None, shown("DIR", "runs/EXPERIMENT[-PRESET]-VARIANT-seedSEED")] = None
     """Folder of the run; a run that was interrupted continues there."""
-    data_dir: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)"),
-    ] = None
+    data_dir: Annotated[Path | None, shown("DIR", "$TFDS_DATA_DIR, or else ~/tensorflow_datasets")] = None
     """Folder that holds the data sets of TensorFlow Datasets; digits and arrays need none."""
     evaluate_on: Literal["test", "training"] = "test"
     """training: a quarter of each class's training images takes the place of the test images, to choose settings by."""
-    seeds: Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="(default: --seed alone)")] = None
+    seeds: Annotated[str | None, shown("N,N,...", "--seed alone")] = None
     """Train several seeds at once, side by side in one program, e.g. 0,1,2; each gets a folder in that of the run."""
-    devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    devices: Annotated[int | None, shown("N", "all")] = None
     """Use only N devices, the first ones; of several processes, equally many of each."""
     backend: Literal["pmap", "shard_map"] = "pmap"
     """What maps training over devices; results do not depend on it."""
-    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    distributed: Flag = False
     """Be one of several processes of a run (docs/devices.md); Slurm, Kubernetes and TPU pods say which."""
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="(default: found)")] = None
+    coordinator: Annotated[str | None, shown("HOST:PORT", "found")] = None
     """With --distributed: where the first process listens."""
-    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: found)")] = None
+    num_processes: Annotated[int | None, shown("N", "found")] = None
     """With --distributed: how many processes there are."""
-    process_id: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="(default: found)")] = None
+    process_id: Annotated[int | None, shown("I", "found")] = None
     """With --distributed: the number of this process, from 0."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder (or $JAX_COMPILATION_CACHE_DIR), and use those kept there."""
-    show_real: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    show_real: Flag = False
     """Keep three real images of each class in the workdir, to be shown beside generated ones on the page of the run."""
-    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    tensorboard: Flag = False
     """Write the run's numbers and pictures for TensorBoard too, into the workdir's folder tensorboard/."""
-    debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    debug: Flag = False
     """Show where an error comes from."""
-    resume_anyway: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    resume_anyway: Flag = False
     """Continue in a workdir although its settings differ from those given now."""
     settings: Config
     """Settings: from the options, the file, the preset, and the defaults."""
@@ -80,7 +75,7 @@ class Options:
 class FileOptions(Options):
     """Options of an experiment on a person's own arrays."""
 
-    npz: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    npz: Annotated[Path, shown("FILE")]
     """File with the arrays x_train, y_train, x_test, y_test: images uint8 [n, h, w] or [n, h, w, c], of any size."""
 
     @property
@@ -101,49 +96,9 @@ class ImageOptions(Options):
     """With --data: what becomes of grey images (by their file's mode) among colour ones."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """With --data: what becomes of files that cannot be read as images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderOptions(ImageOptions):
-    """Options of an experiment on a person's own images, a folder for each class."""
-
-    data: Annotated[Path, tyro.conf.arg(metavar="PATH")]
+    data: Annotated[Path | None, shown("PATH", "imagenet_resized/32x32 in --data-dir")] = None
     """Folder of images: PATH/train/<class>/ and PATH/val/<class>/, or PATH/<class>/ (the last fifth are for tests)."""
-    classes: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="A,B,...|first:N|@FILE", help_behavior_hint="(default: all, by name)"),
-    ] = None
-    """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
-
-    @property
-    def where(self) -> Path:
-        """The folder of images."""
-        return self.data
-
-    def load(self, name: str) -> Dataset:
-        """Loads the chosen classes; they are called after the folder, not `name`."""
-        there = data.folder_classes(self.data)
-        chosen = None if self.classes is None else data.parse_classes(self.classes, there)
-        _check_tasks(self, len(chosen or there))
-        size = self.settings.data.image_size
-        return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageNetOptions(ImageOptions):
-    """Options of an experiment on 50 classes of ImageNet, or on any class folders of images."""
-
-    classes_per_task: str = "10"
-    """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
-    data: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: imagenet_resized/32x32 in --data-dir)"),
-    ] = None
-    """Folder of images: PATH/train/<class>/ and PATH/val/<class>/, or PATH/<class>/ (the last fifth are for tests)."""
-    classes: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="A,B,...|first:N|@FILE", help_behavior_hint="(default: all, which have to be 50)"),
-    ] = None
+    classes: Annotated[str | None, shown("A,B,...|first:N|@FILE", "all, by name")] = None
     """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
 
     @property
@@ -152,40 +107,62 @@ class ImageNetOptions(ImageOptions):
         return self.data or super().where
 
     def load(self, name: str) -> Dataset:
+        """Loads the chosen classes; a folder's are called after the folder, not `name`."""
+        there = data.folder_classes(self.data) if self.data else data.class_names("imagenet32", self.where)
+        self.check_classes(there)
+        chosen = None if self.classes is None else data.parse_classes(self.classes, there)
+        # This refuses an order or sizes of tasks that do not fit before the minutes that reading images takes.
+        data.parse_class_order(self.class_order, range(len(chosen or there)))
+        data.task_sizes(data.parse_classes_per_task(self.classes_per_task), len(chosen or there))
+        if not self.data:
+            return data.load("imagenet32", self.where, classes=chosen or there)
+        size = self.settings.data.image_size
+        return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
+
+    def check_classes(self, there: Sequence[str]) -> None:
+        """Refuses classes that the experiment is not about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(ImageOptions):
+    """Options of an experiment on a person's own images, a folder for each class."""
+
+    data: Annotated[Path, shown("PATH")] = dataclasses.field()  # It has to be given.
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetOptions(ImageOptions):
+    """Options of an experiment on 50 classes of ImageNet, or on any class folders of images."""
+
+    classes_per_task: str = "10"
+    classes: Annotated[str | None, shown("A,B,...|first:N|@FILE", "all, which have to be 50")] = None
+
+    def load(self, name: str) -> Dataset:
         """Loads the chosen classes."""
         if self.data and self.data_dir:
             raise UserError("--data and --data-dir are two places to read from; give one of them")
         if not self.data and (self.grey, self.unreadable) != ("convert", "refuse"):
             raise UserError("--grey and --unreadable are about files of images; they need --data")
-        there = data.folder_classes(self.data) if self.data else data.class_names("imagenet32", self.where)
+        return super().load(name)
+
+    def check_classes(self, there: Sequence[str]) -> None:
+        """Refuses another number of classes than 50 if none are chosen."""
         if self.classes is None and len(there) != _IMAGENET50:
             choice = f"--classes first:{min(len(there), _IMAGENET50)}"
             raise UserError(f"{self.where} has {len(there):,} classes, expected {_IMAGENET50}; choose, e.g. {choice}")
-        chosen = None if self.classes is None else data.parse_classes(self.classes, there)
-        _check_tasks(self, len(chosen or there))
-        if not self.data:
-            return data.load("imagenet32", self.where, classes=chosen or there)
-        size = self.settings.data.image_size
-        return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JoinedOptions(Options):
     """Options of an experiment on several data sets as one."""
 
-    of: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "digits,mnist"
+    of: Annotated[str, shown("A,B,...")] = "digits,mnist"
     """The data sets to join, in this order, e.g. digits,mnist,svhn,cifar10."""
 
     def load(self, name: str) -> Dataset:
         """Loads them, at the size that the networks see."""
         names = [part.strip() for part in self.of.split(",")]
         return data.join([data.load(part, self.where) for part in names], self.settings.data.image_size)
-
-
-def _check_tasks(options: Options, n_classes: int) -> None:
-    """Refuses an order or sizes of tasks that do not fit, before the minutes that reading images takes."""
-    data.parse_class_order(options.class_order, range(n_classes))
-    data.task_sizes(data.parse_classes_per_task(options.classes_per_task), n_classes)
 
 
 def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from dgm_jax.commands.arguments import Debug, Run, require_run
+from dgm_jax.commands.arguments import Debug, Run, require_run, several
 from dgm_jax.errors import UserError
 
 
@@ -15,11 +15,10 @@ class Predict:
     """Predict the class of image files with the classifier of a run, among the classes that it has learnt."""
 
     workdir: Run
-    images: Annotated[
-        Positional[tuple[Path, ...]],
-        arg(metavar="IMAGE [IMAGE ...]", help="image files", help_behavior_hint="(required)"),
-    ]
-    reading: Annotated[Literal["consolidated", "auxiliary"], arg(help="which classifier")] = "consolidated"
+    images: Annotated[Positional[tuple[Path, ...]], several("IMAGE")]
+    """image files"""
+    reading: Literal["consolidated", "auxiliary"] = "consolidated"
+    """which classifier"""
     debug: Debug = False
 
     def run(self) -> None:

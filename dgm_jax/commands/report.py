@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from dgm_jax.commands.arguments import Debug, require_place, require_run
+from dgm_jax.commands.arguments import Debug, require_place, require_run, several, shown
 from dgm_jax.errors import UserError
 
 
@@ -14,18 +14,10 @@ from dgm_jax.errors import UserError
 class Report:
     """Write a page about a run, finished or not, to open in a browser; for several runs, a page that compares them."""
 
-    workdirs: Annotated[
-        Positional[tuple[Path, ...]],
-        arg(metavar="WORKDIR [WORKDIR ...]", help="folders of runs", help_behavior_hint="(required)"),
-    ]
-    out: Annotated[
-        Path | None,
-        arg(
-            metavar="FILE",
-            help="page to write",
-            help_behavior_hint="(default: WORKDIR/report.html; for several runs, comparison.html)",
-        ),
-    ] = None
+    workdirs: Annotated[Positional[tuple[Path, ...]], several("WORKDIR")]
+    """folders of runs"""
+    out: Annotated[Path | None, shown("FILE", "WORKDIR/report.html; for several runs, comparison.html")] = None
+    """page to write"""
     debug: Debug = False
 
     def run(self) -> None:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import arg
-
-from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place
+from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place, shown
 from dgm_jax.errors import UserError
 from dgm_jax.system.interruption import CtrlC
 
@@ -26,16 +24,14 @@ class Sample:
     """Draw images of learnt classes from the memory of a run: as one picture, or as a file for each image."""
 
     workdir: RunOrFile
-    classes: Annotated[tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="classes, by label or by name")]
-    n: Annotated[int, arg(metavar="N", help="number of images of each class")] = 64
-    out: Annotated[
-        Path,
-        arg(
-            metavar="FILE|FOLDER",
-            help="picture to write, e.g. grid.png, or a folder (any other name) for FOLDER/LABEL/000000.png and so on",
-        ),
-    ]
-    seed: Annotated[int, arg(metavar="SEED", help="another seed draws other images")] = 0
+    classes: Annotated[tuple[str, ...], shown("CLASS [CLASS ...]")]
+    """classes, by label or by name"""
+    n: Annotated[int, shown("N")] = 64
+    """number of images of each class"""
+    out: Annotated[Path, shown("FILE|FOLDER")]
+    """picture to write, e.g. grid.png, or a folder (any other name) for FOLDER/LABEL/000000.png and so on"""
+    seed: Annotated[int, shown("SEED")] = 0
+    """another seed draws other images"""
     after_task: AfterTask = None
     debug: Debug = False
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from dgm_jax.commands import table_runs
-from dgm_jax.commands.arguments import Flag, parse_options
+from dgm_jax.commands.arguments import Switch, parse_options, shown
 from dgm_jax.commands.options import parse_seeds
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.reporting import table
@@ -24,51 +24,29 @@ class Table:
     """Options of the table."""
 
     data: Annotated[
-        tuple[str, ...], arg(metavar="DATA [DATA ...]", help=f"data sets: {', '.join(table_runs.DATA)}")
-    ] = (
-        "digits",
-        "mnist-500",
-    )
+        tuple[str, ...], arg(metavar="DATA [DATA ...]", help=f"Data sets: {', '.join(table_runs.DATA)}")
+    ] = ("digits", "mnist-500")
     methods: Annotated[
         tuple[str, ...],
-        arg(
-            metavar="METHOD [METHOD ...]",
-            help=f"methods: {', '.join(table_runs.METHODS)}; or a change of the method, such as 'dgma: no masks'",
-            help_behavior_hint="(default: all methods)",
-        ),
+        shown("METHOD [METHOD ...]", "all methods"),
+        arg(help=f"Methods: {', '.join(table_runs.METHODS)}; or a change of the method, such as 'dgma: no masks'"),
     ] = ()
-    ablations: Annotated[
-        Flag, arg(help="compare DGM with itself, one part changed at a time", help_behavior_hint="")
-    ] = False
-    seeds: Annotated[
-        str | None, arg(metavar="N,N,...", help="seeds", help_behavior_hint="(default: 0,1,2; with --quick, 0)")
-    ] = None
-    quick: Annotated[Flag, arg(help="train less, for a table in half an hour on two cores", help_behavior_hint="")] = (
-        False
-    )
-    runs: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR", help="folder of the runs", help_behavior_hint="(default: runs/table, runs/table-quick, ...)"
-        ),
-    ] = None
-    out: Annotated[
-        Path | None,
-        arg(metavar="DIR", help="folder to write the table to", help_behavior_hint="(default: that of the runs)"),
-    ] = None
-    data_dir: Annotated[
-        Path | None,
-        arg(metavar="DIR", help="folder that holds the data sets", help_behavior_hint="(default: as in a single run)"),
-    ] = None
-    images: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR", help="class folders of ImageNet-50", help_behavior_hint="(default: read it from --data-dir)"
-        ),
-    ] = None
-    collect: Annotated[
-        Flag, arg(help="train nothing; write the table of the runs that are there", help_behavior_hint="")
-    ] = False
+    ablations: Switch = False
+    """Compare DGM with itself, one part changed at a time."""
+    seeds: Annotated[str | None, shown("N,N,...", "0,1,2; with --quick, 0")] = None
+    """Seeds."""
+    quick: Switch = False
+    """Train less, for a table in half an hour on two cores."""
+    runs: Annotated[Path | None, shown("DIR", "runs/table, runs/table-quick, ...")] = None
+    """Folder of the runs."""
+    out: Annotated[Path | None, shown("DIR", "that of the runs")] = None
+    """Folder to write the table to."""
+    data_dir: Annotated[Path | None, shown("DIR", "as in a single run")] = None
+    """Folder that holds the data sets."""
+    images: Annotated[Path | None, shown("DIR", "read it from --data-dir")] = None
+    """Class folders of ImageNet-50."""
+    collect: Switch = False
+    """Train nothing; write the table of the runs that are there."""
 
     def run(self, command: str) -> int:
         """Trains what is not finished yet and writes the table, which names `command`; returns 1 if a run failed."""

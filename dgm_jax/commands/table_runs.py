@@ -32,17 +32,12 @@ DATA = {  # name -> (experiment, arguments, further arguments with --quick)
     "cifar10": ("cifar10", (), ("--epochs", "5")),
     "imagenet50": ("imagenet50", ("--classes", "first:50"), ("--epochs", "1")),
 }
+_BASELINES = ("mergan", "mergan-jtr", "dgr", "er", "icarl", "ewc", "finetune")
 METHODS = {
     "joint": ("--method", "joint"),
     "dgma": ("--variant", "dgma"),
     "dgmw": ("--variant", "dgmw"),
-    "mergan": ("--method", "mergan"),
-    "mergan-jtr": ("--method", "mergan-jtr"),
-    "dgr": ("--method", "dgr"),
-    "er": ("--method", "er"),
-    "icarl": ("--method", "icarl"),
-    "ewc": ("--method", "ewc"),
-    "finetune": ("--method", "finetune"),
+    **{method: ("--method", method) for method in _BASELINES},
 }
 ABLATIONS = {  # What the paper claims, one part changed at a time.
     f"{variant}: {change}": ("--variant", variant, *arguments)

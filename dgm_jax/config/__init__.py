@@ -1,12 +1,11 @@
 """Every setting of a run, in groups, and named sets of them (presets)."""
 
 from dgm_jax.config.choices import GENERATIVE, KEEPS_IMAGES, Method, Network, Precision, Variant
-from dgm_jax.config.formats import upgraded
+from dgm_jax.config.formats import require_none_removed, upgraded
 from dgm_jax.config.groups import Consolidation, Data, Gan, Gates, MethodSettings, Networks, Replay
 from dgm_jax.config.presets import NAMED_PRESETS, PRESETS, preset, preset_for
-from dgm_jax.config.removed import require_none_removed
 from dgm_jax.config.setting import setting
-from dgm_jax.config.settings import Config, UnknownSetting, all_facts, flattened
+from dgm_jax.config.settings import Config, all_facts, flattened
 
 __all__ = [
     "GENERATIVE",
@@ -24,7 +23,6 @@ __all__ = [
     "Networks",
     "Precision",
     "Replay",
-    "UnknownSetting",
     "Variant",
     "all_facts",
     "flattened",

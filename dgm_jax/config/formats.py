@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dgm_jax.config.choices import Method
-from dgm_jax.config.removed import REMOVED, require_none_removed
-from dgm_jax.config.settings import GROUPS, Config, UnknownSetting, group_of, unread_defaults
-from dgm_jax.errors import ConfigError
+from dgm_jax.config.settings import GROUPS, Config, places_of, unread_defaults
+from dgm_jax.errors import ConfigError, OtherConfiguration
 
 FORMAT_VERSION = 2  # Of config.json. Format 1 had no groups, and every run had the settings of all methods.
 
@@ -17,6 +16,23 @@ _OWN_IN_FORMAT_1: dict[str, tuple[Method, ...]] = {
     "memory_size": ("er", "icarl"),
     "ewc_weight": ("ewc",),
     "alignment_weight": ("mergan",),
+}
+_LAST_COMMIT = "c36b15c"  # The last one with the settings of REMOVED; files of its runs still name them.
+# The settings that earlier versions had, with their defaults, which are what all runs do now.
+REMOVED: dict[str, Any] = {
+    "adversarial_loss": "wasserstein",
+    "penalty": "gradient",
+    "critic_steps": 1,
+    "critic_shift": 0,
+    "discriminator_norm": "batch",
+    "gate_learning_rate": None,
+    "gate_reach": None,
+    "scale_schedule": "linear",
+    "replay_confidence": 1.0,
+    "consolidation_real": 0.0,
+    "consolidation_turn": 0.0,
+    "consolidation_average": 0.0,
+    "distillation_weight": 0.0,
 }
 
 
@@ -29,20 +45,37 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     if any(isinstance(value, Mapping) for value in settings.values()):
         return dict(settings)
     method = settings.get("method", "dgm")
+    places, unread = places_of(), unread_defaults(method)
     nested: dict[str, Any] = {}
     for name, value in settings.items():
-        if name in unread_defaults(method) or method not in _OWN_IN_FORMAT_1.get(name, (method,)):
+        if name in unread or method not in _OWN_IN_FORMAT_1.get(name, (method,)):
             continue
         if name in REMOVED:
             if value != REMOVED[name]:
                 nested.setdefault("removed", {})[name] = value
-            continue
-        group = "own" if name in _OWN_IN_FORMAT_1 else group_of(name)
-        if group:
+        elif group := "own" if name in _OWN_IN_FORMAT_1 else places.get(name):
             nested.setdefault(group, {})[name] = value
         else:
             nested[name] = value
     return nested
+
+
+def require_none_removed(settings: Mapping[str, Any], folder: object) -> None:
+    """Refuses the settings of an earlier run that needs a removed setting: no run of this version equals that one.
+
+    Args:
+      settings: from `upgraded`.
+      folder: where the run lies, for the message.
+
+    Raises:
+      OtherConfiguration: if a removed setting was not at its default.
+    """
+    changed = [f"{name}={value!r}" for name, value in settings.get("removed", {}).items()]
+    if changed:
+        raise OtherConfiguration(
+            f"{folder} holds a run with {', '.join(changed)}, removed after commit {_LAST_COMMIT}; go on "
+            "with that run at this commit, or choose another folder"
+        )
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -84,29 +117,26 @@ def with_file(config: Config, found: Mapping[str, Any], path: Path) -> Config:
       path: of the file, for messages.
 
     Raises:
-      UnknownSetting: if there is no such setting.
-      ConfigError: if a value cannot work, or the method does not read the setting.
+      ConfigError: if there is no such setting, a value cannot work, or the method does not read the setting.
     """
+    places = places_of(type(config.own))
     changes: dict[str, Any] = {}
     for name, value in found.items():
-        if isinstance(value, Mapping):
-            if name not in GROUPS:
-                raise ConfigError(f"{path}: there is no group {name!r}; the groups are {', '.join(GROUPS)}")
-            for inner in value:
-                place = group_of(inner, type(config.own))
-                if place is not None and place != name:
-                    right = f"in group {place!r}" if place else "outside of groups"
-                    raise ConfigError(f"{path}: setting {inner!r} stands in group {name!r}; it belongs {right}")
-            changes |= value
-        elif name in GROUPS and group_of(name) is None:
-            raise ConfigError(f"{path}: {name}={value!r} must be a group of settings, with names and values")
-        else:
+        if not isinstance(value, Mapping):
+            if name in GROUPS and name not in places:
+                raise ConfigError(f"{path}: {name}={value!r} must be a group of settings, with names and values")
             changes[name] = value
+            continue
+        if name not in GROUPS:
+            raise ConfigError(f"{path}: there is no group {name!r}; the groups are {', '.join(GROUPS)}")
+        for inner in value:
+            if places.get(inner, name) != name:
+                right = f"in group {places[inner]!r}" if places[inner] else "outside of groups"
+                raise ConfigError(f"{path}: setting {inner!r} stands in group {name!r}; it belongs {right}")
+        changes |= value
     try:
         config = config.with_changes(**changes)
         config.check_method_reads_all()
         return config
-    except UnknownSetting as error:
-        raise UnknownSetting(error.name, f"{path}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -8,17 +8,8 @@ from typing import Any, Literal
 
 from dgm_jax.config.choices import Method, Network
 from dgm_jax.config.groups import Consolidation, Data, Gan, Gates, MethodSettings, Networks, Replay
-from dgm_jax.config.setting import Facts, Settings, facts_of, groups_of, own_fields, setting
+from dgm_jax.config.setting import Facts, Settings, facts_of, setting
 from dgm_jax.errors import ConfigError
-
-
-class UnknownSetting(ConfigError):
-    """A name that is no setting of the method."""
-
-    def __init__(self, name: str, text: str) -> None:
-        """Keeps the name, so that a caller that knows other methods can say more."""
-        super().__init__(text)
-        self.name = name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +49,9 @@ class Config(Settings):
 
     def check(self) -> None:
         """Refuses groups that cannot work together."""
-        for field in groups_of(Config):
-            value, kind = getattr(self, field.name), type(field.default)
-            if not isinstance(value, kind):
-                raise ConfigError(f"{field.name}={value!r} must be settings of class {kind.__name__}")
+        for name, kind in GROUPS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be settings of class {kind.__name__}")
         if self.consolidation.consolidation_shift >= self.data.image_size / 2:
             raise ConfigError(
                 f"consolidation_shift={self.consolidation.consolidation_shift} must be below half of "
@@ -83,29 +73,24 @@ class Config(Settings):
           **changes: settings by their names, whatever their groups; or whole groups.
 
         Raises:
-          UnknownSetting: if there is no such setting.
-          ConfigError: if a value cannot work.
+          ConfigError: if there is no such setting, or a value cannot work.
         """
-        own = changes.get("own", self.own)
-        places, direct = _places(type(own)), {field.name for field in dataclasses.fields(self)}
+        places = places_of(type(changes.get("own", self.own)))
+        direct: dict[str, Any] = {}
         by_group: dict[str, dict[str, Any]] = {}
-        top: dict[str, Any] = {}
         for name, value in changes.items():
-            if name in direct and (name not in places or isinstance(value, Settings)):
-                top[name] = value  # A whole group; `replay` is both a group and a setting in it.
+            if name in GROUPS and (name not in places or isinstance(value, Settings)):
+                direct[name] = value  # A whole group; `replay` is both a group and a setting in it.
             elif name not in places:
-                raise UnknownSetting(
-                    name, f"there is no setting {name!r} for method {self.method!r}{_near(name, places)}"
-                )
-            elif places[name]:
-                by_group.setdefault(places[name], {})[name] = value
+                close = difflib.get_close_matches(name, places, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(f"there is no setting {name!r} for method {self.method!r}{hint}")
             else:
-                top[name] = value
-        groups = {
-            group: dataclasses.replace(top.pop(group, getattr(self, group)), **values)
-            for group, values in by_group.items()
-        }
-        return dataclasses.replace(self, **top, **groups)
+                by_group.setdefault(places[name], {})[name] = value
+        direct |= by_group.pop("", {})
+        for group, values in by_group.items():
+            direct[group] = dataclasses.replace(direct.get(group, getattr(self, group)), **values)
+        return dataclasses.replace(self, **direct)
 
     def for_method(self, method: Method, own: MethodSettings | None = None) -> "Config":
         """The same settings for another method; those that it does not read are reset to their defaults.
@@ -122,20 +107,32 @@ class Config(Settings):
         """Refuses settings that the method would pass over in silence."""
         values = self.flat()
         unread = {
-            f"{name}={values[name]!r}": all_facts()[name].used_by or ()
-            for name, default in unread_defaults(self.method).items()
-            if values[name] != default
+            f"{name}={values[name]!r}": facts.used_by or ()
+            for name, facts in all_facts().items()
+            if not facts.is_used_by(self.method) and values[name] != facts.default
         }
         if unread:
             raise ConfigError(no_effect(unread, self.method))
 
 
-GROUPS = tuple(field.name for field in groups_of(Config))
+GROUPS: dict[str, type[Settings]] = {
+    field.name: type(field.default) for field in dataclasses.fields(Config) if isinstance(field.default, Settings)
+}
+
+
+def kinds_of(own: type[MethodSettings]) -> dict[str, type[Settings]]:
+    """The class of each group, with a method's own settings; "" is the settings outside of groups."""
+    return {"": Config, **GROUPS, "own": own}
 
 
 def all_facts(own: type[MethodSettings] = MethodSettings) -> dict[str, Facts]:
     """What is known of each setting, by its name; with a method's own settings."""
-    return {field.name: facts_of(field) for kind in kinds_of(own).values() for field in own_fields(kind)}
+    return {name: facts for kind in kinds_of(own).values() for name, facts in facts_of(kind).items()}
+
+
+def places_of(own: type[MethodSettings] = MethodSettings) -> dict[str, str]:
+    """The group of each setting; "" for a setting outside of groups."""
+    return {name: group for group, kind in kinds_of(own).items() for name in facts_of(kind)}
 
 
 def flattened(nested: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,21 +141,6 @@ def flattened(nested: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in nested.items():
         flat |= value if isinstance(value, Mapping) else {name: value}
     return flat
-
-
-def kinds_of(own: type[MethodSettings]) -> dict[str, type[Settings]]:
-    """The class of each group; "" is the settings outside of groups."""
-    groups: dict[str, Any] = {field.name: type(field.default) for field in groups_of(Config)}
-    return {"": Config, **groups, "own": own}
-
-
-def group_of(name: str, own: type[MethodSettings] = MethodSettings) -> str | None:
-    """The group of a setting; "" for a setting outside of groups, None if there is no such setting."""
-    return _places(own).get(name)
-
-
-def _places(own: type[MethodSettings]) -> dict[str, str]:
-    return {field.name: group for group, kind in kinds_of(own).items() for field in own_fields(kind)}
 
 
 def no_effect(unread: Mapping[str, Sequence[str]], method: str) -> str:
@@ -178,14 +160,4 @@ def no_effect(unread: Mapping[str, Sequence[str]], method: str) -> str:
 
 def unread_defaults(method: str) -> dict[str, Any]:
     """The default of each setting that a method does not read."""
-    return {
-        field.name: field.default
-        for kind in kinds_of(MethodSettings).values()
-        for field in own_fields(kind)
-        if not facts_of(field).is_used_by(method)
-    }
-
-
-def _near(name: str, names: Mapping[str, str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return {name: facts.default for name, facts in all_facts().items() if not facts.is_used_by(method)}

@@ -160,7 +160,9 @@ def _row(
     published = PUBLISHED.get((data, method), (None, None, ""))
     size = statistics.mean(s.bytes["memory"]["total"] for s in summaries)
     replaced, images = first.bytes["images_replaced"], first.bytes["image_count"]
-    epochs = flattened(upgraded(first.config)).get("epochs") if first.method in GENERATIVE else None  # Others count steps.
+    epochs = (
+        flattened(upgraded(first.config)).get("epochs") if first.method in GENERATIVE else None
+    )  # Others count steps.
     half = first.n_seen((len(first.tasks) + 1) // 2 - 1)  # Classes after half of the tasks.
     return {
         "reading": reading,

@@ -10,7 +10,7 @@ import pytest
 
 from dgm_jax import Learner
 from dgm_jax.config import PRESETS, Config, Gan, MethodSettings, all_facts, flattened, require_none_removed, upgraded
-from dgm_jax.config.removed import REMOVED
+from dgm_jax.config.formats import REMOVED
 from dgm_jax.config.setting import help_of
 from dgm_jax.config.settings import kinds_of
 from dgm_jax.errors import ConfigError, OtherConfiguration

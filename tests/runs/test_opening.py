@@ -9,7 +9,7 @@ import pytest
 
 from dgm_jax import data
 from dgm_jax.config import Config, upgraded
-from dgm_jax.config.removed import REMOVED
+from dgm_jax.config.formats import REMOVED
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.runs import opening
