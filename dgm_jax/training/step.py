@@ -28,10 +28,23 @@ from dgm_jax.types import DiscriminatorParams, GeneratorParams, Statistics
 Metrics = dict[str, Any]  # Scalars, NumPy's or JAX's.
 
 _METRICS = (
-    *("classifier_loss", "classifier_accuracy"),
-    *("critic_loss", "critic_real", "critic_fake", "gradient_penalty", "gradient_norm"),
-    *("adversarial_term", "sparsity_term", "auxiliary_term", "reconstruction_term", "generator_loss", "sparsity"),
-    *("generator_gradient_norm", "generator_update_norm", "scale", "open_share"),
+    "classifier_loss",
+    "classifier_accuracy",
+    "critic_loss",
+    "critic_real",
+    "critic_fake",
+    "gradient_penalty",
+    "gradient_norm",
+    "adversarial_term",
+    "sparsity_term",
+    "auxiliary_term",
+    "reconstruction_term",
+    "generator_loss",
+    "sparsity",
+    "generator_gradient_norm",
+    "generator_update_norm",
+    "scale",
+    "open_share",
 )
 
 
@@ -267,7 +280,6 @@ class Step(_Passes):
         capacity: Capacity,
     ) -> Metrics:
         """Further terms of the generator's loss, by name; for methods that build on this step."""
-        del params, statistics, masks, noise, capacity
         return {}
 
     def _update_discriminator(

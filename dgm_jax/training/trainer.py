@@ -152,7 +152,7 @@ class Trainer:
         """Trains for each run a fresh classifier on images of all classes seen.
 
         Returns:
-          For each run the classifier, and the mean of its metrics over all steps.
+          For each run the classifier, on the host, and the mean of its metrics over all steps.
         """
         networks = self.networks
         init_keys, step_keys = zip(*map(jax.random.split, keys), strict=True)
@@ -169,7 +169,7 @@ class Trainer:
             stop=self.config.consolidation.consolidation_steps,
             on_steps=on_steps,
         )
-        return list(zip(self.split_runs(state, len(keys)), means, strict=True))
+        return list(zip(jax.device_get(self.split_runs(state, len(keys))), means, strict=True))
 
     def _program(self, name: Any, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Any:
         """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""
