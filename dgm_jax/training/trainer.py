@@ -85,12 +85,7 @@ class Trainer:
         Returns:
           The new state, and for each run the mean of each metric over the epoch.
         """
-        clock = Clock(
-            task=np.int32(task),
-            epoch=np.int32(epoch),
-            mask_epochs=np.int32(self.networks.mask_epochs),
-            steps=np.int32(steps),
-        )
+        clock = Clock(*map(np.int32, (task, epoch, self.networks.mask_epochs, steps)))
         physical = tuple(norm.scale.shape[-1] for norm in state.generator.norms)
         self._compiled.add((len(keys), physical))
         # State, data, replay, capacity, key and sums differ from run to run.
@@ -117,16 +112,8 @@ class Trainer:
     ) -> tuple[ClassifierState, list[dict[str, float]]]:
         """Trains a classifier of each run from step `start` to `stop` of its `consolidation_steps`.
 
-        Args:
-          state: of all runs, on the devices; replaced.
-          sources: where mini-batches come from, of all runs, on the devices (`run_classifier_steps`).
-          seen: the classes seen so far, bool [classes].
-          keys: a PRNG key for each run.
-          start: the first step.
-          stop: one past the last.
-          on_steps: called with n after every n steps.
-          loss: what is minimised; None: the cross-entropy. The same object gives the same program.
-          anchor: arrays of all runs that the loss needs besides.
+        `state`, `sources` and `anchor` are of all runs, on the devices; see `run_classifier_steps`. The same object
+        `loss` gives the same program. `on_steps(n)` is called after every n steps.
 
         Returns:
           The new state, and for each run the mean of each metric over these steps.
@@ -154,12 +141,9 @@ class Trainer:
         Returns:
           For each run the classifier, on the host, and the mean of its metrics over all steps.
         """
-        networks = self.networks
         init_keys, step_keys = zip(*map(jax.random.split, keys), strict=True)
-        fresh = [
-            init_classifier(key, self.config, channels=networks.channels, n_classes=networks.n_classes)
-            for key in init_keys
-        ]
+        sizes = {"channels": self.networks.channels, "n_classes": self.networks.n_classes}
+        fresh = [init_classifier(key, self.config, **sizes) for key in init_keys]
         state, means = self.train_classifier(
             self.stack_runs(jax.device_get(fresh)),
             (self.stack_runs(data),),
@@ -223,16 +207,13 @@ class TaskTraining:
     def run_epoch(
         self, replay: ReplayedImages, epoch: int, shapes: Sequence[Sequence[int]], on_steps: Callable[[int], None]
     ) -> list[dict[str, float]]:
-        """Trains for one epoch.
+        """Trains for one epoch; returns for each run the mean of each metric.
 
         Args:
           replay: images of earlier tasks, on the devices.
           epoch: its number.
           shapes: physical widths that programs are compiled for; settled masks choose among them.
           on_steps: called with n after every n iterations.
-
-        Returns:
-          For each run the mean of each metric.
         """
         if epoch >= self.trainer.networks.mask_epochs and not self._settled:
             self._settled = True
@@ -259,10 +240,8 @@ class TaskTraining:
         return [units.put_back(state, whole) for units, state, whole in cuts]
 
     def _cut(self, shapes: Sequence[Sequence[int]]) -> None:
-        config = self.trainer.config
-        if (
-            config.gates.variant != "dgma" or config.gates.gate_position != "last"
-        ):  # Only there does a closed unit emit exactly 0.
+        gates = self.trainer.config.gates
+        if gates.variant != "dgma" or gates.gate_position != "last":  # Only there does a closed unit emit exactly 0.
             return
         states = jax.device_get(self.states())
         self._open = find_open_units(states, shapes, self.trainer.networks.generator)
