@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from dgm_jax import metrics
-from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods.best_epoch import BestEpoch
 from dgm_jax.methods.dgm_state import GenerativeMemory, State
@@ -58,18 +57,9 @@ class DGM(GenerativeMemory[Training]):
     def new_state(self, key: jax.Array) -> State:
         """An empty memory with fresh weights."""
         widths = self.networks.first_widths
-        memory = Memory(
-            kernels=self.networks.new_kernels(derive_key(key, Purpose.INITIALISE), widths),
-            reserved=[np.zeros(shape, bool) for shape in self.networks.mask_shapes(widths)],
-            tasks=(),
-            noise_dim=self.config.networks.noise_dim,
-            network=self.config.networks.network,
-            image_size=self.config.data.image_size,
-            labels=self.setting.labels,
-            names=self.setting.names,
-            gate_before_norm=self.config.gates.gate_position == "before_norm",
-        )
-        return State(memory)
+        kernels = self.networks.new_kernels(derive_key(key, Purpose.INITIALISE), widths)
+        nothing_reserved = [np.zeros(shape, bool) for shape in self.networks.mask_shapes(widths)]
+        return State(self.setting.memory(kernels, nothing_reserved, tasks=()))
 
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """Epochs and steps, and the widths at which the task is trained."""

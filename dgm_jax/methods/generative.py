@@ -116,7 +116,9 @@ class UnmaskedGenerator(Method[State, Training]):
                 train_keys.append(steps_key)
             # Task 0: the images are a mixture already, and no other replay is added.
             running = TaskTraining(self.trainer, begun, train_keys, task=0, steps=self.setting.steps_per_epoch(task))
-            nothing = self.trainer.stack_runs([_nothing_replayed(self.setting.image_shape)] * len(inputs))
+            pixels = np.zeros((1, 1, *self.setting.image_shape), np.uint8)
+            none = ReplayedImages(pixels, np.zeros((1, 1), np.int32), np.zeros(1, np.int32))
+            nothing = self.trainer.stack_runs([none] * len(inputs))
         return Training(task, inputs, [own.state for own in inputs], data, running, nothing)
 
     def _begin(self, task: int, own: TaskInput[State], key: jax.Array) -> tuple[TrainState, Capacity]:
@@ -125,7 +127,7 @@ class UnmaskedGenerator(Method[State, Training]):
             self.networks,
             key,
             old.kernels if old else self.networks.new_kernels(key, self.widths),
-            [np.zeros(width, bool) for width in self.widths],
+            self._nothing_reserved(),
             physical=self.widths,
             classes=range(self.setting.n_seen(task)),
             discriminator=own.state.discriminator,
@@ -235,17 +237,7 @@ class UnmaskedGenerator(Method[State, Training]):
     def _memory(self, kernels: list[np.ndarray], frozen: TaskMemory) -> Memory:
         """The generator as a memory of one task, whose one output layer serves all classes."""
         heads = np.broadcast_to(frozen.heads, (len(frozen.classes), *frozen.heads.shape[1:]))
-        return Memory(
-            kernels=kernels,
-            reserved=[np.zeros(width, bool) for width in self.widths],
-            tasks=(replace(frozen, heads=heads),),
-            noise_dim=self.config.networks.noise_dim,
-            network=self.config.networks.network,
-            image_size=self.config.data.image_size,
-            labels=self.setting.labels,
-            names=self.setting.names,
-        )
+        return self.setting.memory(kernels, self._nothing_reserved(), (replace(frozen, heads=heads),))
 
-
-def _nothing_replayed(image_shape: tuple[int, int, int]) -> ReplayedImages:
-    return ReplayedImages(np.zeros((1, 1, *image_shape), np.uint8), np.zeros((1, 1), np.int32), np.zeros(1, np.int32))
+    def _nothing_reserved(self) -> list[np.ndarray]:
+        return [np.zeros(width, bool) for width in self.widths]

@@ -19,6 +19,7 @@ import numpy as np
 from dgm_jax.config import Config, MethodSettings
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
+from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models.discriminator import widened
 from dgm_jax.types import DiscriminatorParams, Statistics, statistics_from_tree
 from dgm_jax.types import Tree as Tree
@@ -80,6 +81,21 @@ class Setting:
     def trained(self, params: Tree, statistics: Tree) -> tuple[DiscriminatorParams, list[Statistics]]:
         """Undoes `params_to_tree` for a network and its norms; widens its class head if the stream has grown."""
         return widened(DiscriminatorParams.from_tree(params), self.n_classes), statistics_from_tree(statistics)
+
+    def memory(self, kernels: list[np.ndarray], reserved: list[np.ndarray], tasks: tuple[TaskMemory, ...]) -> Memory:
+        """A generative memory of the stream's classes."""
+        config = self.config
+        return Memory(
+            kernels,
+            reserved,
+            tasks,
+            noise_dim=config.networks.noise_dim,
+            network=config.networks.network,
+            image_size=config.data.image_size,
+            labels=self.labels,
+            names=self.names,
+            gate_before_norm=config.gates.gate_position == "before_norm",
+        )
 
     def bytes_of(self, n_images: int) -> int:
         """Bytes of `n_images` images as the data set stores them."""

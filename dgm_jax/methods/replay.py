@@ -9,13 +9,7 @@ from dgm_jax.training.epoch import ReplayedImages, TaskImages
 
 
 def replayed_images(
-    memories: list[Memory],
-    setting: Setting,
-    task: int,
-    keys: list[jax.Array],
-    watch: Watch,
-    *,
-    epoch: int | None = None,
+    memories: list[Memory], setting: Setting, task: int, keys: list[jax.Array], watch: Watch
 ) -> list[ReplayedImages]:
     """Draws, for each seed and each earlier class, as many images as the current task has per class (section 3.3).
 
@@ -27,10 +21,8 @@ def replayed_images(
       task: the task that is about to be learnt.
       keys: a PRNG key for each seed; the class index is folded in.
       watch: hears of every class that is drawn.
-      epoch: the epoch, if images are drawn anew for each.
     """
-    total = len(memories) * setting.n_seen(task - 1)
-    with watch.phase("replay", total, epoch=epoch) as on_class:
+    with watch.phase("replay", len(memories) * setting.n_seen(task - 1)) as on_class:
         return [_replayed(memory, setting, task, key, on_class) for memory, key in zip(memories, keys, strict=True)]
 
 

@@ -56,7 +56,7 @@ class Run:
         self.key = jax.random.key(config.seed)
         self.record = Record.new(method.readings)
         self.state: Any = None
-        self.in_progress: Tree | None = None  # Of a task that was interrupted.
+        self.in_progress: Tree | None = None  # Of a task that was interrupted, or that waits for another seed.
         self._restore()
 
     @property
@@ -82,10 +82,6 @@ class Run:
     def save_in_progress(self, task: int, tree: Tree) -> None:
         """Saves a task in progress."""
         self.checkpoints.save_in_progress(task, self.record.epochs_done, *self._saved(self.state, tree))
-
-    def pause(self, tree: Tree) -> None:
-        """Keeps a task in progress, to continue it later."""
-        self.in_progress = tree
 
     def evaluate(self, task: int, learnt: Learnt) -> None:
         """Measures the classifiers on the test images of all classes seen."""

@@ -26,9 +26,8 @@ class Session:
         configs: Sequence[Config],
         streams: Sequence[TaskStream],
         folders: Sequence[Workdir],
+        method: Method,
         *,
-        devices: Sequence[Any],
-        backend: str,
         callback: Callback,
         show_real: bool = False,
     ) -> None:
@@ -38,16 +37,14 @@ class Session:
           configs: the settings, alike except for their seeds.
           streams: one for each seed, alike except for the images that are held out.
           folders: claimed for these settings and streams.
-          devices: to train on.
-          backend: what maps over devices.
+          method: learns; serves all seeds.
           callback: hears of every event.
           show_real: keep a few real images of each class for the page.
         """
         self.config, self.stream = configs[0], streams[0]  # What is read from them here holds for all seeds.
-        self.callback, self.building = callback, BuildClock()
-        self.method = new_method(self.config, self.stream, devices, backend)
+        self.method, self.callback, self.building = method, callback, BuildClock()
         self.runs = [
-            Run(config, stream, folder, self.method, callback.on_note, show_real=show_real)
+            Run(config, stream, folder, method, callback.on_note, show_real=show_real)
             for config, stream, folder in zip(configs, streams, folders, strict=True)
         ]
 
@@ -100,7 +97,7 @@ class Session:
                         run.save_in_progress(task, tree)
         if until is not None and until < plan.epochs:
             for run, tree in zip(runs, method.in_progress(training), strict=True):
-                run.pause(tree)
+                run.in_progress = tree
         else:
             self._end_task(task, runs, method.end(training, watch), watch, begun)
 
