@@ -13,14 +13,8 @@ def replayed_images(
 ) -> list[ReplayedImages]:
     """Draws, for each seed and each earlier class, as many images as the current task has per class (section 3.3).
 
-    If training will pick fewer of a class, as in a short task after many, no more are drawn than it needs.
-
-    Args:
-      memories: one for each seed; they know the earlier classes.
-      setting: the stream's outline, and how much is replayed and how often it is drawn anew.
-      task: the task that is about to be learnt.
-      keys: a PRNG key for each seed; the class index is folded in.
-      watch: hears of every class that is drawn.
+    If training will pick fewer of a class, as in a short task after many, no more are drawn than it needs. There is a
+    memory and a key for each seed; the class index is folded into the key.
     """
     with watch.phase("replay", len(memories) * setting.n_seen(task - 1)) as on_class:
         return [_replayed(memory, setting, task, key, on_class) for memory, key in zip(memories, keys, strict=True)]
@@ -46,10 +40,8 @@ def _replayed(memory: Memory, setting: Setting, task: int, key: jax.Array, on_cl
 def images_of_all_classes(memory: Memory, setting: Setting, key: jax.Array) -> TaskImages:
     """Draws `consolidation_samples` images of every class that a memory knows, the newest included.
 
-    Args:
-      memory: draws the images.
-      setting: says how many; there is room for all classes of the stream, so that one program serves all tasks.
-      key: a PRNG key; the class index is folded in.
+    There is room for all classes of the stream, so that one program serves all tasks. The class index is folded into
+    the key.
     """
     each, n_classes = setting.config.consolidation.consolidation_samples, setting.n_classes
     images = np.zeros((n_classes * each, *setting.image_shape), np.uint8)

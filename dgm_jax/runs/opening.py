@@ -60,8 +60,8 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
       folder: locked for this run.
       config: the settings.
       placement: the stream, and where it belongs in the folder's run.
-      resume_anyway: resume although settings differ, with those given now. Only if neither arrays nor past results
-        depend on them; config.json keeps the earlier ones, under "before".
+      resume_anyway: resume with the settings given now although they differ. This works only if neither arrays nor past
+        results depend on them; config.json keeps the earlier ones, under "before".
 
     Raises:
       OtherConfiguration: if the folder's run differs (the text lists every difference), or needs a removed setting.

@@ -42,13 +42,8 @@ class Run:
     ) -> None:
         """Starts where the folder's newest whole checkpoint stands, or at the beginning.
 
-        Args:
-          config: the settings, with this run's seed.
-          stream: the tasks.
-          folder: claimed for these settings.
-          method: learns; serves all seeds.
-          note: called with what a person should know.
-          show_real: keep a few real images of each class for the page.
+        The settings have this run's seed; the method serves all seeds. `note` is called with what a person should know.
+        With `show_real`, a few real images of each class are kept for the page.
         """
         self.config, self.stream, self.folder, self.method, self.note = config, stream, folder, method, note
         self.show_real = show_real

@@ -30,12 +30,7 @@ def iteration_flops(config: Config, widths: Sequence[int], channels: int, classi
 
 
 def estimated_seconds(
-    config: Config,
-    devices: Sequence[jax.Device],
-    *,
-    train_counts: Sequence[int],
-    channels: int,
-    epochs_done: int,
+    config: Config, devices: Sequence[jax.Device], *, train_counts: Sequence[int], channels: int, epochs_done: int
 ) -> float:
     """Guesses the seconds that the rest of a run takes; the guess is rough.
 

@@ -242,11 +242,7 @@ class Step(_Passes):
         return state, self.mean(metrics | update_metrics)
 
     def _update_generator(
-        self,
-        state: TrainState,
-        gradients: GeneratorParams,
-        scales: tuple[jax.Array, jax.Array],
-        capacity: Capacity,
+        self, state: TrainState, gradients: GeneratorParams, scales: tuple[jax.Array, jax.Array], capacity: Capacity
     ) -> tuple[TrainState, Metrics]:
         """One Adam step of G on gradients in which reserved weights are blocked (equation 4)."""
         scale, epoch_scale = scales

@@ -10,13 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.system import processes
-from dgm_jax.training.classifier import (
-    CLASSIFIER_METRICS,
-    ClassifierState,
-    Loss,
-    init_classifier,
-    run_classifier_steps,
-)
+from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Loss, init_classifier, run_classifier_steps
 from dgm_jax.training.devices import AXIS, data_parallel, replicate
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Capacity, Clock, TrainState
@@ -35,14 +29,7 @@ class Trainer:
     def __init__(
         self, networks: Networks, devices: Sequence[jax.Device], *, backend: str = "pmap", step: type[Step] = Step
     ) -> None:
-        """Binds settings to devices; compiles nothing yet.
-
-        Args:
-          networks: the settings, and the kinds and sizes of the networks.
-          devices: to train on.
-          backend: what maps over devices, see `data_parallel`.
-          step: what an iteration is made of.
-        """
+        """Binds settings to devices; compiles nothing yet. `backend` maps over devices (`data_parallel`)."""
         self.networks, self.config = networks, networks.config
         self.devices, self.backend = devices, backend
         self.step = step.of(networks.config, AXIS)
@@ -187,14 +174,9 @@ class TaskTraining:
         task: int,
         steps: int,
     ) -> None:
-        """Moves everything to the devices.
+        """Moves what each run has begun with to the devices: its state and capacity (`begin_task`), and its images.
 
-        Args:
-          trainer: the programs.
-          begun: for each run the training state, what is reserved (see `task.begin_task`) and the task's images.
-          keys: one for each run.
-          task: number of tasks before this one.
-          steps: iterations in an epoch.
+        There is a key for each run. `task` is the number of tasks before this one, `steps` those of an epoch.
         """
         self.trainer, self.keys, self.task, self.steps = trainer, keys, task, steps
         states, capacities, data = zip(*begun, strict=True)
