@@ -36,7 +36,7 @@ class State:
 class Training(InProgress[State]):
     """A task in progress, of all seeds side by side."""
 
-    keys: list[tuple[jax.Array, jax.Array]]  # For each seed, one to train with and one for the method.
+    keys: list[tuple[jax.Array, ...]]  # For each seed, one to train with and one for the method.
     classifier: ClassifierState  # Of all seeds, on the devices, as are the next two.
     sources: tuple[TaskImages, ...]
     anchor: Any
@@ -99,8 +99,7 @@ class ClassifierMethod(Method[State, Training]):
     def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
         """Places the classifier and what it learns from on the devices."""
         with watch.phase("begin"):
-            split = [jax.random.split(jax.random.fold_in(own.key, task + 1)) for own in inputs]
-            keys = [(train_key, method_key) for train_key, method_key in split]
+            keys = [tuple(jax.random.split(jax.random.fold_in(own.key, task + 1))) for own in inputs]
             starts = [self.start(own.state, key) for own, (_, key) in zip(inputs, keys, strict=True)]
             learners = [start_training(own.params, own.statistics, self.config) for own in starts]
             totals = [np.zeros(len(CLASSIFIER_METRICS)) for _ in inputs]
