@@ -136,9 +136,8 @@ class UnmaskedGenerator(Method[State, Training]):
             kept = old.tasks[0]
             generator = replace(state.generator, norms=kept.norms, heads=kept.heads[:1])
             state = replace(state, generator=generator, generator_statistics=kept.statistics)
-        if own.in_progress:
-            state = from_tree(state, own.in_progress["state"])
-        return state, self.adapt(capacity, state, own.state)
+        capacity = self.adapt(capacity, state, own.state)
+        return from_tree(state, own.in_progress["state"]) if own.in_progress else state, capacity
 
     def train_epoch(self, training: Training, epoch: int, watch: Watch) -> list[dict[str, float]]:
         """One epoch, as long as DGM's."""
