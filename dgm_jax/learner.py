@@ -1,7 +1,7 @@
 """The door to learn: checks the machine, opens the run's folder, runs the session, leaves a page."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from dgm_jax.reporting import page
 from dgm_jax.runs import opening
 from dgm_jax.runs.events import Callback, Callbacks
 from dgm_jax.runs.folder import Workdir
-from dgm_jax.runs.run import Run
-from dgm_jax.runs.session import Session
+from dgm_jax.runs.session import Session, new_method
 from dgm_jax.runs.summary import Summary, summarise_seeds
 from dgm_jax.system import files, processes
 from dgm_jax.system.lock import RunLock
@@ -147,21 +146,9 @@ class Learner:
                 )
             texts = [folder.config.read_text() if folder.config.exists() else None for folder in folders]
             processes.check_equal("folder", texts)
-            session = Session(
-                configs,
-                streams,
-                folders,
-                devices=self.devices,
-                backend=self.backend,
-                callback=self.callback,
-                show_real=self.show_real,
-            )
-            return session.finish(on_end=_write_page(self.callback.on_note))
-
-
-def _write_page(note: Callable[[str], None]) -> Callable[[Run], None]:
-    """Writes the page of a finished run; if that fails, the run is whole all the same, and a note says why."""
-    return lambda run: page.write_at_the_end(run.folder, note)
+            method = new_method(configs[0], streams[0], self.devices, self.backend)
+            session = Session(configs, streams, folders, method, callback=self.callback, show_real=self.show_real)
+            return session.finish(on_end=lambda run: page.write_at_the_end(run.folder, self.callback.on_note))
 
 
 def _check_seeds(seeds: Sequence[int], streams: Sequence[TaskStream]) -> None:

@@ -13,13 +13,12 @@ import numpy as np
 from flax import serialization
 
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.methods.method import Learnt, Method, Plan, Predictor, Setting, TaskInput, Tree, Watch
-from dgm_jax.models.discriminator import widened
+from dgm_jax.methods.method import InProgress, Learnt, Method, Plan, Predictor, Setting, TaskInput, Tree, Watch
 from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Loss, init_classifier, start_training
 from dgm_jax.training.epoch import TaskImages, padded
 from dgm_jax.training.task import Networks
 from dgm_jax.training.trainer import Trainer
-from dgm_jax.types import DiscriminatorParams, Statistics, params_to_tree, statistics_from_tree
+from dgm_jax.types import DiscriminatorParams, Statistics, params_to_tree
 
 _STEPS_PER_EPOCH = 100  # These methods count steps; between two epochs a run can be interrupted.
 
@@ -34,13 +33,10 @@ class State:
 
 
 @dataclass
-class Training:
+class Training(InProgress[State]):
     """A task in progress, of all seeds side by side."""
 
-    task: int
-    inputs: Sequence[TaskInput[State]]
-    states: Sequence[State]
-    keys: list[tuple[jax.Array, jax.Array]]  # For each seed, one to train with and one for the method.
+    keys: list[tuple[jax.Array, ...]]  # For each seed, one to train with and one for the method.
     classifier: ClassifierState  # Of all seeds, on the devices, as are the next two.
     sources: tuple[TaskImages, ...]
     anchor: Any
@@ -62,21 +58,17 @@ class ClassifierMethod(Method[State, Training]):
 
     def sources(self, state: State, images: np.ndarray, labels: np.ndarray) -> tuple[TaskImages, ...]:
         """Where mini-batches come from, each source giving an equal part; here the task's images."""
-        del state
         return (padded(images, labels, self.setting.largest_task),)
 
     def anchor(self, task: int, state: State) -> Any:
         """Arrays that the loss needs besides."""
-        del task, state
 
     def start(self, state: State, key: jax.Array) -> State:
         """The state from which the classifier is trained; here that of the task before."""
-        del key
         return state
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """What is kept of a task once its classifier is trained; here nothing."""
-        del task, images, labels, key
         return state
 
     def reading(self, task: int, state: State) -> Predictor:
@@ -97,19 +89,17 @@ class ClassifierMethod(Method[State, Training]):
 
     def classifier(self, task: int, state: State) -> Classifier:
         """The state's classifier, which knows the classes up to a task."""
-        return self.setting.classifier(state.params, state.statistics, self.config.classifier_network, task)
+        return self.setting.classifier(state.params, state.statistics, task)
 
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """As many steps for every task, whatever its size."""
-        del task, states
         steps = self.config.consolidation.consolidation_steps
         return Plan(epochs=-(-steps // _STEPS_PER_EPOCH), steps=min(steps, _STEPS_PER_EPOCH))
 
     def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
         """Places the classifier and what it learns from on the devices."""
         with watch.phase("begin"):
-            split = [jax.random.split(jax.random.fold_in(own.key, task + 1)) for own in inputs]
-            keys = [(train_key, method_key) for train_key, method_key in split]
+            keys = [tuple(jax.random.split(jax.random.fold_in(own.key, task + 1))) for own in inputs]
             starts = [self.start(own.state, key) for own, (_, key) in zip(inputs, keys, strict=True)]
             learners = [start_training(own.params, own.statistics, self.config) for own in starts]
             totals = [np.zeros(len(CLASSIFIER_METRICS)) for _ in inputs]
@@ -177,14 +167,11 @@ class ClassifierMethod(Method[State, Training]):
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; the class head is widened if the stream has more classes now."""
-        del plain, finished_tasks
         kept = {name: own for name, own in tree.items() if name not in ("params", "statistics", "training", "totals")}
-        params = widened(DiscriminatorParams.from_tree(tree["params"]), self.setting.n_classes)
-        return State(params, statistics_from_tree(tree["statistics"]), kept)
+        return State(*self.setting.trained(tree["params"], tree["statistics"]), kept)
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """Nothing is kept of old classes besides the classifier."""
-        del state
         return {"total": 0}
 
 

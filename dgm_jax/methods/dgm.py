@@ -1,11 +1,11 @@
 """Dynamic Generative Memory (Ostapenko et al., CVPR 2019): one task from begin to end, in the paper's order.
 
-A task is begun, earlier classes are replayed, generator and discriminator are trained on both, masks are frozen and what
-they open is reserved, a classifier is consolidated, and the generator expands. Sections are those of the paper;
-docs/method.md goes through its equations.
+A task is begun, earlier classes are replayed, generator and discriminator are trained on both, masks are frozen and
+what they open is reserved, a classifier is consolidated, and the generator expands. Sections are those of the paper;
+docs/method.md goes through its equations. What a checkpoint holds and a run reports is in `dgm_state.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,17 +13,14 @@ import jax
 import numpy as np
 
 from dgm_jax import metrics
-from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
-from dgm_jax.methods import dgm_state
 from dgm_jax.methods.best_epoch import BestEpoch
-from dgm_jax.methods.dgm_state import State
+from dgm_jax.methods.dgm_state import GenerativeMemory, State
 from dgm_jax.methods.keys import Purpose, derive_key
-from dgm_jax.methods.method import Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
+from dgm_jax.methods.method import InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images
 from dgm_jax.training import task as tasks
 from dgm_jax.training.epoch import padded
-from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import TrainState, from_tree, to_tree
 from dgm_jax.training.trainer import TaskTraining, Trainer
@@ -31,18 +28,15 @@ from dgm_jax.training.warm_start import most_similar_classes
 
 
 @dataclass
-class Training:
+class Training(InProgress[State]):
     """A task in progress, of all seeds side by side."""
 
-    task: int
-    inputs: Sequence[TaskInput[State]]
-    states: list[State]
     running: TaskTraining
     replayed: Any = None  # Images of earlier classes, on the devices.
     best: list[BestEpoch] = field(default_factory=list)  # One for each seed in the paper protocol.
 
 
-class DGM(Method[State, Training]):
+class DGM(GenerativeMemory[Training]):
     """Learns with a generative memory whose weights are protected by learnt masks and which grows."""
 
     paper = "Ostapenko et al. 2019 (arXiv 1904.03137)"
@@ -63,18 +57,9 @@ class DGM(Method[State, Training]):
     def new_state(self, key: jax.Array) -> State:
         """An empty memory with fresh weights."""
         widths = self.networks.first_widths
-        memory = Memory(
-            kernels=self.networks.new_kernels(derive_key(key, Purpose.INITIALISE), widths),
-            reserved=[np.zeros(shape, bool) for shape in self.networks.mask_shapes(widths)],
-            tasks=(),
-            noise_dim=self.config.networks.noise_dim,
-            network=self.config.networks.network,
-            image_size=self.config.data.image_size,
-            labels=self.setting.labels,
-            names=self.setting.names,
-            gate_before_norm=self.config.gates.gate_position == "before_norm",
-        )
-        return State(memory)
+        kernels = self.networks.new_kernels(derive_key(key, Purpose.INITIALISE), widths)
+        nothing_reserved = [np.zeros(shape, bool) for shape in self.networks.mask_shapes(widths)]
+        return State(self.setting.memory(kernels, nothing_reserved, tasks=()))
 
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """Epochs and steps, and the widths at which the task is trained."""
@@ -105,8 +90,8 @@ class DGM(Method[State, Training]):
                 steps=plan.steps,
             )
             best = [
-                BestEpoch(self.setting, task, own, like)
-                for own, (_, like, *_) in zip(inputs, begun, strict=True)
+                BestEpoch(self.setting, task, own, train_state)
+                for own, (_, train_state, *_) in zip(inputs, begun, strict=True)
                 if own.validation is not None
             ]
         return Training(task, inputs, [own[0] for own in begun], running, best=best)
@@ -177,57 +162,46 @@ class DGM(Method[State, Training]):
         task = training.task
         frozen = [self._freeze(training, run, state) for run, state in enumerate(training.running.states())]
         with watch.phase("consolidate", self.config.consolidation.consolidation_steps) as on_steps:
+            sample_keys = [derive_key(own.key, Purpose.SAMPLE_FOR_CONSOLIDATION, task) for own in training.inputs]
             consolidated = self.trainer.consolidate(
                 [derive_key(own.key, Purpose.CONSOLIDATE, task) for own in training.inputs],
                 [
-                    images_of_all_classes(
-                        own.state.memory, self.setting, derive_key(given.key, Purpose.SAMPLE_FOR_CONSOLIDATION, task)
-                    )
-                    for own, given in zip(frozen, training.inputs, strict=True)
+                    images_of_all_classes(own.state.memory, self.setting, key)
+                    for own, key in zip(frozen, sample_keys, strict=True)
                 ],
                 self.setting.seen(task),
                 on_steps=on_steps,
             )
         learnt = []
         for own, (learner, means) in zip(frozen, consolidated, strict=True):
-            learner = jax.device_get(learner)
-            network = self.config.classifier_network
-            classifier = self.setting.classifier(learner.params, learner.statistics, network, task)
+            classifier = self.setting.classifier(learner.params, learner.statistics, task)
+            readings = {"consolidated": classifier, **own.classifiers}
             state = replace(own.state, classifier=classifier)
-            assert state.auxiliary is not None
-            readings = {"consolidated": classifier, "auxiliary": state.auxiliary}
             learnt.append(replace(own, state=state, classifiers=readings, metrics=means))
         return learnt
 
     def _freeze(self, training: Training, run: int, train_state: TrainState) -> Learnt[State]:
         """Binarises the masks, and reserves what they open for the tasks to come (section 3.1)."""
-        train_state = jax.device_get(train_state)
-        state, task = training.states[run], training.task
+        memory, classes = training.states[run].memory, self.setting.tasks[training.task]
         if training.best:
-            train_state = training.best[run].state(train_state)
-        memory = state.memory
-        kernels, finished = tasks.freeze(self.networks, train_state, memory.widths, classes=self.setting.tasks[task])
+            train_state = training.best[run].state or train_state
+        train_state = jax.device_get(train_state)
+        kernels, finished = tasks.freeze(self.networks, train_state, memory.widths, classes=classes)
         rows = metrics.capacity(finished.masks, memory.reserved, *self.networks.gated(kernels))
-        reserving = self.config.gates.masks != "none"
-        memory = replace(
-            memory,
-            kernels=kernels,
-            reserved=[
-                before | (mask & reserving) for before, mask in zip(memory.reserved, finished.masks, strict=True)
-            ],
-            tasks=(*memory.tasks, finished),
-        )
+        reserving, masks = self.config.gates.masks != "none", zip(memory.reserved, finished.masks, strict=True)
+        reserved = [before | (mask & reserving) for before, mask in masks]
+        memory = replace(memory, kernels=kernels, reserved=reserved, tasks=(*memory.tasks, finished))
         notes = tuple(
-            f"task {task} closed every gate of layer {row['layer']}, so its images carry nothing; "
+            f"task {training.task} closed every gate of layer {row['layer']}, so its images carry nothing; "
             f"try a smaller sparsity_weight than {self.config.gates.sparsity_weight}"
             for row in rows
             if row["used"] == 0
         )
-        auxiliary = self.setting.classifier(
-            train_state.discriminator, train_state.discriminator_statistics, self.config.networks.network, task
-        )
-        state = replace(state, memory=memory, auxiliary=auxiliary)
-        return Learnt(state, classifiers={}, capacity=rows, notes=notes)
+        params, statistics = train_state.discriminator, train_state.discriminator_statistics
+        network = self.config.networks.network
+        auxiliary = self.setting.classifier(params, statistics, training.task, network=network)
+        state = replace(training.states[run], memory=memory, auxiliary=auxiliary)
+        return Learnt(state, {"auxiliary": auxiliary}, capacity=rows, notes=notes)
 
     # ---- Expand (section 3.2) ----
 
@@ -237,63 +211,6 @@ class DGM(Method[State, Training]):
         is_expanded = memory.widths != memory.tasks[-1].widths
         if is_expanded or not self.config.gates.expansion or self.config.gates.masks == "none":
             return state
-        kernels, reserved = tasks.grow(
-            self.networks,
-            derive_key(key, Purpose.EXPAND, task),
-            memory.kernels,
-            memory.reserved,
-            memory.newly_reserved(),
-        )
+        key, opened = derive_key(key, Purpose.EXPAND, task), memory.newly_reserved()
+        kernels, reserved = tasks.grow(self.networks, key, memory.kernels, memory.reserved, opened)
         return replace(state, memory=replace(memory, kernels=kernels, reserved=reserved))
-
-    # ---- What a checkpoint holds (dgm_state.py) ----
-
-    def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
-        """The memory and both classifiers."""
-        return dgm_state.to_tree(state)
-
-    def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
-        """Undoes `to_tree`."""
-        return dgm_state.from_tree(self.setting, tree, plain, finished_tasks)
-
-    # ---- What a run reports ----
-
-    def memory(self, state: State) -> Memory:
-        """The generative memory."""
-        return state.memory
-
-    def memory_bytes(self, state: State) -> dict[str, int]:
-        """Bytes of the weights that tasks share, of what each task keeps beside them, and of the masks."""
-        return state.memory.bytes()
-
-    def facts(self, state: State) -> dict[str, Any]:
-        """Widths, number of weights, programs, and which classes tasks began as."""
-        return {
-            "widths": list(state.memory.widths),
-            "programs": [list(widths) for widths in state.programs],  # One compiled training iteration for each.
-            "parameters": state.memory.parameters(),
-            "begun_as": [[self.setting.labels[i] for i in classes] for classes in state.begun_as],
-        }
-
-    def advice(self) -> list[str]:
-        """Says if nothing lets the generator know which class of a task to draw."""
-        config = self.config
-        guided = (
-            config.gan.auxiliary_generator or config.gan.reconstruction_weight or config.gan.critic_condition != "none"
-        )
-        if max(map(len, self.setting.tasks)) == 1 or guided:
-            return []
-        return [
-            "tasks have several classes, and nothing tells the generator which of them to draw; "
-            "use auxiliary_generator=True or critic_condition='projection'"
-        ]
-
-    def estimated_seconds(self, epochs_done: int) -> float:
-        """From the arithmetic to be done, and the measured speed of a matrix product."""
-        return estimated_seconds(
-            self.config,
-            self.setting.devices,
-            train_counts=list(map(sum, self.setting.counts)),
-            channels=self.setting.image_shape[2],
-            epochs_done=epochs_done,
-        )

@@ -1,4 +1,4 @@
-"""What DGM knows between two tasks, and how a checkpoint holds it."""
+"""What DGM knows between two tasks: how a checkpoint holds it, and what a run reports of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ import jax
 
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
-from dgm_jax.methods.method import Setting, Tree
-from dgm_jax.models.discriminator import widened
-from dgm_jax.types import DiscriminatorParams, params_to_tree, statistics_from_tree
+from dgm_jax.methods.method import Method, Training, Tree
+from dgm_jax.training.estimate import estimated_seconds
+from dgm_jax.types import params_to_tree
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,75 @@ class State:
     programs: tuple[tuple[int, ...], ...] = ()  # Physical widths that were trained at, each once.
 
 
-def to_tree(state: State) -> tuple[Tree, dict[str, Any]]:
-    """The memory and both classifiers as a checkpoint holds them: arrays, and plain values."""
-    arrays, plain = state.memory.to_tree()
-    tree = {"memory": arrays}
-    for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
-        if classifier is not None:
-            arrays = {"params": classifier.params, "statistics": classifier.statistics}
-            tree[name] = params_to_tree(jax.device_get(arrays))
-    return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
+class GenerativeMemory(Method[State, Training]):
+    """A method that knows a memory and two classifiers; DGM says how they are learnt."""
 
+    def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
+        """The memory and both classifiers."""
+        arrays, plain = state.memory.to_tree()
+        tree = {"memory": arrays}
+        for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
+            if classifier is not None:
+                arrays = {"params": classifier.params, "statistics": classifier.statistics}
+                tree[name] = params_to_tree(jax.device_get(arrays))
+        return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
 
-def from_tree(setting: Setting, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
-    """Undoes `to_tree`; reads checkpoints of earlier versions as well, and widens class heads for new classes."""
-    config, memory = setting.config, Memory.from_tree(tree["memory"], plain["memory"])
-    earlier = plain["record"]  # Early versions kept some facts here.
+    def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
+        """Undoes `to_tree`; reads checkpoints of earlier versions as well, and widens class heads for new classes."""
+        setting, memory = self.setting, Memory.from_tree(tree["memory"], plain["memory"])
+        earlier = plain["record"]  # Early versions kept some facts here.
 
-    def classifier(network: str, *names: str) -> Classifier | None:
-        kept = next((tree[name] for name in names if name in tree), None)
-        if kept is None:
-            return None
-        params = widened(DiscriminatorParams.from_tree(kept["params"]), setting.n_classes)
-        return setting.classifier(params, statistics_from_tree(kept["statistics"]), network, finished_tasks - 1)
+        def classifier(network: str, *names: str) -> Classifier | None:
+            kept = next((tree[name] for name in names if name in tree), None)
+            if kept is None:
+                return None
+            trained = setting.trained(kept["params"], kept["statistics"])
+            return setting.classifier(*trained, finished_tasks - 1, network=network)
 
-    return State(
-        replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
-        classifier(config.classifier_network, "classifier", "classifier_before"),
-        classifier(config.networks.network, "auxiliary", "discriminator"),
-        begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
-        programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
-    )
+        return State(
+            replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
+            classifier(self.config.classifier_network, "classifier", "classifier_before"),
+            classifier(self.config.networks.network, "auxiliary", "discriminator"),
+            begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
+            programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
+        )
+
+    def memory(self, state: State) -> Memory:
+        """The generative memory."""
+        return state.memory
+
+    def memory_bytes(self, state: State) -> dict[str, int]:
+        """Bytes of the weights that tasks share, of what each task keeps beside them, and of the masks."""
+        return state.memory.bytes()
+
+    def facts(self, state: State) -> dict[str, Any]:
+        """Widths, number of weights, programs, and which classes tasks began as."""
+        return {
+            "widths": list(state.memory.widths),
+            "programs": [list(widths) for widths in state.programs],  # One compiled training iteration for each.
+            "parameters": state.memory.parameters(),
+            "begun_as": [[self.setting.labels[i] for i in classes] for classes in state.begun_as],
+        }
+
+    def advice(self) -> list[str]:
+        """Says if nothing lets the generator know which class of a task to draw."""
+        config = self.config
+        guided = (
+            config.gan.auxiliary_generator or config.gan.reconstruction_weight or config.gan.critic_condition != "none"
+        )
+        if max(map(len, self.setting.tasks)) == 1 or guided:
+            return []
+        return [
+            "tasks have several classes, and nothing tells the generator which of them to draw; "
+            "use auxiliary_generator=True or critic_condition='projection'"
+        ]
+
+    def estimated_seconds(self, epochs_done: int) -> float:
+        """From the arithmetic to be done, and the measured speed of a matrix product."""
+        return estimated_seconds(
+            self.config,
+            self.setting.devices,
+            train_counts=list(map(sum, self.setting.counts)),
+            channels=self.setting.image_shape[2],
+            epochs_done=epochs_done,
+        )

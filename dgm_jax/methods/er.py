@@ -39,7 +39,6 @@ class ExperienceReplay(ImageMemory):
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """Lets the task's images into the reservoir: image number n stays with probability size / n."""
-        del task
         random, room, n_seen = host_generator(key), self.own_settings.memory_size, int(state.kept["n_seen"])
         kept, kept_labels = list(state.kept["images"]), list(state.kept["labels"])
         for i in random.permutation(len(images)):

@@ -41,7 +41,6 @@ class OnlineEWC(ClassifierMethod):
     @staticmethod
     def loss(params: Any, output: Any, images: Any, labels: Any, seen: Any, anchor: Any) -> jax.Array:
         """Cross-entropy + weight / 2 * sum F (theta - theta*)^2 (Kirkpatrick et al., equation 3)."""
-        del images
         squares = jax.tree.map(lambda f, p, a: jnp.sum(f * (p - a) ** 2), anchor["fisher"], params, anchor["params"])
         return cross_entropy(output.logits, labels, seen) + anchor["weight"] / 2 * sum(jax.tree.leaves(squares))
 
@@ -52,7 +51,6 @@ class OnlineEWC(ClassifierMethod):
 
     def anchor(self, task: int, state: State) -> Any:
         """The weights after the last task, and how much each mattered."""
-        del task
         return {
             "params": state.params,
             "fisher": state.kept["fisher"],
@@ -61,7 +59,6 @@ class OnlineEWC(ClassifierMethod):
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """Adds the Fisher information of the task's images."""
-        del labels
         pick_key, label_key = jax.random.split(key)
         picked = images[np.asarray(jax.random.randint(pick_key, (_FISHER_IMAGES,), 0, len(images)))]
         network, seen = self.config.classifier_network, self.setting.seen(task)
@@ -71,10 +68,8 @@ class OnlineEWC(ClassifierMethod):
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; weights of new classes are not held."""
-        state = super().from_tree(tree, plain, finished_tasks)
-        return replace(
-            state, kept={"fisher": widened(DiscriminatorParams.from_tree(tree["fisher"]), self.setting.n_classes)}
-        )
+        fisher = widened(DiscriminatorParams.from_tree(tree["fisher"]), self.setting.n_classes)
+        return replace(super().from_tree(tree, plain, finished_tasks), kept={"fisher": fisher})
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """The Fisher information; the weights that are held belong to the classifier."""

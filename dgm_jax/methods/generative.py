@@ -1,7 +1,7 @@
 """One unmasked generator for all classes, retrained at every task: what dgr and mergan have in common.
 
-It is DGM's network with every gate open, trained by DGM's step: nothing is protected, nothing grows, and one norm and one
-output layer serve all classes.
+It is DGM's network with every gate open, trained by DGM's step: nothing is protected, nothing grows, and one norm and
+one output layer serve all classes.
 """
 
 from abc import abstractmethod
@@ -15,8 +15,7 @@ import numpy as np
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
-from dgm_jax.methods.method import Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
-from dgm_jax.models.discriminator import widened
+from dgm_jax.methods.method import InProgress, Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.training import task as tasks
 from dgm_jax.training.classifier import init_classifier
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
@@ -40,12 +39,9 @@ class State:
 
 
 @dataclass
-class Training:
+class Training(InProgress[State]):
     """A task in progress, of all seeds side by side."""
 
-    task: int
-    inputs: Sequence[TaskInput[State]]
-    states: Sequence[State]
     data: list[TaskImages]  # What each seed learns from, on the host.
     running: TaskTraining
     nothing_replayed: Any  # Replayed images are part of the data already.
@@ -90,9 +86,8 @@ class UnmaskedGenerator(Method[State, Training]):
     def classifier_data(self, training: Training, run: int, state: State, keys: Keys) -> TaskImages:
         """What the classifier learns from after a task."""
 
-    def adapt(self, capacity: Capacity, state: State) -> Capacity:
-        """Adds to the capacity what the method's step needs."""
-        del state
+    def adapt(self, capacity: Capacity, begun: TrainState, state: State) -> Capacity:
+        """Adds to the capacity what the method's step needs, of the begun training or of the state before it."""
         return capacity
 
     # ---- The interface ----
@@ -101,7 +96,7 @@ class UnmaskedGenerator(Method[State, Training]):
         """Fresh networks."""
         channels, n_classes = self.networks.channels, self.networks.n_classes
         new = init_classifier(jax.random.fold_in(key, 0), self.config, channels=channels, n_classes=n_classes)
-        return State(self._classifier(new.params, new.statistics, -1))
+        return State(self.setting.classifier(new.params, new.statistics, -1))
 
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """The epochs and steps of DGM."""
@@ -121,7 +116,9 @@ class UnmaskedGenerator(Method[State, Training]):
                 train_keys.append(steps_key)
             # Task 0: the images are a mixture already, and no other replay is added.
             running = TaskTraining(self.trainer, begun, train_keys, task=0, steps=self.setting.steps_per_epoch(task))
-            nothing = self.trainer.stack_runs([_nothing_replayed(self.setting.image_shape)] * len(inputs))
+            pixels = np.zeros((1, 1, *self.setting.image_shape), np.uint8)
+            none = ReplayedImages(pixels, np.zeros((1, 1), np.int32), np.zeros(1, np.int32))
+            nothing = self.trainer.stack_runs([none] * len(inputs))
         return Training(task, inputs, [own.state for own in inputs], data, running, nothing)
 
     def _begin(self, task: int, own: TaskInput[State], key: jax.Array) -> tuple[TrainState, Capacity]:
@@ -130,7 +127,7 @@ class UnmaskedGenerator(Method[State, Training]):
             self.networks,
             key,
             old.kernels if old else self.networks.new_kernels(key, self.widths),
-            [np.zeros(width, bool) for width in self.widths],
+            self._nothing_reserved(),
             physical=self.widths,
             classes=range(self.setting.n_seen(task)),
             discriminator=own.state.discriminator,
@@ -139,9 +136,8 @@ class UnmaskedGenerator(Method[State, Training]):
             kept = old.tasks[0]
             generator = replace(state.generator, norms=kept.norms, heads=kept.heads[:1])
             state = replace(state, generator=generator, generator_statistics=kept.statistics)
-        if own.in_progress:
-            state = from_tree(state, own.in_progress["state"])
-        return state, self.adapt(capacity, own.state)
+        capacity = self.adapt(capacity, state, own.state)
+        return from_tree(state, own.in_progress["state"]) if own.in_progress else state, capacity
 
     def train_epoch(self, training: Training, epoch: int, watch: Watch) -> list[dict[str, float]]:
         """One epoch, as long as DGM's."""
@@ -171,8 +167,7 @@ class UnmaskedGenerator(Method[State, Training]):
             )
         learnt = []
         for state, (learner, means) in zip(states, consolidated, strict=True):
-            learner = jax.device_get(learner)
-            classifier = self._classifier(learner.params, learner.statistics, task)
+            classifier = self.setting.classifier(learner.params, learner.statistics, task)
             learnt.append(Learnt(replace(state, classifier=classifier), {"classifier": classifier}, means))
         return learnt
 
@@ -209,9 +204,8 @@ class UnmaskedGenerator(Method[State, Training]):
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; class heads are widened if the stream has more classes now."""
-        n_classes, task = self.setting.n_classes, finished_tasks - 1
-        params = widened(DiscriminatorParams.from_tree(tree["params"]), n_classes)
-        classifier = self._classifier(params, statistics_from_tree(tree["statistics"]), task)
+        task, trained = finished_tasks - 1, self.setting.trained
+        classifier = self.setting.classifier(*trained(tree["params"], tree["statistics"]), task)
         if "generator" not in tree:
             return State(classifier)
         own = tree["generator"]
@@ -224,9 +218,7 @@ class UnmaskedGenerator(Method[State, Training]):
             heads=own["heads"],
             n_conditioned=self.networks.n_conditioned,
         )
-        params = widened(DiscriminatorParams.from_tree(tree["discriminator"][0]), n_classes)
-        discriminator = (params, statistics_from_tree(tree["discriminator"][1]))
-        return State(classifier, self._memory(own["kernels"], frozen), discriminator)
+        return State(classifier, self._memory(own["kernels"], frozen), trained(*tree["discriminator"]))
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """Bytes of the generator's parameters."""
@@ -241,23 +233,10 @@ class UnmaskedGenerator(Method[State, Training]):
         key = jax.random.fold_in(own.key, task + 1)
         return dict(zip(self.random_uses, jax.random.split(key, len(self.random_uses)), strict=True))
 
-    def _classifier(self, params: DiscriminatorParams, statistics: list[Statistics], task: int) -> Classifier:
-        return self.setting.classifier(params, statistics, self.config.classifier_network, task)
-
     def _memory(self, kernels: list[np.ndarray], frozen: TaskMemory) -> Memory:
         """The generator as a memory of one task, whose one output layer serves all classes."""
         heads = np.broadcast_to(frozen.heads, (len(frozen.classes), *frozen.heads.shape[1:]))
-        return Memory(
-            kernels=kernels,
-            reserved=[np.zeros(width, bool) for width in self.widths],
-            tasks=(replace(frozen, heads=heads),),
-            noise_dim=self.config.networks.noise_dim,
-            network=self.config.networks.network,
-            image_size=self.config.data.image_size,
-            labels=self.setting.labels,
-            names=self.setting.names,
-        )
+        return self.setting.memory(kernels, self._nothing_reserved(), (replace(frozen, heads=heads),))
 
-
-def _nothing_replayed(image_shape: tuple[int, int, int]) -> ReplayedImages:
-    return ReplayedImages(np.zeros((1, 1, *image_shape), np.uint8), np.zeros((1, 1), np.int32), np.zeros(1, np.int32))
+    def _nothing_reserved(self) -> list[np.ndarray]:
+        return [np.zeros(width, bool) for width in self.widths]

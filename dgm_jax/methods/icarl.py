@@ -60,7 +60,6 @@ class ICaRL(ClassifierMethod):
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """Shortens the lists of old exemplars, and chooses those of the new classes (algorithms 4 and 5)."""
-        del key
         each = self.own_settings.memory_size // self.setting.n_seen(task)
         exemplars = [own[:each] for own in state.kept["exemplars"]]
         classifier = self.classifier(task, state)
@@ -121,7 +120,6 @@ def _with_distillation(
     params: Any, output: Any, images: Any, labels: Any, seen: Any, anchor: Any, *, network: str
 ) -> jax.Array:
     """Binary cross-entropy of each class seen: towards the label, or for old classes towards the old network."""
-    del params
     before, _ = pair(network).discriminate(anchor["params"], anchor["statistics"], images, train=False)
     target = jnp.where(anchor["old"][None], jax.nn.sigmoid(before.logits), jax.nn.one_hot(labels, len(seen)))
     each = optax.sigmoid_binary_cross_entropy(output.logits, jax.lax.stop_gradient(target))

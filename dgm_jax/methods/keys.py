@@ -1,4 +1,4 @@
-"""What each random key of a run is for: a key is derived from the seed's by its purpose, so that no two uses share it."""
+"""What each random key of a run is for: it is derived from the seed's by its purpose, so that no two uses share it."""
 
 from enum import IntEnum
 

@@ -13,9 +13,8 @@ from dgm_jax.methods.generative import Keys, State, Training, UnmaskedGenerator
 from dgm_jax.methods.method import TaskInput, Watch
 from dgm_jax.methods.replay import images_of_all_classes
 from dgm_jax.training.epoch import TaskImages
-from dgm_jax.training.state import Capacity, sampler_params
+from dgm_jax.training.state import Capacity, TrainState, sampler_params
 from dgm_jax.training.step import Metrics, Step
-from dgm_jax.training.task import begin_task
 from dgm_jax.types import Array, GeneratorParams, SamplerParams, Statistics
 
 
@@ -114,28 +113,15 @@ class ReplayAlignment(_Conditional):
 
     def data(self, task: int, own: TaskInput[State], keys: Keys, watch: Watch) -> TaskImages:
         """New images only."""
-        del task, keys, watch
         return self.mixture((own.images, own.labels))
 
-    def adapt(self, capacity: Capacity, state: State) -> AlignedCapacity:
+    def adapt(self, capacity: Capacity, begun: TrainState, state: State) -> AlignedCapacity:
         """Adds the generator as it was before the task; before the first one, any of the right shapes."""
-        old = state.generator
-        if old is not None:
-            kept = old.tasks[0]
+        before, n_old = sampler_params(begun.generator, begun.generator_statistics), 0
+        if state.generator is not None:
+            old, kept = state.generator, state.generator.tasks[0]
             before = SamplerParams(GeneratorParams(old.kernels, kept.norms, kept.heads[:1]), kept.statistics)
             n_old = len(kept.classes)
-        else:
-            key = jax.random.key(0)
-            fresh, _ = begin_task(
-                self.networks,
-                key,
-                self.networks.new_kernels(key, self.widths),
-                [np.zeros(width, bool) for width in self.widths],
-                physical=self.widths,
-                classes=(0,),
-                discriminator=None,
-            )
-            before, n_old = sampler_params(fresh.generator, fresh.generator_statistics), 0
         return AlignedCapacity(
             **{name: getattr(capacity, name) for name in capacity.__dataclass_fields__},
             before=before,

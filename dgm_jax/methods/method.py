@@ -1,8 +1,8 @@
 """What a method of class-incremental learning is: the interface between a method and the loop over tasks.
 
 A method learns one task after the other, for one seed or for several side by side. Between two tasks all that it knows
-lies in a *state*, one for each seed, which a checkpoint can hold. While a task is learnt, all that training needs lies in
-a *training*, one for all seeds. To add a method, write a file with a subclass and name it in `methods/__init__.py`
+lies in a *state*, one for each seed, which a checkpoint can hold. While a task is learnt, all that training needs lies
+in a *training*, one for all seeds. To add a method, write a file with a subclass and name it in `methods/__init__.py`
 (docs/extend.md).
 """
 
@@ -19,7 +19,10 @@ import numpy as np
 from dgm_jax.config import Config, MethodSettings
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
-from dgm_jax.types import DiscriminatorParams, Statistics, Tree
+from dgm_jax.memory.task import TaskMemory
+from dgm_jax.models.discriminator import widened
+from dgm_jax.types import DiscriminatorParams, Statistics, statistics_from_tree
+from dgm_jax.types import Tree as Tree
 
 State = TypeVar("State")
 Training = TypeVar("Training", bound="InProgress")
@@ -70,12 +73,29 @@ class Setting:
         """Mini-batches of a task's images in an epoch."""
         return sum(self.counts[task]) // self.config.gan.batch_size
 
-    def classifier(
-        self, params: DiscriminatorParams, statistics: list[Statistics], network: str, task: int
-    ) -> Classifier:
-        """A trained classifier of the classes seen once a task is learnt."""
-        n = self.n_seen(task)
+    def classifier(self, params: Any, statistics: Any, task: int, *, network: str | None = None) -> Classifier:
+        """A trained classifier of the classes seen once a task is learnt; `network` defaults to that of classifiers."""
+        n, network = self.n_seen(task), network or self.config.classifier_network
         return Classifier(params, statistics, network, self.image_shape, self.labels[:n], self.names[:n])
+
+    def trained(self, params: Tree, statistics: Tree) -> tuple[DiscriminatorParams, list[Statistics]]:
+        """Undoes `params_to_tree` for a network and its norms; widens its class head if the stream has grown."""
+        return widened(DiscriminatorParams.from_tree(params), self.n_classes), statistics_from_tree(statistics)
+
+    def memory(self, kernels: list[np.ndarray], reserved: list[np.ndarray], tasks: tuple[TaskMemory, ...]) -> Memory:
+        """A generative memory of the stream's classes."""
+        config = self.config
+        return Memory(
+            kernels,
+            reserved,
+            tasks,
+            noise_dim=config.networks.noise_dim,
+            network=config.networks.network,
+            image_size=config.data.image_size,
+            labels=self.labels,
+            names=self.names,
+            gate_before_norm=config.gates.gate_position == "before_norm",
+        )
 
     def bytes_of(self, n_images: int) -> int:
         """Bytes of `n_images` images as the data set stores them."""
@@ -126,12 +146,13 @@ class Learnt(Generic[State]):
     notes: tuple[str, ...] = ()  # What a person should know.
 
 
-class InProgress(Protocol):
-    """A task in progress, of all seeds side by side; what else it holds is the method's business."""
+@dataclass
+class InProgress(Generic[State]):
+    """A task in progress, of all seeds side by side; a method adds what else it needs."""
 
-    @property
-    def states(self) -> Sequence[Any]:
-        """For each seed the state that a checkpoint within the task holds beside what is in progress."""
+    task: int
+    inputs: Sequence[TaskInput[State]]
+    states: Sequence[State]  # Of each seed, as a checkpoint within the task holds it beside what is in progress.
 
 
 class Watch:
@@ -149,7 +170,6 @@ class Watch:
         Yields:
           A function to call with n whenever n more units are done.
         """
-        del name, total, epoch
         yield lambda n: None
 
 
@@ -193,7 +213,6 @@ class Method(ABC, Generic[State, Training]):
 
     def expand(self, task: int, key: jax.Array, state: State) -> State:
         """Makes room after a task for the next one; does nothing more if called again."""
-        del task, key
         return state
 
     @abstractmethod
@@ -210,12 +229,10 @@ class Method(ABC, Generic[State, Training]):
 
     def memory(self, state: State) -> Memory | None:
         """The memory whose images a run shows and compares with its training images; None if there is none."""
-        del state
         return None
 
     def facts(self, state: State) -> dict[str, Any]:
         """Further entries of summary.json."""
-        del state
         return {"paper": self.paper}
 
     def advice(self) -> list[str]:
@@ -224,5 +241,4 @@ class Method(ABC, Generic[State, Training]):
 
     def estimated_seconds(self, epochs_done: int) -> float | None:
         """A rough guess of the seconds that a run takes from the first task on; None if nothing is known."""
-        del epochs_done
         return None

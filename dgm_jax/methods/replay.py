@@ -9,28 +9,14 @@ from dgm_jax.training.epoch import ReplayedImages, TaskImages
 
 
 def replayed_images(
-    memories: list[Memory],
-    setting: Setting,
-    task: int,
-    keys: list[jax.Array],
-    watch: Watch,
-    *,
-    epoch: int | None = None,
+    memories: list[Memory], setting: Setting, task: int, keys: list[jax.Array], watch: Watch
 ) -> list[ReplayedImages]:
     """Draws, for each seed and each earlier class, as many images as the current task has per class (section 3.3).
 
-    If training will pick fewer of a class, as in a short task after many, no more are drawn than it needs.
-
-    Args:
-      memories: one for each seed; they know the earlier classes.
-      setting: the stream's outline, and how much is replayed and how often it is drawn anew.
-      task: the task that is about to be learnt.
-      keys: a PRNG key for each seed; the class index is folded in.
-      watch: hears of every class that is drawn.
-      epoch: the epoch, if images are drawn anew for each.
+    If training will pick fewer of a class, as in a short task after many, no more are drawn than it needs. There is a
+    memory and a key for each seed; the class index is folded into the key.
     """
-    total = len(memories) * setting.n_seen(task - 1)
-    with watch.phase("replay", total, epoch=epoch) as on_class:
+    with watch.phase("replay", len(memories) * setting.n_seen(task - 1)) as on_class:
         return [_replayed(memory, setting, task, key, on_class) for memory, key in zip(memories, keys, strict=True)]
 
 
@@ -54,10 +40,8 @@ def _replayed(memory: Memory, setting: Setting, task: int, key: jax.Array, on_cl
 def images_of_all_classes(memory: Memory, setting: Setting, key: jax.Array) -> TaskImages:
     """Draws `consolidation_samples` images of every class that a memory knows, the newest included.
 
-    Args:
-      memory: draws the images.
-      setting: says how many; there is room for all classes of the stream, so that one program serves all tasks.
-      key: a PRNG key; the class index is folded in.
+    There is room for all classes of the stream, so that one program serves all tasks. The class index is folded into
+    the key.
     """
     each, n_classes = setting.config.consolidation.consolidation_samples, setting.n_classes
     images = np.zeros((n_classes * each, *setting.image_shape), np.uint8)

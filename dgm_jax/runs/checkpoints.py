@@ -13,12 +13,7 @@ class RunCheckpoints:
     """The checkpoints of one seed's run; of several processes, the first one deletes."""
 
     def __init__(self, folder: Path, *, kept: int | None = None) -> None:
-        """Names the folder; touches nothing.
-
-        Args:
-          folder: of all checkpoints.
-          kept: how many checkpoints of finished tasks stay; None: all.
-        """
+        """Names the folder, touches nothing; `kept` checkpoints of finished tasks stay, or all if None."""
         self.folder, self.kept = folder, kept
 
     def save_in_progress(self, task: int, epochs_done: int, tree: dict[str, Any], plain: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """A finished run continues with new classes: where a stream that it is given now belongs.
 
 Tasks reach a run in stages, one stream each. By its newest whole checkpoint, whatever other files say, a run stands at
-the end of a stage or within one. Within a stage it continues with the images of that stage only. At the end it takes any
-stream of new classes, and drops one that was announced but not begun.
+the end of a stage or within one. Within a stage it continues with the images of that stage only. At the end it takes
+any stream of new classes, and drops one that was announced but not begun.
 """
 
 from collections.abc import Mapping
@@ -80,11 +80,11 @@ def place_stream(stream: TaskStream, learnt: LearntSoFar, finished_tasks: int, e
       epochs_done: of the task after those.
 
     Raises:
-      OtherConfiguration: if the run is within another stage, or the stream has classes of an earlier stage and new ones,
-        or images of another shape.
+      OtherConfiguration: if the run is within another stage, or the stream has classes of an earlier stage and new
+        ones, or images of another shape.
     """
     n_over = sum(end <= finished_tasks for end in accumulate(learnt.stages))  # Stages that are learnt.
-    alone = Placement(stream, (stream.n_tasks,), known=False)
+    alone, seen = Placement(stream, (stream.n_tasks,), known=False), set(learnt.names)
     over, current = learnt.first(n_over), learnt.first(n_over + 1)
     is_within = epochs_done > 0 or finished_tasks > sum(over.stages)
     # The stage that the run is in, or that was announced; else the one that it ended last, which is then finished.
@@ -95,14 +95,12 @@ def place_stream(stream: TaskStream, learnt: LearntSoFar, finished_tasks: int, e
     again = [name for name in stream.class_names if name in over.names]
     if len(again) == stream.n_classes and (len(learnt.stages) == 1 or not n_over):
         return alone
-    if is_within:
-        if n_over or not set(stream.class_names) & set(learnt.names):
-            classes = ", ".join(current.names[len(over.names) :][:5])
-            raise OtherConfiguration(
-                f"has not learnt all of {classes} yet; continue with their images first, or choose another --workdir"
-            )
-        return alone
-    if not n_over:
+    if is_within and (n_over or not seen & set(stream.class_names)):
+        classes = ", ".join(current.names[len(over.names) :][:5])
+        raise OtherConfiguration(
+            f"has not learnt all of {classes} yet; continue with their images first, or choose another --workdir"
+        )
+    if is_within or not n_over:
         return alone
     _require_new(stream, learnt, over, again)
     return Placement(
@@ -124,14 +122,14 @@ def _require_new(stream: TaskStream, learnt: LearntSoFar, over: LearntSoFar, aga
     """Refuses a stream that cannot come after what is learnt."""
     if again:
         raise OtherConfiguration(
-            f"has learnt class {again[0]} before; a class belongs to one stage: leave its images out, or choose another "
-            "--workdir"
+            f"has learnt class {again[0]} before; a class belongs to one stage: leave its images out, or choose "
+            "another --workdir"
         )
     if list(stream.image_shape) != learnt.stream["image_shape"]:
         before, now = ("x".join(map(str, shape)) for shape in (learnt.stream["image_shape"], stream.image_shape))
         raise OtherConfiguration(
-            f"has learnt images of {before}, these are {now}; give the --image-size of the first stage, and images with "
-            "its number of channels, or choose another --workdir"
+            f"has learnt images of {before}, these are {now}; give the --image-size of the first stage, and images "
+            "with its number of channels, or choose another --workdir"
         )
     if stream.fingerprint in over.stream["fingerprint"].split("+"):
         raise OtherConfiguration("has learnt these very images before, under other names; choose another --workdir")

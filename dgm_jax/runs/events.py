@@ -5,6 +5,7 @@ Each event is a plain, frozen record. Callbacks run on the host between compiled
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,32 +130,10 @@ class Callbacks(Callback):
     def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
         """Will pass each event to these callbacks, in this order."""
         self.callbacks = tuple(callbacks)
+        for name in vars(Callback):
+            if name.startswith("on_"):
+                setattr(self, name, partial(self._pass_on, name))
 
-    def on_run_start(self, event: RunStart) -> None:
-        """Passes the event on; the methods below do the same."""
+    def _pass_on(self, name: str, event: Any) -> None:
         for callback in self.callbacks:
-            callback.on_run_start(event)
-
-    def on_task_start(self, event: TaskStart) -> None:  # noqa: D102
-        for callback in self.callbacks:
-            callback.on_task_start(event)
-
-    def on_progress(self, event: Progress) -> None:  # noqa: D102
-        for callback in self.callbacks:
-            callback.on_progress(event)
-
-    def on_epoch_end(self, event: EpochEnd) -> None:  # noqa: D102
-        for callback in self.callbacks:
-            callback.on_epoch_end(event)
-
-    def on_task_end(self, event: TaskEnd) -> None:  # noqa: D102
-        for callback in self.callbacks:
-            callback.on_task_end(event)
-
-    def on_run_end(self, event: RunEnd) -> None:  # noqa: D102
-        for callback in self.callbacks:
-            callback.on_run_end(event)
-
-    def on_note(self, text: str) -> None:  # noqa: D102
-        for callback in self.callbacks:
-            callback.on_note(text)
+            getattr(callback, name)(event)

@@ -60,20 +60,20 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
       folder: locked for this run.
       config: the settings.
       placement: the stream, and where it belongs in the folder's run.
-      resume_anyway: resume although settings differ, with those given now. Only if neither arrays nor past results
-        depend on them; config.json keeps the earlier ones, under "before".
+      resume_anyway: resume with the settings given now although they differ. This works only if neither arrays nor past
+        results depend on them; config.json keeps the earlier ones, under "before".
 
     Raises:
       OtherConfiguration: if the folder's run differs (the text lists every difference), or needs a removed setting.
       ConfigError: if the folder was written by a newer version, or its configuration cannot be read.
     """
-    stream = json.loads(json.dumps(describe(placement.stream)))
+    stream, names = json.loads(json.dumps(describe(placement.stream))), placement.stream.class_names
     wanted: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "protocol": config.protocol,
         "config": dataclasses.asdict(config),
         "stream": stream,
-        "class_names": list(placement.stream.class_names),
+        "class_names": list(names),
         "days": list(placement.stages),
     }
     if not folder.config.exists():
@@ -82,11 +82,8 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
         return
     found = read_config(folder)
     require_none_removed(found.settings, folder.path)
-    changed = placement.known and (
-        found.stream != stream
-        or found.class_names != tuple(placement.stream.class_names)
-        or found.stages != placement.stages
-    )
+    same = (found.stream, found.class_names, found.stages) == (stream, tuple(names), placement.stages)
+    changed = placement.known and not same
     differences = dict(_differences(_settings(found, config), config.flat()))
     if found.class_names is not None and not placement.known:
         differences |= _differences(list(found.class_names), wanted["class_names"], "class_names")
@@ -95,13 +92,8 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
             f"{folder.path} holds a run on {_other_stream(found.stream, stream)}; choose another --workdir."
         )
     if differences:
-        _require_changeable(
-            folder,
-            differences,
-            all_facts(type(config.own)),
-            is_over=_is_finished(folder, found) and not changed,
-            resume_anyway=resume_anyway,
-        )
+        facts, is_over = all_facts(type(config.own)), _is_finished(folder, found) and not changed
+        _require_changeable(folder, differences, facts, is_over=is_over, resume_anyway=resume_anyway)
         files.write_json(folder.config, wanted | {"before": [*found.before, found.settings]})
     elif changed:
         files.write_json(folder.config, wanted | ({"before": found.before} if found.before else {}))

@@ -34,7 +34,6 @@ class StoredConfig:
     class_names: tuple[str, ...] | None
     stages: tuple[int, ...]  # How many tasks came at once: a run can continue with new classes several times.
     before: list[dict[str, Any]]  # Earlier settings of the run in their groups, if it was resumed with others.
-    format_version: int
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -65,7 +64,6 @@ def read_config(folder: Workdir) -> StoredConfig:
         class_names=None if names is None else tuple(names),
         stages=tuple(found.get("days", [len(stream["tasks"])] if stream else [])),
         before=[upgraded(settings) for settings in found.get("before", [])],
-        format_version=version,
     )
 
 
@@ -139,6 +137,9 @@ class RunFiles:
     config: dict[str, Any]  # Settings by name.
     stream: dict[str, Any]  # What the data and their order are: "dataset", "tasks", ...
     summary: Summary | None  # None before the first task is over.
+    finished_tasks: int  # So far.
+    readings: list[str]  # The classifiers that are measured; the first is the one that counts.
+    names: list[str]  # Of the classes seen so far, in their order.
     matrices: dict[str, Matrix]  # By reading.
     epochs: list[dict[str, Any]]  # Lines of metrics.jsonl.
     drawn: list[dict[str, np.ndarray]]  # After each task: "labels" [classes] and "images", uint8 [classes, n, h, w, c].
@@ -159,21 +160,6 @@ class RunFiles:
     def n_tasks(self) -> int:
         """Of the whole run."""
         return len(self.stream["tasks"])
-
-    @property
-    def finished_tasks(self) -> int:
-        """So far."""
-        return 0 if self.summary is None else self.summary.finished_tasks
-
-    @property
-    def readings(self) -> list[str]:
-        """The classifiers that are measured; the first is the one that counts."""
-        return [] if self.summary is None else self.summary.readings
-
-    @property
-    def names(self) -> list[str]:
-        """Of the classes seen so far, in their order."""
-        return [] if self.summary is None else self.summary.class_names[: self.n_seen(self.finished_tasks - 1)]
 
     def n_seen(self, task: int) -> int:
         """Classes seen once a task is over."""
@@ -217,16 +203,18 @@ def read(workdir: str | Path) -> RunFiles:
         tasks, summary = len(stored.stream["tasks"]), read_summary(folder)
         done = 0 if summary is None else summary.finished_tasks
         commands = folder.commands.read_text().splitlines() if folder.commands.exists() else []
+        lines = files.read_jsonl(folder.metrics)
         run = RunFiles(
             path=folder.path,
             config=stored.flat,
             stream=stored.stream,
             summary=summary,
+            finished_tasks=done,
+            readings=summary.readings if summary else [],
+            names=summary.class_names[: sum(map(len, stored.stream["tasks"][:done]))] if summary else [],
             # In a run in progress these may be a task ahead of the summary.
             matrices={reading: rows[:done] for reading, rows in _matrices(folder.accuracy).items()},
-            epochs=[
-                line for line in files.read_jsonl(folder.metrics) if line["kind"] == "epoch" and line["task"] < tasks
-            ],
+            epochs=[line for line in lines if line["kind"] == "epoch" and line["task"] < tasks],
             drawn=list(_drawn(sorted(folder.samples.glob("after_task_*.npz"))[:done])),
             real={
                 int(name.removeprefix("class_")): images
@@ -237,9 +225,9 @@ def read(workdir: str | Path) -> RunFiles:
         )
         run.check()
         return run
+    except NoRun:
+        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        if isinstance(error, NoRun):
-            raise
         raise NoRun(f"a file in {folder.path} cannot be read ({type(error).__name__}: {error})") from error
 
 

@@ -42,13 +42,8 @@ class Run:
     ) -> None:
         """Starts where the folder's newest whole checkpoint stands, or at the beginning.
 
-        Args:
-          config: the settings, with this run's seed.
-          stream: the tasks.
-          folder: claimed for these settings.
-          method: learns; serves all seeds.
-          note: called with what a person should know.
-          show_real: keep a few real images of each class for the page.
+        The settings have this run's seed; the method serves all seeds. `note` is called with what a person should know.
+        With `show_real`, a few real images of each class are kept for the page.
         """
         self.config, self.stream, self.folder, self.method, self.note = config, stream, folder, method, note
         self.show_real = show_real
@@ -56,7 +51,7 @@ class Run:
         self.key = jax.random.key(config.seed)
         self.record = Record.new(method.readings)
         self.state: Any = None
-        self.in_progress: Tree | None = None  # Of a task that was interrupted.
+        self.in_progress: Tree | None = None  # Of a task that was interrupted, or that waits for another seed.
         self._restore()
 
     @property
@@ -75,17 +70,13 @@ class Run:
 
     def end_epoch(self, task: int, epoch: int, means: Mapping[str, float]) -> None:
         """Writes down an epoch; raises NotFinite if training broke down."""
-        self._require_finite(task, epoch, means)
+        self._require_finite(means, f"in task {task}, epoch {epoch}")
         self.record.epochs_done = epoch + 1
         self._log({"kind": "epoch", "task": task, "epoch": epoch, "protocol": self.config.protocol, **means})
 
     def save_in_progress(self, task: int, tree: Tree) -> None:
         """Saves a task in progress."""
         self.checkpoints.save_in_progress(task, self.record.epochs_done, *self._saved(self.state, tree))
-
-    def pause(self, tree: Tree) -> None:
-        """Keeps a task in progress, to continue it later."""
-        self.in_progress = tree
 
     def evaluate(self, task: int, learnt: Learnt) -> None:
         """Measures the classifiers on the test images of all classes seen."""
@@ -114,8 +105,8 @@ class Run:
         """Writes what is known after a task. The checkpoint comes last: a kill before it repeats the task's end."""
         self.state = state
         tree, _ = self.method.to_tree(state)
-        self._require_finite(task, None, learnt.metrics)
-        self._require_finite_arrays(task, tree)
+        self._require_finite(learnt.metrics, f"in task {task}")
+        self._require_finite(tree, f"after task {task}")
         self.record.end_task(learnt.capacity)
         for text in learnt.notes:
             self.note(text)
@@ -199,22 +190,16 @@ class Run:
         except (ValueError, KeyError, TypeError) as error:
             raise WorkdirError(f"{error}; correct that line or move the file away, then run again") from error
 
-    def _require_finite(self, task: int, epoch: int | None, means: Mapping[str, float]) -> None:
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise self._not_finite(f"{name} became {value} in task {task}", epoch)
-
-    def _require_finite_arrays(self, task: int, tree: Tree) -> None:
-        for path, leaf in jax.tree.leaves_with_path(tree):
+    def _require_finite(self, values: Tree, when: str) -> None:
+        """Refuses metrics or arrays that are not finite any more."""
+        for path, leaf in jax.tree.leaves_with_path(values):
             if not np.all(np.isfinite(leaf)):
-                raise self._not_finite(f"{jax.tree_util.keystr(path)} is not finite after task {task}", None)
-
-    def _not_finite(self, what: str, epoch: int | None) -> NotFinite:
-        when = "" if epoch is None else f", epoch {epoch}"
-        return NotFinite(
-            f"{self.config.method}: {what}{when}, seed {self.config.seed}; the last good checkpoint is "
-            f"{self.checkpoints.newest()}. Try a smaller step size."
-        )
+                name = jax.tree_util.keystr(path, simple=True, separator=".")
+                what = "is not finite" if np.ndim(leaf) else f"became {leaf}"
+                raise NotFinite(
+                    f"{self.config.method}: {name} {what} {when}, seed {self.config.seed}; the last good checkpoint "
+                    f"is {self.checkpoints.newest()}. Try a smaller step size."
+                )
 
     def _log(self, line: dict[str, Any]) -> None:
         processes.on_first(files.append_line, self.folder.metrics, json.dumps(line))

@@ -19,15 +19,9 @@ _PIXELS = 48  # Side at which each is shown, if that is more than it has.
 def write_samples(
     folder: Workdir, stream: TaskStream, task: int, memory: Memory, key: jax.Array, note: Callable[[str], None]
 ) -> None:
-    """Writes images of every class seen, as arrays and as a picture.
+    """Writes images of every class seen after a task, as arrays and as a picture.
 
-    Args:
-      folder: of the run.
-      stream: the tasks.
-      task: that was learnt last.
-      memory: draws the images.
-      key: the seed's. It does not depend on the task: exact retention shows as equal rows in all pictures.
-      note: called with what a person should know.
+    The key is the seed's. It does not depend on the task: exact retention shows as equal rows in all pictures.
     """
     folder.samples.mkdir(exist_ok=True)
     drawn = {

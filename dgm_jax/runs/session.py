@@ -9,7 +9,7 @@ from typing import Any
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.methods import METHODS
-from dgm_jax.methods.method import Learnt, Method, Plan, Setting, Watch
+from dgm_jax.methods.method import Learnt, Method, Setting, Watch
 from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskStart
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.run import Run
@@ -26,28 +26,20 @@ class Session:
         configs: Sequence[Config],
         streams: Sequence[TaskStream],
         folders: Sequence[Workdir],
+        method: Method,
         *,
-        devices: Sequence[Any],
-        backend: str,
         callback: Callback,
         show_real: bool = False,
     ) -> None:
         """Restores each run, or begins it.
 
-        Args:
-          configs: the settings, alike except for their seeds.
-          streams: one for each seed, alike except for the images that are held out.
-          folders: claimed for these settings and streams.
-          devices: to train on.
-          backend: what maps over devices.
-          callback: hears of every event.
-          show_real: keep a few real images of each class for the page.
+        Settings, streams and folders are those of each seed: settings differ in their seeds only, streams in the images
+        that are held out. Folders are claimed for them. The method serves all seeds.
         """
         self.config, self.stream = configs[0], streams[0]  # What is read from them here holds for all seeds.
-        self.callback, self.building = callback, BuildClock()
-        self.method = new_method(self.config, self.stream, devices, backend)
+        self.method, self.callback, self.building = method, callback, BuildClock()
         self.runs = [
-            Run(config, stream, folder, self.method, callback.on_note, show_real=show_real)
+            Run(config, stream, folder, method, callback.on_note, show_real=show_real)
             for config, stream, folder in zip(configs, streams, folders, strict=True)
         ]
 
@@ -82,7 +74,9 @@ class Session:
         begun, method = time.perf_counter(), self.method
         plan = method.plan(task, [run.state for run in runs])
         first_epoch = runs[0].record.epochs_done
-        self.callback.on_task_start(self._task_start(task, runs, first_epoch, plan))
+        classes, batch = runs[0].names(self.stream.tasks[task]), self.config.gan.batch_size * len(runs)
+        start = TaskStart(task=task, classes=classes, first_epoch=first_epoch, images_per_step=batch, **vars(plan))
+        self.callback.on_task_start(start)
         watch = _SessionWatch(self, task, runs)
         training = method.begin(task, [run.task_input(task) for run in runs], watch)
         for run, state in zip(runs, training.states, strict=True):
@@ -100,7 +94,7 @@ class Session:
                         run.save_in_progress(task, tree)
         if until is not None and until < plan.epochs:
             for run, tree in zip(runs, method.in_progress(training), strict=True):
-                run.pause(tree)
+                run.in_progress = tree
         else:
             self._end_task(task, runs, method.end(training, watch), watch, begun)
 
@@ -117,19 +111,6 @@ class Session:
             with watch.phase("save", runs=[run]):
                 run.end_task(task, state, own)
             self.callback.on_task_end(run.task_end(task, own, time.perf_counter() - begun))
-
-    def _task_start(self, task: int, runs: Sequence[Run], first_epoch: int, plan: Plan) -> TaskStart:
-        return TaskStart(
-            task=task,
-            classes=runs[0].names(self.stream.tasks[task]),
-            epochs=plan.epochs,
-            first_epoch=first_epoch,
-            steps=plan.steps,
-            images_per_step=self.config.gan.batch_size * len(runs),
-            widths=plan.widths,
-            physical_widths=plan.physical_widths,
-            compiles=plan.compiles,
-        )
 
     def _announce(self) -> None:
         stream, devices = self.stream, self.method.setting.devices
@@ -158,7 +139,7 @@ class Session:
                 test_count=stream.test_count,
                 estimated_seconds=self._seconds_left(*position),
                 resumed_from=position if any(position) else None,
-            ),
+            )
         )
 
     def _seconds_left(self, finished_tasks: int, epochs_done: int) -> float | None:

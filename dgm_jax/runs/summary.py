@@ -104,16 +104,7 @@ def summarise(
     memory_bytes: Mapping[str, int],
     facts: Mapping[str, Any],
 ) -> Summary:
-    """Sums up a run.
-
-    Args:
-      record: what was measured.
-      stream: the tasks.
-      config: the settings.
-      devices: that were trained on.
-      memory_bytes: what the method keeps of old classes, by part, and in "total".
-      facts: what the method reports besides.
-    """
+    """Sums up a run; `memory_bytes` and `facts` are what the method reports (`Method`)."""
     image_count = sum(sum(stream.train_counts(t)) for t in range(record.finished_tasks))
     done = range(record.finished_tasks)
     return Summary(

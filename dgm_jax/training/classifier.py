@@ -70,22 +70,15 @@ def run_classifier_steps(
 ) -> tuple[ClassifierState, jax.Array]:
     """Takes Adam steps on random mini-batches; the step size decays to 0 along a cosine.
 
+    Arguments that are not named here are as in `epoch.run_steps`; metrics are `CLASSIFIER_METRICS`.
+
     Args:
       state: replaced.
       sources: where images come from: each gives an equal part of every mini-batch.
       seen: [classes] bool.
       anchor: arrays that the loss needs besides; None if it needs none.
-      key: a PRNG key, into which the step is folded.
-      sums: of the metrics (`CLASSIFIER_METRICS`) over the steps before `start`.
-      start: first step.
-      stop: one past the last.
-      shard: the number of this device.
       config: batch size, number of steps, step size, augmentation, smoothing.
-      n_devices: over which each batch is split.
       loss: what is minimised; None: the cross-entropy over the classes seen.
-
-    Returns:
-      The new state, and `sums` with the loss and accuracy of these steps added, one by one.
     """
     optimiser, discriminate = _optimiser(config), pair(config.classifier_network).discriminate
 
@@ -130,8 +123,5 @@ def _mini_batch(keys: list[jax.Array], sources: tuple[TaskImages, ...], batch_si
 
 
 def _optimiser(config: Config) -> optax.GradientTransformation:
-    return optax.adam(
-        optax.cosine_decay_schedule(
-            config.consolidation.consolidation_learning_rate, config.consolidation.consolidation_steps
-        )
-    )
+    own = config.consolidation
+    return optax.adam(optax.cosine_decay_schedule(own.consolidation_learning_rate, own.consolidation_steps))

@@ -84,7 +84,7 @@ def run_steps(
       start: first iteration.
       stop: one past the last.
       shard: the number of this device.
-      step: the settings.
+      step: what an iteration is made of.
       n_conditioned: entries of the noise that carry the class.
       n_devices: over which each batch is split.
 

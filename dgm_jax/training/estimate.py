@@ -19,7 +19,8 @@ _COMPILE_SECONDS = 25.0
 
 def iteration_flops(config: Config, widths: Sequence[int], channels: int, classifier_steps: int) -> float:
     """Floating-point operations of one training iteration; a backward pass counts twice a forward pass."""
-    d = _discriminator_flops(config, channels)
+    size = config.data.image_size
+    d = pair(config.networks.network).discriminator_flops(config.networks.discriminator_width, size, channels)
     g = make_generator(config).flops(widths, config.networks.noise_dim, channels)
     classifier = 3 * d * classifier_steps
     # Real and fake; G forward; the penalty: forward, backward, and back through both.
@@ -29,12 +30,7 @@ def iteration_flops(config: Config, widths: Sequence[int], channels: int, classi
 
 
 def estimated_seconds(
-    config: Config,
-    devices: Sequence[jax.Device],
-    *,
-    train_counts: Sequence[int],
-    channels: int,
-    epochs_done: int,
+    config: Config, devices: Sequence[jax.Device], *, train_counts: Sequence[int], channels: int, epochs_done: int
 ) -> float:
     """Guesses the seconds that the rest of a run takes; the guess is rough.
 
@@ -62,9 +58,3 @@ def estimated_seconds(
         total += steps * iteration_flops(config, widths, channels, classifier_steps)
         total += config.consolidation.consolidation_steps * config.gan.batch_size * 3 * d
     return _COMPILE_SECONDS + total / (speed * _EFFICIENCY)
-
-
-def _discriminator_flops(config: Config, channels: int) -> float:
-    return pair(config.networks.network).discriminator_flops(
-        config.networks.discriminator_width, config.data.image_size, channels
-    )

@@ -110,12 +110,7 @@ def _only_embeddings(params: GeneratorParams) -> GeneratorParams:
 
 
 def make_capacity(
-    reserved: Sequence[Array],
-    live: Sequence[Array],
-    *,
-    sparsity_weight: float,
-    seen: Array,
-    first_class: int,
+    reserved: Sequence[Array], live: Sequence[Array], *, sparsity_weight: float, seen: Array, first_class: int
 ) -> Capacity:
     """Builds a task's `Capacity` from the cumulative masks and from `live`, the gates within the logical widths."""
     free = [a & ~r for a, r in zip(live, reserved, strict=True)]

@@ -28,10 +28,23 @@ from dgm_jax.types import DiscriminatorParams, GeneratorParams, Statistics
 Metrics = dict[str, Any]  # Scalars, NumPy's or JAX's.
 
 _METRICS = (
-    *("classifier_loss", "classifier_accuracy"),
-    *("critic_loss", "critic_real", "critic_fake", "gradient_penalty", "gradient_norm"),
-    *("adversarial_term", "sparsity_term", "auxiliary_term", "reconstruction_term", "generator_loss", "sparsity"),
-    *("generator_gradient_norm", "generator_update_norm", "scale", "open_share"),
+    "classifier_loss",
+    "classifier_accuracy",
+    "critic_loss",
+    "critic_real",
+    "critic_fake",
+    "gradient_penalty",
+    "gradient_norm",
+    "adversarial_term",
+    "sparsity_term",
+    "auxiliary_term",
+    "reconstruction_term",
+    "generator_loss",
+    "sparsity",
+    "generator_gradient_norm",
+    "generator_update_norm",
+    "scale",
+    "open_share",
 )
 
 
@@ -229,11 +242,7 @@ class Step(_Passes):
         return state, self.mean(metrics | update_metrics)
 
     def _update_generator(
-        self,
-        state: TrainState,
-        gradients: GeneratorParams,
-        scales: tuple[jax.Array, jax.Array],
-        capacity: Capacity,
+        self, state: TrainState, gradients: GeneratorParams, scales: tuple[jax.Array, jax.Array], capacity: Capacity
     ) -> tuple[TrainState, Metrics]:
         """One Adam step of G on gradients in which reserved weights are blocked (equation 4)."""
         scale, epoch_scale = scales
@@ -267,7 +276,6 @@ class Step(_Passes):
         capacity: Capacity,
     ) -> Metrics:
         """Further terms of the generator's loss, by name; for methods that build on this step."""
-        del params, statistics, masks, noise, capacity
         return {}
 
     def _update_discriminator(

@@ -9,6 +9,7 @@ trained, and the free weights of closed ones, which a later task begins with, dr
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ import optax
 from dgm_jax import nn
 from dgm_jax.models.generator import Generator
 from dgm_jax.training.state import Capacity, TrainState, sampler_params
-from dgm_jax.types import GeneratorParams, Norm, SamplerParams, Statistics
+from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 
 @dataclass(frozen=True)
@@ -57,33 +58,19 @@ class OpenUnits:
         """
         parts = self._parts(whole.generator)
         take = partial(jax.tree.map, lambda part, array: part.take(array, padding=0))
-        closed = [part.take(e, padding=-np.inf) for part, e in zip(_units(parts), whole.generator.embeddings)]
-        state = replace(
-            whole,
-            generator=replace(take(parts, whole.generator), embeddings=closed),
-            generator_statistics=take(_of_statistics(parts), whole.generator_statistics),
-            generator_optimiser=_with_moments(
-                whole.generator_optimiser, {name: take(parts, moment) for name, moment in _moments(whole).items()}
-            ),
-        )
-        if whole.average is not None:
-            state = replace(state, average=take(_of_average(parts), whole.average))
-        reserved, free = (take(_units(parts), masks) for masks in (capacity.reserved, capacity.free))
-        return state, replace(capacity, reserved=reserved, free=free)
+        cut = {name: take(_shaped_as(name, parts), array) for name, array in _arrays(whole).items()}
+        units = parts.embeddings  # Of an array that has an entry for each unit; DGMa's embeddings are such arrays.
+        closed = [part.take(e, padding=-np.inf) for part, e in zip(units, whole.generator.embeddings)]
+        cut["generator"] = replace(cut["generator"], embeddings=closed)
+        reserved, free = (take(units, masks) for masks in (capacity.reserved, capacity.free))
+        return _with_arrays(whole, cut), replace(capacity, reserved=reserved, free=free)
 
     def put_back(self, cut: TrainState, whole: TrainState) -> TrainState:
         """The whole state, with the open units as they are in `cut`, and the discriminator from there."""
         parts = self._parts(whole.generator)
         put = partial(jax.tree.map, lambda part, array, entries: part.put(array, entries))
-        moments = {name: put(parts, moment, _moments(cut)[name]) for name, moment in _moments(whole).items()}
-        average = None if whole.average is None else put(_of_average(parts), whole.average, cut.average)
-        return replace(
-            cut,
-            average=average,
-            generator=put(parts, whole.generator, cut.generator),
-            generator_statistics=put(_of_statistics(parts), whole.generator_statistics, cut.generator_statistics),
-            generator_optimiser=_with_moments(cut.generator_optimiser, moments),
-        )
+        arrays, entries = _arrays(whole), _arrays(cut)
+        return _with_arrays(cut, {n: put(_shaped_as(n, parts), arrays[n], entries[n]) for n in arrays})
 
     def _parts(self, generator: GeneratorParams) -> GeneratorParams:
         """A `_Part` in place of each array."""
@@ -103,26 +90,25 @@ class OpenUnits:
         return GeneratorParams(kernels, [Norm(part, part) for part in vectors], heads, vectors)
 
 
-def _units(parts: GeneratorParams) -> list[_Part]:
-    """The part of an array that has an entry for each unit, for each layer (DGMa's embeddings are such arrays)."""
-    return parts.embeddings
+def _arrays(state: TrainState) -> dict[str, Any]:
+    """All that has entries for the generator's units, by name; "mu" and "nu" are Adam's moments of the parameters."""
+    moments = {name: optax.tree_utils.tree_get(state.generator_optimiser, name) for name in ("mu", "nu")}
+    arrays = {"generator": state.generator, "generator_statistics": state.generator_statistics, **moments}
+    return arrays if state.average is None else arrays | {"average": state.average}
 
 
-def _of_statistics(parts: GeneratorParams) -> list[Statistics]:
-    return [Statistics(part, part) for part in _units(parts)]
+def _shaped_as(name: str, parts: GeneratorParams) -> Any:
+    """A `_Part` in place of each array that has this name in `_arrays`."""
+    statistics = [Statistics(part, part) for part in parts.embeddings]
+    special = {"generator_statistics": statistics, "average": sampler_params(parts, statistics)}
+    return special.get(name, parts)
 
 
-def _of_average(parts: GeneratorParams) -> SamplerParams:
-    return sampler_params(parts, _of_statistics(parts))
-
-
-def _moments(state: TrainState) -> dict[str, GeneratorParams]:
-    """Adam's moments by name, each with an array in place of each parameter."""
-    return {name: optax.tree_utils.tree_get(state.generator_optimiser, name) for name in ("mu", "nu")}
-
-
-def _with_moments(optimiser: optax.OptState, moments: dict[str, GeneratorParams]) -> optax.OptState:
-    return optax.tree_utils.tree_set(optimiser, **moments)
+def _with_arrays(state: TrainState, arrays: dict[str, Any]) -> TrainState:
+    """Undoes `_arrays`."""
+    moments = {name: arrays.pop(name) for name in ("mu", "nu")}
+    optimiser = optax.tree_utils.tree_set(state.generator_optimiser, **moments)
+    return replace(state, generator_optimiser=optimiser, **arrays)
 
 
 def find_open_units(

@@ -14,14 +14,7 @@ from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import Pair, pair
 from dgm_jax.models.generator import Generator, host_generator
 from dgm_jax.models.normalisation import init_norm
-from dgm_jax.training.state import (
-    Capacity,
-    TrainState,
-    init_optimiser,
-    make_capacity,
-    make_optimisers,
-    sampler_params,
-)
+from dgm_jax.training.state import Capacity, TrainState, init_optimiser, make_capacity, make_optimisers, sampler_params
 from dgm_jax.training.warm_start import begin_as
 from dgm_jax.types import DiscriminatorParams, GeneratorParams, Norm, Statistics
 
@@ -139,13 +132,11 @@ def begin_task(
     )
     if config.gan.generator_average:
         state = replace(state, average=sampler_params(state.generator, state.generator_statistics))
-    growth = wiring.size(widths, config.networks.noise_dim) / wiring.size(
-        networks.first_widths, config.networks.noise_dim
-    )
+    size, first_size = (wiring.size(each, config.networks.noise_dim) for each in (widths, networks.first_widths))
     capacity = make_capacity(
         [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
         live,
-        sparsity_weight=config.gates.sparsity_weight * growth,
+        sparsity_weight=config.gates.sparsity_weight * (size / first_size),
         seen=np.arange(networks.n_classes) <= max(classes),
         first_class=min(classes),
     )
@@ -207,17 +198,15 @@ def freeze(
       The shared weights, and what the task keeps for itself.
     """
     host = jax.device_get(state)
-    final = sampler_params(host.generator, host.generator_statistics) if host.average is None else host.average
-    generator = final.generator
+    final = host.average or sampler_params(host.generator, host.generator_statistics)
+    generator, heads = final.generator, final.generator.heads
     shapes = networks.generator.kernel_shapes(widths, networks.config.networks.noise_dim)
-    heads = generator.heads
     n_heads = len(classes) if n_heads is None else n_heads
 
     def trimmed(layers: list[LayerT]) -> list[LayerT]:
         """The arrays of each layer, [physical width] each, at their logical widths."""
-        return [
-            jax.tree.map(partial(_corner, shape=(width,)), layer) for layer, width in zip(layers, widths, strict=True)
-        ]
+        pairs = zip(layers, widths, strict=True)
+        return [jax.tree.map(partial(_corner, shape=(width,)), layer) for layer, width in pairs]
 
     masks = zip(host.generator.embeddings, networks.mask_shapes(widths), strict=True)
     finished = TaskMemory(

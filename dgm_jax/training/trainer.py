@@ -10,13 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.system import processes
-from dgm_jax.training.classifier import (
-    CLASSIFIER_METRICS,
-    ClassifierState,
-    Loss,
-    init_classifier,
-    run_classifier_steps,
-)
+from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Loss, init_classifier, run_classifier_steps
 from dgm_jax.training.devices import AXIS, data_parallel, replicate
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Capacity, Clock, TrainState
@@ -35,14 +29,7 @@ class Trainer:
     def __init__(
         self, networks: Networks, devices: Sequence[jax.Device], *, backend: str = "pmap", step: type[Step] = Step
     ) -> None:
-        """Binds settings to devices; compiles nothing yet.
-
-        Args:
-          networks: the settings, and the kinds and sizes of the networks.
-          devices: to train on.
-          backend: what maps over devices, see `data_parallel`.
-          step: what an iteration is made of.
-        """
+        """Binds settings to devices; compiles nothing yet. `backend` maps over devices (`data_parallel`)."""
         self.networks, self.config = networks, networks.config
         self.devices, self.backend = devices, backend
         self.step = step.of(networks.config, AXIS)
@@ -85,12 +72,7 @@ class Trainer:
         Returns:
           The new state, and for each run the mean of each metric over the epoch.
         """
-        clock = Clock(
-            task=np.int32(task),
-            epoch=np.int32(epoch),
-            mask_epochs=np.int32(self.networks.mask_epochs),
-            steps=np.int32(steps),
-        )
+        clock = Clock(*map(np.int32, (task, epoch, self.networks.mask_epochs, steps)))
         physical = tuple(norm.scale.shape[-1] for norm in state.generator.norms)
         self._compiled.add((len(keys), physical))
         # State, data, replay, capacity, key and sums differ from run to run.
@@ -117,16 +99,8 @@ class Trainer:
     ) -> tuple[ClassifierState, list[dict[str, float]]]:
         """Trains a classifier of each run from step `start` to `stop` of its `consolidation_steps`.
 
-        Args:
-          state: of all runs, on the devices; replaced.
-          sources: where mini-batches come from, of all runs, on the devices (`run_classifier_steps`).
-          seen: the classes seen so far, bool [classes].
-          keys: a PRNG key for each run.
-          start: the first step.
-          stop: one past the last.
-          on_steps: called with n after every n steps.
-          loss: what is minimised; None: the cross-entropy. The same object gives the same program.
-          anchor: arrays of all runs that the loss needs besides.
+        `state`, `sources` and `anchor` are of all runs, on the devices; see `run_classifier_steps`. The same object
+        `loss` gives the same program. `on_steps(n)` is called after every n steps.
 
         Returns:
           The new state, and for each run the mean of each metric over these steps.
@@ -152,14 +126,11 @@ class Trainer:
         """Trains for each run a fresh classifier on images of all classes seen.
 
         Returns:
-          For each run the classifier, and the mean of its metrics over all steps.
+          For each run the classifier, on the host, and the mean of its metrics over all steps.
         """
-        networks = self.networks
         init_keys, step_keys = zip(*map(jax.random.split, keys), strict=True)
-        fresh = [
-            init_classifier(key, self.config, channels=networks.channels, n_classes=networks.n_classes)
-            for key in init_keys
-        ]
+        sizes = {"channels": self.networks.channels, "n_classes": self.networks.n_classes}
+        fresh = [init_classifier(key, self.config, **sizes) for key in init_keys]
         state, means = self.train_classifier(
             self.stack_runs(jax.device_get(fresh)),
             (self.stack_runs(data),),
@@ -169,7 +140,7 @@ class Trainer:
             stop=self.config.consolidation.consolidation_steps,
             on_steps=on_steps,
         )
-        return list(zip(self.split_runs(state, len(keys)), means, strict=True))
+        return list(zip(jax.device_get(self.split_runs(state, len(keys))), means, strict=True))
 
     def _program(self, name: Any, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Any:
         """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""
@@ -203,14 +174,9 @@ class TaskTraining:
         task: int,
         steps: int,
     ) -> None:
-        """Moves everything to the devices.
+        """Moves what each run has begun with to the devices: its state and capacity (`begin_task`), and its images.
 
-        Args:
-          trainer: the programs.
-          begun: for each run the training state, what is reserved (see `task.begin_task`) and the task's images.
-          keys: one for each run.
-          task: number of tasks before this one.
-          steps: iterations in an epoch.
+        There is a key for each run. `task` is the number of tasks before this one, `steps` those of an epoch.
         """
         self.trainer, self.keys, self.task, self.steps = trainer, keys, task, steps
         states, capacities, data = zip(*begun, strict=True)
@@ -223,16 +189,13 @@ class TaskTraining:
     def run_epoch(
         self, replay: ReplayedImages, epoch: int, shapes: Sequence[Sequence[int]], on_steps: Callable[[int], None]
     ) -> list[dict[str, float]]:
-        """Trains for one epoch.
+        """Trains for one epoch; returns for each run the mean of each metric.
 
         Args:
           replay: images of earlier tasks, on the devices.
           epoch: its number.
           shapes: physical widths that programs are compiled for; settled masks choose among them.
           on_steps: called with n after every n iterations.
-
-        Returns:
-          For each run the mean of each metric.
         """
         if epoch >= self.trainer.networks.mask_epochs and not self._settled:
             self._settled = True
@@ -259,10 +222,8 @@ class TaskTraining:
         return [units.put_back(state, whole) for units, state, whole in cuts]
 
     def _cut(self, shapes: Sequence[Sequence[int]]) -> None:
-        config = self.trainer.config
-        if (
-            config.gates.variant != "dgma" or config.gates.gate_position != "last"
-        ):  # Only there does a closed unit emit exactly 0.
+        gates = self.trainer.config.gates
+        if gates.variant != "dgma" or gates.gate_position != "last":  # Only there does a closed unit emit exactly 0.
             return
         states = jax.device_get(self.states())
         self._open = find_open_units(states, shapes, self.trainer.networks.generator)
