@@ -23,7 +23,7 @@ from dgm_jax.config import PRESETS
 from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
-from studies import consolidate, results, streams, tune
+from studies import consolidate, results, tune
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -101,7 +101,7 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
         parse(name, None, kind=KINDS.get(name, options.Options), argv=arguments)
     elif module in MEASURING:
         parse_options(MEASURING[module].Options, arguments, program=module, description=None)
-    elif room == "benchmarks" or module == "studies.collect":
+    elif room == "benchmarks":
         source = Path(importlib.util.find_spec(module).origin).read_text()
         assert not [word for word in arguments if word.startswith("--") and f'"{word}"' not in source]
     elif module in CHANGING:
@@ -113,7 +113,7 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
 MEASURING = {benchmark.__name__: benchmark for benchmark in (kills, replay, run, step)}
 
 # Studies, which try changes of settings.
-CHANGING = {study.__name__: study for study in (tune, streams, consolidate)}
+CHANGING = {study.__name__: study for study in (tune, consolidate)}
 
 
 class Understood(Exception):

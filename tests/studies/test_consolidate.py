@@ -18,9 +18,9 @@ def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, mon
     consolidated = []
 
     class Watched(Trainer):
-        def __init__(self, config, *args, **options):
-            consolidated.append(config)
-            super().__init__(config, *args, **options)
+        def __init__(self, networks, *args, **options):
+            consolidated.append(networks.config)
+            super().__init__(networks, *args, **options)
 
     monkeypatch.setattr(consolidate, "Trainer", Watched)
     file, runs = tmp_path / "consolidate.jsonl", tmp_path / "runs"
