@@ -69,7 +69,7 @@ def add_run(workdir: Path, file: Path) -> None:
         reused = sum(row["reused"] for row in last) / sum(row["used"] for row in last)
         summary["reused_by_the_last_task"] = reused
     kept = {name: value for name, value in summary.items() if name not in _TOO_LONG}
-    records.append(file, {"run": workdir.name, **kept, **machine.where()})
+    machine.keep(file, run=workdir.name, **kept)
 
 
 def spread(shares: Sequence[float]) -> str:

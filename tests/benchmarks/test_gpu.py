@@ -68,7 +68,7 @@ def test_checks_times_and_runs(called):
     printed, (checked, point, run) = called
     assert checked["agreement"]["agrees"]
     assert checked["agreement"]["highest"]["critic"] == 0  # The device is the CPU itself.
-    assert point["point"] == "dgma-0" and point["parts"]["iteration"]["gflops"] > 0
+    assert point["point"] == "dgma-0" and point["parts"]["iteration"]["ratio"] > 0
     assert run["run"] == "dgmw" and run["finished_tasks"] == run["of_tasks"] == 2
     assert [line["epochs"] for line in run["tasks"]] == [2, 2]
     assert run["average"]["consolidated"]["macro"] >= 0

@@ -1,6 +1,5 @@
 """Settings are chosen by the training images of the first tasks only."""
 
-import dataclasses
 import re
 
 import numpy as np
@@ -31,7 +30,7 @@ def test_a_change_in_words():
 @pytest.mark.parametrize(
     "change, error, text",
     [
-        ("epoch=3", UserError, "epoch=3: there is no setting 'epoch'; did you mean epochs?"),
+        ("epoch=3", UserError, "epoch=3: there is no setting 'epoch' for method 'dgm'; did you mean 'epochs'?"),
         ("warm", UserError, "warm: 'warm' is no change; expected NAME=VALUE, e.g. warm_start=true"),
         ("replay=new", ConfigError, "replay='new' is unknown"),
         ("epochs=0", ConfigError, "epochs=0 must be greater than 0"),
@@ -46,10 +45,10 @@ def test_changes_that_are_refused(change, error, text):
 
 def test_settings_without_effect_on_another_method_are_reset():
     preset = CONFIG.with_changes(warm_start=True, critic_condition="projection")
-    config = choosing.changed(preset, "epochs=3,method=joint")
-    assert (config.method, config.gan.epochs, config.gates.warm_start, config.gan.critic_condition) == (
+    config = choosing.changed(preset, "batch_size=16,method=joint")
+    assert (config.method, config.gan.batch_size, config.gates.warm_start, config.gan.critic_condition) == (
         "joint",
-        3,
+        16,
         False,
         "none",
     )
@@ -110,7 +109,7 @@ def test_more_tasks_than_classes_are_refused():
 
 def test_best_is_the_preset_best_of_the_data(tmp_path):
     options = choosing.Options(data="digits", preset="best", base="epochs=7", out=tmp_path / "tune.jsonl")
-    assert choosing.Plan(options).base == dataclasses.replace(PRESETS["best-digits"]["dgma"], epochs=7)
+    assert choosing.Plan(options).base == PRESETS["best-digits"]["dgma"].with_changes(epochs=7)
 
 
 def test_a_change_without_effect_on_tasks_of_one_class_is_refused(tmp_path):
@@ -126,6 +125,6 @@ def _measured_again(*_):
 
 def test_baselines_are_tuned_too():
     seen = choosing.first_tasks(data.load("digits"), 40).resized(8)
-    found = choosing.learn(CONFIG.with_changes(method="finetune"), seen, [0, 1])
+    found = choosing.learn(choosing.changed(CONFIG, "method=finetune"), seen, [0, 1])
     assert list(found["accuracy"]) == ["classifier"]
     assert found["accuracy"]["classifier"] == pytest.approx([0.5, 0.5], abs=0.1)  # It knows only the newest class.
