@@ -62,7 +62,7 @@ def keep(file: Path | None, **record: Any) -> None:
         records.append(file, record | where())
 
 
-def peak_bytes() -> dict[str, int | None]:
+def peak_bytes() -> dict[str, Any]:
     """Returns the peak memory of this process so far, and of its first device (None if the device does not count)."""
     stats = jax.devices()[0].memory_stats()
     return {

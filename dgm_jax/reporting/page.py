@@ -12,6 +12,7 @@ import numpy as np
 from dgm_jax.config import KEEPS_IMAGES
 from dgm_jax.errors import UserError
 from dgm_jax.metrics import privacy
+from dgm_jax.reporting import charts
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import RunFiles, read
 from dgm_jax.system import files
@@ -77,8 +78,6 @@ def comparison(workdirs: Sequence[str | Path]) -> str:
     Raises:
       UserError: if a folder is named twice or does not hold a run, or a file in it cannot be read.
     """
-    from dgm_jax.reporting import charts  # Matplotlib is slow to import.
-
     paths = [Path(workdir) for workdir in workdirs]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"{', '.join(map(str, paths))}: the same run is named twice; name each run once")
@@ -129,22 +128,16 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _accuracy_chart(curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]]) -> Any:
-    from dgm_jax.reporting import charts
-
     return charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5)
 
 
 def _losses_chart(run: RunFiles) -> Any:
-    from dgm_jax.reporting import charts
-
     names = {name: name.removesuffix("_loss") for line in run.epochs for name in line if name.endswith("_loss")}
     curves = _epoch_curves(run, names)
     return curves and charts.lines("losses", curves, x="task", y="loss", marks=False)
 
 
 def _gates_chart(run: RunFiles) -> Any:
-    from dgm_jax.reporting import charts
-
     curves = _epoch_curves(run, _GATE_METRICS, scale=100)
     return curves and charts.lines("gates, %", curves, x="task", y="%", low=0, high=100.5, marks=False)
 
@@ -162,8 +155,6 @@ def _epoch_curves(
 
 
 def _growth_chart(run: RunFiles) -> Any:
-    from dgm_jax.reporting import charts
-
     tasks = [task for task in range(run.finished_tasks) if run.rows(task)]
     if not tasks:
         return None
