@@ -27,7 +27,7 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.step import load_images
+from dgm_jax import data
 from dgm_jax.config import Variant
 from dgm_jax.data import Dataset
 from dgm_jax.errors import exit_status
@@ -208,7 +208,8 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         command, kinds, named = ["experiments.digits"], ["cold", "warm"], {}
         if classes:
-            artificial = split_classes(load_images(data_dir, 32, needed=True), classes)
+            mnist = data.load("mnist", data_dir or data.default_folder()).resized(32)
+            artificial = split_classes(mnist, classes)
             file = write_npz(artificial, Path(scratch) / "artificial.npz")
             command, kinds, named = ["experiments.arrays", "--npz", str(file), *_SHORT], ["cold"], {"classes": classes}
         for variant in get_args(Variant):

@@ -28,7 +28,7 @@ from benchmarks import arithmetic, machine
 from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
 from dgm_jax import data
 from dgm_jax.config import Config, Precision
-from dgm_jax.data import DataError, Dataset
+from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
@@ -63,21 +63,6 @@ class Scene:
     def steps(self) -> int:
         """Iterations in an epoch."""
         return int(self.images.count) // self.trainer.config.gan.batch_size
-
-
-def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Dataset:
-    """Loads MNIST from a folder, at this size; without a folder, from the default one, or else scikit-learn's digits.
-
-    Raises:
-      DataError: if MNIST is missing, and the folder was given or MNIST is `needed`.
-    """
-    try:
-        dataset = data.load("mnist", data_dir or data.default_folder())
-    except DataError:
-        if data_dir is not None or needed:
-            raise
-        dataset = data.load("digits")
-    return dataset.resized(size)
 
 
 def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequence[int] | None = None) -> Scene:
@@ -329,7 +314,7 @@ def main(
     """Measures the chosen points, prints tables, and writes records.
 
     Args:
-      data_dir: folder of MNIST (default: the usual one, or digits if there is none).
+      data_dir: folder of MNIST (default: digits take its place).
       points: variants and tasks, e.g. dgma-9 dgmw-9 (default: all points).
       precision: precision of matrix products.
       out: file of JSON Lines; a line for each point is added.
@@ -339,7 +324,8 @@ def main(
     if unknown:
         raise UserError(f"--points {' '.join(unknown)}: unknown; choose from {', '.join(names)}")
     machine.check(precision, out)
-    dataset = load_images(data_dir, settings("dgma").data.image_size)
+    whole = data.load("mnist", data_dir) if data_dir else data.load("digits")
+    dataset = whole.resized(settings("dgma").data.image_size)
     device, gflops = machine.describe(), machine.gflops()
     print(
         f"{device['device']}, {device['processor']}, {device['cores']} cores; "

@@ -23,32 +23,26 @@ from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
+from dgm_jax.methods.dgm import DGM
 from dgm_jax.methods.replay import images_of_all_classes
 from dgm_jax.models.prediction import predict_logits
 from dgm_jax.runs.session import new_method
 from dgm_jax.system.compilation import keep_programs
-from dgm_jax.training.task import Networks
-from dgm_jax.training.trainer import Trainer
 from studies import choosing
 
 
 def consolidated(config: Config, dataset: Dataset, workdir: Path) -> float:
     """Returns the accuracy, mean over classes, of a classifier that learns from the memory of a finished run."""
-    devices = jax.local_devices()[:1]
     sample_key, learn_key = jax.random.split(jax.random.key(config.seed))
-    setting = new_method(config, data.class_incremental(dataset), devices).setting
-    images = images_of_all_classes(load_memory(workdir), setting, sample_key)
-    stream = data.class_incremental(dataset, classes_per_task=len(dataset.labels))
-    stream.begin(0)
-    n_classes = stream.n_classes
-    networks = Networks(config, channels=stream.image_shape[2], n_classes=n_classes, max_heads=1)
-    trainer = Trainer(networks, devices)
-    seen = np.ones(n_classes, bool)
-    ((classifier, _),) = trainer.consolidate([learn_key], [images], seen, on_steps=lambda _: None)
-    pixels, labels = stream.test(0)
+    method = new_method(config, data.class_incremental(dataset), jax.local_devices()[:1])
+    assert isinstance(method, DGM)
+    images = images_of_all_classes(load_memory(workdir), method.setting, sample_key)
+    seen = np.ones(len(dataset.labels), bool)
+    ((classifier, _),) = method.trainer.consolidate([learn_key], [images], seen, on_steps=lambda _: None)
     network = config.classifier_network
-    logits = predict_logits(classifier.params, classifier.statistics, pixels, seen, network=network)
-    return metrics.macro_accuracy(metrics.per_class_accuracy(logits.argmax(axis=1), labels, n_classes))
+    logits = predict_logits(classifier.params, classifier.statistics, dataset.x_test, seen, network=network)
+    truth = np.searchsorted(dataset.labels, dataset.y_test)
+    return metrics.macro_accuracy(metrics.per_class_accuracy(logits.argmax(axis=1), truth, len(seen)))
 
 
 @dataclass(frozen=True, kw_only=True)

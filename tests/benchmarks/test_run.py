@@ -87,7 +87,8 @@ def test_what_is_run_and_written(tmp_path, monkeypatch, capsys):
         return {"cold": one}
 
     monkeypatch.setattr(run, "measure", measured)
-    monkeypatch.setattr(run, "load_images", lambda data_dir, size, **_: small_runs.digits(8, tuple(range(10))))
+    digits = small_runs.digits(8, tuple(range(10)))
+    monkeypatch.setattr(run.data, "load", lambda name, folder: digits)
     run.main(classes=12, out=tmp_path / "run.jsonl")
     run.main()
     assert commands[0][0] == commands[1][0] == "experiments.arrays" and commands[1][-1] == "dgmw"

@@ -20,7 +20,6 @@ RUN = {"same, padded as in a run", "same, masks settled"}
 def tiny(monkeypatch):
     monkeypatch.setattr(step, "POINTS", (Point("dgma", 0, (3,), 0.1),))
     monkeypatch.setattr(step, "settings", lambda variant: TINY.with_changes(variant=variant))
-    monkeypatch.setattr(step, "load_images", lambda data_dir, size, **_: small_runs.digits(size, tuple(range(10))))
     monkeypatch.setattr(step, "SECONDS", 0.01)
     monkeypatch.setattr(machine, "LARGE", 64)
     jax.config.update("jax_disable_most_optimizations", True)  # Compiles faster.
