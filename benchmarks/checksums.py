@@ -26,61 +26,29 @@ import tyro
 
 from dgm_jax.errors import UserError, exit_status
 
-_SHORT = ("--epochs", "6", "--consolidation-steps", "100", "--consolidation-samples", "100", "--checkpoint-epochs", "2")
-_GROUPS = ("--classes-per-task", "5")
-_RESNET = ("--network", "resnet", "--generator-width", "8", "--discriminator-width", "8", "--auxiliary-generator")
-_PAPER = ("--preset", "paper-mnist", "--image-size", "16", "--protocol", "paper")
+_SHORT = "--epochs 6 --consolidation-steps 100 --consolidation-samples 100 --checkpoint-epochs 2"
+_GROUPS = "--classes-per-task 5"
+_RESNET = f"--network resnet --generator-width 8 --discriminator-width 8 --auxiliary-generator {_GROUPS}"
+_PAPER = f"--preset paper-mnist --image-size 16 --protocol paper {_GROUPS}"
+_BEST = "--warm-start --scale-lead 1 --generator-average 0.98 --consolidation-smoothing 0.1 --classes-per-task 2"
 _BASELINES = ("joint", "finetune", "er", "icarl", "ewc", "dgr", "mergan", "mergan-jtr")
 
-RUNS: dict[str, tuple[str, ...]] = {
-    **{
-        f"{variant}-seed{seed}": ("--variant", variant, "--seed", str(seed))
-        for variant in ("dgma", "dgmw")
-        for seed in (0, 1)
-    },
-    "dgma-side-by-side": ("--variant", "dgma", "--seeds", "0,1", *_GROUPS),
-    "dgma-groups": ("--variant", "dgma", "--classes-per-task", "2"),
-    "dgmw-groups": ("--variant", "dgmw", *_GROUPS),
-    "dgma-resumed": ("--variant", "dgma", *_GROUPS),
-    "dgmw-four-devices": ("--variant", "dgmw", *_GROUPS, "--devices", "4"),
-    "dgma-best": (
-        "--variant",
-        "dgma",
-        "--warm-start",
-        "--scale-lead",
-        "1",
-        "--generator-average",
-        "0.98",
-        "--consolidation-smoothing",
-        "0.1",
-        "--classes-per-task",
-        "2",
-    ),
-    "dgma-paper": (
-        "--preset",
-        "paper-mnist",
-        "--variant",
-        "dgma",
-        "--image-size",
-        "16",
-        "--protocol",
-        "paper",
-        *_GROUPS,
-    ),
-    "dgmw-paper": (
-        "--preset",
-        "paper-mnist",
-        "--variant",
-        "dgmw",
-        "--image-size",
-        "16",
-        "--protocol",
-        "paper",
-        *_GROUPS,
-    ),
-    "dgma-resnet": (*_RESNET, "--variant", "dgma", "--reconstruction-weight", "1", *_GROUPS),
-    "dgmw-resnet": (*_RESNET, "--variant", "dgmw", "--no-reinitialise-discriminator", *_GROUPS),
-    **{method: ("--method", method, *_GROUPS) for method in _BASELINES},
+RUNS: dict[str, str] = {  # Options of the experiment, by name of the run.
+    "dgma-seed0": "--variant dgma --seed 0",
+    "dgma-seed1": "--variant dgma --seed 1",
+    "dgmw-seed0": "--variant dgmw --seed 0",
+    "dgmw-seed1": "--variant dgmw --seed 1",
+    "dgma-side-by-side": f"--variant dgma --seeds 0,1 {_GROUPS}",
+    "dgma-groups": "--variant dgma --classes-per-task 2",
+    "dgmw-groups": f"--variant dgmw {_GROUPS}",
+    "dgma-resumed": f"--variant dgma {_GROUPS}",
+    "dgmw-four-devices": f"--variant dgmw {_GROUPS} --devices 4",
+    "dgma-best": f"--variant dgma {_BEST}",
+    "dgma-paper": f"--variant dgma {_PAPER}",
+    "dgmw-paper": f"--variant dgmw {_PAPER}",
+    "dgma-resnet": f"--variant dgma {_RESNET} --reconstruction-weight 1",
+    "dgmw-resnet": f"--variant dgmw {_RESNET} --no-reinitialise-discriminator",
+    **{method: f"--method {method} {_GROUPS}" for method in _BASELINES},
 }
 _KILLED = "dgma-resumed"
 _KILLED_AFTER = 3  # Lines of metrics.jsonl.
@@ -129,7 +97,8 @@ def _run(name: str, checkout: Path, workdir: Path) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu"}
     if "--devices" in RUNS[name]:
         environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-    command = [sys.executable, "-m", "experiments.digits", *_SHORT, *RUNS[name], "--workdir", str(workdir)]
+    options = f"{_SHORT} {RUNS[name]}".split()
+    command = [sys.executable, "-m", "experiments.digits", *options, "--workdir", str(workdir)]
     with workdir.with_suffix(".log").open("w") as log:
         process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=log, stderr=log)
         if name == _KILLED:

@@ -1,12 +1,12 @@
 """Checks and times a GPU in one call of some minutes: are results right, how fast is a step, how fast is a run.
 
 First a small case is computed here and on the CPU, and compared. Then steps are timed as in `benchmarks.step`. Then
-MNIST is learnt with the authors' settings, 101 epochs a task, for as many tasks as fit into --minutes. If the images
-come from a file and are 32x32 already, only JAX, flax, optax and orbax are needed (docs/benchmarks.md says how to make
-such a file).
+MNIST is learnt with the authors' settings, 101 epochs a task, for as many tasks as fit into --minutes. The images come
+from a file (docs/benchmarks.md says how to make it). If they are 32x32 already, only JAX, flax, optax and orbax are
+needed.
 
     python -m benchmarks.gpu --npz mnist32.npz --out gpu.jsonl
-    python -m benchmarks.gpu --data-dir DIR --out gpu.jsonl --minutes 30 --variants dgmw
+    python -m benchmarks.gpu --npz mnist32.npz --out gpu.jsonl --minutes 30 --variants dgmw
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,7 +26,7 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks import machine, records, step
+from benchmarks import machine, step
 from benchmarks.points import POINTS, Point, settings
 from benchmarks.replay import memory_at
 from dgm_jax import Learner, data
@@ -37,7 +38,6 @@ from dgm_jax.runs.events import Callback, EpochEnd, TaskEnd, TaskStart
 
 _TOLERANCE = 1e-3  # Relative to the largest entry: single precision, three layers forward and twice back.
 _STEP_SHARE = 0.4  # The share of the minutes after which no further point is timed.
-_GRACE = 30.0  # Seconds after the last minute at which a task in progress is stopped.
 
 
 class TimeIsUp(Exception):
@@ -45,10 +45,10 @@ class TimeIsUp(Exception):
 
 
 class Stopwatch(Callback):
-    """Records how long tasks and epochs take, and ends the run when its time is up."""
+    """Records how long tasks and epochs take, and ends the run after the first epoch that ends too late."""
 
     def __init__(self, deadline: float) -> None:
-        """Ends the run after the task that is in progress when `time.perf_counter` reaches the deadline."""
+        """Takes the deadline as `time.perf_counter` counts."""
         self.deadline = deadline
         self.tasks: list[dict[str, Any]] = []
 
@@ -58,16 +58,14 @@ class Stopwatch(Callback):
         self.tasks.append(line)
 
     def on_epoch_end(self, event: EpochEnd) -> None:
-        """Records the epoch; stops a task that takes far too long."""
+        """Records the epoch; ends the run if time is up."""
         self.tasks[-1]["epochs"].append(event.seconds)
-        if time.perf_counter() > self.deadline + _GRACE:
+        if time.perf_counter() > self.deadline:
             raise TimeIsUp
 
     def on_task_end(self, event: TaskEnd) -> None:
         """Records the task."""
         self.tasks[-1]["seconds"] = event.seconds
-        if time.perf_counter() > self.deadline:
-            raise TimeIsUp
 
 
 def agreement(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -137,77 +135,69 @@ def learn(config: Config, dataset: Dataset, deadline: float) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """Returns the figures as text."""
+def agreement_table(found: dict[str, Any]) -> str:
+    """Returns the differences as text."""
     lines = []
-    for precision, parts in result.get("agreement", {}).items():
-        if precision != "agrees":
-            differences = ", ".join(f"{name} {value:.1e}" for name, value in parts.items())
-            lines.append(f"against the CPU, precision {precision}: {differences}")
-    if result.get("points"):
-        lines.append(step.table(result["points"]))
-    for variant, run in result.get("runs", {}).items():
+    for precision in ("highest", "default"):
+        differences = ", ".join(f"{name} {value:.1e}" for name, value in found[precision].items())
+        lines.append(f"against the CPU, precision {precision}: {differences}")
+    return "\n".join(lines)
+
+
+def run_table(variant: str, run: dict[str, Any]) -> str:
+    """Returns the figures of a run as text."""
+    lines = [
+        f"{variant}: {run['finished_tasks']} of {run['of_tasks']} tasks in {run['seconds']:.1f} s; "
+        f"phases {run['phase_seconds']}; accuracy {run['average']}"
+    ]
+    for task, line in enumerate(run["tasks"]):
+        whole = f"{line['seconds']:7.1f} s" if "seconds" in line else "cut short"
         lines.append(
-            f"{variant}: {run['finished_tasks']} of {run['of_tasks']} tasks in {run['seconds']:.1f} s; "
-            f"phases {run['phase_seconds']}; accuracy {run['average']}"
+            f"  task {task}: {whole}, {line['epochs']} epochs of {line['steps']} iterations of "
+            f"{1e3 * line['iteration_seconds']:.2f} ms, widths {line['widths']} in {line['physical_widths']}"
         )
-        for task, line in enumerate(run["tasks"]):
-            whole = f"{line['seconds']:7.1f} s" if "seconds" in line else "cut short"
-            lines.append(
-                f"  task {task}: {whole}, {line['epochs']} epochs of {line['steps']} iterations of "
-                f"{1e3 * line['iteration_seconds']:.2f} ms, widths {line['widths']} in {line['physical_widths']}"
-            )
-    return "\n".join([*lines, f"peak memory: {machine.in_words(machine.peak_bytes())}"])
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks, times and runs; adds a record after each, so that an interrupted call keeps what it found."""
     begun = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    images = parser.add_mutually_exclusive_group(required=True)
-    images.add_argument("--data-dir", type=Path, help="folder that holds MNIST, read with TensorFlow Datasets")
-    images.add_argument("--npz", type=Path, help="file that holds x_train, y_train, x_test, y_test")
+    parser.add_argument("--npz", type=Path, required=True, help="file that holds x_train, y_train, x_test, y_test")
     parser.add_argument("--out", type=Path, required=True, help="file of JSON Lines; lines are added")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for everything; a task in progress gets 30 s more")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for everything; a run ends with its epoch")
     names = [point.name for point in POINTS]
     parser.add_argument("--points", nargs="*", choices=names, default=["dgma-9", "dgmw-9"], help="steps to time")
     variants = get_args(Variant)
     parser.add_argument("--variants", nargs="*", choices=variants, default=variants, help="runs to do, in this order")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of steps and runs")
-    parser.add_argument("--compare", type=Path, help="records of benchmarks.step elsewhere, e.g. on a CPU")
     options = parser.parse_args(argv)
     machine.check(options.precision, options.out)
-    old = step.points_of(options.compare) if options.compare else {}
-    dataset = data.from_npz(options.npz) if options.npz else data.load("mnist", options.data_dir)
-    result: dict[str, Any] = {"points": {}, "runs": {}}
-
-    def keep(**found: Any) -> None:
-        named = {"images": dataset.name, "precision": options.precision}
-        records.append(options.out, {**named, **found, **machine.peak_bytes(), **machine.where()})
+    dataset = data.from_npz(options.npz)
+    keep = partial(machine.keep, options.out, images=dataset.name, precision=options.precision)
 
     def at(config: Config) -> Config:
         return config.with_changes(precision=options.precision)
 
     seen = dataset.resized(settings("dgma").data.image_size)
     small = settings("dgma").with_changes(batch_size=16, discriminator_width=8, generator_width=4)
-    result["agreement"] = agreement(small, seen)
-    keep(agreement=result["agreement"])
+    found = agreement(small, seen)
+    print(agreement_table(found), flush=True)
+    keep(agreement=found, **machine.peak_bytes())
     with machine.compiled_once():
         for point in (point for point in POINTS if point.name in options.points):
             if time.perf_counter() - begun < 60 * _STEP_SHARE * options.minutes:
                 measured = step.measure(point, at(settings(point.variant)), seen, seconds=1.0)
-                result["points"][point.name] = measured
-                parts, epoch = measured["parts"], measured["epoch"]
-                keep(point=point.name, widths=measured["widths"], parts=parts, epoch=epoch)
+                print(step.table(point.name, measured), flush=True)
+                keep(point=point.name, **measured)
     deadline = begun + 60 * options.minutes
     for variant in options.variants:
         if time.perf_counter() < deadline:
-            result["runs"][variant] = learn(at(preset("paper-mnist", variant)), dataset, deadline)
-            keep(run=variant, **result["runs"][variant])
-    print(table(result))
-    if old:
-        print(step.comparison_table(result["points"], old, options.compare))
-    return 0 if result["agreement"]["agrees"] else 1
+            run = learn(at(preset("paper-mnist", variant)), dataset, deadline)
+            print(run_table(variant, run), flush=True)
+            keep(run=variant, **run, **machine.peak_bytes())
+    print(machine.peak_in_words())
+    return 0 if found["agrees"] else 1
 
 
 if __name__ == "__main__":

@@ -18,18 +18,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
-from tyro.conf import arg
 
-from benchmarks import machine, records
+from benchmarks import machine
 from dgm_jax import Learner, data
-from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Variant, preset
 from dgm_jax.errors import exit_status
 from dgm_jax.runs.events import Callback
@@ -155,9 +151,9 @@ def differences(a: tuple[Any, Any], b: tuple[Any, Any]) -> list[str]:
     ]
 
 
-def kills(variant: Variant, n: int, seed: int) -> dict[str, Any]:
+def kill(variant: Variant, n: int) -> dict[str, Any]:
     """Kills `n` times, then flips bytes of a checkpoint; returns the counts."""
-    chance = random.Random(seed)
+    chance = random.Random(0)
     phases: Counter[str] = Counter()
     finished = same = tries = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -221,34 +217,26 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is killed, and how often."""
+def main(kills: int = 100, variant: Variant | None = None, out: Path | None = None) -> int:
+    """Kills, resumes and compares; returns 1 if anything was lost.
 
-    kills: Annotated[int, arg(help="number of kills, of both variants together")] = 100
-    variant: Annotated[Variant | None, arg(metavar="{dgma,dgmw}", help="only this one", help_behavior_hint="")] = None
-    seed: Annotated[int, arg(help="seed of the random moments")] = 0
-    out: Annotated[
-        Path | None,
-        arg(metavar="FILE", help="file of JSON Lines; a line for each variant is added", help_behavior_hint=""),
-    ] = None
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Kills, resumes and compares; returns 1 if anything was lost."""
-    options = parse_options(Options, argv, program="python -m benchmarks.kills", description=__doc__)
-    variants = [options.variant] if options.variant else get_args(Variant)
+    Args:
+      kills: number of kills, of both variants together.
+      variant: only this one (default: both).
+      out: file of JSON Lines; a line for each variant is added.
+    """
+    variants = [variant] if variant else get_args(Variant)
     lost = False
-    for variant in variants:
+    for each in variants:
         begun = time.perf_counter()
-        found = kills(variant, options.kills // len(variants), options.seed)
+        found = kill(each, kills // len(variants))
         print(json.dumps(found))
-        if options.out:
-            minutes = (time.perf_counter() - begun) / 60
-            records.append(options.out, {**found, "minutes": minutes, **machine.where()})
+        machine.keep(out, **found, minutes=(time.perf_counter() - begun) / 60)
         lost = lost or found["equal"] < found["runs"] or found["flips"]["unnoticed"] > 0
     return int(lost)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    import tyro
+
+    sys.exit(exit_status(lambda: tyro.cli(main, prog="python -m benchmarks.kills", description=__doc__)))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from benchmarks import records
 from dgm_jax.errors import ConfigError
 from dgm_jax.training.devices import check_precision
 
@@ -55,7 +56,13 @@ def where() -> dict[str, Any]:
     return {"machine": describe(), "commit": commit()}
 
 
-def peak_bytes() -> dict[str, int | None]:
+def keep(file: Path | None, **record: Any) -> None:
+    """Adds a record to a file, with where it was measured; without a file it does nothing."""
+    if file is not None:
+        records.append(file, record | where())
+
+
+def peak_bytes() -> dict[str, Any]:
     """Returns the peak memory of this process so far, and of its first device (None if the device does not count)."""
     stats = jax.devices()[0].memory_stats()
     return {
@@ -69,10 +76,11 @@ def in_bytes(maxrss: int) -> int:
     return maxrss if sys.platform == "darwin" else 1024 * maxrss
 
 
-def in_words(peak: Mapping[str, Any]) -> str:
-    """Returns what `peak_bytes` found as text, in GB."""
+def peak_in_words() -> str:
+    """Returns what `peak_bytes` finds as text, in GB."""
+    peak = peak_bytes()
     device = peak["peak_device_bytes"]
-    return f"host {peak['peak_host_bytes'] / 1e9:.2f} GB, device " + (
+    return f"peak memory: host {peak['peak_host_bytes'] / 1e9:.2f} GB, device " + (
         "not counted" if device is None else f"{device / 1e9:.2f} GB"
     )
 

@@ -7,30 +7,23 @@ was at first. Widths are those of `benchmarks.step`; weights and masks are rando
 """
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from tyro.conf import arg
 
-from benchmarks import arithmetic, machine, records
+from benchmarks import machine
 from benchmarks.points import TASKS, settings, widths_of_tasks
-from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Variant
 from dgm_jax.errors import exit_status
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models import dcgan
-from dgm_jax.types import GeneratorParams
 
 REPLAYED = 1000  # Number of images whose sampling is timed.
-CHUNK = 125  # Number of images for which products are counted at once: about as many as a memory samples at once.
 
 
 def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Config, n_classes: int) -> Memory:
@@ -74,24 +67,6 @@ def memory_at(widths: Sequence[tuple[int, ...]], variant: Variant, config: Confi
     )
 
 
-def replay_products(memory: Memory, task: int, n: int) -> Counter[arithmetic.Product]:
-    """Counts the matrix products that sampling `n` images of a task needs, with its open units only, not padded."""
-    frozen = memory.tasks[task]
-    widths = [int(mask.sum()) for mask in frozen.masks] if frozen.masks[0].ndim == 1 else frozen.widths
-    channels = frozen.heads.shape[-1]
-
-    key = jax.random.key(0)
-    kernels = memory.generator.init_kernels(key, widths, memory.noise_dim)
-    params = GeneratorParams(kernels, *memory.generator.init_task(key, widths, channels, 1))
-
-    def generate(params: GeneratorParams) -> jax.Array:
-        noise, head = jnp.zeros((n, memory.noise_dim)), jnp.zeros(n, jnp.int32)
-        statistics = memory.generator.init_statistics(widths)
-        return memory.generator.generate(params, statistics, [None] * len(widths), noise, head, train=False)[0]
-
-    return arithmetic.products(generate, params)
-
-
 def measure(widths: Sequence[tuple[int, ...]], variant: Variant, config: Config, *, seconds: float) -> dict[str, Any]:
     """Times the replay of each task from the grown memory, and of the first task from the memory right after it.
 
@@ -118,45 +93,35 @@ def measure(widths: Sequence[tuple[int, ...]], variant: Variant, config: Config,
         "seconds": np.median(taken[:, 1:], axis=0).tolist(),
         "ratios": ratios.tolist(),
         "ratio_to_first_day": float(np.median(taken[:, 1] / taken[:, 0])),
-        "gflop": [arithmetic.gflop(replay_products(grown, task, REPLAYED)) for task in range(len(widths))],
     }
 
 
-def table(variants: Mapping[str, Any]) -> str:
+def table(variant: str, found: Mapping[str, Any]) -> str:
     """Returns the figures as text."""
-    lines = []
-    for variant, found in variants.items():
-        lines.append(
-            f"{variant}: task 0 right after task 0 {found['seconds_on_first_day']:.4f} s, after task {TASKS - 1} "
-            f"{found['seconds'][0]:.4f} s: {found['ratio_to_first_day']:.2f} x"
-        )
-        for task, (seconds, ratio, gflop) in enumerate(zip(found["seconds"], found["ratios"], found["gflop"])):
-            lines.append(f"  task {task}: {seconds:8.4f} s, {ratio:6.2f} x task 0; {gflop:8.2f} GFLOP")
+    lines = [
+        f"{variant}: task 0 right after task 0 {found['seconds_on_first_day']:.4f} s, after task {TASKS - 1} "
+        f"{found['seconds'][0]:.4f} s: {found['ratio_to_first_day']:.2f} x"
+    ]
+    for task, (seconds, ratio) in enumerate(zip(found["seconds"], found["ratios"])):
+        lines.append(f"  task {task}: {seconds:8.4f} s, {ratio:6.2f} x task 0")
     return "\n".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Where results go."""
+def main(out: Path | None = None) -> None:
+    """Measures both variants, prints tables, and writes records.
 
-    out: Annotated[
-        Path | None,
-        arg(metavar="FILE", help="file of JSON Lines; a line for each variant is added", help_behavior_hint=""),
-    ] = None
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measures both variants, prints a table, and writes records."""
-    options = parse_options(Options, argv, program="python -m benchmarks.replay", description=__doc__)
-    machine.check("float32", options.out)
+    Args:
+      out: file of JSON Lines; a line for each variant is added.
+    """
+    machine.check("float32", out)
     for variant in get_args(Variant):
         found = measure(widths_of_tasks(variant), variant, settings(variant), seconds=20.0)
-        print(table({variant: found}), flush=True)
-        if options.out:
-            named = {"variant": variant, "images": REPLAYED}
-            records.append(options.out, {**named, **found, **machine.peak_bytes(), **machine.where()})
-    print(f"peak memory: {machine.in_words(machine.peak_bytes())}")
+        print(table(variant, found), flush=True)
+        machine.keep(out, variant=variant, images=REPLAYED, **found, **machine.peak_bytes())
+    print(machine.peak_in_words())
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    import tyro
+
+    sys.exit(exit_status(lambda: tyro.cli(main, prog="python -m benchmarks.replay", description=__doc__)))

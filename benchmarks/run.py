@@ -22,14 +22,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
-from tyro.conf import arg
 
-from benchmarks import machine, records
-from benchmarks.step import load_images
-from dgm_jax.commands.arguments import parse_options
+from benchmarks import machine
+from dgm_jax import data
 from dgm_jax.config import Variant
 from dgm_jax.data import Dataset
 from dgm_jax.errors import exit_status
@@ -195,68 +193,42 @@ def table(name: str, runs: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Which runs are measured."""
+def main(
+    classes: int | None = None, seeds: str | None = None, data_dir: Path | None = None, out: Path | None = None
+) -> None:
+    """Runs both variants, prints tables, and writes records.
 
-    classes: Annotated[
-        int | None,
-        arg(
-            metavar="N",
-            help="number of artificial classes, a task each, instead of digits",
-            help_behavior_hint="(default: digits)",
-        ),
-    ] = None
-    seeds: Annotated[
-        str | None, arg(metavar="N,N,...", help="seeds to run side by side as well, e.g. 0,1,2", help_behavior_hint="")
-    ] = None
-    data_dir: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="folder that holds MNIST",
-            help_behavior_hint="(default: where data sets usually are)",
-        ),
-    ] = None
-    variants: Annotated[tuple[Variant, ...], arg(help="variants to run")] = get_args(Variant)
-    out: Annotated[
-        Path | None, arg(metavar="FILE", help="file of JSON Lines; a line for each run is added", help_behavior_hint="")
-    ] = None
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs both variants, prints tables, and writes records."""
-    options = parse_options(Options, argv, program="python -m benchmarks.run", description=__doc__)
-    machine.check("float32", options.out)
-    classes = {"classes": options.classes} if options.classes else {}
-
-    def keep(variant: str, kind: str, found: Mapping[str, Any]) -> None:
-        if options.out:
-            records.append(options.out, {"variant": variant, "kind": kind, **classes, **found, **machine.where()})
-
+    Args:
+      classes: number of artificial classes, a task each, instead of digits.
+      seeds: seeds to run side by side as well, e.g. 0,1,2.
+      data_dir: folder that holds MNIST (default: where data sets usually are).
+      out: file of JSON Lines; a line for each run is added.
+    """
+    machine.check("float32", out)
     with tempfile.TemporaryDirectory() as scratch:
-        command = ["experiments.digits"]
-        kinds = ["cold", "warm"]
-        if options.classes:
-            artificial = split_classes(load_images(options.data_dir, 32, needed=True), options.classes)
+        command, kinds, named = ["experiments.digits"], ["cold", "warm"], {}
+        if classes:
+            mnist = data.load("mnist", data_dir or data.default_folder()).resized(32)
+            artificial = split_classes(mnist, classes)
             file = write_npz(artificial, Path(scratch) / "artificial.npz")
-            command = ["experiments.arrays", "--npz", str(file), *_SHORT]
-            kinds = ["cold"]
-        for variant in options.variants:
+            command, kinds, named = ["experiments.arrays", "--npz", str(file), *_SHORT], ["cold"], {"classes": classes}
+        for variant in get_args(Variant):
             with_variant = [*command, "--variant", variant]
             runs = measure(with_variant, kinds)
             print(table(variant, runs), flush=True)
             for kind, found in runs.items():
-                keep(variant, kind, found)
-            if options.seeds:
-                several = measure_seeds(with_variant, options.seeds, runs["cold"]["seconds"])
-                keep(variant, "seeds side by side", several)
+                machine.keep(out, variant=variant, kind=kind, **named, **found)
+            if seeds:
+                several = measure_seeds(with_variant, seeds, runs["cold"]["seconds"])
+                machine.keep(out, variant=variant, kind="seeds side by side", **named, **several)
                 print(
-                    f"  seeds {options.seeds} side by side: {several['seconds']:.1f} s, "
+                    f"  seeds {seeds} side by side: {several['seconds']:.1f} s, "
                     f"{several['ratio_to_one_seed']:.2f} x one seed; peak {several['peak_host_bytes'] / 1e9:.2f} GB",
                     flush=True,
                 )
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    import tyro
+
+    sys.exit(exit_status(lambda: tyro.cli(main, prog="python -m benchmarks.run", description=__doc__)))

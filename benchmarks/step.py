@@ -6,7 +6,7 @@ with the authors' settings had before tasks 0, 2, 5 and 9 of MNIST (batch 64, 32
 classifier step for every task so far).
 
     python -m benchmarks.step --data-dir DIR --out step.jsonl
-    python -m benchmarks.step --points dgma-9 dgmw-9 --compare step.jsonl
+    python -m benchmarks.step --points dgma-9 dgmw-9
 """
 
 import dataclasses
@@ -18,20 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tyro.conf import arg
 
-from benchmarks import arithmetic, machine, records
+from benchmarks import arithmetic, machine
 from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
-from benchmarks.replay import CHUNK, REPLAYED, memory_at, replay_products
 from dgm_jax import data
-from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config, Precision
-from dgm_jax.data import DataError, Dataset
+from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
@@ -66,21 +63,6 @@ class Scene:
     def steps(self) -> int:
         """Iterations in an epoch."""
         return int(self.images.count) // self.trainer.config.gan.batch_size
-
-
-def load_images(data_dir: Path | None, size: int, *, needed: bool = False) -> Dataset:
-    """Loads MNIST from a folder, at this size; without a folder, from the default one, or else scikit-learn's digits.
-
-    Raises:
-      DataError: if MNIST is missing, and the folder was given or MNIST is `needed`.
-    """
-    try:
-        dataset = data.load("mnist", data_dir or data.default_folder())
-    except DataError:
-        if data_dir is not None or needed:
-            raise
-        dataset = data.load("digits")
-    return dataset.resized(size)
 
 
 def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequence[int] | None = None) -> Scene:
@@ -176,14 +158,13 @@ def clock(scene: Scene) -> Clock:
     return Clock(np.int32(scene.task), np.int32(epoch), np.int32(scene.mask_epochs), np.int32(scene.steps))
 
 
-def part_call(scene: Scene, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
-    """Returns a step as a separate program, which keeps its state from call to call."""
-    program = jax.jit(function, donate_argnums=0)
-    state = jax.tree.map(lambda a: a.copy(), scene.state)  # The program donates its copy.
+def keeping_state(function: Callable[..., Any], scene: Scene) -> Callable[..., Any]:
+    """Returns a function without its first argument: the scene's state at first, then what it returned before."""
+    state = jax.tree.map(lambda a: a.copy(), scene.state)  # The functions donate it.
 
-    def call() -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
         nonlocal state
-        state, metrics = program(state, *arguments)
+        state, metrics = function(state, *arguments, **options)
         return state, metrics
 
     return call
@@ -196,24 +177,10 @@ def iteration_call(scene: Scene, replay_steps: int | None) -> Callable[[int], An
     program = data_parallel(
         partial(run_steps, step=step, n_conditioned=trainer.networks.n_classes, n_devices=1), trainer.devices
     )
-    state = jax.tree.map(lambda a: a.copy(), scene.state)
-
-    def call(iterations: int) -> Any:
-        nonlocal state
-        state, sums = program(
-            state,
-            scene.images,
-            scene.replay,
-            scene.capacity,
-            clock(scene),
-            scene.key,
-            np.zeros(len(step.metric_names), np.float32),
-            np.int32(0),
-            np.int32(iterations),
-        )
-        return state, sums
-
-    return call
+    no_sums = np.zeros(len(step.metric_names), np.float32)
+    fixed = (scene.images, scene.replay, scene.capacity, clock(scene), scene.key, no_sums, np.int32(0))
+    call = keeping_state(program, scene)
+    return lambda iterations: call(*fixed, np.int32(iterations))
 
 
 def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -> dict[str, Any]:
@@ -239,10 +206,10 @@ def _measure(point: Point, config: Config, dataset: Dataset, seconds: float) -> 
     counted = {name: arithmetic.products(f, scene.state, *arguments) for name, (f, arguments) in steps.items()}
     plain = {name: arithmetic.plainly(products) for name, products in counted.items()}
     compare = partial(_compare, seconds=seconds)
-    measured = {
-        name: compare(part_call(scene, f, arguments), plain[name], counted[name])
-        for name, (f, arguments) in steps.items()
-    }
+    measured = {}
+    for name, (function, arguments) in steps.items():
+        call = keeping_state(jax.jit(function, donate_argnums=0), scene)
+        measured[name] = compare(partial(call, *arguments), plain[name], counted[name])
 
     def whole(replay_steps: int | None, scene: Scene = scene) -> dict[str, Any]:
         repeats = {"classifier": min(point.task + 1, replay_steps or point.task + 1), "critic": 1, "generator": 1}
@@ -264,14 +231,6 @@ def _measure(point: Point, config: Config, dataset: Dataset, seconds: float) -> 
     padded = make_scene(point, config, dataset, physical=shapes[-1])
     measured["same, padded as in a run"] = whole(1, padded)
     measured["same, masks settled"] = whole(1, settled(padded, shapes))
-    memory = memory_at([point.widths], point.variant, config, scene.trainer.networks.n_classes)
-    chunk = replay_products(memory, 0, CHUNK)
-    chunk_plainly, chunks = arithmetic.plainly(chunk), REPLAYED // CHUNK
-    measured[f"replay of {REPLAYED}"] = compare(
-        partial(memory.images, 0, REPLAYED, scene.key),
-        lambda: [chunk_plainly() for _ in range(chunks)],
-        arithmetic.times(chunk, chunks),
-    )
     iteration = measured["iteration"]
     if point.pytorch_seconds is not None:
         iteration["pytorch_seconds"] = point.pytorch_seconds
@@ -296,16 +255,14 @@ def _compare(
     large, large_gflop = machine.large_product()
     taken = machine.alternately([call, plain, large], seconds=seconds) / np.array([times, 1, 1])
     gflop = arithmetic.gflop(counted)
-    part, same, best = np.median(taken, axis=0)
+    part, same, _ = np.median(taken, axis=0)
     return {
         "seconds": float(part),
         "gflop": gflop,
-        "gflops": gflop / float(part),
         "plain_seconds": float(same),
         # The ratio of each round: a moment in which the machine is slow slows both sides.
         "ratio": statistics.median(taken[:, 0] / taken[:, 1]),
         "ratio_to_large_products": statistics.median(taken[:, 0] / taken[:, 2]) * large_gflop / gflop,
-        "large_product_gflops": large_gflop / float(best),
     }
 
 
@@ -313,23 +270,17 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
     """Times the loop of a run, with its calls, metrics and progress, in turns with the iterations alone."""
     trainer = scene.trainer
     steps = max(1, min(scene.steps, round(seconds / iteration_seconds)))
-    state = jax.tree.map(lambda a: a.copy(), scene.state)
-
-    def epoch() -> Any:
-        nonlocal state
-        state, means = trainer.run_epoch(
-            state,
-            scene.images,
-            scene.replay,
-            scene.capacity,
-            [scene.key],
-            task=scene.task,
-            epoch=int(clock(scene).epoch),
-            steps=steps,
-            on_steps=lambda n: None,
-        )
-        return state
-
+    epoch = partial(
+        keeping_state(trainer.run_epoch, scene),
+        scene.images,
+        scene.replay,
+        scene.capacity,
+        [scene.key],
+        task=scene.task,
+        epoch=int(clock(scene).epoch),
+        steps=steps,
+        on_steps=lambda n: None,
+    )
     epoch()  # The first call compiles, and finds how many iterations to ask for at once.
     alone = partial(iteration_call(scene, trainer.config.replay.replay_steps), steps)
     taken = machine.alternately([epoch, alone], seconds=0)
@@ -340,121 +291,59 @@ def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[st
     }
 
 
-def table(points: Mapping[str, Any]) -> str:
-    """Returns the figures as text."""
-    head = (
-        f"{'point':8} {'part':26} {'seconds':>9} {'GFLOP':>8} {'GFLOP/s':>8} {'plain s':>9} {'ratio':>6} {'large':>6}"
-    )
-    lines = [head + f" {'PyTorch s':>10} {'ratio':>6}"]
-    for name, point in points.items():
-        for part, found in point["parts"].items():
-            line = (
-                f"{name:8} {part:26} {found['seconds']:9.4f} {found['gflop']:8.3f} {found['gflops']:8.1f}"
-                f" {found['plain_seconds']:9.4f} {found['ratio']:6.2f} {found['ratio_to_large_products']:6.2f}"
-            )
-            if "pytorch_seconds" in found:
-                line += f" {found['pytorch_seconds']:10.3f} {found['ratio_to_pytorch']:6.2f}"
-            lines.append(line)
-        epoch = point["epoch"]
+def table(name: str, measured: Mapping[str, Any]) -> str:
+    """Returns the figures of a point as text."""
+    lines = [f"{name:8} {'part':26} {'seconds':>9} {'GFLOP':>8} {'ratio':>6} {'large':>6} {'PyTorch':>7}"]
+    for part, found in measured["parts"].items():
+        ratios = [found["ratio"], found["ratio_to_large_products"], found.get("ratio_to_pytorch", math.nan)]
         lines.append(
-            f"{name:8} {'epoch of ' + str(epoch['steps']) + ' iterations':26} {epoch['seconds']:9.4f}"
-            f" {'':35} {epoch['ratio_to_iterations']:6.2f} x its iterations"
+            f"{name:8} {part:26} {found['seconds']:9.4f} {found['gflop']:8.3f}"
+            f" {ratios[0]:6.2f} {ratios[1]:6.2f} {ratios[2]:7.2f}"
         )
+    epoch = measured["epoch"]
+    lines.append(f"{name:8} {'epoch':26} {epoch['seconds']:9.4f} {epoch['ratio_to_iterations']:.2f} x its iterations")
     return "\n".join(lines)
 
 
-def points_of(file: Path) -> dict[str, Any]:
-    """Returns the last record of each point in a file."""
-    return {record["point"]: record for record in records.read(file) if "point" in record}
+def main(
+    data_dir: Path | None = None,
+    points: Sequence[str] = (),
+    precision: Precision = "float32",
+    out: Path | None = None,
+) -> None:
+    """Measures the chosen points, prints tables, and writes records.
 
-
-def comparison(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, float]:
-    """Returns new / old for every number of seconds, and every ratio, that two results share; named by its path."""
-    ours, theirs = flattened(new), flattened(old)
-    return {
-        path: value / theirs[path]
-        for path, value in ours.items()
-        if theirs.get(path) and any(word in path.rpartition("/")[2] for word in ("seconds", "ratio"))
-    }
-
-
-def comparison_table(new: Mapping[str, Any], old: Mapping[str, Any], file: Path) -> str:
-    """Returns the comparison as text."""
-    lines = [f"{quotient:8.3f}  {path}" for path, quotient in comparison(new, old).items()]
-    return "\n".join([f"new / old, where old is {file}:", *lines])
-
-
-def flattened(tree: Any, path: str = "") -> dict[str, float]:
-    """Returns all numbers of nested dicts, named by their paths."""
-    if isinstance(tree, Mapping):
-        flat = [flattened(value, f"{path}/{key}" if path else key) for key, value in tree.items()]
-        return {name: value for part in flat for name, value in part.items()}
-    return {path: tree} if isinstance(tree, int | float) else {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is measured, and with what it is compared."""
-
-    data_dir: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="folder of MNIST",
-            help_behavior_hint="(default: the usual one, or digits if there is none)",
-        ),
-    ] = None
-    points: Annotated[
-        tuple[str, ...],
-        arg(
-            metavar="POINT [POINT ...]",
-            help="variants and tasks, e.g. dgma-9 dgmw-9",
-            help_behavior_hint="(default: all points)",
-        ),
-    ] = ()
-    precision: Annotated[Precision, arg(help="precision of matrix products")] = "float32"
-    out: Annotated[
-        Path | None,
-        arg(metavar="FILE", help="file of JSON Lines; a line for each point is added", help_behavior_hint=""),
-    ] = None
-    compare: Annotated[
-        Path | None, arg(metavar="FILE", help="file of an earlier measurement", help_behavior_hint="")
-    ] = None
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measures the chosen points, prints a table, and writes or compares records."""
-    options = parse_options(Options, argv, program="python -m benchmarks.step", description=__doc__)
+    Args:
+      data_dir: folder of MNIST (default: digits take its place).
+      points: variants and tasks, e.g. dgma-9 dgmw-9 (default: all points).
+      precision: precision of matrix products.
+      out: file of JSON Lines; a line for each point is added.
+    """
     names = [point.name for point in POINTS]
-    unknown = [name for name in options.points if name not in names]
+    unknown = [name for name in points if name not in names]
     if unknown:
         raise UserError(f"--points {' '.join(unknown)}: unknown; choose from {', '.join(names)}")
-    machine.check(options.precision, options.out)
-    old = points_of(options.compare) if options.compare else {}
-    dataset = load_images(options.data_dir, settings("dgma").data.image_size)
-    where = machine.where()
-    gflops = machine.gflops()
-    device = where["machine"]
+    machine.check(precision, out)
+    whole = data.load("mnist", data_dir) if data_dir else data.load("digits")
+    dataset = whole.resized(settings("dgma").data.image_size)
+    device, gflops = machine.describe(), machine.gflops()
     print(
         f"{device['device']}, {device['processor']}, {device['cores']} cores; "
         f"images of {dataset.name}; a large product: {gflops:.0f} GFLOP/s",
         flush=True,
     )
-    found: dict[str, Any] = {}
     with machine.compiled_once():
-        for point in (point for point in POINTS if point.name in (options.points or names)):
-            config = settings(point.variant).with_changes(precision=options.precision)
+        for point in (point for point in POINTS if point.name in (points or names)):
+            config = settings(point.variant).with_changes(precision=precision)
             measured = measure(point, config, dataset, seconds=SECONDS)
-            found[point.name] = measured
-            print(table({point.name: measured}), flush=True)
-            if options.out:  # After each point: a benchmark that is interrupted keeps what it found.
-                named = {"point": point.name, "images": dataset.name, "precision": options.precision}
-                records.append(options.out, {**named, **measured, "large_product_gflops": gflops, **where})
+            print(table(point.name, measured), flush=True)
+            named = {"point": point.name, "images": dataset.name, "precision": precision}
+            machine.keep(out, **named, **measured, large_product_gflops=gflops)
             jax.clear_caches()  # On a CPU, each program takes many memory maps, and their number is limited.
-    print(f"peak memory: {machine.in_words(machine.peak_bytes())}")
-    if options.compare and old:
-        print(comparison_table(found, old, options.compare))
+    print(machine.peak_in_words())
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    import tyro
+
+    sys.exit(exit_status(lambda: tyro.cli(main, prog="python -m benchmarks.step", description=__doc__)))

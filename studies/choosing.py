@@ -1,30 +1,31 @@
 """What the studies share: changes of a preset, judged by images that are held out of the training sets."""
 
-import argparse
 import json
-import math
+import statistics
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+from tyro.conf import Positional, UseAppendAction, arg
 
-from benchmarks.arguments import positive, whole_numbers
-from dgm_jax import Learner, Memory, data, load_memory
-from dgm_jax.config import NAMED_PRESETS, Config, preset, preset_for
+from dgm_jax import Learner, data
+from dgm_jax.commands.options import parse_seeds
+from dgm_jax.config import Config, Variant, preset, preset_for
 from dgm_jax.data import Dataset
-from dgm_jax.data.tfds import NAMES
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.methods import METHODS
 from dgm_jax.runs.events import Callback, TaskEnd
+from studies import results
 
 # Settings of the data, the seeds and the protocol: an option of the studies sets them, or they are fixed.
 _NOT_BY_CHANGE = {
-    "seed": "give --seeds or --orders",
+    "seed": "give --seeds",
     "train_per_class": "give --train-per-class",
     "held_out": "a quarter is held out",
     "protocol": "the last epoch counts",
@@ -74,121 +75,80 @@ def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Datas
     return first.for_choosing()
 
 
-def learn(config: Config, dataset: Dataset, seeds: Sequence[int], **stream: Any) -> dict[str, Any]:
-    """Learns the tasks with each seed.
-
-    Args:
-      config: the settings, of DGM or a baseline.
-      dataset: what to learn; its test images judge the classifiers.
-      seeds: a run for each.
-      **stream: options of `data.class_incremental`, if classes do not come one by one in their order.
+def learn(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
+    """Learns the classes one by one with each seed; the test images of the data set judge the classifiers.
 
     Returns:
       "accuracy": for each classifier the last accuracy with each seed. "weights": for DGM, the generator's number of
-      weights with each seed. "by_task": for each seed, the accuracy, seconds and kB of memory after each task.
+      weights with each seed.
     """
     accuracy: dict[str, list[float]] = defaultdict(list)
     weights: list[int] = []
-    by_task: dict[str, list[list[float]]] = defaultdict(list)
     for seed in seeds:
-        seeded = config.with_changes(seed=seed)
-        watch = _TaskWatch()
-        learner = Learner(seeded, devices=1, callbacks=[watch])
+        learner = Learner(config.with_changes(seed=seed), devices=1, callbacks=[_Accuracies()])
         with tempfile.TemporaryDirectory() as folder:
-            summary = learner.fit(data.class_incremental(dataset, **stream), folder)
-            if config.method == "dgm":
-                by_task["kB"].append(_kilobytes(load_memory(folder)))
-                weights.append(summary["parameters"]["shared_weights"])
+            summary = learner.fit(data.class_incremental(dataset), folder)
         jax.clear_caches()  # Each learner compiles its own programs, and a process can hold only a limited number.
+        if config.method == "dgm":
+            weights.append(summary["parameters"]["shared_weights"])
         for reading, average in summary[f"A_{summary['final']}"].items():
             accuracy[reading].append(average["macro"])
-        by_task["accuracy"].append(watch.accuracy)
-        by_task["seconds"].append(watch.seconds)
-    return {"accuracy": dict(accuracy), "weights": weights, "by_task": dict(by_task)}
+    return {"accuracy": dict(accuracy), "weights": weights}
 
 
-def _kilobytes(memory: Memory) -> list[float]:
-    """Returns the size of the memory after each task, at the widths that the generator had then."""
-    sizes = []
-    for number, task in enumerate(memory.tasks):
-        so_far = memory.as_of(number + 1)  # It counts all weights of today; only those of that time are wanted.
-        then = sum(map(math.prod, memory.generator.kernel_shapes(task.widths, memory.noise_dim)))
-        sizes.append((so_far.bytes()["total"] + 4 * (then - so_far.parameters()["shared_weights"])) / 1000)
-    return sizes
-
-
-class _TaskWatch(Callback):
-    """Keeps and prints the accuracy and seconds of each task, because one row of a study can take long."""
-
-    def __init__(self) -> None:
-        self.accuracy: list[float] = []
-        self.seconds: list[float] = []
+class _Accuracies(Callback):
+    """Prints the accuracy and seconds of each task, because one row of a study can take long."""
 
     def on_task_end(self, event: TaskEnd) -> None:
-        self.accuracy.append(next(iter(event.average.values()))["macro"])
-        self.seconds.append(event.seconds)
-        so_far = f"{100 * self.accuracy[-1]:.1f} % after task {event.task}"
-        print(f"  seed {event.seed}: {so_far}, {event.seconds:.0f} s", file=sys.stderr, flush=True)
+        accuracy = 100 * next(iter(event.average.values()))["macro"]
+        so_far = f"  seed {event.seed}: {accuracy:.1f} % after task {event.task}, {event.seconds:.0f} s"
+        print(so_far, file=sys.stderr, flush=True)
 
 
-def command_line(description: str | None, *, tasks: int, seeds: str) -> argparse.ArgumentParser:
-    """Returns the options of studies that try changes of a preset on the training images of the first tasks."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=sorted(set(NAMED_PRESETS) & set(NAMES)))
-    parser.add_argument("--preset", help="the preset to change, e.g. best (default: that of the data)")
-    parser.add_argument("--variant", choices=("dgma", "dgmw"), default="dgma")
-    parser.add_argument(
-        "--train-per-class",
-        type=positive,
-        default=500,
-        help="or all, where there are fewer; a quarter of them judges (default: %(default)s)",
-    )
-    parser.add_argument("--tasks", type=positive, default=tasks, help="of one class each (default: %(default)s)")
-    parser.add_argument("--seeds", type=whole_numbers, default=seeds, help="(default: %(default)s)")
-    parser.add_argument(
-        "--try", dest="changes", action="append", default=[], metavar="NAME=VALUE[,...]", help="a change to try"
-    )
-    parser.add_argument("--base", default="", metavar="NAME=VALUE[,...]", help="changes made in all rows")
-    parser.add_argument("--data-dir", type=Path, default=data.default_folder(), help="folder of data sets")
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON Lines; lines are added")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Changes of a preset that are tried on training images of the first tasks."""
+
+    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits, mnist, svhn or cifar10
+    preset: str | None = None  # the preset to change, e.g. best (default: that of the data)
+    variant: Variant = "dgma"  # what masks gate
+    train_per_class: int = 500  # or all, where there are fewer; a quarter of them judges
+    tasks: int = 2  # of one class each
+    seeds: str = "0,1"  # a run for each
+    changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="try", metavar="NAME=VALUE[,...]")] = ()  # to try
+    base: Annotated[str, arg(metavar="NAME=VALUE[,...]")] = ""  # changes made in all rows
+    data_dir: Path | None = None  # folder of data sets (default: the usual one)
+    out: Path  # file of JSON Lines; lines are added
 
 
-@dataclass(frozen=True)
 class Plan:
-    """What the options of `command_line` ask for."""
+    """What the options ask for; all of it is read and checked before any work begins."""
 
-    dataset: Dataset  # The first tasks' training images, in their original size.
-    preset: str
-    base: Config  # The settings that all changes start from.
-    configs: dict[str, Config]  # The settings with each change; "" is no change.
+    def __init__(self, options: Options) -> None:
+        """Reads the first tasks' training images and the settings with each change; "" is no change.
 
+        Raises:
+          UserError: if a change cannot be tried, or would have no effect.
+        """
+        for change in (options.base, *options.changes):
+            if "critic_condition=" in change:
+                raise UserError(f"{change}: has no effect here, where each task has one class")
+        self.options = options
+        self.seeds = parse_seeds(options.seeds, 0)
+        self.preset = preset_for(options.preset or options.data, options.data)
+        self.base = changed(preset(self.preset, options.variant), options.base)
+        self.configs = {change: changed(self.base, change) for change in ("", *options.changes)}
+        whole = data.load(options.data, options.data_dir or data.default_folder())
+        first = first_tasks(whole, options.train_per_class, options.tasks)
+        self.dataset = first.resized(self.base.data.image_size)
 
-def planned(options: argparse.Namespace) -> Plan:
-    """Reads and checks everything that the options ask for, before any work begins.
-
-    Raises:
-      UserError: if a change cannot be tried, or would have no effect.
-    """
-    for change in (options.base, *options.changes):
-        if "critic_condition=" in change:
-            raise UserError(
-                f"{change}: has no effect here, where each task has one class; "
-                "try critic_condition with studies.streams --groups"
-            )
-    name = preset_for(options.preset or options.data, options.data)
-    base = changed(preset(name, options.variant), options.base)
-    configs = {change: changed(base, change) for change in ["", *options.changes]}
-    first = first_tasks(data.load(options.data, options.data_dir), options.train_per_class, options.tasks)
-    return Plan(first, name, base, configs)
-
-
-def entry(options: argparse.Namespace, **further: Any) -> dict[str, Any]:
-    """Returns the fields that name a record: the data, the seeds and so on, and further ones."""
-    named = ("data", "variant", "seeds", "train_per_class", "tasks")
-    return {name: getattr(options, name) for name in named} | further
-
-
-def joined(*changes: str) -> str:
-    """Returns several changes as one."""
-    return ",".join(filter(None, changes))
+    def measure_each(self, measure: Callable[[Config], Mapping[str, Any]]) -> None:
+        """Tries each change by itself, beside no change; adds a line to the file for it, and prints the accuracy."""
+        named = {name: getattr(self.options, name) for name in ("data", "variant", "train_per_class", "tasks", "base")}
+        for change, config in self.configs.items():
+            entry = named | {"seeds": list(self.seeds), "change": change}
+            record = results.once(self.options.out, entry, config, self.preset, partial(measure, config))
+            shown = ", ".join(f"{reading} {results.spread(values)}" for reading, values in record["accuracy"].items())
+            size = f", {statistics.mean(record['weights']) / 1e6:.2f} M weights" if record.get("weights") else ""
+            label = f"{config.gates.variant} {change or 'unchanged'}"
+            print(f"{label}: {shown}{size}; {record['minutes']:.1f} min", flush=True)

@@ -11,7 +11,7 @@ the place of the test images, which are not read.
 
 import sys
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,81 +19,69 @@ import jax
 import numpy as np
 
 from dgm_jax import Learner, data, load_memory, metrics
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
+from dgm_jax.methods.dgm import DGM
 from dgm_jax.methods.replay import images_of_all_classes
 from dgm_jax.models.prediction import predict_logits
 from dgm_jax.runs.session import new_method
 from dgm_jax.system.compilation import keep_programs
-from dgm_jax.training.epoch import TaskImages
-from dgm_jax.training.task import Networks
-from dgm_jax.training.trainer import Trainer
-from studies import choosing, results
+from studies import choosing
 
 
 def consolidated(config: Config, dataset: Dataset, workdir: Path) -> float:
     """Returns the accuracy, mean over classes, of a classifier that learns from the memory of a finished run."""
-    stream = data.class_incremental(dataset)
     sample_key, learn_key = jax.random.split(jax.random.key(config.seed))
-    setting = new_method(config, stream, jax.local_devices()[:1]).setting
-    images = images_of_all_classes(load_memory(workdir), setting, sample_key)
-    return accuracy_after(config, dataset, images, learn_key)
-
-
-def accuracy_after(config: Config, dataset: Dataset, images: TaskImages, key: jax.Array) -> float:
-    """Returns the accuracy, mean over classes, on the test images, of a classifier that learns from these images."""
-    stream = data.class_incremental(dataset, classes_per_task=len(dataset.labels))
-    stream.begin(0)
-    n_classes = stream.n_classes
-    networks = Networks(config, channels=stream.image_shape[2], n_classes=n_classes, max_heads=1)
-    trainer = Trainer(networks, jax.local_devices()[:1])
-    seen = np.ones(n_classes, bool)
-    ((classifier, _),) = trainer.consolidate([key], [images], seen, on_steps=lambda _: None)
-    pixels, labels = stream.test(0)
+    method = new_method(config, data.class_incremental(dataset), jax.local_devices()[:1])
+    assert isinstance(method, DGM)
+    images = images_of_all_classes(load_memory(workdir), method.setting, sample_key)
+    seen = np.ones(len(dataset.labels), bool)
+    ((classifier, _),) = method.trainer.consolidate([learn_key], [images], seen, on_steps=lambda _: None)
     network = config.classifier_network
-    logits = predict_logits(classifier.params, classifier.statistics, pixels, seen, network=network)
-    return metrics.macro_accuracy(metrics.per_class_accuracy(logits.argmax(axis=1), labels, n_classes))
+    logits = predict_logits(classifier.params, classifier.statistics, dataset.x_test, seen, network=network)
+    truth = np.searchsorted(dataset.labels, dataset.y_test)
+    return metrics.macro_accuracy(metrics.per_class_accuracy(logits.argmax(axis=1), truth, len(seen)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(choosing.Options):
+    """Changes of the consolidated classifier that are tried on memories of training images."""
+
+    tasks: int = 10  # of one class each
+    seeds: str = "0,1,2"  # a memory for each
+    runs: Path  # folder of the memories, a subfolder for each seed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Learns the memories, tries each change, and adds a line to the file for it."""
-    parser = choosing.command_line(__doc__, tasks=10, seeds="0,1,2")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the memories, a subfolder for each seed")
-    options = parser.parse_args(argv)
+    options = parse_options(Options, argv, program="python -m studies.consolidate", description=__doc__)
     keep_programs()
-    plan = choosing.planned(options)
-    resized = plan.dataset.resized(plan.base.data.image_size)
+    plan = choosing.Plan(options)
     for change, config in plan.configs.items():
         _require_same_memory(plan.base, config, change)
-    for seed in options.seeds:
+    for seed in plan.seeds:
         learner = Learner(plan.base.with_changes(seed=seed), devices=1)
-        learner.fit(data.class_incremental(resized), options.runs / f"seed{seed}")
-    for change, config in plan.configs.items():
-        entry = choosing.entry(options, base=options.base, change=change)
-        measure = partial(_measure, config, resized, options.seeds, options.runs)
-        record = results.once(options.out, entry, config, plan.preset, measure)
-        accuracy = results.spread(record["accuracy"]["consolidated"])
-        label = f"{options.data} {options.variant} {change or 'unchanged'}"
-        print(f"{label}: {accuracy}, {record['minutes']:.1f} min", flush=True)
+        learner.fit(data.class_incremental(plan.dataset), options.runs / f"seed{seed}")
+
+    def measure(config: Config) -> dict[str, Any]:
+        runs = [(config.with_changes(seed=seed), options.runs / f"seed{seed}") for seed in plan.seeds]
+        return {"accuracy": {"consolidated": [consolidated(seeded, plan.dataset, run) for seeded, run in runs]}}
+
+    plan.measure_each(measure)
     return 0
 
 
 def _require_same_memory(base: Config, config: Config, change: str) -> None:
     """Refuses changes of settings with which the memory is learnt: the memory is learnt once, for all rows."""
-    before = base.flat()
-    after = config.flat()
+    before, after = base.flat(), config.flat()
     others = [name for name in after if after[name] != before[name] and not name.startswith("consolidation_")]
     if others:
         raise UserError(
             f"--try {change}: only the classifier is learnt anew here, so only settings called consolidation_... can "
             f"change; try {', '.join(others)} with studies.tune"
         )
-
-
-def _measure(config: Config, dataset: Dataset, seeds: Sequence[int], runs: Path) -> dict[str, Any]:
-    values = [consolidated(config.with_changes(seed=seed), dataset, runs / f"seed{seed}") for seed in seeds]
-    return {"accuracy": {"consolidated": values}}
 
 
 if __name__ == "__main__":

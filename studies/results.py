@@ -10,7 +10,9 @@ from typing import Any
 
 from benchmarks import machine, records
 from dgm_jax.config import PRESETS, Config
+from dgm_jax.runs.folder import Workdir
 
+_TOO_LONG = ("capacity", "confusion", "privacy")  # A run's folder has them.
 _NAMED_APART = ("seed", "variant")  # A record has these beside its settings.
 
 
@@ -19,15 +21,6 @@ def differences(config: Config, preset: str) -> dict[str, Any]:
     base = PRESETS[preset][config.gates.variant].for_method(config.method, type(config.own)()).flat()
     base["method"] = "dgm"
     return _without_names({name: value for name, value in config.flat().items() if value != base[name]})
-
-
-def nearest_preset(config: Config, data: str) -> str:
-    """Returns the preset that differs in the fewest settings; of equally near ones that of the data, if it is there."""
-
-    def distance(preset: str) -> tuple[int, bool]:
-        return len(differences(config, preset)), preset not in (data, f"best-{data}")
-
-    return min((name for name in PRESETS if config.gates.variant in PRESETS[name]), key=distance)
 
 
 def fingerprint(config: Config) -> str:
@@ -40,11 +33,6 @@ def fingerprint(config: Config) -> str:
     settings = {name: value for name, value in config.flat().items() if value != defaults[name]}
     text = json.dumps(_without_names(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def described(config: Config, preset: str) -> dict[str, Any]:
-    """Returns the fields of a record that say with which settings it was measured."""
-    return {"preset": preset, "settings": differences(config, preset), "fingerprint": fingerprint(config)}
 
 
 def once(
@@ -67,9 +55,21 @@ def once(
     begun = time.perf_counter()
     measured = measure()
     minutes = (time.perf_counter() - begun) / 60
-    record = {**entry, **described(config, preset), **measured, "minutes": minutes, **machine.where()}
+    settings = {"preset": preset, "settings": differences(config, preset)}
+    record = {**named, **settings, **measured, "minutes": minutes, **machine.where()}
     records.append(file, record)
     return record
+
+
+def add_run(workdir: Path, file: Path) -> None:
+    """Adds a finished run of an experiment to a file: what its summary says, without the longest parts of it."""
+    summary = json.loads(Workdir(workdir).summary.read_text())
+    last = [row for row in summary.get("capacity", []) if row["task"] == summary["finished_tasks"] - 1]
+    if last:
+        reused = sum(row["reused"] for row in last) / sum(row["used"] for row in last)
+        summary["reused_by_the_last_task"] = reused
+    kept = {name: value for name, value in summary.items() if name not in _TOO_LONG}
+    machine.keep(file, run=workdir.name, **kept)
 
 
 def spread(shares: Sequence[float]) -> str:

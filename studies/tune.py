@@ -10,30 +10,21 @@ a change does when many classes must be told apart, still without a test image.
 Each change is tried by itself, beside the unchanged preset. A row that the file has already is not measured again.
 """
 
-import statistics
 import sys
 from collections.abc import Sequence
-from functools import partial
 
+from dgm_jax.commands.arguments import parse_options
 from dgm_jax.errors import exit_status
 from dgm_jax.system.compilation import keep_programs
-from studies import choosing, results
+from studies import choosing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tries each change, adds a line to the file for it, and prints the accuracy."""
-    options = choosing.command_line(__doc__, tasks=2, seeds="0,1").parse_args(argv)
+    options = parse_options(choosing.Options, argv, program="python -m studies.tune", description=__doc__)
     keep_programs()
-    plan = choosing.planned(options)
-    for change, config in plan.configs.items():
-        whole_change = choosing.joined(options.base, change)
-        entry = choosing.entry(options, change=whole_change)
-        measure = partial(choosing.learn, config, plan.dataset.resized(config.data.image_size), options.seeds)
-        record = results.once(options.out, entry, config, plan.preset, measure)
-        shown = ", ".join(f"{reading} {results.spread(values)}" for reading, values in record["accuracy"].items())
-        size = f", {statistics.mean(record['weights']) / 1e6:.2f} M weights" if record.get("weights") else ""
-        label = f"{options.variant} {whole_change or 'unchanged'}"
-        print(f"{label}: {shown}{size}; {record['minutes']:.1f} min", flush=True)
+    plan = choosing.Plan(options)
+    plan.measure_each(lambda config: choosing.learn(config, plan.dataset, plan.seeds))
     return 0
 
 

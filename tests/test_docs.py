@@ -1,6 +1,7 @@
 """What the pages ask a reader to type works: Python is run, each command is parsed by its program."""
 
 import dataclasses
+import functools
 import importlib.util
 import re
 import shlex
@@ -10,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from support import small_runs
 from support.programs import compiled_once  # noqa: F401
 
 import dgm_jax
-from benchmarks import kills, replay, run, step
+from benchmarks import checksums, kills, replay, run, step
 from dgm_jax import data
 from dgm_jax.commands import main, options, table
-from dgm_jax.commands.arguments import parse_options
 from dgm_jax.commands.parsing import parse
 from dgm_jax.config import PRESETS
 from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
-from studies import consolidate, results, streams, tune
+from studies import consolidate, results, tune
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -100,8 +101,8 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
     elif room == "experiments":
         parse(name, None, kind=KINDS.get(name, options.Options), argv=arguments)
     elif module in MEASURING:
-        parse_options(MEASURING[module].Options, arguments, program=module, description=None)
-    elif room == "benchmarks" or module == "studies.collect":
+        tyro.cli(functools.wraps(MEASURING[module].main)(lambda **_: None), args=arguments)
+    elif room == "benchmarks":
         source = Path(importlib.util.find_spec(module).origin).read_text()
         assert not [word for word in arguments if word.startswith("--") and f'"{word}"' not in source]
     elif module in CHANGING:
@@ -109,11 +110,11 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
             understanding(CHANGING[module], monkeypatch)(arguments)
 
 
-# Benchmarks whose options are a dataclass; that of GPUs runs without the library's packages.
-MEASURING = {benchmark.__name__: benchmark for benchmark in (kills, replay, run, step)}
+# Benchmarks whose options are the arguments of `main`; that of GPUs reads its command line without tyro.
+MEASURING = {benchmark.__name__: benchmark for benchmark in (checksums, kills, replay, run, step)}
 
 # Studies, which try changes of settings.
-CHANGING = {study.__name__: study for study in (tune, streams, consolidate)}
+CHANGING = {study.__name__: study for study in (tune, consolidate)}
 
 
 class Understood(Exception):

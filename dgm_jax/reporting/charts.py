@@ -3,9 +3,10 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup, escape
+if TYPE_CHECKING:  # Only pages need the libraries for charts, so that a run can do without them.
+    from markupsafe import Markup
 
 INK = "#0a0b0c"  # A placeholder for the text colour of the page; nothing else is drawn in this colour.
 # Distinguishable for colour-blind readers, and legible on white and on black.
@@ -13,7 +14,7 @@ COLOURS = ("#2f7fd6", "#dd7a2a", "#259a6c", "#b8609f", "#a4922a", "#7a7f87", "#c
 _PER_INCH = 72
 
 
-def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: float = 2.9) -> Markup:
+def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: float = 2.9) -> "Markup":
     """Draws one chart.
 
     Args:
@@ -27,6 +28,7 @@ def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: 
     """
     import matplotlib
     from cycler import cycler
+    from markupsafe import Markup, escape
     from matplotlib.figure import Figure
 
     settings: Any = {
@@ -71,7 +73,7 @@ def lines(
     low: float | None = None,
     high: float | None = None,
     marks: bool = True,
-) -> Markup:
+) -> "Markup":
     """Draws one line for each name, through points (place, value); a value of None leaves a gap."""
 
     def draw(axes: Any) -> None:
@@ -86,7 +88,7 @@ def lines(
     return svg(title, draw)
 
 
-def stacked(title: str, columns: Sequence[str], parts: Mapping[str, Sequence[float]], *, x: str, y: str) -> Markup:
+def stacked(title: str, columns: Sequence[str], parts: Mapping[str, Sequence[float]], *, x: str, y: str) -> "Markup":
     """Draws one column for each name, with its parts stacked on each other."""
 
     def draw(axes: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from dgm_jax.config import KEEPS_IMAGES
 from dgm_jax.errors import UserError
 from dgm_jax.metrics import privacy
+from dgm_jax.reporting import charts
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import RunFiles, read
 from dgm_jax.system import files
@@ -46,6 +47,7 @@ def write_at_the_end(folder: Workdir, note: Callable[[str], None]) -> None:
 def page(run: RunFiles) -> str:
     """The page of one run."""
     n_untested, last_complete = _untested_classes(run)
+    losses = {name: name.removesuffix("_loss") for line in run.epochs for name in line if name.endswith("_loss")}
     accuracy = growth = None
     if run.summary is not None:
         tasks = list(range(run.finished_tasks))
@@ -57,7 +59,12 @@ def page(run: RunFiles) -> str:
         "run.html",
         title=f"{run.stream['dataset']}, {run.method}",
         run=run,
-        charts={"accuracy": accuracy, "growth": growth, "losses": _losses_chart(run), "gates": _gates_chart(run)},
+        charts={
+            "accuracy": accuracy,
+            "growth": growth,
+            "losses": _epoch_chart(run, "losses", losses, y="loss"),
+            "gates": _epoch_chart(run, "gates, %", _GATE_METRICS, scale=100, y="%", low=0, high=100.5),
+        },
         duration=_duration(sum(run.summary.seconds.values()) if run.summary else 0),
         task_names=_task_names(run),
         grid=_grid(run),
@@ -77,8 +84,6 @@ def comparison(workdirs: Sequence[str | Path]) -> str:
     Raises:
       UserError: if a folder is named twice or does not hold a run, or a file in it cannot be read.
     """
-    from dgm_jax.reporting import charts  # Matplotlib is slow to import.
-
     paths = [Path(workdir) for workdir in workdirs]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"{', '.join(map(str, paths))}: the same run is named twice; name each run once")
@@ -129,41 +134,21 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _accuracy_chart(curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]]) -> Any:
-    from dgm_jax.reporting import charts
-
     return charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5)
 
 
-def _losses_chart(run: RunFiles) -> Any:
-    from dgm_jax.reporting import charts
-
-    names = {name: name.removesuffix("_loss") for line in run.epochs for name in line if name.endswith("_loss")}
-    curves = _epoch_curves(run, names)
-    return curves and charts.lines("losses", curves, x="task", y="loss", marks=False)
-
-
-def _gates_chart(run: RunFiles) -> Any:
-    from dgm_jax.reporting import charts
-
-    curves = _epoch_curves(run, _GATE_METRICS, scale=100)
-    return curves and charts.lines("gates, %", curves, x="task", y="%", low=0, high=100.5, marks=False)
-
-
-def _epoch_curves(
-    run: RunFiles, names: Mapping[str, str], *, scale: float = 1
-) -> dict[str, tuple[list[float], list[float | None]]]:
-    """Curves of those metrics that the run has, over all epochs; `names` are what a chart calls them."""
+def _epoch_chart(run: RunFiles, title: str, names: Mapping[str, str], *, scale: float = 1, **axis: Any) -> Any:
+    """Curves of those metrics that the run has, over all epochs; `names` are what the chart calls them."""
     places = [line["task"] + (line["epoch"] + 1) / run.config["epochs"] for line in run.epochs]
-    return {
+    curves = {
         label: (places, [scale * line[name] if name in line else None for line in run.epochs])
         for name, label in names.items()
         if any(name in line for line in run.epochs)
     }
+    return curves and charts.lines(title, curves, x="task", marks=False, **axis)
 
 
 def _growth_chart(run: RunFiles) -> Any:
-    from dgm_jax.reporting import charts
-
     tasks = [task for task in range(run.finished_tasks) if run.rows(task)]
     if not tasks:
         return None

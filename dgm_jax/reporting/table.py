@@ -5,7 +5,7 @@ import io
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,39 +60,6 @@ _EXPECTED = {
     "(van de Ven and Tolias 2019): no image ever compares old with new classes",
     "finetune": "knows only the newest classes: it never sees the others again",
 }
-_COLUMNS = (
-    "data",
-    "method",
-    "reading",
-    "protocol",
-    "seeds",
-    "A_half",
-    "A_half_sd",
-    "A_final",
-    "A_final_sd",
-    "A_final_micro",
-    "forgetting",
-    "backward_transfer",
-    "generated_sample_accuracy",
-    "judge_accuracy",
-    "frechet_distance",
-    "precision",
-    "recall",
-    "memory_bytes",
-    "worth_images",
-    "epochs",
-    "train_images",
-    "test_images",
-    "minutes",
-    "device",
-    "published_A_half",
-    "published_A_final",
-    "published_measure",
-    "full_length",
-    "failures",
-    "unjudged",
-    "command",
-)
 _QUALITY = ("generated_sample_accuracy", "judge_accuracy", "frechet_distance", "precision", "recall")
 
 
@@ -123,7 +90,8 @@ def write(results: Sequence[Result], out: Path, *, command: str, ablations: bool
     rows = summarised(results)
     write_json(out / "table.json", {"command": command, "rows": rows})
     text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", extrasaction="ignore")
+    columns = dict.fromkeys(name for row in rows for name in row)  # A row without a result has fewer.
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(out / "table.csv", text.getvalue())
@@ -206,41 +174,14 @@ def _spread(name: str, values: Iterable[float | None]) -> dict[str, float | None
 
 def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: str) -> str:
     """The table as Markdown."""
-    lines = [
-        "# Class-incremental accuracy",
-        "",
-        f"`{command}`",
-        "",
-        _LEGEND,
-        "",
-        "| data | method | reading | A_half | A_final | forgetting | generated | judge | Frechet | precision, recall "
-        "| memory, kB | worth, images | epochs, images | minutes | seeds | protocol | published |",
-        "|" + "---|" * 17,
-    ]
+    lines = ["# Class-incremental accuracy", "", f"`{command}`", "", _LEGEND, ""]
+    lines += [f"| {' | '.join(_CELLS)} |", "|" + "---|" * len(_CELLS)]
     for row in rows:
-        if "reading" not in row:
-            lines.append(f"| {row['data']} | {row['method']} | no result: {row['failures']} |" + " |" * 14)
-            continue
-        cells = [
-            row["data"],
-            row["method"],
-            row["reading"],
-            _percent(row, "A_half"),
-            _percent(row, "A_final"),
-            _percent(row, "forgetting"),
-            _percent(row, "generated_sample_accuracy"),
-            _percent(row, "judge_accuracy"),
-            _plain(row["frechet_distance"], "{:.1f}"),
-            "–" if row["precision"] is None else f"{_percent(row, 'precision')}, {_percent(row, 'recall')}",
-            f"{row['memory_bytes'] / 1000:.0f}",
-            _plain(row["worth_images"], "{}"),
-            f"{_plain(row['epochs'], '{}')}, {row['train_images']:,}",
-            f"{row['minutes']:.1f}",
-            row["seeds"] + (f" (no result: {row['failures']})" if row["failures"] else ""),
-            row["protocol"],
-            _published(row),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        if "reading" in row:
+            lines.append("| " + " | ".join(cell(row) for cell in _CELLS.values()) + " |")
+        else:
+            empty = " |" * (len(_CELLS) - 3)
+            lines.append(f"| {row['data']} | {row['method']} | no result: {row['failures']} |{empty}")
     methods = dict.fromkeys(row["method"] for row in rows if "reading" in row)
     notes = [f"- *{method}*: {_EXPECTED[method]}." for method in methods if method in _EXPECTED]
     measures = {row["method"]: row["published_measure"] for row in rows if row.get("published_measure")}
@@ -279,49 +220,66 @@ def _published(row: dict[str, Any]) -> str:
     return f"{numbers[0]}{marks[0]} / {numbers[1]}{marks[1]}" + (" (generated)" if of_generated else "")
 
 
+# Header -> the cell of a row that has a result.
+_CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "data": lambda row: row["data"],
+    "method": lambda row: row["method"],
+    "reading": lambda row: row["reading"],
+    "A_half": lambda row: _percent(row, "A_half"),
+    "A_final": lambda row: _percent(row, "A_final"),
+    "forgetting": lambda row: _percent(row, "forgetting"),
+    "generated": lambda row: _percent(row, "generated_sample_accuracy"),
+    "judge": lambda row: _percent(row, "judge_accuracy"),
+    "Frechet": lambda row: _plain(row["frechet_distance"], "{:.1f}"),
+    "precision, recall": lambda row: (
+        "–" if row["precision"] is None else f"{_percent(row, 'precision')}, {_percent(row, 'recall')}"
+    ),
+    "memory, kB": lambda row: f"{row['memory_bytes'] / 1000:.0f}",
+    "worth, images": lambda row: _plain(row["worth_images"], "{}"),
+    "epochs, images": lambda row: f"{_plain(row['epochs'], '{}')}, {row['train_images']:,}",
+    "minutes": lambda row: f"{row['minutes']:.1f}",
+    "seeds": lambda row: row["seeds"] + (f" (no result: {row['failures']})" if row["failures"] else ""),
+    "protocol": lambda row: row["protocol"],
+    "published": _published,
+}
+
+
 def figures(results: Sequence[Result], out: Path) -> list[str]:
     """Draws A_t over tasks, accuracy over bytes, the generator's size and the re-use of gates; returns file names."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     names = []
     for data, methods in _by_method(results).items():
-        figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
+        figure = Figure(figsize=(11, 8), layout="constrained")
+        (accuracy, memory), (size, reuse) = figure.subplots(2, 2)
         for index, (method, runs) in enumerate(methods.items()):
             style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
-            _curves(axes[0, 0], runs, style)
+            _curves(accuracy, runs, style)
             final = [100 * run.final_accuracy() for run in runs]
             sizes = [run.bytes["memory"]["total"] / 1000 for run in runs]
-            axes[0, 1].scatter(sizes, final, color=style["color"], label=method)
+            memory.scatter(sizes, final, color=style["color"], label=method)
             if runs[0].capacity:
-                _growth(axes[1, 0], axes[1, 1], runs[0], style)
+                _growth(size, reuse, runs[0], style)
         for axis, title, x, y in (
-            (axes[0, 0], "accuracy over all classes seen", "task", "A_t, %"),
-            (axes[0, 1], "accuracy against memory", "memory, kB", "A_final, %"),
-            (axes[1, 0], "size of the generator", "task", "shared weights, thousands"),
-            (axes[1, 1], "gates re-used from earlier tasks", "task", "share of the open gates, %"),
+            (accuracy, "accuracy over all classes seen", "task", "A_t, %"),
+            (memory, "accuracy against memory", "memory, kB", "A_final, %"),
+            (size, "size of the generator", "task", "shared weights, thousands"),
+            (reuse, "gates re-used from earlier tasks", "task", "share of the open gates, %"),
         ):
             axis.set(title=title, xlabel=x, ylabel=y)
             axis.grid(alpha=0.3)
-        axes[0, 1].set_xscale("symlog", linthresh=10)
-        axes[0, 0].legend(fontsize=8, ncols=2)
+        memory.set_xscale("symlog", linthresh=10)
+        accuracy.legend(fontsize=8, ncols=2)
         protocols = dict.fromkeys(run.protocol for runs in methods.values() for run in runs)
         figure.suptitle(f"{data}, protocol {', '.join(protocols)}")
-        name = f"{data}.png"
-        figure.savefig(out / name, dpi=110)
-        pyplot.close(figure)
-        names.append(name)
+        names.append(f"{data}.png")
+        figure.savefig(out / names[-1], dpi=110)
     return names
 
 
 def ablation_figures(results: Sequence[Result], out: Path) -> list[str]:
     """Draws what each change does to A_final, a point for each seed; returns file names."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     names = []
     for data, methods in _by_method(results).items():
@@ -329,16 +287,10 @@ def ablation_figures(results: Sequence[Result], out: Path) -> list[str]:
         for method, runs in methods.items():
             variant, _, change = method.partition(": ")
             groups[variant][change or variant] = [100 * run.final_accuracy() for run in runs]
-        figure, axes = pyplot.subplots(
-            nrows=len(groups),
-            ncols=1,
-            figsize=(9, 1.6 + 0.32 * sum(map(len, groups.values()))),
-            height_ratios=[len(changes) + 1 for changes in groups.values()],
-            layout="constrained",
-            sharex=True,
-            squeeze=False,
-        )
-        for axis, (variant, changes) in zip(axes[:, 0], groups.items(), strict=True):
+        figure = Figure(figsize=(9, 1.6 + 0.32 * sum(map(len, groups.values()))), layout="constrained")
+        heights = [len(changes) + 1 for changes in groups.values()]
+        axes = figure.subplots(len(groups), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
+        for axis, (variant, changes) in zip(axes, groups.items(), strict=True):
             if "as it is" in changes:
                 axis.axvline(statistics.mean(changes["as it is"]), color="0.5", linewidth=1)
             for row, values in enumerate(changes.values()):
@@ -347,10 +299,9 @@ def ablation_figures(results: Sequence[Result], out: Path) -> list[str]:
             axis.set(title=f"{data}, {variant}", yticks=range(len(changes)), ylim=(len(changes) - 0.5, -0.5))
             axis.set_yticklabels(list(changes))
             axis.grid(alpha=0.3)
-        axes[-1, 0].set_xlabel("A_final, %; points: seeds; red: mean; line: the variant as it is")
+        axes[-1].set_xlabel("A_final, %; points: seeds; red: mean; line: the variant as it is")
         names.append(f"{data}-ablations.png")
         figure.savefig(out / names[-1], dpi=110)
-        pyplot.close(figure)
     return names
 
 

@@ -16,7 +16,7 @@ from dgm_jax.runs.events import EpochEnd, TaskEnd, TaskStart
 # What a bare machine with a GPU may lack. Blocked before anything is imported.
 SCRIPT = """
 import dataclasses, sys
-for name in ("PIL", "tensorflow", "tensorflow_datasets", "array_record", "tyro", "rich", "sklearn", "matplotlib"):
+for name in ("PIL", "tensorflow", "tensorflow_datasets", "array_record", "tyro", "sklearn", "matplotlib"):
     sys.modules[name] = None
 from benchmarks import gpu
 from benchmarks.points import Point
@@ -68,7 +68,7 @@ def test_checks_times_and_runs(called):
     printed, (checked, point, run) = called
     assert checked["agreement"]["agrees"]
     assert checked["agreement"]["highest"]["critic"] == 0  # The device is the CPU itself.
-    assert point["point"] == "dgma-0" and point["parts"]["iteration"]["gflops"] > 0
+    assert point["point"] == "dgma-0" and point["parts"]["iteration"]["ratio"] > 0
     assert run["run"] == "dgmw" and run["finished_tasks"] == run["of_tasks"] == 2
     assert [line["epochs"] for line in run["tasks"]] == [2, 2]
     assert run["average"]["consolidated"]["macro"] >= 0
@@ -76,9 +76,9 @@ def test_checks_times_and_runs(called):
     assert "dgmw: 2 of 2 tasks" in printed and "peak memory" in printed
 
 
-@pytest.mark.parametrize("late, epochs, finishes", [(-60, 3, True), (1, 3, True), (60, 1, False)])
+@pytest.mark.parametrize("late, epochs, finishes", [(-60, 3, True), (1, 1, False)])
 def test_a_run_stops_when_its_time_is_up(monkeypatch, late, epochs, finishes):
-    """Long before the deadline nothing stops, soon after it the task is finished, long after it only the epoch."""
+    """Before the deadline nothing stops; after it only the epoch is finished."""
 
     class Scripted:
         def __init__(self, config, *, devices, callbacks):

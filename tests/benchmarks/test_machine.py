@@ -1,25 +1,29 @@
 """All benchmarks report mistakes of the user before they measure anything."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import gpu, machine, run, step
 from dgm_jax.errors import ConfigError, exit_status
 
+NOPE = Path("/nope/x.jsonl")
+
 
 @pytest.mark.parametrize(
-    "main, argv, message",
+    "measure, message",
     [
-        (step.main, ["--precision", "tf32"], "error: precision='tf32', but a CPU has no such numbers"),
-        (step.main, ["--out", "/nope/x.jsonl"], "error: /nope/x.jsonl: there is no folder /nope; make it first"),
-        (step.main, ["--data-dir", "/nope"], "/nope"),
-        (run.main, ["--classes", "12", "--data-dir", "/nope"], "/nope"),
-        (run.main, ["--out", "/nope/x.jsonl"], "there is no folder /nope"),
-        (gpu.main, ["--npz", "/nope.npz", "--out", "/nope/gpu.jsonl"], "there is no folder /nope"),
-        (gpu.main, ["--npz", "/nope.npz", "--out", "gpu.jsonl"], "error: /nope.npz: no such file"),
+        (lambda: step.main(precision="tf32"), "error: precision='tf32', but a CPU has no such numbers"),
+        (lambda: step.main(out=NOPE), "error: /nope/x.jsonl: there is no folder /nope; make it first"),
+        (lambda: step.main(data_dir=NOPE), "/nope"),
+        (lambda: run.main(classes=12, data_dir=NOPE), "/nope"),
+        (lambda: run.main(out=NOPE), "there is no folder /nope"),
+        (lambda: gpu.main(["--npz", "/nope.npz", "--out", "/nope/gpu.jsonl"]), "there is no folder /nope"),
+        (lambda: gpu.main(["--npz", "/nope.npz", "--out", "gpu.jsonl"]), "error: /nope.npz: no such file"),
     ],
 )
-def test_mistakes_are_reported_before_anything_is_measured(main, argv, message, capsys):
-    assert exit_status(lambda: main(argv)) == 2
+def test_mistakes_are_reported_before_anything_is_measured(measure, message, capsys):
+    assert exit_status(measure) == 2
     out, err = capsys.readouterr()
     assert message in err and "Traceback" not in err and out == ""
 

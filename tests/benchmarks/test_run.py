@@ -65,7 +65,7 @@ def test_classes_are_split(n_classes):
     assert dataclasses.asdict(made)["name"] == "digits"
 
 
-def test_the_command_line(tmp_path, monkeypatch, capsys):
+def test_what_is_run_and_written(tmp_path, monkeypatch, capsys):
     commands = []
     one = {
         "seconds": 3.0,
@@ -87,9 +87,10 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         return {"cold": one}
 
     monkeypatch.setattr(run, "measure", measured)
-    monkeypatch.setattr(run, "load_images", lambda data_dir, size, **_: small_runs.digits(8, tuple(range(10))))
-    run.main(["--classes", "12", "--out", str(tmp_path / "run.jsonl")])
-    run.main([])
+    digits = small_runs.digits(8, tuple(range(10)))
+    monkeypatch.setattr(run.data, "load", lambda name, folder: digits)
+    run.main(classes=12, out=tmp_path / "run.jsonl")
+    run.main()
     assert commands[0][0] == commands[1][0] == "experiments.arrays" and commands[1][-1] == "dgmw"
     assert commands[2:] == [["experiments.digits", "--variant", variant] for variant in ("dgma", "dgmw")]
     _, written = records.read(tmp_path / "run.jsonl")

@@ -7,7 +7,7 @@ from support.programs import compiled_once  # noqa: F401
 from benchmarks import records
 from dgm_jax.config import PRESETS
 from dgm_jax.errors import UserError
-from dgm_jax.training.trainer import Trainer
+from dgm_jax.runs.session import new_method
 from studies import consolidate
 
 CONFIG = small_runs.small(image_size=8, epochs=1)
@@ -17,12 +17,11 @@ def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, mon
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
     consolidated = []
 
-    class Watched(Trainer):
-        def __init__(self, config, *args, **options):
-            consolidated.append(config)
-            super().__init__(config, *args, **options)
+    def watched(config, *args):
+        consolidated.append(config)
+        return new_method(config, *args)
 
-    monkeypatch.setattr(consolidate, "Trainer", Watched)
+    monkeypatch.setattr(consolidate, "new_method", watched)
     file, runs = tmp_path / "consolidate.jsonl", tmp_path / "runs"
     argv = ["digits", "--train-per-class", "40", "--tasks", "2", "--seeds", "0,1", "--runs", str(runs)]
     argv += ["--out", str(file), "--try", "consolidation_steps=3", "--try", "consolidation_smoothing=0.5"]

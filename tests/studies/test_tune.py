@@ -1,6 +1,5 @@
 """Settings are chosen by the training images of the first tasks only."""
 
-import dataclasses
 import re
 
 import numpy as np
@@ -31,11 +30,11 @@ def test_a_change_in_words():
 @pytest.mark.parametrize(
     "change, error, text",
     [
-        ("epoch=3", UserError, "epoch=3: there is no setting 'epoch'; did you mean epochs?"),
+        ("epoch=3", UserError, "epoch=3: there is no setting 'epoch' for method 'dgm'; did you mean 'epochs'?"),
         ("warm", UserError, "warm: 'warm' is no change; expected NAME=VALUE, e.g. warm_start=true"),
         ("replay=new", ConfigError, "replay='new' is unknown"),
         ("epochs=0", ConfigError, "epochs=0 must be greater than 0"),
-        ("seed=3", UserError, "seed=3: seed is not changed here; give --seeds or --orders"),
+        ("seed=3", UserError, "seed=3: seed is not changed here; give --seeds"),
         ("epochs=3,held_out=0.2", UserError, "held_out is not changed here; a quarter is held out"),
     ],
 )
@@ -46,10 +45,10 @@ def test_changes_that_are_refused(change, error, text):
 
 def test_settings_without_effect_on_another_method_are_reset():
     preset = CONFIG.with_changes(warm_start=True, critic_condition="projection")
-    config = choosing.changed(preset, "epochs=3,method=joint")
-    assert (config.method, config.gan.epochs, config.gates.warm_start, config.gan.critic_condition) == (
+    config = choosing.changed(preset, "batch_size=16,method=joint")
+    assert (config.method, config.gan.batch_size, config.gates.warm_start, config.gan.critic_condition) == (
         "joint",
-        3,
+        16,
         False,
         "none",
     )
@@ -78,12 +77,7 @@ def test_records_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
     for entry in first:
         assert set(entry["accuracy"]) == {"consolidated", "auxiliary"}
         (last,) = entry["accuracy"]["consolidated"]
-        (accuracy,) = entry["by_task"]["accuracy"]
-        (kilobytes,) = entry["by_task"]["kB"]
-        (seconds,) = entry["by_task"]["seconds"]
-        assert 0 <= accuracy[-1] == last <= 1
-        assert kilobytes[1] > kilobytes[0] > 0
-        assert min(seconds) > 0
+        assert 0 <= last <= 1 and len(entry["weights"]) == 1
     monkeypatch.setattr(choosing, "learn", _measured_again)
     tune.main(argv)
     assert records.read(file) == first
@@ -113,18 +107,14 @@ def test_more_tasks_than_classes_are_refused():
         choosing.first_tasks(data.load("digits"), 40, tasks=11)
 
 
-def test_best_is_the_preset_best_of_the_data(tmp_path, monkeypatch):
-    options = choosing.command_line(None, tasks=2, seeds="0").parse_args(
-        ["digits", "--preset", "best", "--base", "epochs=7", "--out", str(tmp_path / "tune.jsonl")]
-    )
-    assert choosing.planned(options).base == dataclasses.replace(PRESETS["best-digits"]["dgma"], epochs=7)
+def test_best_is_the_preset_best_of_the_data(tmp_path):
+    options = choosing.Options(data="digits", preset="best", base="epochs=7", out=tmp_path / "tune.jsonl")
+    assert choosing.Plan(options).base == PRESETS["best-digits"]["dgma"].with_changes(epochs=7)
 
 
 def test_a_change_without_effect_on_tasks_of_one_class_is_refused(tmp_path):
     change = "critic_condition=projection"
-    with pytest.raises(
-        UserError, match=f"^{change}: has no effect here, where each task has one class;.*studies.streams --groups$"
-    ):
+    with pytest.raises(UserError, match=f"^{change}: has no effect here, where each task has one class$"):
         tune.main(["digits", "--try", change, "--out", str(tmp_path / "tune.jsonl")])
     assert not list(tmp_path.iterdir())
 
@@ -135,6 +125,6 @@ def _measured_again(*_):
 
 def test_baselines_are_tuned_too():
     seen = choosing.first_tasks(data.load("digits"), 40).resized(8)
-    found = choosing.learn(CONFIG.with_changes(method="finetune"), seen, [0, 1])
+    found = choosing.learn(choosing.changed(CONFIG, "method=finetune"), seen, [0, 1])
     assert list(found["accuracy"]) == ["classifier"]
     assert found["accuracy"]["classifier"] == pytest.approx([0.5, 0.5], abs=0.1)  # It knows only the newest class.
