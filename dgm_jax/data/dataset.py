@@ -194,14 +194,7 @@ def from_arrays(
             f"{name}: class_names has the name {repeated[0]!r} for {repeated.count(repeated[0])} classes; "
             "give each class a different name."
         )
-    return Dataset(
-        name=name,
-        x_train=train,
-        y_train=train_labels,
-        x_test=test,
-        y_test=test_labels,
-        class_names=names,
-    )
+    return Dataset(name, train, train_labels, test, test_labels, names)
 
 
 def _as_images(values: ArrayLike, what: str) -> Images:
@@ -221,26 +214,21 @@ def _as_images(values: ArrayLike, what: str) -> Images:
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.integer):
-        raise DataError(f"{what} is {images.dtype}{_float_faults(images)}; expected uint8 in 0..255: {_FLOAT_ADVICE}.")
+        fault = ""
+        if np.issubdtype(images.dtype, np.floating):
+            low, high = float(images.min()), float(images.max())
+            outside = f" with values {low:g}..{high:g}, out of range" if low < 0 or high > 255 else ""
+            fault = " and contains NaN" if np.isnan(low) else outside
+        raise DataError(
+            f"{what} is {images.dtype}{fault}; expected uint8 in 0..255: "
+            "rescale to 0..255, then np.round(x).astype(np.uint8)."
+        )
     low, high = int(images.min()), int(images.max())
     if low < 0 or high > 255:
         raise DataError(
             f"{what} is {images.dtype} with values {low}..{high}; expected uint8 in 0..255: rescale, then convert."
         )
     return images.astype(np.uint8)
-
-
-_FLOAT_ADVICE = "rescale to 0..255, then np.round(x).astype(np.uint8)"
-
-
-def _float_faults(images: np.ndarray) -> str:
-    """What is wrong with the values of an array that is not uint8, as a part of a sentence; "" if nothing is."""
-    if not np.issubdtype(images.dtype, np.floating):
-        return ""
-    if np.isnan(images).any():
-        return " and contains NaN"
-    low, high = float(images.min()), float(images.max())
-    return f" with values {low:g}..{high:g}, out of range" if low < 0 or high > 255 else ""
 
 
 def _as_labels(values: ArrayLike, n: int, what: str) -> Labels:

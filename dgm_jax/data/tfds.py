@@ -14,8 +14,7 @@ import numpy as np
 
 from dgm_jax.data.classes import few, new_labels
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_arrays
-
-PathLike = str | os.PathLike[str]
+from dgm_jax.system.files import PathLike
 
 # The name that TFDS uses for each data set.
 TFDS_NAMES: Mapping[str, str] = {
@@ -32,25 +31,16 @@ REWRITTEN = "-array_record"
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-_TEST_SPLITS: Mapping[str, str] = {"imagenet32": "validation"}  # Its labelled split; all others have "test".
-
 _ROWS_AT_ONCE = 4096  # Reading many rows at once is several times faster; a limit keeps memory small.
 
 
 def splits(name: str) -> tuple[str, str]:
     """Returns the names of the training split and the test split of a data set, a key of `TFDS_NAMES`."""
-    return "train", _TEST_SPLITS.get(name, "test")
+    return "train", "validation" if name == "imagenet32" else "test"  # ImageNet's test images have no labels.
 
 
 def whole_folder(name: str, data_dir: PathLike | None) -> Path:
-    """Finds the folder of a data set and checks that it is complete.
-
-    Args:
-      name: a key of `TFDS_NAMES`.
-      data_dir: the folder that holds `<tfds name>/<version>/`.
-
-    Returns:
-      The folder of the newest version.
+    """Finds the folder of a data set as `find_version` does, and checks it as `check_folder` does.
 
     Raises:
       DataError: if the name is unknown, or the folder is missing, incomplete, damaged or in another format.
@@ -210,15 +200,7 @@ def label_names(name: str, builder: Any, folder: Path) -> list[str]:
 
 
 def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dataset:
-    """Reads both splits of a folder that `check_folder` accepts.
-
-    Args:
-      name: a key of `TFDS_NAMES`.
-      folder: `<data_dir>/<tfds name>/<version>`.
-      classes: names of the classes to keep, labelled 0, 1, ... in this order; None keeps all, with their stored labels.
-
-    Returns:
-      The data set, in stored order.
+    """Reads both splits of a folder that `check_folder` accepts; `sources.load` says what it returns.
 
     Raises:
       DataError: if a class is unknown or has no images, images are not uint8 of one shape, or a file is damaged.
