@@ -50,11 +50,7 @@ class Dataset:
     def first_per_class(self, n: int) -> Dataset:
         """Keeps the first `n` training images of every class, in stored order, and all test images.
 
-        Args:
-          n: images per class, >= 1; a class with fewer images keeps all of them.
-
-        Returns:
-          A data set with at most `n` training images per class.
+        A class with fewer training images keeps all of them.
 
         Raises:
           DataError: if `n` < 1.
@@ -119,13 +115,7 @@ class Dataset:
         )
 
     def resized(self, size: int) -> Dataset:
-        """Scales all images to `size` x `size` (bilinear; it averages when shrinking, so there is no aliasing).
-
-        Args:
-          size: height and width of the result in pixels, >= 1.
-
-        Returns:
-          The resized data set; `self` if it already has that size.
+        """Scales all images to `size` x `size` pixels as `resize` does; `self` if they already have that size.
 
         Raises:
           DataError: if `size` < 1.
@@ -252,7 +242,7 @@ def _some_labels(labels: np.ndarray, at_most: int = 5) -> str:
 
 
 def resize(images: Images, size: int) -> Images:
-    """Scales uint8 images [n, h, w, c] to `size` x `size` (bilinear; it averages when shrinking)."""
+    """Scales uint8 images [n, h, w, c] to `size` x `size` (bilinear; averages when it shrinks, to avoid aliasing)."""
     from PIL import Image
 
     out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)

@@ -28,10 +28,7 @@ _LAYOUTS = "PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*"
 
 
 def folder_classes(path: PathLike) -> tuple[str, ...]:
-    """Lists the classes of a folder of images: the sorted names of its (training) class folders.
-
-    Args:
-      path: as for `from_folder`.
+    """Lists the classes of a folder for `from_folder`: the sorted names of its (training) class folders.
 
     Raises:
       DataError: if the folder is missing or has no class folders.
@@ -120,12 +117,7 @@ def from_folder(
 
 
 def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Images:
-    """Reads image files and converts them as `from_folder` does.
-
-    Args:
-      files: image files in any format that Pillow reads.
-      size: height and width of the result in pixels, >= 1.
-      channels: 1 converts all images to grey, 3 to colour.
+    """Reads image files as `from_folder` does, and converts all to grey (1 channel) or to colour (3 channels).
 
     Returns:
       uint8 [n, size, size, channels].

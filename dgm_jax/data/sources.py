@@ -77,12 +77,8 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
         raise DataError(f"{path} is not an npz file (or is cut short); {advice}.")
     try:
         with np.load(path, allow_pickle=False) as file:  # A pickle could run code.
-            missing = [key for key in _NPZ_KEYS if key not in file.files]
-            if missing:
-                raise DataError(f"{path} has no {', '.join(missing)} (it has {', '.join(file.files)}); {advice}.")
-            arrays = {key: file[key] for key in _NPZ_KEYS}
-    except DataError:
-        raise
+            names = file.files
+            arrays = {key: file[key] for key in _NPZ_KEYS if key in names}
     except Exception as error:  # zipfile, zlib and NumPy's header parser raise different errors for damaged files.
         if "allow_pickle" in str(error):
             raise DataError(
@@ -90,6 +86,9 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
                 "save plain number arrays (a list of images of different sizes becomes an object array: resize them)."
             ) from error
         raise DataError(f"{path} is damaged ({error}); {advice}.") from error
+    missing = [key for key in _NPZ_KEYS if key not in arrays]
+    if missing:
+        raise DataError(f"{path} has no {', '.join(missing)} (it has {', '.join(names)}); {advice}.")
     return from_arrays(**arrays, name=name or path.stem)
 
 

@@ -35,7 +35,10 @@ _ROWS_AT_ONCE = 4096  # Reading many rows at once is several times faster; a lim
 
 
 def splits(name: str) -> tuple[str, str]:
-    """Returns the names of the training split and the test split of a data set, a key of `TFDS_NAMES`."""
+    """Returns the names of the training split and the test split of a data set.
+
+    In this module, the name of a data set is a key of `TFDS_NAMES`, and `data_dir` holds `<tfds name>/<version>/`.
+    """
     return "train", "validation" if name == "imagenet32" else "test"  # ImageNet's test images have no labels.
 
 
@@ -53,14 +56,7 @@ def whole_folder(name: str, data_dir: PathLike | None) -> Path:
 
 
 def find_version(name: str, data_dir: PathLike | None) -> Path:
-    """Finds the folder of the newest version of a TFDS data set.
-
-    Args:
-      name: a key of `TFDS_NAMES`.
-      data_dir: the folder that holds `<tfds name>/<version>/`.
-
-    Returns:
-      `data_dir/<tfds name>/<version>`; if `prepare` has rewritten that version, the rewritten folder.
+    """Finds the newest `data_dir/<tfds name>/<version>`; if `prepare` has rewritten that version, the rewritten folder.
 
     Raises:
       DataError: if there is none.
@@ -110,10 +106,6 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 def check_folder(name: str, folder: Path) -> None:
     """Checks, before any image is decoded, that a TFDS folder is complete and readable without TensorFlow.
-
-    Args:
-      name: a key of `TFDS_NAMES`, for the error message.
-      folder: `<data_dir>/<tfds name>/<version>`.
 
     Raises:
       DataError: if its format is not array_record, or a split, a shard or a record is missing.
@@ -224,14 +216,7 @@ def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dat
 
 
 def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] | None) -> tuple[Images, Labels]:
-    """Reads the images of a split, in stored order.
-
-    Args:
-      builder: the TFDS builder of the data set.
-      split: its name, e.g. "train".
-      folder: the folder that is read, for error messages.
-      new: the new label for each stored label to keep; None keeps all labels unchanged.
-    """
+    """Reads a split in stored order. `new` has the new label of each stored label to keep; None keeps all labels."""
     # Images are decoded below, only those that are kept: a few classes of ImageNet are a small part of it.
     source = builder.as_data_source(split=split, decoders={"image": import_tfds().decode.SkipDecoding()})
     feature = builder.info.features["image"]

@@ -65,22 +65,20 @@ def capacity(
       "newly_reserved" (open, and free before), "reused" (open, and reserved by earlier tasks), "free" (reserved by no
       task so far) and "weights".
     """
-    rows = []
     columns = zip(binary, reserved_before, widths, weights, strict=True)
-    for layer, (mask, before, width, size) in enumerate(columns, start=1):
-        rows.append(
-            {
-                "layer": layer,
-                "width": width,
-                "gates": int(mask.size),
-                "used": int(mask.sum()),
-                "newly_reserved": int((mask & ~before).sum()),
-                "reused": int((mask & before).sum()),
-                "free": int((~(mask | before)).sum()),
-                "weights": size,
-            }
-        )
-    return rows
+    return [
+        {
+            "layer": layer,
+            "width": width,
+            "gates": int(mask.size),
+            "used": int(mask.sum()),
+            "newly_reserved": int((mask & ~before).sum()),
+            "reused": int((mask & before).sum()),
+            "free": int((~(mask | before)).sum()),
+            "weights": size,
+        }
+        for layer, (mask, before, width, size) in enumerate(columns, start=1)
+    ]
 
 
 def backward_transfer(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> float:

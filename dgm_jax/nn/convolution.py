@@ -41,7 +41,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
     k = kernel.shape[0]
     if min(x.shape[1:3]) + 2 * padding < k:
         raise ValueError(f"a {k}x{k} kernel does not fit an image of {x.shape[1:3]} with padding {padding}")
-    step = {"stride": stride, "padding": padding}
+    step: dict[str, Any] = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
         x, kernel, cpu=partial(_conv_by_patches, **step), default=partial(_conv_by_xla, **step)
     )
@@ -59,7 +59,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
     _check(x, kernel, stride, padding)
     if (min(x.shape[1:3]) - 1) * stride - 2 * padding + kernel.shape[0] < 1:
         raise ValueError(f"padding {padding} leaves no output for an image of {x.shape[1:3]}; use a smaller padding")
-    step = {"stride": stride, "padding": padding}
+    step: dict[str, Any] = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
         x, kernel, cpu=partial(_conv_transpose_by_patches, **step), default=partial(_conv_transpose_by_xla, **step)
     )

@@ -50,11 +50,6 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         ) from error
 
 
-def count() -> int:
-    """The number of processes of this run."""
-    return jax.process_count()
-
-
 def is_first() -> bool:
     """Whether this process is the one that writes and reports."""
     return jax.process_index() == 0
