@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -177,13 +178,12 @@ def from_arrays(
             )
     given = class_names or {}
     names = {int(label): str(given.get(int(label), int(label))) for label in np.unique(train_labels)}
-    all_names = list(names.values())
-    repeated = [class_name for class_name in all_names if all_names.count(class_name) > 1]
-    if repeated:
-        raise DataError(
-            f"{name}: class_names has the name {repeated[0]!r} for {repeated.count(repeated[0])} classes; "
-            "give each class a different name."
-        )
+    for class_name, times in Counter(names.values()).items():
+        if times > 1:
+            raise DataError(
+                f"{name}: class_names has the name {class_name!r} for {times} classes; "
+                "give each class a different name."
+            )
     return Dataset(name, train, train_labels, test, test_labels, names)
 
 

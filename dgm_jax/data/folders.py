@@ -75,11 +75,7 @@ def from_folder(
         test images, or an image is refused.
     """
     path = Path(path)
-    if size < 1:
-        raise DataError(f"size={size}: expected at least 1 pixel.")
-    for option, value, choices in (("grey", grey, Grey), ("unreadable", unreadable, Unreadable)):
-        if value not in get_args(choices):
-            raise DataError(f"{option}={value!r}: expected one of {', '.join(get_args(choices))}.")
+    _check_options(size, grey, unreadable)
     chosen, train, test, left_out = _list_files(path, classes)
     files = [file for part in (train, test) for of_class in part for file in of_class]
     labels = np.concatenate([np.repeat(np.arange(len(chosen)), [len(f) for f in part]) for part in (train, test)])
@@ -87,23 +83,18 @@ def from_folder(
     read = np.array([not fault for fault in faults])
     names = [str(file.relative_to(path)) for file in files]
     faulty = [f"{file} ({fault})" for file, fault in zip(names, faults, strict=True) if fault]
+    colour = bool((read & ~is_grey).any())
+    converted = [names[i] for i in np.flatnonzero(read & is_grey)] if colour else []
     if faulty and unreadable == "refuse":
         raise DataError(
             f"{len(faulty):,} of {len(files):,} files in {path} cannot be read as images: {few(faulty)}; "
             "repair or remove them, or skip them (--unreadable skip)."
         )
-    colour = bool((read & ~is_grey).any())
-    converted = [names[i] for i in np.flatnonzero(read & is_grey)] if colour else []
     if converted and grey == "refuse":
         raise DataError(
             f"{len(converted):,} of {len(files):,} images in {path} are grey, the others are in colour: "
             f"{few(converted)}; remove them, or convert them (--grey convert)."
         )
-    notes = {
-        "grey images converted to colour": converted and f"{len(converted):,}, {few(converted)}",
-        "files skipped because they cannot be read": faulty and f"{len(faulty):,}, {few(faulty)}",
-        "files left out because their suffix is not that of an image": left_out and f"{left_out:,}",
-    }
 
     arrays = []
     in_test = np.arange(len(files)) >= sum(map(len, train))
@@ -113,7 +104,26 @@ def from_folder(
             raise DataError(f"{path}: none of the {what} images of {few(empty)} can be read; skipped: {few(faulty)}.")
         arrays += [images[rows] if colour else images[rows, ..., :1], labels[rows]]
     dataset = from_arrays(*arrays, name=name or path.resolve().name, class_names=dict(enumerate(chosen)))
-    return dataclasses.replace(dataset, notes=tuple(f"{what}: {found}" for what, found in notes.items() if found))
+    return dataclasses.replace(dataset, notes=_notes(converted, faulty, left_out))
+
+
+def _check_options(size: int, grey: str, unreadable: str) -> None:
+    if size < 1:
+        raise DataError(f"size={size}: expected at least 1 pixel.")
+    for option, value, choices in (("grey", grey, Grey), ("unreadable", unreadable, Unreadable)):
+        if value not in get_args(choices):
+            raise DataError(f"{option}={value!r}: expected one of {', '.join(get_args(choices))}.")
+
+
+def _notes(converted: list[str], skipped: list[str], left_out: int) -> tuple[str, ...]:
+    notes = []
+    if converted:
+        notes.append(f"grey images converted to colour: {len(converted):,}, {few(converted)}")
+    if skipped:
+        notes.append(f"files skipped because they cannot be read: {len(skipped):,}, {few(skipped)}")
+    if left_out:
+        notes.append(f"files left out because their suffix is not that of an image: {left_out:,}")
+    return tuple(notes)
 
 
 def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Images:

@@ -264,23 +264,9 @@ def class_incremental(
         raise DataError(f"protocol={protocol!r}: expected one of {', '.join(get_args(Protocol))}.")
     if not 0 <= held_out < 1:
         raise DataError(f"held_out={held_out}: expected a share in [0, 1), e.g. 0.1.")
-    labels = dataset.labels
-    classes = labels if class_order is None else check_order(class_order, labels)
+    classes = dataset.labels if class_order is None else check_order(class_order, dataset.labels)
     tasks = _successive(task_sizes(classes_per_task, len(classes)))
-    kept: list[Labels] = []
-    held: list[Labels] = []
-    for label in classes:
-        rows = np.flatnonzero(dataset.y_train == label)
-        n_held = round(held_out * len(rows))
-        if held_out and not 0 < n_held < len(rows):
-            raise DataError(
-                f"held_out={held_out} of the {len(rows)} training images of class {label} gives {n_held} for "
-                f"validation and {len(rows) - n_held} for training; expected at least 1 of each: "
-                "change held_out or add images."
-            )
-        shuffled = np.random.default_rng([seed, labels.index(label)]).permutation(rows)
-        kept.append(np.sort(shuffled[n_held:]))
-        held.append(np.sort(shuffled[:n_held]))
+    kept, held = _hold_out(dataset, classes, held_out, seed)
     tested = [np.flatnonzero(dataset.y_test == label) for label in classes]
     train, validation = (_parts(dataset.x_train, rows, tasks) for rows in (kept, held))
     test = _parts(dataset.x_test, tested, tasks)
@@ -300,6 +286,24 @@ def class_incremental(
         _test=test,
         _train_counts=tuple(tuple(len(kept[index]) for index in task) for task in tasks),
     )
+
+
+def _hold_out(dataset: Dataset, classes: Sequence[int], share: float, seed: int) -> tuple[list[Labels], list[Labels]]:
+    """Rows of the training images of each class: those that are kept, and those that are held out."""
+    kept, held, labels = [], [], dataset.labels
+    for label in classes:
+        rows = np.flatnonzero(dataset.y_train == label)
+        n_held = round(share * len(rows))
+        if share and not 0 < n_held < len(rows):
+            raise DataError(
+                f"held_out={share} of the {len(rows)} training images of class {label} gives {n_held} for "
+                f"validation and {len(rows) - n_held} for training; expected at least 1 of each: "
+                "change held_out or add images."
+            )
+        shuffled = np.random.default_rng([seed, labels.index(label)]).permutation(rows)
+        kept.append(np.sort(shuffled[n_held:]))
+        held.append(np.sort(shuffled[:n_held]))
+    return kept, held
 
 
 def _successive(sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -1,4 +1,7 @@
-"""Finds, checks and reads folders of TensorFlow Datasets (TFDS) in array_record format, without TensorFlow."""
+"""Finds, checks and reads folders of TensorFlow Datasets (TFDS) in array_record format, without TensorFlow.
+
+A data set is named by its key in `TFDS_NAMES`, and `data_dir` is the folder that holds `<tfds name>/<version>/`.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,7 @@ _ROWS_AT_ONCE = 4096  # Reading many rows at once is several times faster; a lim
 
 
 def splits(name: str) -> tuple[str, str]:
-    """Returns the names of the training split and the test split of a data set.
-
-    In this module, the name of a data set is a key of `TFDS_NAMES`, and `data_dir` holds `<tfds name>/<version>/`.
-    """
+    """Returns the names of the training split and the test split of a data set."""
     return "train", "validation" if name == "imagenet32" else "test"  # ImageNet's test images have no labels.
 
 

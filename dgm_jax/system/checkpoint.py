@@ -210,7 +210,8 @@ def _complete(partial: Path, folder: Path, content: dict[str, Any]) -> None:
     """Writes the description of the saved arrays, then gives the folder its final name."""
     described = _seal({**content, "files": _describe_files(partial)})
     files.write_json(partial / _DESCRIPTION, described)
-    _sync_tree(partial)
+    for path in (*partial.rglob("*"), partial):
+        files.sync(path)
     if folder.exists():  # A rename cannot replace a folder. If killed between the two, the step before is used.
         folder.rename(folder.with_name(f".{folder.name}.deleted"))
     partial.rename(folder)
@@ -347,12 +348,6 @@ def _numbered(directory: files.PathLike) -> list[int]:
     if not Path(directory).is_dir():
         return []
     return sorted(int(p.name) for p in Path(directory).iterdir() if re.fullmatch(r"[0-9]{10,}", p.name) and p.is_dir())
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for path in (*(os.path.join(parent, name) for name in names), parent):
-            files.sync(path)
 
 
 def _sweep(directory: Path) -> None:
