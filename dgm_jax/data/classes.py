@@ -41,13 +41,8 @@ def parse_classes(text: str, available: Sequence[str]) -> tuple[str, ...]:
 def check_classes(chosen: Sequence[str], available: Sequence[str], where: str) -> tuple[str, ...]:
     """Returns `chosen` if it names at least one class, only available ones, and each one once.
 
-    Args:
-      chosen: names of classes.
-      available: the names of all classes.
-      where: where the choice was made, for error messages.
-
     Raises:
-      DataError: if `chosen` is empty, names a class that is not available, or names one class twice.
+      DataError: otherwise; the message says `where` the choice was made.
     """
     if not chosen:
         raise DataError(f"classes {where} names no class; expected at least one of {few(available)}.")
@@ -79,15 +74,9 @@ def _read_names(path: Path) -> list[str]:
 
 
 def new_labels(classes: Sequence[str] | None, names: Sequence[str], where: str) -> dict[int, int]:
-    """Maps the stored label of each chosen class to its new label.
+    """Maps the stored label of each chosen class to its new label, its position in `classes`; None keeps all labels.
 
-    Args:
-      classes: names of the chosen classes; their positions are their new labels. None keeps all stored labels.
-      names: the names of the stored labels 0, 1, ...
-      where: where the choice was made, for error messages.
-
-    Raises:
-      DataError: as `check_classes`.
+    `names` are the names of the stored labels 0, 1, ...; raises as `check_classes`.
     """
     if classes is None:
         return {label: label for label in range(len(names))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -50,11 +51,7 @@ class Dataset:
     def first_per_class(self, n: int) -> Dataset:
         """Keeps the first `n` training images of every class, in stored order, and all test images.
 
-        Args:
-          n: images per class, >= 1; a class with fewer images keeps all of them.
-
-        Returns:
-          A data set with at most `n` training images per class.
+        A class with fewer training images keeps all of them.
 
         Raises:
           DataError: if `n` < 1.
@@ -119,13 +116,7 @@ class Dataset:
         )
 
     def resized(self, size: int) -> Dataset:
-        """Scales all images to `size` x `size` (bilinear; it averages when shrinking, so there is no aliasing).
-
-        Args:
-          size: height and width of the result in pixels, >= 1.
-
-        Returns:
-          The resized data set; `self` if it already has that size.
+        """Scales all images to `size` x `size` pixels as `resize` does; `self` if they already have that size.
 
         Raises:
           DataError: if `size` < 1.
@@ -187,21 +178,13 @@ def from_arrays(
             )
     given = class_names or {}
     names = {int(label): str(given.get(int(label), int(label))) for label in np.unique(train_labels)}
-    all_names = list(names.values())
-    repeated = [class_name for class_name in all_names if all_names.count(class_name) > 1]
-    if repeated:
-        raise DataError(
-            f"{name}: class_names has the name {repeated[0]!r} for {repeated.count(repeated[0])} classes; "
-            "give each class a different name."
-        )
-    return Dataset(
-        name=name,
-        x_train=train,
-        y_train=train_labels,
-        x_test=test,
-        y_test=test_labels,
-        class_names=names,
-    )
+    for class_name, times in Counter(names.values()).items():
+        if times > 1:
+            raise DataError(
+                f"{name}: class_names has the name {class_name!r} for {times} classes; "
+                "give each class a different name."
+            )
+    return Dataset(name, train, train_labels, test, test_labels, names)
 
 
 def _as_images(values: ArrayLike, what: str) -> Images:
@@ -221,26 +204,21 @@ def _as_images(values: ArrayLike, what: str) -> Images:
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.integer):
-        raise DataError(f"{what} is {images.dtype}{_float_faults(images)}; expected uint8 in 0..255: {_FLOAT_ADVICE}.")
+        fault = ""
+        if np.issubdtype(images.dtype, np.floating):
+            low, high = float(images.min()), float(images.max())
+            outside = f" with values {low:g}..{high:g}, out of range" if low < 0 or high > 255 else ""
+            fault = " and contains NaN" if np.isnan(low) else outside
+        raise DataError(
+            f"{what} is {images.dtype}{fault}; expected uint8 in 0..255: "
+            "rescale to 0..255, then np.round(x).astype(np.uint8)."
+        )
     low, high = int(images.min()), int(images.max())
     if low < 0 or high > 255:
         raise DataError(
             f"{what} is {images.dtype} with values {low}..{high}; expected uint8 in 0..255: rescale, then convert."
         )
     return images.astype(np.uint8)
-
-
-_FLOAT_ADVICE = "rescale to 0..255, then np.round(x).astype(np.uint8)"
-
-
-def _float_faults(images: np.ndarray) -> str:
-    """What is wrong with the values of an array that is not uint8, as a part of a sentence; "" if nothing is."""
-    if not np.issubdtype(images.dtype, np.floating):
-        return ""
-    if np.isnan(images).any():
-        return " and contains NaN"
-    low, high = float(images.min()), float(images.max())
-    return f" with values {low:g}..{high:g}, out of range" if low < 0 or high > 255 else ""
 
 
 def _as_labels(values: ArrayLike, n: int, what: str) -> Labels:
@@ -264,7 +242,7 @@ def _some_labels(labels: np.ndarray, at_most: int = 5) -> str:
 
 
 def resize(images: Images, size: int) -> Images:
-    """Scales uint8 images [n, h, w, c] to `size` x `size` (bilinear; it averages when shrinking)."""
+    """Scales uint8 images [n, h, w, c] to `size` x `size` (bilinear; averages when it shrinks, to avoid aliasing)."""
     from PIL import Image
 
     out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)

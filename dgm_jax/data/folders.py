@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,11 @@ import numpy as np
 
 from dgm_jax.data.classes import check_classes, few
 from dgm_jax.data.dataset import DataError, Dataset, Images, from_arrays
+from dgm_jax.system.files import PathLike
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PathLike = str | os.PathLike[str]
 Grey = Literal["convert", "refuse"]
 Unreadable = Literal["refuse", "skip"]
 
@@ -29,10 +28,7 @@ _LAYOUTS = "PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*"
 
 
 def folder_classes(path: PathLike) -> tuple[str, ...]:
-    """Lists the classes of a folder of images: the sorted names of its (training) class folders.
-
-    Args:
-      path: as for `from_folder`.
+    """Lists the classes of a folder for `from_folder`: the sorted names of its (training) class folders.
 
     Raises:
       DataError: if the folder is missing or has no class folders.
@@ -79,59 +75,59 @@ def from_folder(
         test images, or an image is refused.
     """
     path = Path(path)
-    if size < 1:
-        raise DataError(f"size={size}: expected at least 1 pixel.")
-    for option, value, choices in (("grey", grey, Grey), ("unreadable", unreadable, Unreadable)):
-        if value not in get_args(choices):
-            raise DataError(f"{option}={value!r}: expected one of {', '.join(get_args(choices))}.")
+    _check_options(size, grey, unreadable)
     chosen, train, test, left_out = _list_files(path, classes)
-
     files = [file for part in (train, test) for of_class in part for file in of_class]
     labels = np.concatenate([np.repeat(np.arange(len(chosen)), [len(f) for f in part]) for part in (train, test)])
     images, is_grey, faults = _read_all(files, size)
     read = np.array([not fault for fault in faults])
-    faulty = [f"{file.relative_to(path)} ({fault})" for file, fault in zip(files, faults, strict=True) if fault]
+    names = [str(file.relative_to(path)) for file in files]
+    faulty = [f"{file} ({fault})" for file, fault in zip(names, faults, strict=True) if fault]
+    colour = bool((read & ~is_grey).any())
+    converted = [names[i] for i in np.flatnonzero(read & is_grey)] if colour else []
     if faulty and unreadable == "refuse":
         raise DataError(
             f"{len(faulty):,} of {len(files):,} files in {path} cannot be read as images: {few(faulty)}; "
             "repair or remove them, or skip them (--unreadable skip)."
         )
-    colour = bool((read & ~is_grey).any())
-    converted = [str(files[i].relative_to(path)) for i in np.flatnonzero(read & is_grey)] if colour else []
     if converted and grey == "refuse":
         raise DataError(
             f"{len(converted):,} of {len(files):,} images in {path} are grey, the others are in colour: "
             f"{few(converted)}; remove them, or convert them (--grey convert)."
         )
-    notes = []
-    if converted:
-        notes.append(f"grey images converted to colour: {len(converted):,}, {few(converted)}")
-    if faulty:
-        notes.append(f"files skipped because they cannot be read: {len(faulty):,}, {few(faulty)}")
-    if left_out:
-        notes.append(f"files left out because their suffix is not that of an image: {left_out:,}")
 
-    if not colour:
-        images = images[..., :1]
-    n_train = sum(map(len, train))
-    parts = []
-    for what, rows in (("training", np.arange(n_train)), ("test", np.arange(n_train, len(files)))):
-        rows = rows[read[rows]]
+    arrays = []
+    in_test = np.arange(len(files)) >= sum(map(len, train))
+    for what, rows in (("training", read & ~in_test), ("test", read & in_test)):
         empty = [chosen[label] for label in np.setdiff1d(np.arange(len(chosen)), labels[rows])]
         if empty:
             raise DataError(f"{path}: none of the {what} images of {few(empty)} can be read; skipped: {few(faulty)}.")
-        parts += [images[rows], labels[rows]]
-    dataset = from_arrays(*parts, name=name or path.resolve().name, class_names=dict(enumerate(chosen)))
-    return dataclasses.replace(dataset, notes=tuple(notes))
+        arrays += [images[rows] if colour else images[rows, ..., :1], labels[rows]]
+    dataset = from_arrays(*arrays, name=name or path.resolve().name, class_names=dict(enumerate(chosen)))
+    return dataclasses.replace(dataset, notes=_notes(converted, faulty, left_out))
+
+
+def _check_options(size: int, grey: str, unreadable: str) -> None:
+    if size < 1:
+        raise DataError(f"size={size}: expected at least 1 pixel.")
+    for option, value, choices in (("grey", grey, Grey), ("unreadable", unreadable, Unreadable)):
+        if value not in get_args(choices):
+            raise DataError(f"{option}={value!r}: expected one of {', '.join(get_args(choices))}.")
+
+
+def _notes(converted: list[str], skipped: list[str], left_out: int) -> tuple[str, ...]:
+    notes = []
+    if converted:
+        notes.append(f"grey images converted to colour: {len(converted):,}, {few(converted)}")
+    if skipped:
+        notes.append(f"files skipped because they cannot be read: {len(skipped):,}, {few(skipped)}")
+    if left_out:
+        notes.append(f"files left out because their suffix is not that of an image: {left_out:,}")
+    return tuple(notes)
 
 
 def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Images:
-    """Reads image files and converts them as `from_folder` does.
-
-    Args:
-      files: image files in any format that Pillow reads.
-      size: height and width of the result in pixels, >= 1.
-      channels: 1 converts all images to grey, 3 to colour.
+    """Reads image files as `from_folder` does, and converts all to grey (1 channel) or to colour (3 channels).
 
     Returns:
       uint8 [n, size, size, channels].
@@ -200,26 +196,25 @@ def _list_files(
                 f"{path}: these classes have only 1 image: {few(short)}; expected at least 2, because the last "
                 "fifth of the images of a class, at least one, are its test images."
             )
-        stops = [-max(1, len(files) // 5) for files, _ in listed]
-        train = [files[:stop] for (files, _), stop in zip(listed, stops, strict=True)]
-        test = [files[stop:] for (files, _), stop in zip(listed, stops, strict=True)]
+        cuts = [(files, -max(1, len(files) // 5)) for files, _ in listed]
+        train, test = [files[:cut] for files, cut in cuts], [files[cut:] for files, cut in cuts]
         return chosen, train, test, sum(n for _, n in listed)
 
     test_folders = _class_folders(test_root)
     lacking = [label for label in chosen if label not in test_folders]
     extra = [label for label in test_folders if label not in folders] if classes is None else []
-    if lacking or extra:
-        faults = [
-            f"in {there.name}/ but not in {elsewhere.name}/: {few(names)}"
-            for names, there, elsewhere in ((lacking, root, test_root), (extra, test_root, root))
-            if names
-        ]
+    faults = [
+        f"in {there.name}/ but not in {elsewhere.name}/: {few(names)}"
+        for names, there, elsewhere in ((lacking, root, test_root), (extra, test_root, root))
+        if names
+    ]
+    if faults:
         raise DataError(
             f"{path}: classes {'; '.join(faults)}; add images, or choose classes that both have (--classes)."
         )
     listed = [_image_files(part[label]) for part in (folders, test_folders) for label in chosen]
-    files = [files for files, _ in listed]
-    return chosen, files[: len(chosen)], files[len(chosen) :], sum(n for _, n in listed)
+    images = [files for files, _ in listed]
+    return chosen, images[: len(chosen)], images[len(chosen) :], sum(n for _, n in listed)
 
 
 def _image_files(folder: Path) -> tuple[list[Path], int]:

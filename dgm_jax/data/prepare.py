@@ -15,8 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from dgm_jax.data.dataset import DataError, Dataset, Images
-from dgm_jax.data.sources import PathLike
-from dgm_jax.data.tfds import REWRITTEN, TFDS_NAMES, check_folder, import_tfds, list_versions, read_info, splits
+from dgm_jax.data.tfds import (
+    REWRITTEN,
+    TFDS_NAMES,
+    check_folder,
+    import_tfds,
+    list_versions,
+    open_builder,
+    read_info,
+    splits,
+)
+from dgm_jax.system.files import PathLike
 
 Rows = Iterable[tuple[Images, int]]
 
@@ -154,8 +163,7 @@ def _build(tfds: Any, target: Path, make_builder: Any) -> Path:
 
 def _rewrite(name: str, folder: Path) -> Path:
     """Copies a TFDS folder of any format in stored order, row by row, because ImageNet does not fit in memory."""
-    tfds = import_tfds()
-    builder = tfds.builder_from_directory(os.fspath(folder))
+    tfds, builder = import_tfds(), open_builder(folder)
     # Read one shard after the other; by default TensorFlow alternates between shards.
     config = tfds.ReadConfig(interleave_cycle_length=1)
 

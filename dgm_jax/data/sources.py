@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,10 @@ import numpy as np
 from dgm_jax.data import tfds
 from dgm_jax.data.classes import new_labels
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
+from dgm_jax.system.files import PathLike
 
 _DIGITS = tuple(map(str, range(10)))
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-_DIGITS_SEED = 0
-
-PathLike = str | os.PathLike[str]
 
 
 def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] | None = None) -> Dataset:
@@ -46,15 +43,10 @@ def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] 
 def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:
     """Lists the names of the classes of a data set, without reading its images.
 
-    Args:
-      name: as for `load`.
-      data_dir: as for `load`.
+    Takes and raises what `load` does.
 
     Returns:
       The names, sorted; if the data set has no names, the numbers from "0", in order.
-
-    Raises:
-      DataError: as `load`.
     """
     if name == "digits":
         return _DIGITS
@@ -85,12 +77,8 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
         raise DataError(f"{path} is not an npz file (or is cut short); {advice}.")
     try:
         with np.load(path, allow_pickle=False) as file:  # A pickle could run code.
-            missing = [key for key in _NPZ_KEYS if key not in file.files]
-            if missing:
-                raise DataError(f"{path} has no {', '.join(missing)} (it has {', '.join(file.files)}); {advice}.")
-            arrays = {key: file[key] for key in _NPZ_KEYS}
-    except DataError:
-        raise
+            names = file.files
+            arrays = {key: file[key] for key in _NPZ_KEYS if key in names}
     except Exception as error:  # zipfile, zlib and NumPy's header parser raise different errors for damaged files.
         if "allow_pickle" in str(error):
             raise DataError(
@@ -98,6 +86,9 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
                 "save plain number arrays (a list of images of different sizes becomes an object array: resize them)."
             ) from error
         raise DataError(f"{path} is damaged ({error}); {advice}.") from error
+    missing = [key for key in _NPZ_KEYS if key not in arrays]
+    if missing:
+        raise DataError(f"{path} has no {', '.join(missing)} (it has {', '.join(names)}); {advice}.")
     return from_arrays(**arrays, name=name or path.stem)
 
 
@@ -108,7 +99,7 @@ def _load_digits(classes: Sequence[str] | None) -> Dataset:
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # Stored as 0..16.
-    rows = train_test_split(np.arange(len(images)), test_size=0.2, random_state=_DIGITS_SEED, stratify=digits.target)
+    rows = train_test_split(np.arange(len(images)), test_size=0.2, random_state=0, stratify=digits.target)
     new = new_labels(classes, _DIGITS, "of digits")
     train, test = (np.sort(part[np.isin(digits.target[part], list(new))]) for part in rows)
     y_train, y_test = ([new[label] for label in digits.target[part]] for part in (train, test))

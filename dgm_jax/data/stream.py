@@ -6,10 +6,10 @@ indices; `TaskStream.classes[index]` is the label.
 
 from __future__ import annotations
 
-import copy
+import itertools
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -50,6 +50,7 @@ class Past:
     fingerprint: str
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TaskStream:
     """Tasks that begin one after the other; made by `class_incremental`.
 
@@ -58,8 +59,8 @@ class TaskStream:
 
     Attributes:
       name: name of the data set.
-      n_tasks: number of tasks.
-      n_classes: number of classes, K.
+      part_name: name of the data set whose images are available; equals `name` unless this stream continues an earlier
+        one.
       tasks: class indices of each task; together 0..K-1 in order.
       classes: for each class index the label in the data set.
       class_names: for each class index the name.
@@ -67,45 +68,27 @@ class TaskStream:
       stored_shape: (h, w, c) of the images in the data set, before they were resized.
       fingerprint: a checksum of all images and class indices; streams of different data have different ones.
       protocol: "strict" or "paper"; see `validation`.
-      part_name: name of the data set whose images are available; equals `name` unless this stream continues an earlier
-        one.
       n_past: number of tasks at the beginning that were learnt in an earlier stream; their images are not available
         (see `after`).
+      current: the task that began last; None before the first one.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        tasks: Sequence[Sequence[int]],
-        classes: Sequence[int],
-        class_names: Sequence[str],
-        train: Sequence[Part],
-        validation: Sequence[Part],
-        test: Sequence[Part],
-        protocol: Protocol,
-        stored_shape: Sequence[int] | None = None,
-    ) -> None:
-        """Stores the parts of every task, sorted by class index; `class_incremental` calls this."""
-        self.name = name
-        self.tasks = tuple(tuple(task) for task in tasks)
-        self.classes = tuple(classes)
-        self.class_names = tuple(class_names)
-        self.n_tasks, self.n_classes = len(self.tasks), len(self.classes)
-        self.image_shape: tuple[int, int, int] = train[0][0].shape[1:]
-        self.stored_shape = tuple(stored_shape or self.image_shape)
-        self.protocol = protocol
-        self._train: list[Part | None] = list(train)
-        self._validation: list[Part | None] = list(validation)
-        self._test = tuple(test)
-        self._train_counts = tuple(
-            tuple(int((indices == index).sum()) for index in task)
-            for task, (_, indices) in zip(self.tasks, train, strict=True)
-        )
-        self._current: int | None = None
-        self.fingerprint = f"{_checksum([*train, *validation, *test]):08x}"
-        self.n_past = 0
-        self.part_name = name
+    name: str
+    part_name: str
+    tasks: tuple[tuple[int, ...], ...]
+    classes: tuple[int, ...]
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    stored_shape: tuple[int, ...]
+    fingerprint: str
+    protocol: Protocol
+    n_past: int = 0
+    current: int | None = field(default=None, init=False)
+    # By task. The images of a part are sorted by class.
+    _train: dict[int, Part]
+    _validation: dict[int, Part]
+    _test: dict[int, Part]
+    _train_counts: tuple[tuple[int, ...], ...]
 
     def after(self, past: Past) -> TaskStream:
         """A stream in which the tasks of this one follow those of an earlier stream, whose images no longer exist.
@@ -118,8 +101,8 @@ class TaskStream:
         Raises:
           DataError: if a class has the name of an earlier class, or a task of this stream has begun.
         """
-        if self._current is not None:
-            raise DataError(f"task {self._current} of the stream has begun; make a new stream.")
+        if self.current is not None:
+            raise DataError(f"task {self.current} of the stream has begun; make a new stream.")
         repeated = [name for name in self.class_names if name in past.class_names]
         if repeated:
             raise DataError(f"class {repeated[0]} was learnt before; a class belongs to one task only.")
@@ -128,36 +111,39 @@ class TaskStream:
         if set(classes) & set(old):
             ranks = {label: rank for rank, label in enumerate(sorted(classes), start=1)}
             classes = tuple(max(old) + ranks[label] for label in classes)
-        joined = copy.copy(self)
-        first, no_images = len(old), (np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int32))
-        stops = np.cumsum([0, *map(len, past.tasks)]).tolist()
-        past_tasks = [tuple(range(start, stop)) for start, stop in zip(stops, stops[1:], strict=False)]
+        n_past, no_images = len(past.tasks), (np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int32))
 
-        def with_shifted_indices(parts: Sequence[Part | None]) -> list[Part]:
-            return [_freeze(images, indices + np.int32(first)) for images, indices in map(_present, parts)]
+        def shifted(parts: Mapping[int, Part]) -> dict[int, Part]:
+            return {n_past + task: _freeze(x, indices + np.int32(len(old))) for task, (x, indices) in parts.items()}
 
-        joined.name = past.name
-        joined.n_past = len(past.tasks)
-        joined.tasks = (*past_tasks, *(tuple(index + first for index in task) for task in self.tasks))
-        joined.classes = (*old, *classes)
-        joined.class_names = (*past.class_names, *self.class_names)
-        joined.n_tasks, joined.n_classes = len(joined.tasks), len(joined.classes)
-        joined.fingerprint = f"{past.fingerprint}+{self.fingerprint}"
-        joined._train = [*[None] * joined.n_past, *with_shifted_indices(self._train)]
-        joined._validation = [*[no_images] * joined.n_past, *with_shifted_indices(self._validation)]
-        joined._test = (*[no_images] * joined.n_past, *with_shifted_indices(self._test))
-        joined._train_counts = (*past.train_counts, *self._train_counts)
-        return joined
+        return replace(
+            self,
+            name=past.name,
+            tasks=_successive([*map(len, past.tasks), *map(len, self.tasks)]),
+            classes=(*old, *classes),
+            class_names=(*past.class_names, *self.class_names),
+            fingerprint=f"{past.fingerprint}+{self.fingerprint}",
+            n_past=n_past,
+            _train=shifted(self._train),
+            _validation=dict.fromkeys(range(n_past), no_images) | shifted(self._validation),
+            _test=dict.fromkeys(range(n_past), no_images) | shifted(self._test),
+            _train_counts=(*past.train_counts, *self._train_counts),
+        )
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.tasks)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, K."""
+        return len(self.classes)
 
     @property
     def test_count(self) -> int:
         """Number of test images of all classes."""
-        return sum(len(indices) for _, indices in self._test)
-
-    @property
-    def current(self) -> int | None:
-        """The task that began last; None before the first one."""
-        return self._current
+        return sum(len(indices) for _, indices in self._test.values())
 
     def train_counts(self, task: int) -> tuple[int, ...]:
         """Number of training images (without held-out ones) of each class of any task, also of finished tasks.
@@ -180,28 +166,23 @@ class TaskStream:
           PastTaskError: if a later task has begun.
           DataError: if there is no such task, or its images are not available.
         """
-        current = self._current
         self._known(task)
         if task < self.n_past:
             raise DataError(
                 f"task {task} belongs to an earlier stream, whose images are not available here; this stream begins "
                 f"with task {self.n_past}. Resume with the images of task {task} first."
             )
-        if current is not None and task < current:
+        if self.current is not None and task < self.current:
             raise PastTaskError(
-                f"task {task} is finished and task {current} has begun; a stream cannot go back, make a new one."
+                f"task {task} is finished and task {self.current} has begun; a stream cannot go back, make a new one."
             )
-        self._current = task
-        for past in range(task):
-            self._train[past] = None
-            if self.protocol == "strict":
-                self._validation[past] = None
+        self.current = task
+        for parts in (self._train, self._validation) if self.protocol == "strict" else (self._train,):
+            for past in range(task):
+                parts.pop(past, None)
 
     def train(self, task: int) -> Part:
         """Training images of the current task.
-
-        Args:
-          task: the current task.
 
         Returns:
           Images, uint8 [n, h, w, c], and class indices, int32 [n]; sorted by class, then in stored order; read-only.
@@ -212,63 +193,45 @@ class TaskStream:
           DataError: if there is no such task.
         """
         self._require_current(task, "training")
-        return _present(self._train[task])
+        return self._train[task]
 
     def validation(self, task: int) -> Part:
         """Held-out training images: of the current task (protocol "strict"), or of all tasks so far ("paper").
 
         Only the protocol "paper" reads real images of earlier tasks, to choose an epoch as the authors' code does.
-
-        Args:
-          task: the current task.
-
-        Returns:
-          As `train`; empty arrays if nothing was held out.
-
-        Raises:
-          PastTaskError, FutureTaskError, DataError: as `train`.
+        Returns and raises as `train`; the arrays are empty if nothing was held out.
         """
         self._require_current(task, "validation")
         first = 0 if self.protocol == "paper" else task
-        return _join([_present(part) for part in self._validation[first : task + 1]])
+        return _join([self._validation[t] for t in range(first, task + 1)])
 
     def test(self, task: int) -> Part:
-        """Test images of all classes up to and including those of `task`; only for evaluation.
+        """Test images of all classes up to and including those of `task`, the current one or a finished one.
 
-        Args:
-          task: the current task or a finished one.
-
-        Returns:
-          As `train`.
-
-        Raises:
-          FutureTaskError: if `task` has not begun.
-          DataError: if there is no such task.
+        Only for evaluation. Returns as `train`, and raises as `train` except that no past task is refused.
         """
         self._require_begun(task, "test")
-        return _join(self._test[: task + 1])
+        return _join([self._test[t] for t in range(task + 1)])
 
     def _known(self, task: int) -> int:
         if not 0 <= task < self.n_tasks:
             raise DataError(f"task={task}: the stream has {self.n_tasks} tasks; expected 0..{self.n_tasks - 1}.")
         return task
 
-    def _require_begun(self, task: int, what: str) -> int:
-        current = self._current
-        if current is None or self._known(task) > current:
-            now = "no task has begun" if current is None else f"the current task is {current}"
+    def _require_begun(self, task: int, what: str) -> None:
+        if self.current is None or self._known(task) > self.current:
+            now = "no task has begun" if self.current is None else f"the current task is {self.current}"
             raise FutureTaskError(
                 f"{what} images of task {self._known(task)} were requested, but {now}; "
                 f"call begin({task}) once the tasks before it are learnt."
             )
-        return current
 
     def _require_current(self, task: int, what: str) -> None:
-        current = self._require_begun(task, what)
-        if task < current:
+        self._require_begun(task, what)
+        if task != self.current:
             raise PastTaskError(
-                f"{what} images of task {task} were requested during task {current}; the protocol forbids real images "
-                "of past tasks; replay them from the generative memory."
+                f"{what} images of task {task} were requested during task {self.current}; the protocol forbids real "
+                "images of past tasks; replay them from the generative memory."
             )
 
 
@@ -301,70 +264,82 @@ def class_incremental(
         raise DataError(f"protocol={protocol!r}: expected one of {', '.join(get_args(Protocol))}.")
     if not 0 <= held_out < 1:
         raise DataError(f"held_out={held_out}: expected a share in [0, 1), e.g. 0.1.")
-    labels = dataset.labels
-    classes = labels if class_order is None else check_order(class_order, labels)
-    stops = np.cumsum(task_sizes(classes_per_task, len(classes))).tolist()
-    tasks = [tuple(range(start, stop)) for start, stop in zip([0, *stops], stops, strict=False)]
+    classes = dataset.labels if class_order is None else check_order(class_order, dataset.labels)
+    tasks = _successive(task_sizes(classes_per_task, len(classes)))
+    kept, held = _hold_out(dataset, classes, held_out, seed)
+    tested = [np.flatnonzero(dataset.y_test == label) for label in classes]
+    train, validation = (_parts(dataset.x_train, rows, tasks) for rows in (kept, held))
+    test = _parts(dataset.x_test, tested, tasks)
+    image_shape = dataset.x_train.shape[1:]
+    return TaskStream(
+        name=dataset.name,
+        part_name=dataset.name,
+        tasks=tasks,
+        classes=classes,
+        class_names=tuple(dataset.class_names[label] for label in classes),
+        image_shape=image_shape,
+        stored_shape=dataset.stored_shape or image_shape,
+        fingerprint=_checksum(*train.values(), *validation.values(), *test.values()),
+        protocol=protocol,
+        _train=train,
+        _validation=validation,
+        _test=test,
+        _train_counts=tuple(tuple(len(kept[index]) for index in task) for task in tasks),
+    )
 
-    kept: list[Labels] = []
-    held: list[Labels] = []
+
+def _hold_out(dataset: Dataset, classes: Sequence[int], share: float, seed: int) -> tuple[list[Labels], list[Labels]]:
+    """Rows of the training images of each class: those that are kept, and those that are held out."""
+    kept, held, labels = [], [], dataset.labels
     for label in classes:
         rows = np.flatnonzero(dataset.y_train == label)
-        n_held = round(held_out * len(rows))
-        if held_out and not 0 < n_held < len(rows):
+        n_held = round(share * len(rows))
+        if share and not 0 < n_held < len(rows):
             raise DataError(
-                f"held_out={held_out} of the {len(rows)} training images of class {label} gives {n_held} for "
+                f"held_out={share} of the {len(rows)} training images of class {label} gives {n_held} for "
                 f"validation and {len(rows) - n_held} for training; expected at least 1 of each: "
                 "change held_out or add images."
             )
         shuffled = np.random.default_rng([seed, labels.index(label)]).permutation(rows)
         kept.append(np.sort(shuffled[n_held:]))
         held.append(np.sort(shuffled[:n_held]))
-    tested = [np.flatnonzero(dataset.y_test == label) for label in classes]
-
-    return TaskStream(
-        name=dataset.name,
-        tasks=tasks,
-        classes=classes,
-        class_names=[dataset.class_names[label] for label in classes],
-        train=[_take(dataset.x_train, kept, task) for task in tasks],
-        validation=[_take(dataset.x_train, held, task) for task in tasks],
-        test=[_take(dataset.x_test, tested, task) for task in tasks],
-        protocol=protocol,
-        stored_shape=dataset.stored_shape,
-    )
+    return kept, held
 
 
-def _take(images: Images, rows_of: Sequence[Labels], task: Sequence[int]) -> Part:
-    """Copies the images of the classes of a task; a copy, so that memory is freed when the stream drops it."""
-    rows = np.concatenate([rows_of[index] for index in task])
-    indices = np.concatenate([np.full(len(rows_of[index]), index, np.int32) for index in task])
-    return _freeze(images[rows], indices)
+def _successive(sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Groups of these sizes of the numbers 0, 1, 2, ..."""
+    numbers = itertools.count()
+    return tuple(tuple(itertools.islice(numbers, size)) for size in sizes)
 
 
-def _checksum(parts: Sequence[Part]) -> int:
+def _parts(images: Images, rows_of: Sequence[Labels], tasks: Sequence[Sequence[int]]) -> dict[int, Part]:
+    """Copies the images of each task; separate copies, so that memory is freed when the stream drops one."""
+    parts = {}
+    for number, task in enumerate(tasks):
+        rows = np.concatenate([rows_of[index] for index in task])
+        indices = np.concatenate([np.full(len(rows_of[index]), index, np.int32) for index in task])
+        parts[number] = _freeze(images[rows], indices)
+    return parts
+
+
+def _checksum(*parts: Part) -> str:
     value = 0
     for images, indices in parts:
-        for array in (images, indices):
-            value = zlib.crc32(array.tobytes(), value)
-    return value
+        value = zlib.crc32(indices.tobytes(), zlib.crc32(images.tobytes(), value))
+    return f"{value:08x}"
 
 
 def _join(parts: Sequence[Part]) -> Part:
     if len(parts) == 1:
         return parts[0]
-    return _freeze(np.concatenate([images for images, _ in parts]), np.concatenate([indices for _, indices in parts]))
+    images, indices = zip(*parts, strict=True)
+    return _freeze(np.concatenate(images), np.concatenate(indices))
 
 
 def _freeze(images: Images, indices: Indices) -> Part:
     """Makes both arrays read-only, because a stream returns its arrays without copying them."""
     images.flags.writeable = indices.flags.writeable = False
     return images, indices
-
-
-def _present(part: Part | None) -> Part:
-    assert part is not None, "parts that were dropped are refused before this call"
-    return part
 
 
 def describe(stream: TaskStream) -> dict[str, object]:

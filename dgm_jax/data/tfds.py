@@ -1,4 +1,7 @@
-"""Finds, checks and reads folders of TensorFlow Datasets (TFDS) in array_record format, without TensorFlow."""
+"""Finds, checks and reads folders of TensorFlow Datasets (TFDS) in array_record format, without TensorFlow.
+
+A data set is named by its key in `TFDS_NAMES`, and `data_dir` is the folder that holds `<tfds name>/<version>/`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,7 @@ import numpy as np
 
 from dgm_jax.data.classes import few, new_labels
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_arrays
-
-PathLike = str | os.PathLike[str]
+from dgm_jax.system.files import PathLike
 
 # The name that TFDS uses for each data set.
 TFDS_NAMES: Mapping[str, str] = {
@@ -32,25 +34,16 @@ REWRITTEN = "-array_record"
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-_TEST_SPLITS: Mapping[str, str] = {"imagenet32": "validation"}  # Its labelled split; all others have "test".
-
 _ROWS_AT_ONCE = 4096  # Reading many rows at once is several times faster; a limit keeps memory small.
 
 
 def splits(name: str) -> tuple[str, str]:
-    """Returns the names of the training split and the test split of a data set, a key of `TFDS_NAMES`."""
-    return "train", _TEST_SPLITS.get(name, "test")
+    """Returns the names of the training split and the test split of a data set."""
+    return "train", "validation" if name == "imagenet32" else "test"  # ImageNet's test images have no labels.
 
 
 def whole_folder(name: str, data_dir: PathLike | None) -> Path:
-    """Finds the folder of a data set and checks that it is complete.
-
-    Args:
-      name: a key of `TFDS_NAMES`.
-      data_dir: the folder that holds `<tfds name>/<version>/`.
-
-    Returns:
-      The folder of the newest version.
+    """Finds the folder of a data set as `find_version` does, and checks it as `check_folder` does.
 
     Raises:
       DataError: if the name is unknown, or the folder is missing, incomplete, damaged or in another format.
@@ -63,14 +56,7 @@ def whole_folder(name: str, data_dir: PathLike | None) -> Path:
 
 
 def find_version(name: str, data_dir: PathLike | None) -> Path:
-    """Finds the folder of the newest version of a TFDS data set.
-
-    Args:
-      name: a key of `TFDS_NAMES`.
-      data_dir: the folder that holds `<tfds name>/<version>/`.
-
-    Returns:
-      `data_dir/<tfds name>/<version>`; if `prepare` has rewritten that version, the rewritten folder.
+    """Finds the newest `data_dir/<tfds name>/<version>`; if `prepare` has rewritten that version, the rewritten folder.
 
     Raises:
       DataError: if there is none.
@@ -120,10 +106,6 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 def check_folder(name: str, folder: Path) -> None:
     """Checks, before any image is decoded, that a TFDS folder is complete and readable without TensorFlow.
-
-    Args:
-      name: a key of `TFDS_NAMES`, for the error message.
-      folder: `<data_dir>/<tfds name>/<version>`.
 
     Raises:
       DataError: if its format is not array_record, or a split, a shard or a record is missing.
@@ -210,15 +192,7 @@ def label_names(name: str, builder: Any, folder: Path) -> list[str]:
 
 
 def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dataset:
-    """Reads both splits of a folder that `check_folder` accepts.
-
-    Args:
-      name: a key of `TFDS_NAMES`.
-      folder: `<data_dir>/<tfds name>/<version>`.
-      classes: names of the classes to keep, labelled 0, 1, ... in this order; None keeps all, with their stored labels.
-
-    Returns:
-      The data set, in stored order.
+    """Reads both splits of a folder that `check_folder` accepts; `sources.load` says what it returns.
 
     Raises:
       DataError: if a class is unknown or has no images, images are not uint8 of one shape, or a file is damaged.
@@ -242,14 +216,7 @@ def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dat
 
 
 def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] | None) -> tuple[Images, Labels]:
-    """Reads the images of a split, in stored order.
-
-    Args:
-      builder: the TFDS builder of the data set.
-      split: its name, e.g. "train".
-      folder: the folder that is read, for error messages.
-      new: the new label for each stored label to keep; None keeps all labels unchanged.
-    """
+    """Reads a split in stored order. `new` has the new label of each stored label to keep; None keeps all labels."""
     # Images are decoded below, only those that are kept: a few classes of ImageNet are a small part of it.
     source = builder.as_data_source(split=split, decoders={"image": import_tfds().decode.SkipDecoding()})
     feature = builder.info.features["image"]

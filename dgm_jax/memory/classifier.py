@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from dgm_jax.data.dataset import resize
 from dgm_jax.errors import UserError
-from dgm_jax.models.prediction import predict_features, predict_logits
+from dgm_jax.models.prediction import predict, predict_logits
 from dgm_jax.types import DiscriminatorParams, Statistics
 
 
@@ -47,7 +47,7 @@ class Classifier:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What the class head reads of uint8 images [n, height, width, channels]: float32 [n, features]."""
-        return predict_features(self.params, self.statistics, images, network=self.network)
+        return predict(self.params, self.statistics, images, network=self.network)[1]
 
     def predict(self, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Predicts the class of images.

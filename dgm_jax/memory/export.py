@@ -24,16 +24,13 @@ def to_npz(memory: Memory) -> bytes:
     arrays: dict[str, np.ndarray] = {
         "labels": np.array(memory.labels[: memory.n_classes], np.int64),
         "names": np.array(memory.names[: memory.n_classes], np.str_),
-        "network": np.array(memory.network),
-        "image_size": np.array(memory.image_size),
-        "noise_dim": np.array(memory.noise_dim),
-        "gate_before_norm": np.array(memory.gate_before_norm),
     }
+    for name in ("network", "image_size", "noise_dim", "gate_before_norm"):
+        arrays[name] = np.array(getattr(memory, name))
     arrays |= {f"kernel_{i}": kernel for i, kernel in enumerate(memory.kernels)}
     for t, task in enumerate(memory.tasks):
-        arrays[f"task_{t}_classes"] = np.array(task.classes)
-        arrays[f"task_{t}_widths"] = np.array(task.widths)
-        arrays[f"task_{t}_n_conditioned"] = np.array(task.n_conditioned)
+        for name in ("classes", "widths", "n_conditioned"):
+            arrays[f"task_{t}_{name}"] = np.array(getattr(task, name))
         arrays[f"task_{t}_heads"] = task.heads
         arrays |= {f"task_{t}_mask_{i}": mask for i, mask in enumerate(task.masks)}
         for layers in (params_to_tree(task.norms), params_to_tree(task.statistics)):

@@ -6,9 +6,9 @@ of a file can contradict each other. It holds only those shared weights that som
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class DamagedMemoryFile(UserError, ValueError):
 
 @dataclass(frozen=True)
 class _TaskHeader:
-    """Of one task."""
+    """What the shapes of a task follow from."""
 
     labels: list[int]
     names: list[str]
@@ -107,17 +107,6 @@ def write(path: files.PathLike, memory: Memory) -> int:
 
 def encode(memory: Memory) -> bytes:
     """A memory as the bytes of a file."""
-    tasks = []
-    for task in memory.tasks:
-        classes = slice(task.classes[0], task.classes[-1] + 1)
-        tasks.append(
-            _TaskHeader(
-                labels=list(memory.labels[classes]),
-                names=list(memory.names[classes]),
-                widths=list(task.widths),
-                n_conditioned=task.n_conditioned,
-            )
-        )
     header = _Header(
         network=memory.network,
         image_size=memory.image_size,
@@ -125,7 +114,15 @@ def encode(memory: Memory) -> bytes:
         noise_dim=memory.noise_dim,
         gates="units" if memory.tasks[0].masks[0].ndim == 1 else "weights",
         gate_before_norm=memory.gate_before_norm,
-        tasks=tasks,
+        tasks=[
+            _TaskHeader(
+                labels=[memory.labels[index] for index in task.classes],
+                names=[memory.names[index] for index in task.classes],
+                widths=list(task.widths),
+                n_conditioned=task.n_conditioned,
+            )
+            for task in memory.tasks
+        ],
     )
     text = header.encode()
     parts = [_START.pack(MAGIC, FORMAT_VERSION, len(text)), text]
@@ -152,7 +149,7 @@ def read(path: files.PathLike) -> Memory:
       OSError: if it cannot be read.
     """
     path = Path(path)
-    size = os.stat(path).st_size
+    size = path.stat().st_size
     if size > _LARGEST:
         raise DamagedMemoryFile(f"{path} has {size:,} bytes; a memory has at most {_LARGEST:,}")
     try:
@@ -267,31 +264,26 @@ def _decode_body(header: _Header, body: memoryview) -> Memory:
             raise DamagedMemoryFile("a mask has more open gates than gates")
         return bits[:n].reshape(shape).astype(bool)
 
-    tasks = []
-    known = 0
-    for task in header.tasks:
-        masks = [mask(shape) for shape in header.mask_shapes(task.widths)]
-        norms = [Norm(scale=floats((width,)), shift=floats((width,))) for width in task.widths]
-        statistics = [Statistics(mean=floats((width,)), var=floats((width,))) for width in task.widths]
-        if any((running.var < 0).any() for running in statistics):
-            raise DamagedMemoryFile("a variance in it is negative")
-        tasks.append(
-            TaskMemory(
-                classes=tuple(range(known, known + len(task.labels))),
-                widths=tuple(task.widths),
-                masks=masks,
-                norms=norms,
-                statistics=statistics,
-                heads=floats(header.head_shape(task)),
-                n_conditioned=task.n_conditioned,
-            )
+    numbers = itertools.count()
+    tasks = tuple(
+        TaskMemory(
+            classes=tuple(itertools.islice(numbers, len(task.labels))),
+            widths=tuple(task.widths),
+            masks=[mask(shape) for shape in header.mask_shapes(task.widths)],
+            norms=[Norm(scale=floats((width,)), shift=floats((width,))) for width in task.widths],
+            statistics=[Statistics(mean=floats((width,)), var=floats((width,))) for width in task.widths],
+            heads=floats(header.head_shape(task)),
+            n_conditioned=task.n_conditioned,
         )
-        known += len(task.labels)
+        for task in header.tasks
+    )
+    if any((running.var < 0).any() for task in tasks for running in task.statistics):
+        raise DamagedMemoryFile("a variance in it is negative")
     shapes = header.generator.kernel_shapes(header.widths, header.noise_dim)
     memory = Memory(
         kernels=[np.zeros(shape, np.float32) for shape in shapes],
         reserved=list(unite_masks(tasks, header.mask_shapes(header.widths))),
-        tasks=tuple(tasks),
+        tasks=tasks,
         noise_dim=header.noise_dim,
         network=header.network,
         image_size=header.image_size,

@@ -242,19 +242,10 @@ def sample_chunk(
     noise_dim: int,
     n_conditioned: int,
 ) -> jax.Array:
-    """Draws the images number `start` to `start + CHUNK - 1` of a key and a class.
+    """Draws the images number `start` to `start + CHUNK - 1` of a key and of the class of this index.
 
-    Args:
-      generator: how the layers are wired.
-      cut: the sub-network of the class's task, with the one output layer of the class.
-      key: a PRNG key.
-      start: number of the first image, [].
-      index: the class index, [].
-      noise_dim: entries of the noise.
-      n_conditioned: entries of the noise that carry the one-hot class.
-
-    Returns:
-      Images in [-1, 1], float32 [CHUNK, height, width, channels].
+    `cut` is the sub-network of the class's task, with the one output layer of the class. The images are float32 in
+    [-1, 1], [CHUNK, height, width, channels].
     """
     keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(CHUNK))
     one_noise = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)

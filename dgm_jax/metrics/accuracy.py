@@ -28,7 +28,7 @@ def forgetting(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> float:
 
     Args:
       matrix: accuracy after each task so far (rows) on each class (columns); NaN where not seen.
-      tasks: class indices of each task; one entry for each row.
+      tasks: class indices of each task; at least one entry for each row.
 
     Returns:
       The mean fall (Chaudhry et al. 2018) over classes that had test images before and have some now; 0 after the first
@@ -65,30 +65,26 @@ def capacity(
       "newly_reserved" (open, and free before), "reused" (open, and reserved by earlier tasks), "free" (reserved by no
       task so far) and "weights".
     """
-    rows = []
     columns = zip(binary, reserved_before, widths, weights, strict=True)
-    for layer, (mask, before, width, size) in enumerate(columns, start=1):
-        rows.append(
-            {
-                "layer": layer,
-                "width": width,
-                "gates": int(mask.size),
-                "used": int(mask.sum()),
-                "newly_reserved": int((mask & ~before).sum()),
-                "reused": int((mask & before).sum()),
-                "free": int((~(mask | before)).sum()),
-                "weights": size,
-            }
-        )
-    return rows
+    return [
+        {
+            "layer": layer,
+            "width": width,
+            "gates": int(mask.size),
+            "used": int(mask.sum()),
+            "newly_reserved": int((mask & ~before).sum()),
+            "reused": int((mask & before).sum()),
+            "free": int((~(mask | before)).sum()),
+            "weights": size,
+        }
+        for layer, (mask, before, width, size) in enumerate(columns, start=1)
+    ]
 
 
 def backward_transfer(matrix: np.ndarray, tasks: Sequence[Sequence[int]]) -> float:
     """How later tasks changed accuracy: the mean of (now - when just learnt) over the classes of earlier tasks.
 
-    Args:
-      matrix: accuracy after each task so far (rows) on each class (columns); NaN where not seen.
-      tasks: class indices of each task; at least one entry for each row.
+    `matrix` and `tasks` are those of `forgetting`.
 
     Returns:
       The mean change (Lopez-Paz and Ranzato 2017, by class) over classes that had test images then and have some now; 0

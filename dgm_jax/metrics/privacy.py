@@ -17,15 +17,7 @@ FEWEST = 20  # Held-out images of a class that a comparison needs at least.
 
 
 def nearest_distances(points: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """The distance of each point to the nearest member, as the root mean square over dimensions.
-
-    Args:
-      points: [n, ...], any shape after the first axis.
-      members: [m, ...], otherwise of the same shape.
-
-    Returns:
-      float [n].
-    """
+    """The distance, as the root mean square over dimensions, of each point [n, ...] to the nearest member [m, ...]."""
     flat = [np.asarray(x, np.float64).reshape(len(x), -1) for x in (points, members)]
     return nearest(*flat) / np.sqrt(flat[0].shape[1])
 

@@ -5,6 +5,7 @@ discriminator with a convolutional trunk and two linear heads, the critic and th
 convolutions. Kernels are [k, k, c_in, c_out].
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 
@@ -49,11 +50,11 @@ def init_discriminator(
     """
     random = host_generator(key)
     widths = _trunk_widths(width, image_size)
-    layers: list[Tree] = []
-    for i, c_out in enumerate(widths):
-        shape = (_TRUNK_KERNEL, _TRUNK_KERNEL, channels if i == 0 else widths[i - 1], c_out)
-        layer: dict[str, Tree] = {"kernel": random.normal(0, DEVIATION, shape).astype(np.float32)}
-        layers.append(layer | {"norm": init_norm(c_out)} if i > 0 else layer)
+    layers: list[dict[str, Tree]] = []
+    for c_in, c_out in itertools.pairwise((channels, *widths)):
+        shape = (_TRUNK_KERNEL, _TRUNK_KERNEL, c_in, c_out)
+        norm = {"norm": init_norm(c_out)} if layers else {}
+        layers.append({"kernel": random.normal(0, DEVIATION, shape).astype(np.float32), **norm})
     params = DiscriminatorParams({"trunk": layers}, **init_heads(random, 4 * 4 * widths[-1], n_classes))
     return params, [init_statistics(w) for w in widths[1:]]
 
@@ -71,18 +72,7 @@ def discriminate(
     train: bool,
     axis_name: str | None = None,
 ) -> tuple[Output, list[Statistics]]:
-    """Computes the critic's value D(x) and the auxiliary classifier's logits of each image.
-
-    Args:
-      params: as `init_discriminator` makes them.
-      statistics: running statistics of the trunk's norms.
-      images: [batch, height, width, channels] in [-1, 1].
-      train: normalise by the batch, and update the running statistics.
-      axis_name: the mapped axis over which the batch is split, if any.
-
-    Returns:
-      (critic [batch], logits [batch, classes], features [batch, n]) and the new running statistics.
-    """
+    """Computes critic, logits and features of images; see `Pair.discriminate`."""
     x = images
     updated = []
     for i, layer in enumerate(params.trunk["trunk"]):
@@ -96,9 +86,8 @@ def discriminate(
 
 def discriminator_flops(width: int, image_size: int, channels: int) -> float:
     """Floating-point operations of one forward pass of the trunk for one image."""
-    total, side, inputs = 0.0, image_size, channels
-    for c_out in _trunk_widths(width, image_size):
+    total, side = 0.0, image_size
+    for c_in, c_out in itertools.pairwise((channels, *_trunk_widths(width, image_size))):
         side //= 2
-        total += 2 * side**2 * _TRUNK_KERNEL**2 * inputs * c_out
-        inputs = c_out
+        total += 2 * side**2 * _TRUNK_KERNEL**2 * c_in * c_out
     return total

@@ -43,16 +43,14 @@ def batch_norm(
     def channelwise(vector: jax.Array) -> jax.Array:
         return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
+    def over_batch(values: jax.Array) -> jax.Array:
+        mean = jnp.mean(values, tuple(range(x.ndim - 1)))
+        return mean if axis_name is None else lax.pmean(mean, axis_name)
+
     if train:
-        axes = tuple(range(x.ndim - 1))
-        mean = jnp.mean(x, axes)
-        count = x.size // x.shape[-1]
-        if axis_name is not None:
-            mean = lax.pmean(mean, axis_name)
-            count *= lax.axis_size(axis_name)
-        var = jnp.mean(jnp.square(x - channelwise(mean)), axes)
-        if axis_name is not None:
-            var = lax.pmean(var, axis_name)
+        mean = over_batch(x)
+        var = over_batch(jnp.square(x - channelwise(mean)))
+        count = x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
         new = Statistics(mean, var * (count / max(count - 1, 1)))
         statistics = jax.tree.map(lambda old, batch: (1 - MOMENTUM) * old + MOMENTUM * batch, statistics, new)
         statistics = lax.stop_gradient(statistics)

@@ -19,38 +19,17 @@ def to_unit_range(images: jax.Array) -> jax.Array:
 _PREDICTED_AT_ONCE = 256
 
 
-def predict_logits(
-    params: DiscriminatorParams,
-    statistics: Sequence[Statistics],
-    images: np.ndarray,
-    seen: np.ndarray,
-    *,
-    network: str,
-) -> np.ndarray:
-    """The class head's logits of uint8 images, [n, classes]; classes not in `seen` get the lowest finite number.
+def predict(
+    params: DiscriminatorParams, statistics: Sequence[Statistics], images: np.ndarray, *, network: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the class head, [n, classes], and its input, [n, features], of images, by programs of one batch size.
 
     Args:
       params: of the discriminator.
       statistics: running statistics of its norms.
       images: uint8 [n, height, width, channels].
-      seen: bool [classes].
       network: "dcgan" or "resnet".
     """
-    logits = _predict_all(params, statistics, images, network)[0]
-    return np.where(seen[None], logits, np.finfo(logits.dtype).min)
-
-
-def predict_features(
-    params: DiscriminatorParams, statistics: Sequence[Statistics], images: np.ndarray, *, network: str
-) -> np.ndarray:
-    """The class head's input for uint8 images [n, height, width, channels]: [n, features]."""
-    return _predict_all(params, statistics, images, network)[1]
-
-
-def _predict_all(
-    params: DiscriminatorParams, statistics: Sequence[Statistics], images: np.ndarray, network: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and features, from programs of one batch size."""
     n = len(images)
     if n == 0:  # Predict for one image, and drop its scores below.
         images = np.zeros((1, *images.shape[1:]), np.uint8)
@@ -61,6 +40,19 @@ def _predict_all(
     ]
     logits, features = (np.concatenate(arrays)[:n] for arrays in zip(*parts, strict=True))
     return logits, features
+
+
+def predict_logits(
+    params: DiscriminatorParams,
+    statistics: Sequence[Statistics],
+    images: np.ndarray,
+    seen: np.ndarray,
+    *,
+    network: str,
+) -> np.ndarray:
+    """The logits of `predict`; classes not in `seen`, bool [classes], get the lowest finite number."""
+    logits, _ = predict(params, statistics, images, network=network)
+    return np.where(seen[None], logits, np.finfo(logits.dtype).min)
 
 
 @partial(jax.jit, static_argnames="network")

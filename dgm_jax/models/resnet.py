@@ -114,18 +114,7 @@ def discriminate(
     train: bool,
     axis_name: str | None = None,
 ) -> tuple[Output, list[Statistics]]:
-    """Computes the critic's value D(x) and the auxiliary classifier's logits of each image.
-
-    Args:
-      params: as `init_discriminator` makes them.
-      statistics: running statistics of the norms.
-      images: [batch, height, width, channels] in [-1, 1].
-      train: normalise by the batch, and update the running statistics.
-      axis_name: the mapped axis over which the batch is split, if any.
-
-    Returns:
-      (critic [batch], logits [batch, classes], features [batch, n]) and the new running statistics.
-    """
+    """Computes critic, logits and features of images; see `Pair.discriminate`."""
     trunk, remaining = params.trunk, iter(statistics)
     updated: list[Statistics] = []
 

@@ -41,39 +41,27 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
     k = kernel.shape[0]
     if min(x.shape[1:3]) + 2 * padding < k:
         raise ValueError(f"a {k}x{k} kernel does not fit an image of {x.shape[1:3]} with padding {padding}")
+    step: dict[str, Any] = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_conv_by_patches, stride=stride, padding=padding),
-        default=partial(_conv_by_xla, stride=stride, padding=padding),
+        x, kernel, cpu=partial(_conv_by_patches, **step), default=partial(_conv_by_xla, **step)
     )
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     """Spreads each pixel of `x` over a window of the output: `out[i s - p + a] += x[i] kernel[a]`.
 
-    Differentiable in reverse mode, any number of times.
-
-    Args:
-      x: images or features, [batch, height, width, c_in].
-      kernel: [k, k, c_in, c_out]; neither flipped nor transposed.
-      stride: step of the window in the output, >= 1.
-      padding: pixels dropped on each side of the output, >= 0.
+    Takes and raises what `conv` does; here `stride` is the step of the window in the output, and `padding` pixels are
+    dropped on each side of the output. The kernel is neither flipped nor transposed.
 
     Returns:
       [batch, (height - 1) stride - 2 padding + k, likewise for width, c_out].
-
-    Raises:
-      ValueError: if the channels of `x` and `kernel` differ, stride or padding is out of range, or no pixel is left.
     """
     _check(x, kernel, stride, padding)
     if (min(x.shape[1:3]) - 1) * stride - 2 * padding + kernel.shape[0] < 1:
         raise ValueError(f"padding {padding} leaves no output for an image of {x.shape[1:3]}; use a smaller padding")
+    step: dict[str, Any] = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_conv_transpose_by_patches, stride=stride, padding=padding),
-        default=partial(_conv_transpose_by_xla, stride=stride, padding=padding),
+        x, kernel, cpu=partial(_conv_transpose_by_patches, **step), default=partial(_conv_transpose_by_xla, **step)
     )
 
 

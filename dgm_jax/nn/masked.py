@@ -21,7 +21,7 @@ def masked_dense(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array 
     Args:
       params: {"kernel": [c_in, c_out]}.
       x: [batch, c_in].
-      gate: [c_in, c_out] (DGMw), [c_out] (DGMa) or None, in [0, 1].
+      gate: of the kernel's shape (DGMw), [c_out] (DGMa) or None, in [0, 1].
 
     Returns:
       [batch, c_out].
@@ -36,21 +36,7 @@ def masked_dense(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array 
 def masked_conv(
     params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None, *, stride: int, padding: int
 ) -> jax.Array:
-    """Convolves `x` with a gated kernel; see `convolution.conv` for the geometry.
-
-    Args:
-      params: {"kernel": [k, k, c_in, c_out]}.
-      x: [batch, height, width, c_in].
-      gate: [k, k, c_in, c_out] (DGMw), [c_out] (DGMa) or None, in [0, 1].
-      stride: step of the window, >= 1.
-      padding: zeros on each side, >= 0.
-
-    Returns:
-      [batch, (height + 2 padding - k) // stride + 1, likewise for width, c_out].
-
-    Raises:
-      ValueError: if the gate has neither shape, or x and kernel do not fit.
-    """
+    """Convolves `x` with a gated kernel; see `masked_dense` for the gate and `conv` for everything else."""
     kernel, units = _split(params["kernel"], gate)
     return gate_units(convolution.conv(x, kernel, stride=stride, padding=padding), units)
 
@@ -58,21 +44,7 @@ def masked_conv(
 def masked_conv_transpose(
     params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None, *, stride: int, padding: int
 ) -> jax.Array:
-    """Applies a transposed convolution with a gated kernel; see `convolution.conv_transpose` for the geometry.
-
-    Args:
-      params: {"kernel": [k, k, c_in, c_out]}.
-      x: [batch, height, width, c_in].
-      gate: [k, k, c_in, c_out] (DGMw), [c_out] (DGMa) or None, in [0, 1].
-      stride: step of the window in the output, 1 <= stride <= k.
-      padding: pixels dropped on each side, >= 0.
-
-    Returns:
-      [batch, (height - 1) stride - 2 padding + k, likewise for width, c_out].
-
-    Raises:
-      ValueError: if the gate has neither shape, or x and kernel do not fit.
-    """
+    """Applies a transposed convolution with a gated kernel; see `masked_dense` and `conv_transpose`."""
     kernel, units = _split(params["kernel"], gate)
     return gate_units(convolution.conv_transpose(x, kernel, stride=stride, padding=padding), units)
 

@@ -38,7 +38,6 @@ Tree = Any  # Nested dicts and lists with arrays at the leaves.
 
 _DESCRIPTION = "checkpoint.json"
 _ARRAYS = "arrays"
-_SLACK = 2**17  # Upper bound on the bytes of descriptions.
 
 
 class DamagedCheckpoint(UserError, RuntimeError):
@@ -53,10 +52,7 @@ class _Damage(Exception):
 class Checkpoint:
     """A checkpoint that was read and verified.
 
-    Attributes:
-      step: its number.
-      tree: nested dicts and lists as they were saved, with NumPy arrays (on the host) at the leaves, equal bit for bit.
-      metadata: the JSON that was saved with it.
+    The tree has NumPy arrays (on the host) at its leaves, equal bit for bit to those that were saved.
     """
 
     step: int
@@ -136,31 +132,24 @@ def restore(
       NewerFormat: if a later version of this package wrote it; skipping it would lose work without notice.
     """
     there = _numbered(directory)
-    if step is not None:
-        folder = _folder(directory, step)
-        if step not in there:
-            raise FileNotFoundError(f"there is no {folder}; the existing steps are {steps(directory)}.")
-        try:
-            return _read(folder)
-        except _Damage as damage:
-            others = [other for other in steps(directory) if other != step]
-            raise DamagedCheckpoint(
-                f"{folder} is damaged: {damage}; the other existing steps are {others}."
-            ) from damage
-
+    if step is not None and step not in there:
+        raise FileNotFoundError(f"there is no {_folder(directory, step)}; the existing steps are {steps(directory)}.")
     damaged: list[str] = []
-    for candidate in reversed(there):
+    for candidate in reversed(there) if step is None else [step]:
         folder = _folder(directory, candidate)
         try:
             checkpoint = _read(folder)
         except _Damage as damage:
-            if not folder.exists():  # Since the folder was listed, a running process has replaced it.
+            if step is None and not folder.exists():  # Since it was listed, a running process has replaced it.
                 return restore(directory, on_damage=on_damage)
             damaged.append(f"{folder} is damaged: {damage}")
             continue
         for text in damaged:
             on_damage(f"{text}; step {candidate} is used instead.")
         return checkpoint
+    if step is not None:
+        others = [other for other in steps(directory) if other != step]
+        raise DamagedCheckpoint(f"{damaged[0]}; the other existing steps are {others}.")
     if damaged:
         raise DamagedCheckpoint(
             f"no intact checkpoint is left in {directory}; restore one from a backup, or start in another folder:\n  "
@@ -172,18 +161,13 @@ def restore(
 def delete(directory: files.PathLike, step: int) -> None:
     """Deletes a step.
 
-    Args:
-      directory: the folder of all steps.
-      step: the step to delete.
-
     Raises:
       FileNotFoundError: if there is no such step.
     """
     folder = _folder(directory, step)
     _sweep(folder.parent)
-    folder.rename(
-        folder.with_name(f".{folder.name}.deleted")
-    )  # First, so that a half-deleted one is not taken for a checkpoint.
+    # Renamed first, so that a half-deleted one is not taken for a checkpoint.
+    folder.rename(folder.with_name(f".{folder.name}.deleted"))
     files.sync(folder.parent)
     _sweep(folder.parent)
 
@@ -199,17 +183,21 @@ def _read(folder: Path) -> Checkpoint:
         raise _Damage(f"{_DESCRIPTION}: expected step {int(folder.name)}, as the folder says, found {content['step']}")
     # Checked before Orbax parses anything: for damaged files it raises a dozen kinds of errors, some in later tasks.
     try:
-        damaged = _damaged_files(folder, content["files"])
+        found = _describe_files(folder)
     except OSError as error:
         raise _Damage(f"expected files that can be read, found {error}") from error
+    damaged = []
+    for name, facts in content["files"].items():
+        if name in found:
+            damaged += _differences(name, facts, found[name])[:1]
+        else:
+            damaged.append(f"{name}: expected {facts['bytes']} bytes, found no file")
     if damaged:
         raise _Damage("; ".join(damaged))
     arrays = _load_arrays(folder, content["leaves"])
-    for name, expected in content["leaves"].items():
-        found = _describe_leaf(arrays[name])
-        for what, value in expected.items():
-            if found[what] != value:
-                raise _Damage(f"leaf {name}: expected {what} {value}, found {found[what]}")
+    for name, facts in content["leaves"].items():
+        if damaged := _differences(f"leaf {name}", facts, _describe_leaf(arrays[name])):
+            raise _Damage(damaged[0])
     return Checkpoint(content["step"], _rebuild(content["structure"], arrays), content["metadata"])
 
 
@@ -222,7 +210,8 @@ def _complete(partial: Path, folder: Path, content: dict[str, Any]) -> None:
     """Writes the description of the saved arrays, then gives the folder its final name."""
     described = _seal({**content, "files": _describe_files(partial)})
     files.write_json(partial / _DESCRIPTION, described)
-    _sync_tree(partial)
+    for path in (*partial.rglob("*"), partial):
+        files.sync(path)
     if folder.exists():  # A rename cannot replace a folder. If killed between the two, the step before is used.
         folder.rename(folder.with_name(f".{folder.name}.deleted"))
     partial.rename(folder)
@@ -250,9 +239,8 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 def _require_room(folder: Path, size: int) -> None:
     """Raises OSError if the disk has too little space. If Orbax runs out of space, its threads log many errors."""
     disk = os.statvfs(folder.parent)
-    if (
-        disk.f_blocks and disk.f_bavail * disk.f_frsize < 2 * size + _SLACK
-    ):  # Orbax writes twice the size; f_blocks 0: unknown.
+    needed = 2 * size + 2**17  # Orbax writes twice the size; descriptions have less than 2^17 bytes.
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < needed:  # Without f_blocks the space is unknown.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
@@ -283,17 +271,8 @@ def _describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     return described
 
 
-def _damaged_files(folder: Path, expected: dict[str, dict[str, Any]]) -> list[str]:
-    found = _describe_files(folder)
-    damaged = []
-    for name, facts in expected.items():
-        if name not in found:
-            damaged.append(f"{name}: expected {facts['bytes']} bytes, found no file")
-            continue
-        differ = [what for what in facts if found[name][what] != facts[what]]
-        if differ:
-            damaged.append(f"{name}: expected {differ[0]} {facts[differ[0]]}, found {found[name][differ[0]]}")
-    return damaged
+def _differences(name: str, expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    return [f"{name}: expected {what} {e}, found {found[what]}" for what, e in expected.items() if found[what] != e]
 
 
 def _describe(node: Tree, path: tuple[str, ...], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -369,12 +348,6 @@ def _numbered(directory: files.PathLike) -> list[int]:
     if not Path(directory).is_dir():
         return []
     return sorted(int(p.name) for p in Path(directory).iterdir() if re.fullmatch(r"[0-9]{10,}", p.name) and p.is_dir())
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for path in (*(os.path.join(parent, name) for name in names), parent):
-            files.sync(path)
 
 
 def _sweep(directory: Path) -> None:

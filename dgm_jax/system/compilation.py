@@ -19,17 +19,13 @@ def cache_folder() -> Path:
     and each version of jaxlib has a separate folder, even if several machines share a home folder.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "dgm_jax" / "programs" / _machine()
-
-
-def _machine() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # Not Linux.
         lines = [platform.processor()]
     processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
     identity = "\n".join([platform.machine(), jaxlib.version.__version__, *processor])
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return base / "dgm_jax" / "programs" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def keep_programs() -> Path | None:

@@ -42,11 +42,7 @@ def write_atomically(path: PathLike, data: bytes | str) -> None:
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically, with keys in their given order.
-
-    Args:
-      path: the file to create or replace.
-      value: dicts, lists, text, numbers, booleans and None.
+    """Writes `value` (dicts, lists, text, numbers, booleans, None) as indented JSON, atomically, with keys in order.
 
     Raises:
       ValueError: if a number is NaN or infinite, which JSON cannot hold.
@@ -79,9 +75,7 @@ def to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 def append_line(path: PathLike, text: str) -> None:
     """Appends a line in one system call, so that lines never mix and only the last one can be incomplete.
 
-    Args:
-      path: the file, created if it is missing; only one process at a time writes to it (see `lock.RunLock`).
-      text: the line, without its line end.
+    The file is created if it is missing. Only one process at a time writes to it (see `lock.RunLock`).
 
     Raises:
       ValueError: if `text` contains a line end.
@@ -101,12 +95,9 @@ def append_line(path: PathLike, text: str) -> None:
 
 
 def read_jsonl(path: PathLike) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file; if there is no file, returns no records.
+    """Reads a file with one JSON object per line; if there is no file, returns no records.
 
     An incomplete last line (the process died while writing it) is ignored.
-
-    Args:
-      path: a file with one JSON object per line.
 
     Raises:
       ValueError: if a line other than the last is not a JSON object; the message names the line.
@@ -118,13 +109,7 @@ def truncate_jsonl(path: PathLike, keep: Callable[[dict[str, Any]], bool]) -> No
     """Removes the lines of a JSON-lines file that `keep` does not accept, atomically; other lines do not change.
 
     A resumed run calls this before it appends, to remove records newer than its checkpoint and an incomplete last line.
-
-    Args:
-      path: the file; nothing happens if there is none.
-      keep: returns for a record whether it is kept.
-
-    Raises:
-      ValueError: if a line other than the last is not a JSON object.
+    Nothing happens if there is no file; raises as `read_jsonl`.
     """
     path = Path(path)
     if path.exists():
@@ -144,9 +129,7 @@ def _jsonl(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Each complete line, without its line end, and its record."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
+    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
 
 from dgm_jax.errors import UserError
 from dgm_jax.system.files import PathLike
@@ -31,7 +31,7 @@ class RunLock:
     def __init__(self, workdir: PathLike) -> None:
         """Stores the path; `with` creates and locks the folder."""
         self.workdir = Path(workdir)
-        self._descriptor: int | None = None
+        self._held = contextlib.ExitStack()  # Closes the file.
 
     def __enter__(self) -> RunLock:
         """Takes the lock, without waiting for it.
@@ -40,47 +40,34 @@ class RunLock:
           WorkdirInUse: if another run has it; the message names its process, host and folder.
           WorkdirError: if the folder cannot be created, written or locked.
         """
-        try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._error("cannot be created", error) from error
-        if not os.access(self.workdir, os.W_OK | os.X_OK):
-            raise WorkdirError(f"--workdir {self.workdir} is not writable by this user; choose another.")
-        try:
-            descriptor = os.open(self.workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise self._error("cannot be written", error) from error
-        try:
-            self._take(descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
+        doing = "created"
+        with contextlib.ExitStack() as stack:
+            try:
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                if not os.access(self.workdir, os.W_OK | os.X_OK):
+                    raise WorkdirError(f"--workdir {self.workdir} is not writable by this user; choose another.")
+                doing = "written"
+                descriptor = os.open(self.workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+                stack.callback(os.close, descriptor)
+                doing = "locked"  # Some network file systems have no locks.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise WorkdirInUse(
+                    f"--workdir {self.workdir} is in use by {_holder(descriptor)}; "
+                    "wait until it ends, or choose another --workdir."
+                ) from None
+            except OSError as error:
+                raise WorkdirError(
+                    f"--workdir {self.workdir} cannot be {doing} ({error.strerror}); choose another."
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+            self._held = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Releases the lock. `.lock` stays: if it were deleted, two runs could lock two files of that name."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def _error(self, what: str, error: OSError) -> WorkdirError:
-        return WorkdirError(f"--workdir {self.workdir} {what} ({error.strerror}); choose another.")
-
-    def _take(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkdirInUse(
-                f"--workdir {self.workdir} is in use by {_holder(descriptor)}; "
-                "wait until it ends, or choose another --workdir."
-            ) from None
-        except OSError as error:  # Some network file systems have no locks.
-            raise self._error("cannot be locked", error) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        self._held.close()
 
 
 def _holder(descriptor: int) -> str:

@@ -15,9 +15,6 @@ from jax.experimental import multihost_utils
 
 from dgm_jax.errors import ConfigError, UserError
 
-# When a process ends, it waits for the others. The default of JAX, 300 seconds, is long if only one process failed.
-_SHUTDOWN_SECONDS = 60
-
 
 class OtherProcessFailed(UserError, RuntimeError):
     """Another process of this run failed; its output says why."""
@@ -44,17 +41,13 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
         raise ConfigError(f"--process-id {process_id} is not one of 0 to {num_processes - 1}")
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+        # An ending process waits so long for the others. JAX's 300 seconds are many if only one process failed.
+        jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=60)
     except ValueError as error:
         raise ConfigError(
             f"--distributed: JAX cannot detect the processes of this run ({error}); "
             "give --coordinator HOST:PORT --num-processes N --process-id I"
         ) from error
-
-
-def count() -> int:
-    """The number of processes of this run."""
-    return jax.process_count()
 
 
 def is_first() -> bool:
