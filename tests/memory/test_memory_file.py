@@ -124,8 +124,8 @@ class TestRoundTrip:
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        others = ("flax", "optax", "orbax", "chex", "PIL", "scipy", "sklearn", "rich", "tyro", "matplotlib", "jinja2", "etils",
-            "tensorflow", "tensorflow_datasets", "array_record")
+        others = ("flax", "optax", "orbax", "chex", "PIL", "scipy", "sklearn", "rich", "tyro", "matplotlib", "jinja2",
+            "etils", "tensorflow", "tensorflow_datasets", "array_record")
         if name.partition(".")[0] in others:
             raise ImportError(name + " is not to be needed")
 sys.meta_path.insert(0, Refuse())
