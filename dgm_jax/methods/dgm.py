@@ -1,8 +1,11 @@
 """Dynamic Generative Memory (Ostapenko et al., CVPR 2019): one task from begin to end, in the paper's order.
 
-A task is begun, earlier classes are replayed, generator and discriminator are trained on both, masks are frozen and
-what they open is reserved, a classifier is consolidated, and the generator expands. Sections are those of the paper;
-docs/method.md goes through its equations. What a checkpoint holds and a run reports is in `dgm_state.py`.
+The order is `begin`; `train_epoch`, which replays earlier classes and trains; `end`, which fixes the masks, reserves
+what they open and trains a classifier of all classes; `expand`. The loop that calls them is `runs/session.py`. One
+training iteration is in `training/step.py`; on the way there, `TaskTraining` (`training/trainer.py`) keeps the task's
+arrays on the devices, and `run_steps` (`training/epoch.py`) draws mini-batches. `Step.generator_step` protects what
+earlier tasks reserved (`nn.protect`). What a checkpoint holds and what a run reports is in `dgm_state.py`. Sections are
+those of the paper; docs/method.md goes through its equations.
 """
 
 from collections.abc import Sequence
@@ -20,9 +23,9 @@ from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.method import InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images
 from dgm_jax.training import task as tasks
-from dgm_jax.training.epoch import padded
+from dgm_jax.training.epoch import TaskImages, padded
 from dgm_jax.training.shapes import physical_widths
-from dgm_jax.training.state import TrainState, from_tree, to_tree
+from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
 from dgm_jax.training.trainer import TaskTraining, Trainer
 from dgm_jax.training.warm_start import most_similar_classes
 
@@ -64,7 +67,7 @@ class DGM(GenerativeMemory[Training]):
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """Epochs and steps, and the widths at which the task is trained."""
         histories = [[*(earlier.widths for earlier in s.memory.tasks), s.memory.widths] for s in states]
-        # For the widest seed: seeds that outgrow their arrays at different tasks still share few shapes.
+        # Seeds grow at different times. Arrays are sized for the widest seed, so that few shapes must be compiled.
         widest = [tuple(map(max, zip(*widths))) for widths in zip(*histories, strict=True)]
         physical = physical_widths(widest, headroom=self.config.gates.headroom, n_tasks=self.setting.n_tasks)
         return Plan(
@@ -78,34 +81,37 @@ class DGM(GenerativeMemory[Training]):
     # ---- Begin a task: new masks, norms and output layers; perhaps those of similar classes (warm start) ----
 
     def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
-        """Places what a task begins with on the devices: G's shared weights, fresh masks (section 3.1), fresh D."""
-        plan = self.plan(task, [own.state for own in inputs])
+        """Copies to the devices: the shared weights, the new masks (section 3.1), the discriminator, and the images."""
+        plan = self.plan(task, [given.state for given in inputs])
         with watch.phase("begin"):
-            begun = [self._begin(task, own, plan.physical_widths) for own in inputs]
+            begun = [self._begin(task, given, plan.physical_widths) for given in inputs]
             running = TaskTraining(
                 self.trainer,
-                [own[1:] for own in begun],
-                [derive_key(own.key, Purpose.TRAIN, task) for own in inputs],
+                [(train_state, capacity, images) for _, train_state, capacity, images in begun],
+                [derive_key(given.key, Purpose.TRAIN, task) for given in inputs],
                 task=task,
                 steps=plan.steps,
             )
             best = [
-                BestEpoch(self.setting, task, own, train_state)
-                for own, (_, train_state, *_) in zip(inputs, begun, strict=True)
-                if own.validation is not None
+                BestEpoch(self.setting, task, given, train_state)
+                for given, (_, train_state, *_) in zip(inputs, begun, strict=True)
+                if given.validation is not None
             ]
-        return Training(task, inputs, [own[0] for own in begun], running, best=best)
+        return Training(task, inputs, [state for state, *_ in begun], running, best=best)
 
-    def _begin(self, task: int, own: TaskInput[State], physical: tuple[int, ...]) -> Any:
-        state, memory = own.state, own.state.memory
-        similar = [] if own.in_progress else self._similar_classes(task, own)
-        if not own.in_progress:
+    def _begin(
+        self, task: int, given: TaskInput[State], physical: tuple[int, ...]
+    ) -> tuple[State, TrainState, Capacity, TaskImages]:
+        """What one seed begins a task with, on the host."""
+        state, memory = given.state, given.state.memory
+        similar = [] if given.in_progress else self._similar_classes(task, given)
+        if not given.in_progress:
             before = (*state.begun_as, *((),) * task)[:task]
             state = replace(state, begun_as=(*before, tuple(earlier.classes[0] for earlier in similar)))
         kept = None if self.config.gan.reinitialise_discriminator else state.auxiliary
         train_state, capacity = tasks.begin_task(
             self.networks,
-            derive_key(own.key, Purpose.BEGIN_TASK, task),
+            derive_key(given.key, Purpose.BEGIN_TASK, task),
             memory.kernels,
             memory.reserved,
             physical=physical,
@@ -113,20 +119,20 @@ class DGM(GenerativeMemory[Training]):
             discriminator=None if kept is None else (kept.params, kept.statistics),
             similar=similar,
         )
-        if own.in_progress:
-            train_state = from_tree(train_state, own.in_progress["state"])
+        if given.in_progress:
+            train_state = from_tree(train_state, given.in_progress["state"])
         if physical not in state.programs:
             state = replace(state, programs=(*state.programs, physical))
-        return state, train_state, capacity, padded(own.images, own.labels, self.setting.largest_task)
+        return state, train_state, capacity, padded(given.images, given.labels, self.setting.largest_task)
 
-    def _similar_classes(self, task: int, own: TaskInput[State]) -> list[TaskMemory]:
-        """For each class of the task, the earlier class that it begins as (warm start; not in the paper)."""
-        state = own.state
+    def _similar_classes(self, task: int, given: TaskInput[State]) -> list[TaskMemory]:
+        """For each new class, the earlier class to copy norms, output layer and masks from (not in the paper)."""
+        state = given.state
         if not self.config.gates.warm_start or state.classifier is None:
             return []
-        predicted = state.classifier.logits(own.images).argmax(axis=1)
-        earlier = [task.classes for task in state.memory.tasks]
-        chosen = most_similar_classes(predicted, own.labels, self.setting.tasks[task], earlier)
+        predicted = state.classifier.logits(given.images).argmax(axis=1)
+        earlier = [finished.classes for finished in state.memory.tasks]
+        chosen = most_similar_classes(predicted, given.labels, self.setting.tasks[task], earlier)
         return [state.memory.single_class_task(index) for index in chosen]
 
     # ---- Replay earlier classes, and train generator and discriminator (section 3) ----
@@ -146,7 +152,7 @@ class DGM(GenerativeMemory[Training]):
 
     def _replay(self, training: Training, epoch: int, watch: Watch) -> Any:
         memories = [state.memory for state in training.states]
-        keys = [derive_key(own.key, Purpose.REPLAY, training.task, epoch) for own in training.inputs]
+        keys = [derive_key(given.key, Purpose.REPLAY, training.task, epoch) for given in training.inputs]
         drawn = replayed_images(memories, self.setting, training.task, keys, watch)
         return self.trainer.stack_runs(drawn)
 
@@ -158,30 +164,30 @@ class DGM(GenerativeMemory[Training]):
     # ---- Freeze and reserve (section 3.1), consolidate ----
 
     def end(self, training: Training, watch: Watch) -> list[Learnt[State]]:
-        """Freezes what the task learnt, reserves what its masks open, and consolidates a classifier of all classes."""
+        """Fixes what the task learnt, reserves what its masks open, and trains a classifier of all classes."""
         task = training.task
         frozen = [self._freeze(training, run, state) for run, state in enumerate(training.running.states())]
         with watch.phase("consolidate", self.config.consolidation.consolidation_steps) as on_steps:
-            sample_keys = [derive_key(own.key, Purpose.SAMPLE_FOR_CONSOLIDATION, task) for own in training.inputs]
+            sample_keys = [derive_key(given.key, Purpose.SAMPLE_FOR_CONSOLIDATION, task) for given in training.inputs]
             consolidated = self.trainer.consolidate(
-                [derive_key(own.key, Purpose.CONSOLIDATE, task) for own in training.inputs],
+                [derive_key(given.key, Purpose.CONSOLIDATE, task) for given in training.inputs],
                 [
-                    images_of_all_classes(own.state.memory, self.setting, key)
-                    for own, key in zip(frozen, sample_keys, strict=True)
+                    images_of_all_classes(run.state.memory, self.setting, key)
+                    for run, key in zip(frozen, sample_keys, strict=True)
                 ],
                 self.setting.seen(task),
                 on_steps=on_steps,
             )
         learnt = []
-        for own, (learner, means) in zip(frozen, consolidated, strict=True):
+        for run, (learner, means) in zip(frozen, consolidated, strict=True):
             classifier = self.setting.classifier(learner.params, learner.statistics, task)
-            readings = {"consolidated": classifier, **own.classifiers}
-            state = replace(own.state, classifier=classifier)
-            learnt.append(replace(own, state=state, classifiers=readings, metrics=means))
+            readings = {"consolidated": classifier, **run.classifiers}
+            state = replace(run.state, classifier=classifier)
+            learnt.append(replace(run, state=state, classifiers=readings, metrics=means))
         return learnt
 
     def _freeze(self, training: Training, run: int, train_state: TrainState) -> Learnt[State]:
-        """Binarises the masks, and reserves what they open for the tasks to come (section 3.1)."""
+        """Makes the masks binary, and reserves what they open: no later task may change it (section 3.1)."""
         memory, classes = training.states[run].memory, self.setting.tasks[training.task]
         if training.best:
             train_state = training.best[run].state or train_state
@@ -192,8 +198,8 @@ class DGM(GenerativeMemory[Training]):
         reserved = [before | (mask & reserving) for before, mask in masks]
         memory = replace(memory, kernels=kernels, reserved=reserved, tasks=(*memory.tasks, finished))
         notes = tuple(
-            f"task {training.task} closed every gate of layer {row['layer']}, so its images carry nothing; "
-            f"try a smaller sparsity_weight than {self.config.gates.sparsity_weight}"
+            f"task {training.task} closed every gate of layer {row['layer']}: nothing passes through it, and the "
+            f"images are useless; try a smaller sparsity_weight than {self.config.gates.sparsity_weight}"
             for row in rows
             if row["used"] == 0
         )
@@ -206,7 +212,7 @@ class DGM(GenerativeMemory[Training]):
     # ---- Expand (section 3.2) ----
 
     def expand(self, task: int, key: jax.Array, state: State) -> State:
-        """Widens the generator, so that the next task finds as many free gates as the first one did."""
+        """Adds as many gates as the task newly reserved, so that the next one has as many free ones as the first."""
         memory = state.memory
         is_expanded = memory.widths != memory.tasks[-1].widths
         if is_expanded or not self.config.gates.expansion or self.config.gates.masks == "none":

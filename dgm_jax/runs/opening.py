@@ -91,8 +91,14 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
         raise OtherConfiguration(
             f"{folder.path} holds a run on {_other_stream(found.stream, stream)}; choose another --workdir."
         )
+    is_over = _is_finished(folder, found) and not changed
+    if found.format_version == 1 and config.method not in GENERATIVE and not is_over:
+        raise OtherConfiguration(
+            f"{folder.path} holds a run of {config.method} by an earlier version, which used its random numbers in "
+            "another order; it cannot be continued: choose another --workdir."
+        )
     if differences:
-        facts, is_over = all_facts(type(config.own)), _is_finished(folder, found) and not changed
+        facts = all_facts(type(config.own))
         _require_changeable(folder, differences, facts, is_over=is_over, resume_anyway=resume_anyway)
         files.write_json(folder.config, wanted | {"before": [*found.before, found.settings]})
     elif changed:

@@ -34,6 +34,7 @@ class StoredConfig:
     class_names: tuple[str, ...] | None
     stages: tuple[int, ...]  # How many tasks came at once: a run can continue with new classes several times.
     before: list[dict[str, Any]]  # Earlier settings of the run in their groups, if it was resumed with others.
+    format_version: int
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def read_config(folder: Workdir) -> StoredConfig:
         class_names=None if names is None else tuple(names),
         stages=tuple(found.get("days", [len(stream["tasks"])] if stream else [])),
         before=[upgraded(settings) for settings in found.get("before", [])],
+        format_version=version,
     )
 
 

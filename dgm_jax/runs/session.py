@@ -101,6 +101,7 @@ class Session:
     def _end_task(
         self, task: int, runs: Sequence[Run], learnt: Sequence[Learnt], watch: "_SessionWatch", begun: float
     ) -> None:
+        """What happens between two tasks; the stream drops the task's images when the next one begins."""
         for run, own in zip(runs, learnt, strict=True):
             with watch.phase("evaluate", runs=[run]):
                 run.evaluate(task, own)

@@ -170,6 +170,25 @@ def test_a_folder_of_format_1_is_the_same_run(tmp_path):
     assert read_config(folder).before == [upgraded(CONFIG.flat())]
 
 
+def test_an_unfinished_baseline_of_format_1_cannot_be_continued(tmp_path, monkeypatch):
+    """Its random numbers were used in another order; those of dgm and of methods with a generator were not."""
+    for method in ("finetune", "dgr"):
+        folder = Workdir(tmp_path / method)
+        folder.path.mkdir()
+        config = CONFIG.for_method(method)
+        _claim(folder, config)
+        _write(
+            folder, CONFIG.flat() | {"memory_size": 200, "alignment_weight": 300.0, "method": method}, format_version=1
+        )
+    _claim(Workdir(tmp_path / "dgr"), CONFIG.for_method("dgr"))
+    with pytest.raises(
+        OtherConfiguration, match="holds a run of finetune by an earlier version, .*choose another --workdir"
+    ):
+        _claim(Workdir(tmp_path / "finetune"), CONFIG.for_method("finetune"))
+    monkeypatch.setattr(opening, "_is_finished", lambda *_: True)
+    _claim(Workdir(tmp_path / "finetune"), CONFIG.for_method("finetune"))
+
+
 def test_a_setting_that_was_added_later_was_at_its_default(tmp_path):
     folder = _claimed(tmp_path)
     _in_format_1(folder)
