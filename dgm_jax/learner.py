@@ -10,7 +10,7 @@ from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
-from dgm_jax.methods import METHODS, with_own_settings
+from dgm_jax.methods import METHODS, with_method_settings
 from dgm_jax.reporting import page
 from dgm_jax.runs import opening
 from dgm_jax.runs.events import Callback, Callbacks
@@ -54,7 +54,7 @@ class Learner:
             raise ConfigError(
                 f"protocol={config.protocol!r} is not for method {config.method!r}; use {' or '.join(protocols)}"
             )
-        self.config = with_own_settings(config)
+        self.config = with_method_settings(config)
         self.devices = choose_devices(devices, config.gan.batch_size)
         check_precision(config.gan.precision, self.devices[0])
         self.backend = backend

@@ -109,7 +109,7 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     """
     import jax
 
-    from dgm_jax.methods import with_own_settings
+    from dgm_jax.methods import with_method_settings
     from dgm_jax.runs.folder import Workdir
     from dgm_jax.runs.reading import read_checkpoint
     from dgm_jax.runs.session import new_method
@@ -117,7 +117,7 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     restored = read_checkpoint(Workdir(workdir), on_damage=_warn)
     if restored is None:
         raise NoMemory(f"{workdir} holds no checkpoint of {config.method}; run it first")
-    method = new_method(with_own_settings(config), stream, jax.local_devices()[:1])
+    method = new_method(with_method_settings(config), stream, jax.local_devices()[:1])
     return method, method.from_tree(restored.tree, restored.metadata, restored.metadata["record"]["finished_tasks"])
 
 

@@ -18,7 +18,7 @@ _NAMED_APART = ("seed", "variant")  # A record has these beside its settings.
 
 def differences(config: Config, preset: str) -> dict[str, Any]:
     """Returns the settings that differ from those of a preset for the same variant."""
-    base = PRESETS[preset][config.gates.variant].for_method(config.method, type(config.own)()).flat()
+    base = PRESETS[preset][config.gates.variant].for_method(config.method, type(config.method_settings)()).flat()
     base["method"] = "dgm"
     return _without_names({name: value for name, value in config.flat().items() if value != base[name]})
 
@@ -29,7 +29,7 @@ def fingerprint(config: Config) -> str:
     A preset may change; two records of one preset and equal differences then still have different fingerprints.
     Settings at their default do not count, so that a setting that is added or removed later changes no fingerprint.
     """
-    defaults = Config(own=type(config.own)()).flat()
+    defaults = Config(method_settings=type(config.method_settings)()).flat()
     settings = {name: value for name, value in config.flat().items() if value != defaults[name]}
     text = json.dumps(_without_names(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -72,10 +72,10 @@ def parse(
     values = flattened(dataclasses.asdict(found))
     if unknown:
         raise UserError(_refusal(unknown, typed(values), start.method))
-    facts = all_facts(type(start.own))
+    facts = all_facts(type(start.method_settings))
     read = {setting: values[setting] for setting in facts if facts[setting].is_used_by(start.method)}
-    own = {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name != "settings"}
-    return kind(settings=start.with_changes(**read), **own)
+    other = {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name != "settings"}
+    return kind(settings=start.with_changes(**read), **other)
 
 
 def program_of(name: str) -> str:
@@ -91,7 +91,7 @@ def _start(name: str, chosen: _Chosen) -> Config:
     settings = preset(preset_for(chosen.preset or name, name), variant)  # type: ignore[arg-type]  # It checks the name.
     settings = _for_method(settings, found.get("method", chosen.method))  # The file is checked for this method.
     if chosen.config is not None:
-        unknown = set(flattened(found)) - set(all_facts(type(settings.own)))
+        unknown = set(flattened(found)) - set(all_facts(type(settings.method_settings)))
         unread = {name: methods for name in sorted(unknown) if (methods := _methods_with(name))}
         if unread:
             raise UserError(f"{chosen.config}: {no_effect(unread, settings.method)}")
@@ -110,7 +110,7 @@ def _for_method(settings: Config, method: Any) -> Config:
 
 def _line(kind: type[Options], start: Config, preset_name: str) -> type:
     """The dataclass that tyro fills: the first options, then a section for each group of settings, then the rest."""
-    kinds, values = kinds_of(type(start.own)), start.flat() | {"preset": preset_name}
+    kinds, values = kinds_of(type(start.method_settings)), start.flat() | {"preset": preset_name}
     sections: dict[str, list[Any]] = {}
     for group, declared in {_RUN: kind, **kinds}.items():
         hints, helps = get_type_hints(declared, include_extras=True), help_of(declared)
@@ -130,7 +130,7 @@ def _line(kind: type[Options], start: Config, preset_name: str) -> type:
     parts: list[Any] = []
     for section, title in titles.items():
         if section in sections:
-            called = start.method if section == "own" else section
+            called = start.method if section == "method_settings" else section
             made: Any = _dataclass(title, sections[section])
             parts.append((f"section_{section}", Annotated[made, tyro.conf.arg(name=called), tyro.conf.OmitArgPrefixes]))
     # Options that have to be given come before all.

@@ -143,7 +143,7 @@ class TableRun:
         # Settings added in later versions had their default value when the summary was written.
         settings = upgraded(summary.config)
         require_none_removed(settings, self.workdir)
-        found = Config(own=type(options.settings.own)()).flat() | flattened(settings)
+        found = Config(method_settings=type(options.settings.method_settings)()).flat() | flattened(settings)
         expected: dict[str, Any] = options.settings.flat()
         if self.data != "imagenet50":  # The data set of ImageNet-50 is named after its folder.
             found["dataset"], expected["dataset"] = summary.dataset, DATA[self.data][0]

@@ -53,7 +53,7 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name in REMOVED:
             if value != REMOVED[name]:
                 nested.setdefault("removed", {})[name] = value
-        elif group := "own" if name in _OWN_IN_FORMAT_1 else places.get(name):
+        elif group := "method_settings" if name in _OWN_IN_FORMAT_1 else places.get(name):
             nested.setdefault(group, {})[name] = value
         else:
             nested[name] = value
@@ -119,7 +119,7 @@ def with_file(config: Config, found: Mapping[str, Any], path: Path) -> Config:
     Raises:
       ConfigError: if there is no such setting, a value cannot work, or the method does not read the setting.
     """
-    places = places_of(type(config.own))
+    places = places_of(type(config.method_settings))
     changes: dict[str, Any] = {}
     for name, value in found.items():
         if not isinstance(value, Mapping):

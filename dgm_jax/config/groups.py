@@ -99,7 +99,7 @@ class Gates(Settings):
     mask_share: float = setting(1.0, above=0, at_most=1, changeable=True, used_by=DGM)
     """Share of a task's epochs in which its masks are learnt; in the rest they are binary and only weights learn."""
     anneal_within_epoch: bool = setting(False, used_by=DGM)
-    """Anneal the slope again within each epoch, up to the epoch's own (the paper's dgmw)."""
+    """Anneal the slope again within each epoch, up to the slope of the epoch (the paper's dgmw)."""
     gate_gradient: Literal["closed", "product"] = setting("closed", used_by=DGM)
     """How embeddings' gradients are compensated: S sigmoid'(e) in closed form, or HAT's product."""
     sparsity_weight: float = setting(0.01, at_least=0, changeable=True, used_by=DGM)

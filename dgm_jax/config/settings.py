@@ -30,7 +30,7 @@ class Config(Settings):
     gates: Gates = Gates()
     replay: Replay = Replay()
     consolidation: Consolidation = Consolidation()
-    own: MethodSettings = MethodSettings()
+    method_settings: MethodSettings = MethodSettings()
 
     @property
     def matmul_precision(self) -> str:
@@ -75,7 +75,7 @@ class Config(Settings):
         Raises:
           ConfigError: if there is no such setting, or a value cannot work.
         """
-        places = places_of(type(changes.get("own", self.own)))
+        places = places_of(type(changes.get("method_settings", self.method_settings)))
         direct: dict[str, Any] = {}
         by_group: dict[str, dict[str, Any]] = {}
         for name, value in changes.items():
@@ -92,16 +92,16 @@ class Config(Settings):
             direct[group] = dataclasses.replace(direct.get(group, getattr(self, group)), **values)
         return dataclasses.replace(self, **direct)
 
-    def for_method(self, method: Method, own: MethodSettings | None = None) -> "Config":
+    def for_method(self, method: Method, method_settings: MethodSettings | None = None) -> "Config":
         """The same settings for another method; those that it does not read are reset to their defaults.
 
         Args:
           method: the method.
-          own: the method's own settings; None: those of before if the method stays, else none yet.
+          method_settings: the method's own settings; None: those of before if the method stays, else none yet.
         """
-        if own is None:
-            own = self.own if method == self.method else MethodSettings()
-        return self.with_changes(**unread_defaults(method), method=method, own=own)
+        if method_settings is None:
+            method_settings = self.method_settings if method == self.method else MethodSettings()
+        return self.with_changes(**unread_defaults(method), method=method, method_settings=method_settings)
 
     def check_method_reads_all(self) -> None:
         """Refuses settings that the method would pass over in silence."""
@@ -120,19 +120,19 @@ GROUPS: dict[str, type[Settings]] = {
 }
 
 
-def kinds_of(own: type[MethodSettings]) -> dict[str, type[Settings]]:
+def kinds_of(method_settings: type[MethodSettings]) -> dict[str, type[Settings]]:
     """The class of each group, with a method's own settings; "" is the settings outside of groups."""
-    return {"": Config, **GROUPS, "own": own}
+    return {"": Config, **GROUPS, "method_settings": method_settings}
 
 
-def all_facts(own: type[MethodSettings] = MethodSettings) -> dict[str, Facts]:
+def all_facts(method_settings: type[MethodSettings] = MethodSettings) -> dict[str, Facts]:
     """What is known of each setting, by its name; with a method's own settings."""
-    return {name: facts for kind in kinds_of(own).values() for name, facts in facts_of(kind).items()}
+    return {name: facts for kind in kinds_of(method_settings).values() for name, facts in facts_of(kind).items()}
 
 
-def places_of(own: type[MethodSettings] = MethodSettings) -> dict[str, str]:
+def places_of(method_settings: type[MethodSettings] = MethodSettings) -> dict[str, str]:
     """The group of each setting; "" for a setting outside of groups."""
-    return {name: group for group, kind in kinds_of(own).items() for name in facts_of(kind)}
+    return {name: group for group, kind in kinds_of(method_settings).items() for name in facts_of(kind)}
 
 
 def flattened(nested: Mapping[str, Any]) -> dict[str, Any]:

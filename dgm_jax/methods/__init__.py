@@ -28,19 +28,19 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def with_own_settings(config: Config) -> Config:
+def with_method_settings(config: Config) -> Config:
     """The settings with the method's own, which have their defaults if none are given.
 
     Raises:
       ConfigError: if a setting is not at its default that the method does not read.
     """
     kind = METHODS[config.method].settings
-    if type(config.own) is MethodSettings:
-        config = config.with_changes(own=kind())
-    if not isinstance(config.own, kind):
+    if type(config.method_settings) is MethodSettings:
+        config = config.with_changes(method_settings=kind())
+    if not isinstance(config.method_settings, kind):
         raise ConfigError(
-            f"own={config.own} has no effect for method {config.method!r}, whose own settings are of class "
-            f"{kind.__name__}; remove it"
+            f"method_settings={config.method_settings} has no effect for method {config.method!r}, whose "
+            f"settings are of class {kind.__name__}; remove it"
         )
     config.check_method_reads_all()
     return config
@@ -56,7 +56,7 @@ def config_of(settings: Mapping[str, Any]) -> Config:
     found = upgraded(settings)
     require_none_removed(found, "summary")
     flat = flattened(found)
-    return Config(own=METHODS[flat["method"]].settings()).with_changes(**flat)
+    return Config(method_settings=METHODS[flat["method"]].settings()).with_changes(**flat)
 
 
 def methods_with(name: str) -> list[str]:

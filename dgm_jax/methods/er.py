@@ -35,11 +35,11 @@ class ExperienceReplay(ImageMemory):
         new = super().sources(state, images, labels)
         if not len(state.kept["images"]):
             return new
-        return (*new, padded(state.kept["images"], state.kept["labels"], self.own_settings.memory_size))
+        return (*new, padded(state.kept["images"], state.kept["labels"], self.method_settings.memory_size))
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """Lets the task's images into the reservoir: image number n stays with probability size / n."""
-        random, room, n_seen = host_generator(key), self.own_settings.memory_size, int(state.kept["n_seen"])
+        random, room, n_seen = host_generator(key), self.method_settings.memory_size, int(state.kept["n_seen"])
         kept, kept_labels = list(state.kept["images"]), list(state.kept["labels"])
         for i in random.permutation(len(images)):
             n_seen += 1

@@ -54,7 +54,7 @@ class OnlineEWC(ClassifierMethod):
         return {
             "params": state.params,
             "fisher": state.kept["fisher"],
-            "weight": np.float32(self.own_settings.ewc_weight),
+            "weight": np.float32(self.method_settings.ewc_weight),
         }
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:

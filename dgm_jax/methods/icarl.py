@@ -36,8 +36,8 @@ class ICaRL(ClassifierMethod):
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings; raises ConfigError if there is no room for one image of each class."""
         super().__init__(setting)
-        if self.own_settings.memory_size < setting.n_classes:
-            n, size = setting.n_classes, self.own_settings.memory_size
+        if self.method_settings.memory_size < setting.n_classes:
+            n, size = setting.n_classes, self.method_settings.memory_size
             raise ConfigError(f"memory_size={size}, but icarl keeps an image of each of {n} classes; give at least {n}")
         # One object, so that one program serves all tasks.
         self.loss = partial(_with_distillation, network=self.config.classifier_network)
@@ -50,7 +50,7 @@ class ICaRL(ClassifierMethod):
         """New images and exemplars together."""
         exemplars = state.kept["exemplars"]
         old_labels = [np.full(len(own), index, np.int32) for index, own in enumerate(exemplars)]
-        room = self.setting.largest_task + self.own_settings.memory_size
+        room = self.setting.largest_task + self.method_settings.memory_size
         return (padded(np.concatenate([images, *exemplars]), np.concatenate([labels, *old_labels]), room),)
 
     def anchor(self, task: int, state: State) -> Any:
@@ -60,7 +60,7 @@ class ICaRL(ClassifierMethod):
 
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """Shortens the lists of old exemplars, and chooses those of the new classes (algorithms 4 and 5)."""
-        each = self.own_settings.memory_size // self.setting.n_seen(task)
+        each = self.method_settings.memory_size // self.setting.n_seen(task)
         exemplars = [own[:each] for own in state.kept["exemplars"]]
         classifier = self.classifier(task, state)
         for index in self.setting.tasks[task]:

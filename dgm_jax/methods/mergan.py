@@ -126,5 +126,5 @@ class ReplayAlignment(_Conditional):
             **{name: getattr(capacity, name) for name in capacity.__dataclass_fields__},
             before=before,
             n_old=np.int32(n_old),
-            weight=np.float32(self.own_settings.alignment_weight),
+            weight=np.float32(self.method_settings.alignment_weight),
         )

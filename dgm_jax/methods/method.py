@@ -185,7 +185,7 @@ class Method(ABC, Generic[State, Training]):
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings and stream; computes nothing."""
         self.setting, self.config = setting, setting.config
-        self.own_settings: Any = setting.config.own  # Of the class `settings`.
+        self.method_settings: Any = setting.config.method_settings  # Of the class `settings`.
 
     @abstractmethod
     def new_state(self, key: jax.Array) -> State:

@@ -98,7 +98,7 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
             "another order; it cannot be continued: choose another --workdir."
         )
     if differences:
-        facts = all_facts(type(config.own))
+        facts = all_facts(type(config.method_settings))
         _require_changeable(folder, differences, facts, is_over=is_over, resume_anyway=resume_anyway)
         files.write_json(folder.config, wanted | {"before": [*found.before, found.settings]})
     elif changed:
@@ -110,7 +110,9 @@ def _settings(found: StoredConfig, config: Config) -> dict[str, Any]:
     settings, wanted = found.flat, config.flat()
     if settings["method"] != config.method:  # Then the methods' own settings differ in any case.
         settings = {name: settings.get(name, value) for name, value in wanted.items()}
-    settings = {name: field.default for name, field in type(config.own).__dataclass_fields__.items()} | settings
+    settings = {
+        name: field.default for name, field in type(config.method_settings).__dataclass_fields__.items()
+    } | settings
     if found.stream is not None and all(len(task) == 1 for task in found.stream["tasks"]):
         settings["critic_condition"] = config.gan.critic_condition  # It has had no effect so far.
     return settings

@@ -289,7 +289,7 @@ def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None
 
 def test_a_baseline_is_run_by_the_same_learner(learner) -> None:
     assert run("--method", "er", "--memory-size", "30", "--seed", "2") == 0
-    assert learner.fitted["config"].own == ReservoirSettings(memory_size=30)
+    assert learner.fitted["config"].method_settings == ReservoirSettings(memory_size=30)
     assert learner.fitted["workdir"] == Path("runs/digits-paper-mnist-er-seed2")
     assert run("--method", "er", "--seeds", "0,1") == 0
     assert learner.fitted["seeds"] == (0, 1)

@@ -100,7 +100,7 @@ def test_settings_of_another_method_are_refused(argv: list[str], expected: str, 
 
 def test_a_preset_is_cut_to_what_the_method_reads() -> None:
     changed = settings("--preset", "best", "--method", "er", "--memory-size", "30", name="mnist")
-    expected = Config(method="er", own=ReservoirSettings(memory_size=30))
+    expected = Config(method="er", method_settings=ReservoirSettings(memory_size=30))
     assert changed == expected.with_changes(
         discriminator_width=16, batch_size=16, consolidation_steps=3200, consolidation_shift=1
     )
@@ -146,14 +146,14 @@ def test_the_settings_of_a_run_are_a_file_of_settings(tmp_path: Path) -> None:
 
 
 def test_the_method_in_a_file_and_on_the_command_line(tmp_path: Path) -> None:
-    path = written(tmp_path, 'method = "er"\n[own]\nmemory_size = 30\n')
-    assert settings("--config", str(path)).own == ReservoirSettings(memory_size=30)
-    assert settings("--config", str(path), "--memory-size", "31").own == ReservoirSettings(memory_size=31)
+    path = written(tmp_path, 'method = "er"\n[method_settings]\nmemory_size = 30\n')
+    assert settings("--config", str(path)).method_settings == ReservoirSettings(memory_size=30)
+    assert settings("--config", str(path), "--memory-size", "31").method_settings == ReservoirSettings(memory_size=31)
     assert settings("--config", str(path), "--method", "joint").method == "joint"
     dgm = written(tmp_path, 'method = "dgm"\n[gates]\nmasks = "random"\n', "dgm.toml")
     assert settings("--config", str(dgm), "--method", "joint").gates.masks == "learnt"  # As with a preset.
     memory = written(tmp_path, "memory_size = 30", "memory.toml")  # It is for the method of the command line.
-    assert settings("--config", str(memory), "--method", "icarl").own == ExemplarSettings(memory_size=30)
+    assert settings("--config", str(memory), "--method", "icarl").method_settings == ExemplarSettings(memory_size=30)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_the_method_in_a_file_and_on_the_command_line(tmp_path: Path) -> None:
         ("[gan]\nseed = 3", "setting 'seed' stands in group 'gan'; it belongs outside of groups"),
         (
             "[gans]\nepochs = 3",
-            "there is no group 'gans'; the groups are data, networks, gan, gates, replay, consolidation, own",
+            "there is no group 'gans'; the groups are data, networks, gan, gates, replay, consolidation, method_settings",
         ),
         ("gan = 3", "gan=3 must be a group of settings, with names and values"),
         ('[gan]\nepochs = "many"', "epochs='many' must be a whole number"),

@@ -14,7 +14,7 @@ from dgm_jax.config.formats import REMOVED
 from dgm_jax.config.setting import help_of
 from dgm_jax.config.settings import kinds_of
 from dgm_jax.errors import ConfigError, OtherConfiguration
-from dgm_jax.methods import METHODS, config_of, with_own_settings
+from dgm_jax.methods import METHODS, config_of, with_method_settings
 from dgm_jax.methods.er import ReservoirSettings
 from dgm_jax.methods.icarl import ExemplarSettings
 
@@ -45,7 +45,7 @@ FORMAT_1 = json.loads((Path(__file__).parents[1] / "fixtures" / "format-1" / "ru
         ({"epoch": 3}, "there is no setting 'epoch' for method 'dgm'; did you mean 'epochs'?"),
         ({"memory_size": 3}, "there is no setting 'memory_size' for method 'dgm'"),
         ({"gan": 3}, "gan=3 must be settings of class Gan"),
-        ({"own": ReservoirSettings(), "memory_size": 0}, "memory_size=0 must be greater than 0"),
+        ({"method_settings": ReservoirSettings(), "memory_size": 0}, "memory_size=0 must be greater than 0"),
     ],
 )
 def test_refused(settings, text):
@@ -62,9 +62,9 @@ def test_numbers_of_numpy_are_numbers():
 
 
 def test_a_change_reaches_its_group_and_whole_groups_can_be_given():
-    config = Config().with_changes(epochs=3, replay="fresh", seed=4, own=ReservoirSettings(), memory_size=5)
+    config = Config().with_changes(epochs=3, replay="fresh", seed=4, method_settings=ReservoirSettings(), memory_size=5)
     assert (config.gan.epochs, config.replay.replay, config.seed) == (3, "fresh", 4)
-    assert config.own == ReservoirSettings(memory_size=5)
+    assert config.method_settings == ReservoirSettings(memory_size=5)
     assert Config().with_changes(gan=Gan(epochs=3)) == Config(gan=Gan(epochs=3)) == Config().with_changes(epochs=3)
     assert Config().with_changes(gan=Gan(epochs=3), batch_size=8).gan == Gan(epochs=3, batch_size=8)
 
@@ -231,9 +231,9 @@ def test_a_preset_keeps_its_settings_for_its_own_method():
             "replay='fresh' has no effect for method 'mergan' (only for dgm); remove it",
         ),
         (
-            Config(method="er", own=ExemplarSettings(memory_size=9)),
-            "own=ExemplarSettings(memory_size=9) has no effect for method 'er', whose own settings are of class "
-            "ReservoirSettings; remove it",
+            Config(method="er", method_settings=ExemplarSettings(memory_size=9)),
+            "method_settings=ExemplarSettings(memory_size=9) has no effect for method 'er', whose "
+            "settings are of class ReservoirSettings; remove it",
         ),
     ],
 )
@@ -244,8 +244,10 @@ def test_a_learner_refuses_settings_of_another_method(config, text):
 
 
 def test_a_method_has_its_own_settings_at_their_defaults_if_none_are_given():
-    assert Learner(Config(method="er"), devices=1).config == Config(method="er", own=ReservoirSettings(memory_size=200))
-    assert with_own_settings(Config()) == Config()
+    assert Learner(Config(method="er"), devices=1).config == Config(
+        method="er", method_settings=ReservoirSettings(memory_size=200)
+    )
+    assert with_method_settings(Config()) == Config()
     assert METHODS["dgm"].settings is MethodSettings
 
 
@@ -273,7 +275,7 @@ def test_settings_of_format_1_get_their_groups():
 
 def test_a_baseline_of_format_1_keeps_only_what_it_read():
     old = FORMAT_1 | {"method": "er", "memory_size": 30, "masks": "random"}
-    assert config_of(old) == Config(method="er", own=ReservoirSettings(memory_size=30)).with_changes(
+    assert config_of(old) == Config(method="er", method_settings=ReservoirSettings(memory_size=30)).with_changes(
         image_size=8, discriminator_width=4, batch_size=8, consolidation_steps=6, checkpoint_epochs=1
     )
 

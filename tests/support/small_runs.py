@@ -52,7 +52,7 @@ def small(variant: str = "dgma", method: str = "dgm", **changes: Any) -> Config:
     """`SMALL` with changes; for a baseline without those that it does not read."""
     config = SMALL.for_method(method, METHODS[method].settings())  # type: ignore[arg-type]
     changes |= {"variant": variant}
-    read = {name for name, facts in all_facts(type(config.own)).items() if facts.is_used_by(method)}
+    read = {name for name, facts in all_facts(type(config.method_settings)).items() if facts.is_used_by(method)}
     return config.with_changes(**{name: value for name, value in changes.items() if method == "dgm" or name in read})
 
 
