@@ -1,7 +1,7 @@
-"""A person's own images, a folder for each class, learnt class by class.
+"""Your own images, a folder for each class, learnt class by class.
 
 Images of any size and common format; each is cut to its central square and scaled with Pillow's bilinear filter, which
-averages when it shrinks. The memory that is left behind draws images of every class; no image is kept.
+averages when it shrinks. The run leaves a memory that draws images of every class; no image is kept.
 
     python -m experiments.folder --data monday/ --workdir runs/mine
 

@@ -1,6 +1,6 @@
 """ImageNet-50, the hardest stream of the paper: 50 classes of ImageNet at 32x32, in 5 tasks of 10 classes.
 
-The paper's numbers are A30 and A50: the test accuracy over all classes met after 3 tasks and after all 5; a run's
+The paper's numbers are A30 and A50: the test accuracy over all classes seen after 3 tasks and after all 5; a run's
 `summary.json` has them as `A_30` and `A_50`. The images are class folders as ImageNet comes, or
 `imagenet_resized/32x32` of TensorFlow Datasets, read without TensorFlow. At full size (65,000 images) it needs a GPU.
 

@@ -1,7 +1,8 @@
 """Many tasks: the classes of several data sets, one after the other, e.g. twenty of digits and MNIST.
 
-Where no single data set at hand has that many classes. Images of all are scaled to one size; grey ones become colour
-images where others are. Data sets are read as in their own experiments.
+This makes long streams from small data sets. All images are scaled to one size; grey images become colour images if
+others are in colour. Each data set is read as in its experiment. What to expect, with commands, is in
+docs/results/beyond.md.
 
     python -m experiments.joined --of digits,mnist --data-dir DIR --train-per-class 140
 """

@@ -164,7 +164,8 @@ def test_the_method_in_a_file_and_on_the_command_line(tmp_path: Path) -> None:
         ("[gan]\nseed = 3", "setting 'seed' stands in group 'gan'; it belongs outside of groups"),
         (
             "[gans]\nepochs = 3",
-            "there is no group 'gans'; the groups are data, networks, gan, gates, replay, consolidation, method_settings",
+            "there is no group 'gans'; the groups are data, networks, gan, gates, replay, consolidation, "
+            "method_settings",
         ),
         ("gan = 3", "gan=3 must be a group of settings, with names and values"),
         ('[gan]\nepochs = "many"', "epochs='many' must be a whole number"),
