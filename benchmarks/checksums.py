@@ -26,12 +26,18 @@ import tyro
 
 from dgm_jax.errors import UserError, exit_status
 
-_SHORT = "--epochs 6 --consolidation-steps 100 --consolidation-samples 100 --checkpoint-epochs 2"
+_STEPS = "--consolidation-steps 100 --checkpoint-epochs 2"
+_EPOCHS = f"--epochs 6 {_STEPS}"
+_SHORT = f"{_EPOCHS} --consolidation-samples 100"
 _GROUPS = "--classes-per-task 5"
 _RESNET = f"--network resnet --generator-width 8 --discriminator-width 8 --auxiliary-generator {_GROUPS}"
 _PAPER = f"--preset paper-mnist --image-size 16 --protocol paper {_GROUPS}"
 _BEST = "--warm-start --scale-lead 1 --generator-average 0.98 --consolidation-smoothing 0.1 --classes-per-task 2"
-_BASELINES = ("joint", "finetune", "er", "icarl", "ewc", "dgr", "mergan", "mergan-jtr")
+_BASELINES = {
+    **dict.fromkeys(("joint", "finetune", "er", "icarl", "ewc"), _STEPS),
+    "dgr": _EPOCHS,
+    **dict.fromkeys(("mergan", "mergan-jtr"), _SHORT),
+}  # Each with the options that it reads.
 
 RUNS: dict[str, str] = {  # Options of the experiment, by name of the run.
     "dgma-seed0": "--variant dgma --seed 0",
@@ -97,7 +103,7 @@ def _run(name: str, checkout: Path, workdir: Path) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu"}
     if "--devices" in RUNS[name]:
         environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-    options = f"{_SHORT} {RUNS[name]}".split()
+    options = f"{_BASELINES.get(name, _SHORT)} {RUNS[name]}".split()
     command = [sys.executable, "-m", "experiments.digits", *options, "--workdir", str(workdir)]
     with workdir.with_suffix(".log").open("w") as log:
         process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=log, stderr=log)

@@ -11,6 +11,7 @@ from dgm_jax.data import TaskStream
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.methods import METHODS, with_method_settings
+from dgm_jax.methods.method import Method
 from dgm_jax.reporting import page
 from dgm_jax.runs import opening
 from dgm_jax.runs.events import Callback, Callbacks
@@ -54,6 +55,8 @@ class Learner:
             raise ConfigError(
                 f"protocol={config.protocol!r} is not for method {config.method!r}; use {' or '.join(protocols)}"
             )
+        if show_real and METHODS[config.method].memory is Method.memory:
+            raise ConfigError(f"show_real=True has no effect for method {config.method!r}: it has no memory to show")
         self.config = with_method_settings(config)
         self.devices = choose_devices(devices, config.gan.batch_size)
         check_precision(config.gan.precision, self.devices[0])
@@ -131,6 +134,7 @@ class Learner:
         processes.check_equal("data", [describe(stream) for stream in streams])
         for config, stream in zip(configs, streams, strict=True):
             opening.check_fit(config, stream)
+        method = new_method(configs[0], streams[0], self.devices, self.backend)  # It refuses settings that cannot work.
         with ExitStack() as held:
 
             def claim() -> None:
@@ -146,7 +150,6 @@ class Learner:
                 )
             texts = [folder.config.read_text() if folder.config.exists() else None for folder in folders]
             processes.check_equal("folder", texts)
-            method = new_method(configs[0], streams[0], self.devices, self.backend)
             session = Session(configs, streams, folders, method, callback=self.callback, show_real=self.show_real)
             return session.finish(on_end=lambda run: page.write_at_the_end(run.folder, self.callback.on_note))
 

@@ -14,7 +14,7 @@ from dgm_jax.commands.options import Options
 from dgm_jax.config import GENERATIVE, Config, Method, all_facts, flattened, preset, preset_for
 from dgm_jax.config.formats import read_file, with_file
 from dgm_jax.config.setting import facts_of, help_of
-from dgm_jax.config.settings import kinds_of, no_effect
+from dgm_jax.config.settings import kinds_of, no_effect, unread_defaults
 from dgm_jax.errors import UserError
 
 _FIRST = (  # What people use most; --help begins with these.
@@ -88,15 +88,23 @@ def _start(name: str, chosen: _Chosen) -> Config:
     found: Mapping[str, Any] = {} if chosen.config is None else read_file(chosen.config)
     gates = found.get("gates")
     variant = chosen.variant or (gates.get("variant") if isinstance(gates, dict) else found.get("variant")) or "dgma"
-    settings = preset(preset_for(chosen.preset or name, name), variant)  # type: ignore[arg-type]  # It checks the name.
-    settings = _for_method(settings, found.get("method", chosen.method))  # The file is checked for this method.
-    if chosen.config is not None:
-        unknown = set(flattened(found)) - set(all_facts(type(settings.method_settings)))
-        unread = {name: methods for name in sorted(unknown) if (methods := _methods_with(name))}
-        if unread:
-            raise UserError(f"{chosen.config}: {no_effect(unread, settings.method)}")
-        settings = with_file(settings, found, chosen.config)
-    return _for_method(settings, chosen.method)
+    base = preset(preset_for(chosen.preset or name, name), variant)  # type: ignore[arg-type]  # It checks the name.
+    if chosen.config is None:
+        return _for_method(base, chosen.method)
+    settings = _for_method(base, found.get("method", chosen.method))  # The file is checked for this method.
+    unknown = set(flattened(found)) - set(all_facts(type(settings.method_settings)))
+    unread = {name: methods for name in sorted(unknown) if (methods := _methods_with(name))}
+    if unread:
+        raise UserError(f"{chosen.config}: {no_effect(unread, settings.method)}")
+    settings = with_file(settings, found, chosen.config)
+    if chosen.method in (None, settings.method):
+        return settings
+    # Another method takes the settings that it and the file's method read; the preset decides the others.
+    other, values = _for_method(base, chosen.method), settings.flat()
+    facts = all_facts(type(other.method_settings))
+    both = {name for name in values if name in facts and facts[name].is_used_by(chosen.method)}
+    given = both & set(flattened(found)) - set(unread_defaults(settings.method)) - {"method"}
+    return other.with_changes(**{name: values[name] for name in given})
 
 
 def _for_method(settings: Config, method: Any) -> Config:

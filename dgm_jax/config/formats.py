@@ -73,8 +73,8 @@ def require_none_removed(settings: Mapping[str, Any], folder: object) -> None:
     changed = [f"{name}={value!r}" for name, value in settings.get("removed", {}).items()]
     if changed:
         raise OtherConfiguration(
-            f"{folder} holds a run with {', '.join(changed)}, removed after commit {_LAST_COMMIT}; go on "
-            "with that run at this commit, or choose another folder"
+            f"{folder} holds a run with {', '.join(changed)}, removed after commit {_LAST_COMMIT}; check "
+            "out that commit to continue the run, or choose another folder"
         )
 
 
@@ -98,6 +98,8 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(found.get("config"), dict):
         return found
     version = found.get("format_version", FORMAT_VERSION)
+    if not isinstance(version, int):
+        raise ConfigError(f"{path}: format_version={version!r} must be a whole number")
     if version > FORMAT_VERSION:
         raise ConfigError(
             f"{path} was written in format {version}, this version of dgm_jax reads up to {FORMAT_VERSION}; "

@@ -56,6 +56,8 @@ def config_of(settings: Mapping[str, Any]) -> Config:
     found = upgraded(settings)
     require_none_removed(found, "summary")
     flat = flattened(found)
+    if flat.get("method") not in METHODS:
+        raise ConfigError(f"method={flat.get('method')!r} is unknown; choose one of {', '.join(METHODS)}")
     return Config(method_settings=METHODS[flat["method"]].settings()).with_changes(**flat)
 
 

@@ -200,6 +200,7 @@ class UnmaskedGenerator(Method[State, Training]):
                 "heads": kept.heads[:1],
             }
             tree["discriminator"] = list(state.discriminator or ())
+            return params_to_tree(tree), {"n_conditioned": kept.n_conditioned}
         return params_to_tree(tree), {}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
@@ -216,7 +217,8 @@ class UnmaskedGenerator(Method[State, Training]):
             norms=norms_from_tree(own["norms"]),
             statistics=statistics_from_tree(own["statistics"]),
             heads=own["heads"],
-            n_conditioned=self.networks.n_conditioned,
+            # If the stream has more classes now, the generator still expects the noise that it was trained with.
+            n_conditioned=plain.get("n_conditioned", self.networks.n_conditioned),
         )
         return State(classifier, self._memory(own["kernels"], frozen), trained(*tree["discriminator"]))
 

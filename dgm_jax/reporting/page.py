@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax.config import KEEPS_IMAGES
+from dgm_jax.config import GENERATIVE, KEEPS_IMAGES
 from dgm_jax.errors import UserError
 from dgm_jax.metrics import privacy
 from dgm_jax.reporting import charts
@@ -139,7 +139,11 @@ def _accuracy_chart(curves: Mapping[str, tuple[Sequence[float], Sequence[float |
 
 def _epoch_chart(run: RunFiles, title: str, names: Mapping[str, str], *, scale: float = 1, **axis: Any) -> Any:
     """Curves of those metrics that the run has, over all epochs; `names` are what the chart calls them."""
-    places = [line["task"] + (line["epoch"] + 1) / run.config["epochs"] for line in run.epochs]
+    # Methods that count steps have other epochs than the setting says.
+    epochs = (
+        run.config["epochs"] if run.config["method"] in GENERATIVE else 1 + max(line["epoch"] for line in run.epochs)
+    )
+    places = [line["task"] + (line["epoch"] + 1) / epochs for line in run.epochs]
     curves = {
         label: (places, [scale * line[name] if name in line else None for line in run.epochs])
         for name, label in names.items()

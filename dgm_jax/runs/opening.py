@@ -74,7 +74,7 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
         "config": dataclasses.asdict(config),
         "stream": stream,
         "class_names": list(names),
-        "days": list(placement.stages),
+        "stages": list(placement.stages),
     }
     if not folder.config.exists():
         _require_empty(folder)

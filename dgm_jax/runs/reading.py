@@ -63,7 +63,7 @@ def read_config(folder: Workdir) -> StoredConfig:
         settings=upgraded(found.get("config", {})),
         stream=stream,
         class_names=None if names is None else tuple(names),
-        stages=tuple(found.get("days", [len(stream["tasks"])] if stream else [])),
+        stages=tuple(found.get("stages") or found.get("days") or ([len(stream["tasks"])] if stream else [])),
         before=[upgraded(settings) for settings in found.get("before", [])],
         format_version=version,
     )

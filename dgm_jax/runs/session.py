@@ -124,7 +124,8 @@ class Session:
         for text in self.method.advice():
             self.callback.on_note(text)
         position = min(run.record.position for run in self.runs)
-        epochs = self.method.plan(position[0], [run.state for run in self.runs]).epochs
+        behind = [run.state for run in self.runs if run.record.position == position]
+        epochs = self.method.plan(position[0], behind).epochs
         one = len(self.runs) == 1
         self.callback.on_run_start(
             RunStart(
@@ -138,15 +139,14 @@ class Session:
                 tasks=tuple(self.runs[0].names(task) for task in stream.tasks),
                 train_counts=tuple(sum(stream.train_counts(t)) for t in range(stream.n_past, stream.n_tasks)),
                 test_count=stream.test_count,
-                estimated_seconds=self._seconds_left(*position),
+                estimated_seconds=self._seconds_left(*position, epochs),
                 resumed_from=position if any(position) else None,
             )
         )
 
-    def _seconds_left(self, finished_tasks: int, epochs_done: int) -> float | None:
+    def _seconds_left(self, finished_tasks: int, epochs_done: int, epochs: int) -> float | None:
         """From the time that finished tasks took, if there are any; else the method's guess."""
         if finished_tasks:
-            epochs = self.method.plan(finished_tasks, [run.state for run in self.runs]).epochs
             done = finished_tasks + epochs_done / epochs
             spent = max(sum(run.record.seconds.values()) for run in self.runs)
             return spent * (self.stream.n_tasks - done) / done

@@ -154,12 +154,12 @@ def test_a_stage_that_was_announced_but_not_begun_is_dropped(tmp_path):
     learn(config, (0, 1), tmp_path)
     with pytest.raises(KeyboardInterrupt):
         learn(config, (2, 3), tmp_path, _Interrupt(2, 0))  # Before anything of it is saved.
-    assert json.loads((tmp_path / "config.json").read_text())["days"] == [2, 2]
+    assert json.loads((tmp_path / "config.json").read_text())["stages"] == [2, 2]
     notes = _Notes()
     summary = learn(config, (4,), tmp_path, notes)
     assert notes.heard[0] == "dropped two, three: announced earlier, but not learnt before other classes came"
     assert summary["finished"] and load_memory(tmp_path).names == ("nought", "one", "four")
-    assert json.loads((tmp_path / "config.json").read_text())["days"] == [2, 1]
+    assert json.loads((tmp_path / "config.json").read_text())["stages"] == [2, 1]
     assert learn(config, (4,), tmp_path)["finished_tasks"] == 3  # Finished already.
     learn(config, (2, 3), tmp_path)
     assert load_memory(tmp_path).names == ("nought", "one", "four", "two", "three")
