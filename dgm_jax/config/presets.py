@@ -1,4 +1,4 @@
-"""Named sets of settings: the authors', ours for two cores, and what measured best."""
+"""Presets, which are named sets of settings: the paper's, ours for two CPU cores, and the best we measured."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ def _with(configs: dict[str, Config], **changes: Any) -> dict[str, Config]:
     return {variant: config.with_changes(**changes) for variant, config in configs.items()}
 
 
-# What the authors released (docs/method.md has their table). For SVHN and ImageNet-50 they released settings only for
-# dgmw: dgma takes the sparsity_weight of MNIST.
+# The settings that the authors released; docs/method.md has them as a table. For SVHN and ImageNet-50 they released
+# settings for dgmw only, so dgma takes its sparsity_weight from MNIST there.
 _PAPER_MNIST = {
     "dgma": Config().with_changes(
         variant="dgma",
@@ -60,10 +60,10 @@ PRESETS: dict[str, dict[str, Config]] = {
     ),
 }
 
-# Ours, for short budgets on two CPU cores. Chosen on images held out of the training sets of digits and MNIST (500 a
-# class); what was tried stands in docs/results/core.md. One was not: early on, dgma's sparsity_weight was chosen by
-# runs of digits read on test images. It decides how large the generator grows, and hardly how accurate it is:
-# docs/ablations.md.
+# Our settings, for short runs on two CPU cores. They were chosen on images held out of the training sets of digits and
+# of MNIST (500 images a class); docs/results/core.md says what was tried. There is one exception: dgma's
+# sparsity_weight was chosen early on by test accuracy on digits. It decides how large the generator grows and has
+# little effect on accuracy (docs/ablations.md).
 _MNIST = Config().with_changes(
     generator_width=10,
     discriminator_width=16,
@@ -83,13 +83,13 @@ _DIGITS = _MNIST.with_changes(
     image_size=16,
     epochs=100,
     consolidation_steps=400,
-    checkpoint_epochs=25,  # Its epochs are short: saving every 10 took a tenth of the run.
+    checkpoint_epochs=25,  # Epochs are short here: saving every 10 epochs took a tenth of the run.
 )
 
 
-# What differs from MNIST's was chosen for CIFAR-10 by images held out of the first two tasks' training images alone:
-# docs/results/tuning.md; that tasks of several classes need the projection besides, by those of all ten:
-# docs/results/beyond.md. SVHN takes the same: its step size is the authors' there.
+# For colour images. The settings that differ from MNIST's were chosen on CIFAR-10, on images held out of the training
+# images of the first two tasks (docs/results/tuning.md). The projection, which tasks of several classes need, was
+# chosen on images held out of all ten classes (docs/results/beyond.md). SVHN uses the same settings.
 _COLOUR = _MNIST.with_changes(
     generator_width=32,
     discriminator_width=32,
@@ -100,7 +100,7 @@ _COLOUR = _MNIST.with_changes(
 
 
 def _for_weights(config: Config, generator_width: int = 8) -> Config:
-    """The same budget for dgmw: layers are narrow, because a weight's gate is a unit of capacity, not a channel's."""
+    """The preset for dgmw. Its layers are narrower than dgma's, because it gates single weights and not channels."""
     return config.with_changes(variant="dgmw", generator_width=generator_width, sparsity_weight=0.08)
 
 
@@ -117,9 +117,8 @@ PRESETS["cifar10"] = {
 }
 
 
-# What measured best on images held out of the training sets, where it was measured: docs/results/beyond.md. On digits,
-# whose tasks are a hundred epochs long, what helps the generator elsewhere is worth nothing; on CIFAR-10 dgma was not
-# measured, and takes what is dgmw's.
+# The best settings we measured, on images held out of the training sets (docs/results/beyond.md). Digits trains a
+# hundred epochs a task, and there _QUICKER gained nothing. CIFAR-10 was measured with dgmw only; dgma uses the same.
 _QUICKER = {"warm_start": True, "scale_lead": 1, "generator_average": 0.98, "batch_size": 16}
 _CONSOLIDATED = {"consolidation_steps": 3200, "consolidation_samples": 2000, "consolidation_smoothing": 0.1}
 _BEST: dict[str, dict[str, Any]] = {
@@ -129,7 +128,7 @@ _BEST: dict[str, dict[str, Any]] = {
 }
 PRESETS |= {f"best-{name}": _with(PRESETS[name], **changes) for name, changes in _BEST.items()}
 
-# For a GPU, and not chosen by measurement: the authors' settings, with what serves the others above.
+# For a GPU. These settings were not measured: they are the authors', with the changes that helped the presets above.
 PRESETS["imagenet50"] = _with(
     _PAPER_IMAGENET,
     gate_position="last",
@@ -143,31 +142,31 @@ PRESETS["imagenet50"] = _with(
 )
 
 
-NAMED_PRESETS = ("best", *(name for name in PRESETS if not name.startswith("best-")))  # As a person calls them.
+NAMED_PRESETS = ("best", *(name for name in PRESETS if not name.startswith("best-")))  # What --preset takes.
 
 
 def preset_for(name: str, data: str) -> str:
-    """The name in `PRESETS` of what a person calls `name` for the data set `data`: "best" is measured for each.
+    """Returns the key in `PRESETS` of the preset `name` for the data set `data`: "best" differs between data sets.
 
     Raises:
-      ConfigError: if there is none of that name, or "best" was not measured for these data.
+      ConfigError: if there is no preset of that name, or "best" was not measured on these data.
     """
-    own = f"best-{data}"
-    if name == "best" and own not in PRESETS:
+    best = f"best-{data}"
+    if name == "best" and best not in PRESETS:
         changes = _QUICKER | _CONSOLIDATED
         options = " ".join(_option(setting, value) for setting, value in changes.items())
         raise ConfigError(
-            f"preset 'best' was measured for {', '.join(_BEST)} alone; leave it out, or try its settings one by one: "
-            f"{options} (docs/results/beyond.md)"
+            f"preset 'best' was measured only on {', '.join(_BEST)}; leave --preset out, or try its settings one by "
+            f"one: {options} (docs/results/beyond.md)"
         )
     if name != "best" and name not in NAMED_PRESETS:
-        named = [valid for valid in NAMED_PRESETS if valid != "best" or own in PRESETS]
+        named = [valid for valid in NAMED_PRESETS if valid != "best" or best in PRESETS]
         raise ConfigError(f"preset {name!r} is unknown; choose one of {', '.join(named)}")
-    return own if name == "best" else name
+    return best if name == "best" else name
 
 
 def _option(setting: str, value: Any) -> str:
-    """As it is typed."""
+    """The setting as a command-line option."""
     return f"--{setting.replace('_', '-')}" + ("" if value is True else f" {value}")
 
 

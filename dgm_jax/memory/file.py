@@ -25,15 +25,15 @@ from dgm_jax.models.generator import Generator
 from dgm_jax.system import files
 from dgm_jax.types import Norm, Statistics
 
-MAGIC = b"\x89DGM\r\n\x1a\n"  # As in PNG files: what treats the file as text damages these first.
+MAGIC = b"\x89DGM\r\n\x1a\n"  # As in PNG files: a copy made as text changes these bytes.
 FORMAT_VERSION = 1
 
 _START = struct.Struct("<8sII")  # The magic, the format version, the bytes of the header.
 _SEAL = hashlib.sha256().digest_size
 _FLOAT = np.dtype("<f4")
-_MOST_WEIGHTS = 2**28  # That a file may unfold to: 1 GiB.
+_MOST_WEIGHTS = 2**28  # A file may hold no more weights, 1 GiB, once decompressed.
 _MOST_WORK = 2**32
-_LARGEST = 2**31  # Bytes of a file.
+_LARGEST = 2**31  # The most bytes of a file.
 
 
 class DamagedMemoryFile(UserError, ValueError):
@@ -64,7 +64,7 @@ class _Header:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of the shared weights: as far as some task reaches. What has grown since is left out, for nothing uses it."""
+        """The widths of the shared weights that some task uses; units grown since then are left out."""
         return tuple(map(max, zip(*(task.widths for task in self.tasks), strict=True)))
 
     @property
@@ -174,11 +174,11 @@ def decode(content: bytes) -> Memory:
         raise NewerFormat(f"has format version {version}, this dgm_jax reads up to {FORMAT_VERSION}; upgrade dgm_jax")
     start, stop = _START.size + header_size, len(content) - _SEAL
     if version != FORMAT_VERSION or start > stop:
-        raise DamagedMemoryFile(f"format version {version} with a header of {header_size} bytes cannot be")
+        raise DamagedMemoryFile(f"format version {version} with a header of {header_size} bytes is not valid")
     header = _decode_header(content[_START.size : start])
     rest = memoryview(content)[start:stop]
     if header.task_bytes() > len(rest):
-        raise DamagedMemoryFile(f"its header tells of {header.task_bytes():,} bytes or more, found {len(rest):,}")
+        raise DamagedMemoryFile(f"its header announces at least {header.task_bytes():,} bytes, found {len(rest):,}")
     return _decode_body(header, rest)
 
 
@@ -203,7 +203,7 @@ def _check(header: _Header) -> None:
 
     def require(right: bool, what: str) -> None:
         if not right:
-            raise DamagedMemoryFile(f"its header cannot be: {what[:200]}")
+            raise DamagedMemoryFile(f"its header is not valid: {what[:200]}")
 
     def number(value: Any, low: int, high: int, what: str) -> None:
         require(type(value) is int and low <= value <= high, f"{what} {value!r} is not within {low} to {high}")

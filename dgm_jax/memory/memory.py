@@ -1,9 +1,9 @@
 """The memory: a frozen generator that draws images of every class it learnt, exactly as it did when it learnt them.
 
 The weights are shared by all tasks; a task owns its norms, its output layers and its binary masks. To draw, a task's
-sub-network is cut out of the shared weights: for DGMa the open units, for DGMw the widths of the day on which the
-task ended, masked. The cut never changes, in value or in shape, however much the network grows or learns: that is why
-old images stay equal bit for bit, and why old classes stay as cheap to draw as on their first day.
+sub-network is cut out of the shared weights: for DGMa the open units, for DGMw the masked weights at the widths that
+the network had when the task ended. This cut never changes, in value or in shape, however much the network grows or
+learns. So old images stay equal bit for bit, and drawing old classes never becomes slower.
 """
 
 from collections.abc import Iterator, Sequence
@@ -252,7 +252,7 @@ def sample_chunk(
     noise = jax.vmap(lambda k: one_noise(k, jnp.asarray(index)[None])[0])(keys)
     masks = [None] * len(cut.generator.kernels)  # The masks are applied already.
     head = jnp.zeros(CHUNK, jnp.int32)
-    with jax.default_matmul_precision("highest"):  # In whatever precision it was trained.
+    with jax.default_matmul_precision("highest"):  # Whatever precision the training used.
         return generator.generate(cut.generator, cut.statistics, masks, noise, head, train=False)[0]
 
 

@@ -1,4 +1,4 @@
-"""Memory replay GANs: a conditional generator, retrained on its own replay, or held to what it drew before."""
+"""Memory replay GANs (MeRGAN): a conditional generator, trained on its own replay or by replay alignment."""
 
 from dataclasses import dataclass
 
@@ -66,8 +66,8 @@ class AlignedStep(Step):
     ) -> Metrics:
         """Replay alignment: mean squared difference of the images drawn from the same noise and old classes.
 
-        Both are drawn in evaluation mode, as replayed images are: what new classes do to the running statistics is
-        made good too.
+        Both are drawn in evaluation mode, as replayed images are, so that the penalty also corrects for the change
+        that new classes make to the running statistics.
         """
         assert isinstance(capacity, AlignedCapacity)
         n_classes = capacity.seen.shape[0]
@@ -81,17 +81,17 @@ class AlignedStep(Step):
         return {"alignment_term": jnp.where(capacity.n_old > 0, capacity.weight, 0) * difference}
 
     def old_classes(self, noise: jax.Array, n_old: jax.Array) -> jax.Array:
-        """Which old class each image of this device's share is to show: all in turn, from a random one on.
+        """Returns the old class of each image in this device's part of the batch, int32 `[batch]`.
 
-        In turn, for every step is to hold all alike; from a random one on, for there may be more old classes than
-        images; and over the whole batch, however many devices it is split over.
+        Classes come in turn, so that each gets an equal share of every step. The first one is random, because there
+        may be more old classes than images. The order runs through the whole batch on all devices.
         """
         place, first = jnp.arange(len(noise)), noise[0, -1]
         if self.axis_name is not None:
             shard = lax.axis_index(self.axis_name)
             place += shard * len(noise)
             first = lax.psum(jnp.where(shard == 0, first, 0.0), self.axis_name)
-        start = jnp.mod(first * 4096, 1.0) * n_old  # From digits of the noise that nothing else depends on.
+        start = jnp.mod(first * 4096, 1.0) * n_old  # Low digits of the noise: nothing else depends on them.
         return (start.astype(jnp.int32) + place) % jnp.maximum(n_old, 1)
 
 
@@ -104,7 +104,7 @@ class AlignmentSettings(MethodSettings):
 
 
 class ReplayAlignment(_Conditional):
-    """Replay alignment (MeRGAN-RA): only new images train the critic; the generator is held to its former self."""
+    """Replay alignment (MeRGAN-RA): only new images train the critic; a penalty holds the old classes."""
 
     paper = "Wu et al. 2018 (arXiv 1809.02058), replay alignment; here with the networks and the step of DGM"
     settings = AlignmentSettings

@@ -180,7 +180,7 @@ class Generator:
 
 
 def host_generator(key: jax.Array) -> np.random.Generator:
-    """NumPy's generator for a key: what is drawn once in ever new shapes would be compiled anew on a device."""
+    """NumPy's generator for a JAX key. JAX would compile a new program for every new shape; NumPy does not."""
     return np.random.Generator(np.random.Philox(key=np.asarray(jax.random.key_data(key), np.uint64)))
 
 

@@ -145,8 +145,8 @@ class RunFiles:
     matrices: dict[str, Matrix]  # By reading.
     epochs: list[dict[str, Any]]  # Lines of metrics.jsonl.
     drawn: list[dict[str, np.ndarray]]  # After each task: "labels" [classes] and "images", uint8 [classes, n, h, w, c].
-    real: dict[int, np.ndarray]  # By class index: real images, uint8 [n, h, w, c], if the run was to keep some.
-    commands: list[str]  # That began and continued the run.
+    real: dict[int, np.ndarray]  # By class index: real images, uint8 [n, h, w, c], if the run keeps some.
+    commands: list[str]  # The commands that began and continued the run.
 
     @property
     def protocol(self) -> str:

@@ -26,7 +26,7 @@ from dgm_jax.types import (
 
 @struct.dataclass
 class DiscriminatorState:
-    """The discriminator's part of a `TrainState`: a program that reads no more is traced once a run."""
+    """The discriminator's part of a `TrainState`. A program that takes only this is traced once a run."""
 
     params: DiscriminatorParams
     optimiser: optax.OptState

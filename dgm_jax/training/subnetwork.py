@@ -1,9 +1,9 @@
 """The open sub-network of a task whose masks are settled: all that is left to train.
 
 A closed unit of DGMa emits exactly 0, so no gradient reaches the weights that feed it or that it feeds. Its weights,
-norm and moments stay what they were when the masks settled. Training only the open units therefore changes nothing
-that is drawn but by the order in which numbers are added up. (Where no smaller program is at hand, all units are
-trained, and the free weights of closed ones, which a later task begins with, drift on by Adam's momentum for a while.)
+norm and moments stay what they were when the masks settled. Training only the open units therefore changes the images
+only by rounding, because sums are added in another order. (Where no smaller program is available, all units are
+trained; then Adam's momentum moves the free weights of closed units a little, and a later task begins with those.)
 """
 
 from collections.abc import Sequence

@@ -183,8 +183,8 @@ class TaskTraining:
         self._capacities: Sequence[Capacity] = capacities  # On the host.
         self._state, self._capacity, self._data = (trainer.stack_runs(trees) for trees in (states, capacities, data))
         self._settled = False
-        self._open: list[OpenUnits] | None = None  # Of each run, once only they are trained,
-        self._whole: list[TrainState] = []  # and the states they were cut out of.
+        self._open: list[OpenUnits] | None = None  # One for each run, once only open units are trained.
+        self._whole: list[TrainState] = []  # The states that `_open` was cut from.
 
     def run_epoch(
         self, replay: ReplayedImages, epoch: int, shapes: Sequence[Sequence[int]], on_steps: Callable[[int], None]

@@ -107,7 +107,7 @@ def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
 def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
     assert learn.run("svhn", "", argv=["--preset", "best"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: preset 'best' was measured for digits, mnist, cifar10 alone; leave it out, or try")
+    assert said.startswith("error: preset 'best' was measured only on digits, mnist, cifar10; leave --preset out, or")
     assert (
         " --warm-start --scale-lead 1 " in said and " --batch-size 16 --consolidation-steps 3200 " in said
     )  # As typed.
