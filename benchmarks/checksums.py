@@ -132,7 +132,7 @@ def _checksums(folder: Path, checkout: Path, environment: dict[str, str]) -> dic
     leaves = json.loads(newest.read_text())["leaves"].values()
     found: dict[str, Any] = {
         "accuracy": {name: of for name, of in sorted(measured.items()) if name.startswith("A_")},
-        "measured": _sha256(json.dumps(measured, sort_keys=True).encode()),
+        "measured": _sha256(json.dumps(_rounded(measured), sort_keys=True).encode()),
         # A set, without names: an array that is called otherwise, or that is kept only once, is still the same array.
         "checkpoint": _sha256("\n".join(sorted({f"{x['dtype']} {x['shape']} {x['sha256']}" for x in leaves})).encode()),
     }
@@ -144,6 +144,11 @@ def _checksums(folder: Path, checkout: Path, environment: dict[str, str]) -> dic
         subprocess.check_output(export, cwd=checkout, env=environment)
         found["exported"] = _sha256(exported.read_bytes())
     return found
+
+
+def _rounded(measured: dict[str, Any]) -> Any:
+    """Nine digits of each number: libraries may add the terms of a distance in another order."""
+    return json.loads(json.dumps(measured), parse_float=lambda number: float(f"{float(number):.9g}"))
 
 
 def _sha256(content: bytes) -> str:

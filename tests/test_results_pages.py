@@ -269,6 +269,16 @@ def test_readme_compares_methods_as_measured():
             require_equal(kilobytes, [record["memory_bytes"] / 1e3], f"{data} {method}")
 
 
+def test_baselines_before_and_after_one_loop():
+    measured = {(line["method"], line["commit"]): line["A_10"]["macro"] for line in read("one_loop")}
+    rows = rows_with(ROOT / "docs" / "baselines.md", "commit c36b15c", "commit 54bcc32")
+    assert len(measured) == 2 * len(rows) > 8
+    for row in rows:
+        for commit in ("c36b15c", "54bcc32"):
+            shares = measured[row["--method"], commit]
+            require_equal(row[f"commit {commit}"], [100 * share for share in shares], f"{row} {commit}")
+
+
 # ---- speed and robustness ----
 
 
