@@ -1,6 +1,7 @@
 """What every test runs under: no silent broadcasting between ranks, full-precision products, float64 on request."""
 
 import gc
+import signal
 from pathlib import Path
 
 import jax
@@ -14,6 +15,8 @@ _MOST_MAPS = 30_000
 def pytest_configure():
     jax.config.update("jax_numpy_rank_promotion", "raise")  # A [c] gate meets a [n, h, w, c] map only explicitly.
     jax.config.update("jax_default_matmul_precision", "highest")  # Accelerators would otherwise use TF32 or bfloat16.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # A shell lets its background jobs ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ LABELS = (0, 1)
 def method_of_the_page() -> type[Method]:
     """Executes the first block of Python in the section on methods, and returns the class that it defines."""
     page = Path(__file__).parents[2] / "docs" / "extend.md"
-    section = page.read_text().partition("\n## A baseline\n")[2].partition("\n## ")[0]
+    section = page.read_text().partition("\n## A method\n")[2].partition("\n## ")[0]
     code = re.search(r"^```python\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
     assert code is not None
     names: dict = {}

@@ -186,7 +186,7 @@ def test_a_third_stage(stages, tmp_path):
 def test_settings_of_another_stage(stages, tmp_path):
     config, workdir, *_ = stages
     folder = small_runs.copied(workdir, tmp_path / "run")
-    fewer = type(config)(**{**config.__dict__, "epochs": 2})
+    fewer = config.with_changes(epochs=2)
     with pytest.raises(OtherConfiguration, match="epochs is 3, now 2.*pass --resume-anyway"):
         Learner(fewer, devices=1).fit(stage((5,)), folder)
     assert Learner(fewer, devices=1).fit(stage((5,)), folder, resume_anyway=True)["finished_tasks"] == 5
@@ -196,7 +196,7 @@ def test_settings_that_last_are_refused(stages, tmp_path):
     config, workdir, *_ = stages
     folder = small_runs.copied(workdir, tmp_path / "run")
     with pytest.raises(OtherConfiguration, match="noise_dim is .*, now 16"):
-        Learner(type(config)(**{**config.__dict__, "noise_dim": 16}), devices=1).fit(stage((5,)), folder)
+        Learner(config.with_changes(noise_dim=16), devices=1).fit(stage((5,)), folder)
 
 
 def test_a_damaged_end_of_the_first_stage_asks_for_its_images(tmp_path):
@@ -261,7 +261,7 @@ class TestStream:
 
     def test_the_past_is_not_here(self):
         stream = stage((2, 3)).after(self.past())
-        with pytest.raises(DataError, match="task 1 was to be learnt from an earlier stream"):
+        with pytest.raises(DataError, match="task 1 belongs to an earlier stream"):
             stream.begin(1)
 
     def test_refuses(self):

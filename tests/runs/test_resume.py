@@ -184,8 +184,8 @@ class TestOtherConfiguration:
         log = Log()
         summary = small_runs.fit(longer, tmp_path, log, resume_anyway=True)
         assert log.heard("on_run_start")[0].resumed_from == (1, 1)
-        assert summary["config"]["epochs"] == 4
-        assert json.loads((tmp_path / "config.json").read_text())["config"]["epochs"] == 4
+        assert summary["config"]["gan"]["epochs"] == 4
+        assert json.loads((tmp_path / "config.json").read_text())["config"]["gan"]["epochs"] == 4
         assert [line["epoch"] for line in lines(tmp_path) if "epoch" in line] == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3]
 
 
