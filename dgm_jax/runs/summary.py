@@ -86,11 +86,11 @@ class Summary:
           KeyError, TypeError, ValueError: if it is no summary.
         """
         names = {f.name for f in dataclasses.fields(cls)}
-        known = {name: value for name, value in found.items() if name in names}
+        known = {"variant": "dgma"} | {name: value for name, value in found.items() if name in names}
         known["config"] = upgraded(known["config"])
         averages = {int(m[1]): value for name, value in found.items() if (m := re.fullmatch(r"A_(\d+)", name))}
         facts = {n: v for n, v in found.items() if n not in names and not re.fullmatch(r"A_\d+", n)}
-        summary = cls(**{"variant": "dgma", **known, "averages": averages, "facts": facts})
+        summary = cls(**known, averages=averages, facts=facts)
         for reading in summary.readings:
             summary.curve(reading)  # A_t of every task must be there.
         return summary

@@ -253,8 +253,20 @@ def test_the_data_folder_is_taken_from_the_environment(tmp_path: Path, monkeypat
 
 def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
     options = parse(
-        *("--npz", str(arrays), "--class-order", "9,3,5", "--classes-per-task", "1,2"),
-        *("--train-per-class", "4", "--image-size", "8", "--held-out", "0.25", "--protocol", "paper"),
+        "--npz",
+        str(arrays),
+        "--class-order",
+        "9,3,5",
+        "--classes-per-task",
+        "1,2",
+        "--train-per-class",
+        "4",
+        "--image-size",
+        "8",
+        "--held-out",
+        "0.25",
+        "--protocol",
+        "paper",
         kind=FileOptions,
     )
     (stream,) = learn.make_streams("arrays", options, [0])

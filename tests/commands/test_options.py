@@ -30,8 +30,18 @@ def written(folder: Path, text: str, name: str = "settings.toml") -> Path:
 # ---- help ----
 
 FIRST = (
-    *("preset", "config", "method", "variant", "seed", "seeds", "epochs", "workdir", "data-dir", "classes-per-task"),
-    *("train-per-class", "devices"),
+    "preset",
+    "config",
+    "method",
+    "variant",
+    "seed",
+    "seeds",
+    "epochs",
+    "workdir",
+    "data-dir",
+    "classes-per-task",
+    "train-per-class",
+    "devices",
 )
 SECTIONS = ("data", "networks", "gan", "gates", "replay", "consolidation", "run")
 

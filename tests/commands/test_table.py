@@ -75,8 +75,12 @@ RESULTS = [
 def test_rows_by_hand():
     rows = summarised(RESULTS)
     assert [(row["method"], row.get("reading")) for row in rows] == [
-        *(("dgma", "consolidated"), ("dgma", "auxiliary"), ("mergan", "classifier")),
-        *(("dgmw", "consolidated"), ("dgmw", "auxiliary"), ("dgr", None)),
+        ("dgma", "consolidated"),
+        ("dgma", "auxiliary"),
+        ("mergan", "classifier"),
+        ("dgmw", "consolidated"),
+        ("dgmw", "auxiliary"),
+        ("dgr", None),
     ]
     dgma = rows[0]
     assert dgma["A_final"] == pytest.approx(0.985) and dgma["A_final_sd"] == pytest.approx(np.std([0.98, 0.99], ddof=1))

@@ -87,10 +87,24 @@ def test_names_of_settings_are_unique_and_each_has_help():
 
 def test_what_may_change_when_a_run_is_resumed():
     assert {name for name, facts in all_facts().items() if facts.changeable} == {
-        *("epochs", "generator_learning_rate", "discriminator_learning_rate", "clip_norm", "adversarial_weight"),
-        *("penalty_weight", "sparsity_weight", "scale_max", "mask_share", "replay", "replay_steps"),
-        *("consolidation_steps", "consolidation_samples", "consolidation_learning_rate", "consolidation_shift"),
-        *("consolidation_flip", "consolidation_smoothing", "checkpoint_epochs"),
+        "epochs",
+        "generator_learning_rate",
+        "discriminator_learning_rate",
+        "clip_norm",
+        "adversarial_weight",
+        "penalty_weight",
+        "sparsity_weight",
+        "scale_max",
+        "mask_share",
+        "replay",
+        "replay_steps",
+        "consolidation_steps",
+        "consolidation_samples",
+        "consolidation_learning_rate",
+        "consolidation_shift",
+        "consolidation_flip",
+        "consolidation_smoothing",
+        "checkpoint_epochs",
     }
 
 
@@ -184,9 +198,23 @@ def test_what_a_preset_sets(preset, variant, changes):
 
 
 READ_BY_ALL = {
-    *("method", "seed", "protocol", "checkpoint_epochs", "image_size", "train_per_class", "held_out", "network"),
-    *("discriminator_width", "batch_size", "precision", "consolidation_steps", "consolidation_learning_rate"),
-    *("consolidation_shift", "consolidation_flip", "consolidation_network", "consolidation_width"),
+    "method",
+    "seed",
+    "protocol",
+    "checkpoint_epochs",
+    "image_size",
+    "train_per_class",
+    "held_out",
+    "network",
+    "discriminator_width",
+    "batch_size",
+    "precision",
+    "consolidation_steps",
+    "consolidation_learning_rate",
+    "consolidation_shift",
+    "consolidation_flip",
+    "consolidation_network",
+    "consolidation_width",
 }
 
 
@@ -287,7 +315,7 @@ def test_settings_that_were_removed_are_dropped_from_old_files():
 
 
 def test_a_run_that_needs_a_removed_setting_is_refused():
-    text = "run holds a run with critic_steps=2, penalty='r1', removed after commit c36b15c; go on with"
+    text = "run holds a run with critic_steps=2, penalty='r1', removed after commit c36b15c; check out that commit"
     found = upgraded({"epochs": 7, "critic_steps": 2, "penalty": "r1"})
     with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}"):
         require_none_removed(found, "run")

@@ -65,9 +65,13 @@ def residual(variant: str = "dgma", **changes: Any) -> Config:
 def beyond(variant: str = "dgma", **changes: Any) -> Config:
     """A run of seconds with all that goes beyond the paper at once."""
     own = {
-        **{"generator_average": 0.9, "warm_start": True, "critic_condition": "projection"},
-        **{"generator_width": 8},  # So wide that no draw of the gates closes all of them.
-        **{"consolidation_flip": True, "consolidation_smoothing": 0.1, "consolidation_width": 6},
+        "generator_average": 0.9,
+        "warm_start": True,
+        "critic_condition": "projection",
+        "generator_width": 8,  # So wide that no draw of the gates closes all of them.
+        "consolidation_flip": True,
+        "consolidation_smoothing": 0.1,
+        "consolidation_width": 6,
     }
     return small(variant, **({"image_size": 8} | own | changes))
 

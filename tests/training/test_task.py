@@ -221,7 +221,7 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
     (own,) = like
     np.testing.assert_array_equal(_corner(state.generator.heads, own.heads), own.heads)
     for norm, running, old, was in zip(
-        *(state.generator.norms, state.generator_statistics, own.norms, own.statistics), strict=True
+        state.generator.norms, state.generator_statistics, own.norms, own.statistics, strict=True
     ):
         width = len(old.scale)
         np.testing.assert_array_equal(norm.scale[:width], old.scale)

@@ -55,7 +55,10 @@ def test_a_task_begins_by_drawing_what_it_begins_as(variant):
     earlier = memory.single_class_task(1)
     trainer = small_runs.trainer(config)
     state, _ = tasks.begin_task(
-        *(trainer.networks, jax.random.key(0), memory.kernels, memory.reserved),
+        trainer.networks,
+        jax.random.key(0),
+        memory.kernels,
+        memory.reserved,
         physical=memory.widths,
         classes=(2,),
         discriminator=None,
