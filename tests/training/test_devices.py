@@ -150,11 +150,17 @@ OPTIONS = """
     --classes-per-task 5 --train-per-class 8 --image-size 8 --noise-dim 16 --generator-width 3 --discriminator-width 4
     --epochs 2 --batch-size 8 --scale-max 10 --consolidation-steps 6 --consolidation-samples 16 --checkpoint-epochs 1
 """
+BASELINE = """
+    --method er --memory-size 20 --classes-per-task 5 --train-per-class 8 --image-size 8 --discriminator-width 4
+    --batch-size 8 --consolidation-steps 6 --checkpoint-epochs 1
+"""
 
 
 def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> None:
     code = "import pathlib, test_devices as t; t.{}"
-    children.outputs(children.start(code.format(f"experiment({str(tmp_path / 'one')!r})"), XLA_FLAGS=QUICK))
+    for name, options in {"one": OPTIONS, "baseline-one": BASELINE}.items():
+        call = f"experiment({str(tmp_path / name)!r}, {options!r})"
+        children.outputs(children.start(code.format(call), XLA_FLAGS=QUICK))
     shutil.copytree(tmp_path / "one", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "0001999999")  # As if stopped after the first task.
     with socket.socket() as free:
@@ -177,6 +183,8 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
         for key in set(expected) - {"seconds", "device", "privacy"}:
             assert summary[key] == expected[key], key
         assert_close(small_runs.newest(tmp_path / name).tree, small_runs.newest(tmp_path / "one").tree)
+    one, two = (small_runs.newest(tmp_path / name).tree for name in ("baseline-one", "baseline-two"))
+    assert_close(two, one)
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2 * (2 + 1)
     assert not list(tmp_path.glob("*/checkpoints/**/ocdbt.process_1"))
 
@@ -192,22 +200,23 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
     assert re.match("devices=1, but 2 processes have 2 .cpu.; use equally many of each process", first["errors"][3])
 
 
-def experiment(workdir: str, *options: str) -> None:
+def experiment(workdir: str, options: str, *where: str) -> None:
     """A small run from the command line."""
     from dgm_jax.commands import learn
 
-    assert learn.run("digits", "", argv=[*OPTIONS.split(), "--workdir", workdir, *options]) == 0
+    assert learn.run("digits", "", argv=[*options.split(), "--workdir", workdir, *where]) == 0
 
 
 def be_one_of_two(process_id: int, port: int, folder: Path) -> None:
-    """Two runs, and then what must fail in both processes and leave neither waiting; prints what happened."""
+    """Three runs, and then what must fail in both processes and leave neither waiting; prints what happened."""
     from dgm_jax.system import processes
 
     written = watch_writing(folder)
     where = f"--distributed --coordinator localhost:{port} --num-processes 2 --process-id {process_id}"
-    experiment(str(folder / "two"), *where.split())
+    experiment(str(folder / "two"), OPTIONS, *where.split())
     processes.join = lambda *_: None  # Once is enough.
-    experiment(str(folder / "resumed"), "--distributed", "--backend", "shard_map")
+    experiment(str(folder / "resumed"), OPTIONS, "--distributed", "--backend", "shard_map")
+    experiment(str(folder / "baseline-two"), BASELINE, "--distributed")
 
     def fit(seed: int) -> None:
         config = small_runs.small("dgma", image_size=8, seed=seed)
