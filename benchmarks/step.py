@@ -68,8 +68,8 @@ class Scene:
 def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequence[int] | None = None) -> Scene:
     """Builds the state before a task whose generator has these widths, in arrays of these or of the physical widths.
 
-    Random gates are reserved: as many as the generator has grown by since the first task. Real images of the earlier
-    classes take the place of generated ones.
+    Random gates are reserved; their number is the growth of the generator since the first task. Real images of the
+    earlier classes take the place of generated ones.
     """
     labels = dataset.labels
     networks = Networks(config, channels=dataset.x_train.shape[3], n_classes=len(labels), max_heads=1)
@@ -267,7 +267,7 @@ def _compare(
 
 
 def _epoch(scene: Scene, iteration_seconds: float, *, seconds: float) -> dict[str, float]:
-    """Times the loop of a run, with its calls, metrics and progress, in turns with the iterations alone."""
+    """Times the loop of a run, which also reads metrics and reports progress, in turns with its iterations only."""
     trainer = scene.trainer
     steps = max(1, min(scene.steps, round(seconds / iteration_seconds)))
     epoch = partial(

@@ -136,7 +136,7 @@ def places_of(method_settings: type[MethodSettings] = MethodSettings) -> dict[st
 
 
 def flattened(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in groups, as `dataclasses.asdict` gives them, by their names alone."""
+    """Returns grouped settings, as `dataclasses.asdict` gives them, as one flat dict from name to value."""
     flat: dict[str, Any] = {}
     for name, value in nested.items():
         flat |= value if isinstance(value, Mapping) else {name: value}
