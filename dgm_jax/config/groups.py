@@ -103,7 +103,8 @@ class Gates(Settings):
     gate_gradient: Literal["closed", "product"] = setting("closed", used_by=DGM)
     """How embeddings' gradients are compensated: S sigmoid'(e) in closed form, or HAT's product."""
     sparsity_weight: float = setting(0.01, at_least=0, changeable=True, used_by=DGM)
-    """Weight of the share of free capacity that a task opens [lambda_R]; it grows with the size of the generator."""
+    """Weight of the sparsity term of the generator's loss, the share of free capacity that masks open [lambda_R]; it
+    grows with the generator."""
     headroom: int = setting(2, above=0, used_by=DGM)
     """Initial array width, as a multiple of what the first task needs, so that growth does not force a recompile."""
     warm_start: bool = setting(False, used_by=DGM)

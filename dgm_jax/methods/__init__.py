@@ -1,4 +1,7 @@
-"""How a stream is learnt: DGM and what it is compared with, a method a file, each behind the same interface."""
+"""How a stream is learnt: DGM and what it is compared with, a method a file, each behind the same interface.
+
+docs/extend.md shows how to add a method.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -73,6 +73,8 @@ def run_steps(
 ) -> tuple[TrainState, jax.Array]:
     """Runs the iterations `start` to `stop` of an epoch; how an epoch is cut into calls changes nothing.
 
+    The function is long because an iteration is read here from begin to end, and all of it is one compiled program.
+
     Args:
       state: replaced.
       data: the current task's images.

@@ -205,6 +205,9 @@ class Step(_Passes):
     ) -> tuple[TrainState, Metrics]:
         """One Adam step of G: weights that are not protected, this task's norms, output layers and embeddings.
 
+        The loss is the sum of the terms below. That of sparsity reaches the embeddings through `open_gates`, whose
+        gradient is compensated there (`nn.gate`) or in the optimiser (`nn.compensate`).
+
         Args:
           state: replaced; D's running statistics see the batch drawn here.
           images: real images of these classes, [batch, height, width, channels]: what L1 compares with, if it counts.
