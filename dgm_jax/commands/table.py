@@ -16,7 +16,7 @@ from dgm_jax.errors import UserError, exit_status
 from dgm_jax.reporting import table
 
 _PROGRAM = "python -m experiments.table"
-_METHODS = (*table_runs.METHODS, *table_runs.ABLATIONS)
+_METHODS = (*table_runs.COMPARED, *table_runs.ABLATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Table:
     methods: Annotated[
         tuple[str, ...],
         shown("METHOD [METHOD ...]", "all methods"),
-        arg(help=f"Methods: {', '.join(table_runs.METHODS)}; or a change of the method, such as 'dgma: no masks'"),
+        arg(help=f"Methods: {', '.join(table_runs.COMPARED)}; or a change of the method, such as 'dgma: no masks'"),
     ] = ()
     ablations: Switch = False
     """Compare DGM with itself, one part changed at a time."""
@@ -54,7 +54,7 @@ class Table:
         runs = self.runs or Path("runs") / (
             ("ablations" if self.ablations else "table") + ("-quick" if self.quick else "")
         )
-        every = ("joint", *table_runs.ABLATIONS) if self.ablations else tuple(table_runs.METHODS)
+        every = ("joint", *table_runs.ABLATIONS) if self.ablations else tuple(table_runs.COMPARED)
         seeds = parse_seeds(self.seeds or ("0" if self.quick else "0,1,2"), 0)
         plan = [
             table_runs.TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images)

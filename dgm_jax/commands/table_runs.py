@@ -18,6 +18,7 @@ from dgm_jax.commands.parsing import parse
 from dgm_jax.config import GENERATIVE, Config, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import OtherConfiguration, UserError
+from dgm_jax.methods import METHODS
 from dgm_jax.reporting.table import Result
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import read_summary
@@ -32,12 +33,11 @@ DATA = {  # name -> (experiment, arguments, further arguments with --quick)
     "cifar10": ("cifar10", (), ("--epochs", "5")),
     "imagenet50": ("imagenet50", ("--classes", "first:50"), ("--epochs", "1")),
 }
-_BASELINES = ("mergan", "mergan-jtr", "dgr", "er", "icarl", "ewc", "finetune")
-METHODS = {
+COMPARED = {  # name -> arguments
     "joint": ("--method", "joint"),
     "dgma": ("--variant", "dgma"),
     "dgmw": ("--variant", "dgmw"),
-    **{method: ("--method", method) for method in _BASELINES},
+    **{method: ("--method", method) for method in METHODS if method not in ("dgm", "joint")},
 }
 ABLATIONS = {  # What the paper claims, one part changed at a time.
     f"{variant}: {change}": ("--variant", variant, *arguments)
@@ -69,7 +69,7 @@ class TableRun:
     """One run of the table."""
 
     data: str
-    method: str  # A key of METHODS or ABLATIONS.
+    method: str  # A key of COMPARED or ABLATIONS.
     seed: int
     runs: Path
     quick: bool = False
@@ -86,7 +86,7 @@ class TableRun:
     def command(self) -> list[str]:
         """What comes after `python` in the command of the run, without folders."""
         experiment, arguments, quick = DATA[self.data]
-        method = METHODS.get(self.method) or ABLATIONS[self.method]
+        method = COMPARED.get(self.method) or ABLATIONS[self.method]
         budget = quick if self.quick else ()
         if "--method" in method and method[-1] not in GENERATIVE and "--epochs" in budget:  # These methods count steps.
             start = budget.index("--epochs")

@@ -21,13 +21,13 @@ from dgm_jax.methods.method import Method
 METHODS: dict[str, type[Method]] = {
     "dgm": DGM,
     "joint": Joint,
-    "finetune": Finetune,
+    "mergan": ReplayAlignment,
+    "mergan-jtr": JointRetraining,
+    "dgr": DeepGenerativeReplay,
     "er": ExperienceReplay,
     "icarl": ICaRL,
     "ewc": OnlineEWC,
-    "dgr": DeepGenerativeReplay,
-    "mergan": ReplayAlignment,
-    "mergan-jtr": JointRetraining,
+    "finetune": Finetune,
 }
 
 
