@@ -1,12 +1,21 @@
 """Errors that a user can fix. The command line shows them as one or two lines, without a traceback."""
 
+import contextlib
 import errno
+import io
+import os
 import sys
 from collections.abc import Callable
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 class UserError(Exception):
     """An error whose message says which value is wrong, what was expected and what to do."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: by it, schedulers announce the end of a job's time."""
 
 
 class ConfigError(UserError, ValueError):
@@ -33,27 +42,54 @@ def user_message(error: BaseException) -> str:
     """The message shown for an error that the user can fix."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"error: {error}; what was saved before is intact; free some space, then run the same command to resume"
+    if isinstance(error, MemoryError):
+        return f"error: there is not enough memory ({error or 'no details'}); what was saved before is intact"
     return f"error: {error}"
 
 
+def is_of_environment(error: BaseException) -> bool:
+    """Whether an error says nothing about a file, but that the machine has no memory or no open files left."""
+    # Readers in C++ report it as text.
+    return isinstance(error, MemoryError) or any(os.strerror(code) in str(error) for code in _EXHAUSTED)
+
+
+def _prepare_streams() -> None:
+    """Lets a command print any text anywhere: letters that a stream lacks are escaped, a closed stream is mute."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDWR)  # Takes this number, so that no file that is opened later gets it.
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def exit_status(command: Callable[[], int | None], *, interrupted: str = "interrupted", debug: bool = False) -> int:
-    """Runs a command; prints one line instead of a traceback for an error that the user can fix, and for Ctrl-C.
+    """Runs a command; prints one line instead of a traceback for an error that the user can fix, Ctrl-C and SIGTERM.
 
     Args:
       command: returns its exit status; None means 0.
-      interrupted: the line printed after Ctrl-C.
+      interrupted: the line printed after Ctrl-C or SIGTERM.
       debug: raise errors with their traceback instead of printing one line.
 
     Returns:
-      The command's status; 2 after an error, 130 after Ctrl-C.
+      The command's status; 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    _prepare_streams()
     try:
         return command() or 0
-    except (UserError, OSError) as error:  # OSError: for example a full disk, or a folder that was deleted.
+    except (
+        UserError,
+        OSError,
+        MemoryError,
+    ) as error:  # OSError: for example a full disk, or a folder that was deleted.
         if debug:
             raise
         print(user_message(error), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(interrupted, file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130

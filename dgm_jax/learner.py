@@ -1,7 +1,7 @@
 """The door to learn: checks the machine, opens the run's folder, runs the session, leaves a page."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from dgm_jax.runs.session import Session, new_method
 from dgm_jax.runs.summary import Summary, summarise_seeds
 from dgm_jax.system import files, processes
 from dgm_jax.system.lock import RunLock
+from dgm_jax.system.pinned import pinned
 from dgm_jax.training.devices import check_precision, choose_devices
 
 _SHARED = ("dataset", "tasks", "image_shape", "train_counts")  # What the streams of several seeds have in common.
@@ -36,6 +37,7 @@ class Learner:
         backend: str = "pmap",
         callbacks: Sequence[Callback] = (),
         show_real: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Checks that the settings fit the machine; computes nothing.
 
@@ -45,6 +47,8 @@ class Learner:
           backend: what maps over devices, "pmap" or "shard_map"; results do not depend on it.
           callbacks: hear of every event; with several processes, only those of the first one do.
           show_real: keep three real images of each class in the run's folder, for its page; otherwise it keeps none.
+          should_stop: asked at the end of each epoch of a task; if True, the run is saved there and ends with
+            `errors.Terminated`. Of several processes, JAX's own notice of preemption decides instead.
 
         Raises:
           ConfigError: if there are fewer devices, the batch does not split over them, they lack the precision, or the
@@ -62,6 +66,7 @@ class Learner:
         check_precision(config.gan.precision, self.devices[0])
         self.backend = backend
         self.show_real = show_real
+        self.should_stop = should_stop
         self.callback = Callbacks(callbacks if processes.is_first() else ())
 
     def fit(self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False) -> dict[str, Any]:
@@ -121,6 +126,7 @@ class Learner:
         processes.on_first(files.write_json, top / "summary.json", summary)
         return summary
 
+    @pinned()
     def _fit(
         self, seeds: Sequence[int], streams: Sequence[TaskStream], workdirs: Sequence[Path], resume_anyway: bool
     ) -> list[Summary]:
@@ -148,9 +154,17 @@ class Learner:
                 self.callback.on_note(
                     f"dropped {', '.join(dropped)}: announced earlier, but not learnt before other classes came"
                 )
-            texts = [folder.config.read_text() if folder.config.exists() else None for folder in folders]
+            texts = [folder.config.read_text("utf-8") if folder.config.exists() else None for folder in folders]
             processes.check_equal("folder", texts)
-            session = Session(configs, streams, folders, method, callback=self.callback, show_real=self.show_real)
+            session = Session(
+                configs,
+                streams,
+                folders,
+                method,
+                callback=self.callback,
+                show_real=self.show_real,
+                should_stop=self.should_stop,
+            )
             return session.finish(on_end=lambda run: page.write_at_the_end(run.folder, self.callback.on_note))
 
 

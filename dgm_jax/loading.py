@@ -8,6 +8,7 @@ from dgm_jax.errors import NoMemory, UserError
 from dgm_jax.memory import file as memory_file
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
+from dgm_jax.system.pinned import pinned
 from dgm_jax.types import DiscriminatorParams, statistics_from_tree
 
 if TYPE_CHECKING:  # An exported file is read without Orbax, which the rest needs.
@@ -101,6 +102,7 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
     )
 
 
+@pinned()
 def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> "tuple[Method, Any]":
     """A method and its state as a run left them after the last finished task.
 

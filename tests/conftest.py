@@ -1,6 +1,7 @@
 """What every test runs under: no silent broadcasting between ranks, full-precision products, float64 on request."""
 
 import gc
+import os
 import signal
 from pathlib import Path
 
@@ -9,10 +10,16 @@ import numpy as np
 import pytest
 from support.stubs import learner  # noqa: F401
 
+from dgm_jax.system.compilation import cache_folder, keep_programs
+
 _MOST_MAPS = 30_000
 
 
 def pytest_configure():
+    # All workers, the programs that they start, and the next run share one folder of compiled programs.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    keep_programs()
     jax.config.update("jax_numpy_rank_promotion", "raise")  # A [c] gate meets a [n, h, w, c] map only explicitly.
     jax.config.update("jax_default_matmul_precision", "highest")  # Accelerators would otherwise use TF32 or bfloat16.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # A shell lets its background jobs ignore Ctrl-C.

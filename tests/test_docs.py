@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tyro
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 import dgm_jax
 from benchmarks import checksums, kills, replay, run, step

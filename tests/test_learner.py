@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from support import checks, small_runs
 from support.checks import assert_same_results, lines, table
-from support.programs import compiled_once  # noqa: F401
 from support.stopping import TINY, Log, interrupt
 
 from dgm_jax import Learner, load_memory

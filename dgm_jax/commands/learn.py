@@ -15,7 +15,7 @@ from dgm_jax.reporting.console import ConsoleProgress
 from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunStart
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.system import files
-from dgm_jax.system.interruption import CtrlC
+from dgm_jax.system.interruption import Signals
 
 
 def run(name: str, description: str | None, *, kind: type[Options] = Options, argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def run(name: str, description: str | None, *, kind: type[Options] = Options, ar
       argv: the arguments; those of the process by default.
 
     Returns:
-      The exit status: 0; 2 after an error that the user can fix; 130 after an interrupt.
+      The exit status: 0; 2 after an error that the user can fix; 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return exit_status(
@@ -45,9 +45,9 @@ def _learn(name: str, options: Options, words: Sequence[str]) -> None:
     method = settings.gates.variant if settings.method == "dgm" else settings.method
     called = name if options.preset == name else f"{name}-{options.preset}"
     workdir = options.workdir or Path("runs") / f"{called}-{method}-{which}"
-    progress, ctrl_c = ConsoleProgress(), CtrlC()
+    progress, signals = ConsoleProgress(), Signals(sigterm=not options.distributed)
     command = f"{program_of(name)} {shlex.join(words)}".strip()
-    callbacks: list[Callback] = [progress, _Command(command), _RaiseLostCtrlC(ctrl_c)]
+    callbacks: list[Callback] = [progress, _Command(command), _RaiseLost(signals)]
     if options.tensorboard:
         from dgm_jax.reporting.tensorboard import TensorBoard
 
@@ -55,6 +55,7 @@ def _learn(name: str, options: Options, words: Sequence[str]) -> None:
     from dgm_jax.system import processes  # It imports JAX, which is slow: only once the command line is right.
 
     _join(options)
+    processes.require_device()
     streams = processes.call_on_all(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
 
     from dgm_jax.learner import Learner  # Slower still: only once the data are right.
@@ -71,10 +72,11 @@ def _learn(name: str, options: Options, words: Sequence[str]) -> None:
             backend=options.backend,
             callbacks=callbacks,
             show_real=options.show_real,
+            should_stop=signals.asked_to_stop,
         )
     )
     try:
-        with ctrl_c:
+        with signals:
             if options.seeds is None:
                 learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
             else:
@@ -112,17 +114,17 @@ class _Command(Callback):
             files.append_line(Workdir(folder).commands, self.command)
 
 
-class _RaiseLostCtrlC(Callback):
-    """Ends the run if a Ctrl-C was lost."""
+class _RaiseLost(Callback):
+    """Ends the run if a Ctrl-C was lost, or too long after SIGTERM."""
 
-    def __init__(self, ctrl_c: CtrlC) -> None:
-        self._ctrl_c = ctrl_c
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
 
     def on_progress(self, event: Progress) -> None:
-        self._ctrl_c.raise_if_heard()
+        self._signals.raise_if_heard()
 
     def on_epoch_end(self, event: EpochEnd) -> None:
-        self._ctrl_c.raise_if_heard()
+        self._signals.raise_if_heard()
 
 
 def _join(options: Options) -> None:
@@ -156,7 +158,7 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
                 print(f"note: {'; '.join(dataset.notes)}", flush=True)
         if options.evaluate_on == "training":
             dataset = dataset.for_choosing()
-        order = data.parse_class_order(options.class_order, dataset.labels)
+        order = data.parse_class_order(options.class_order, dataset.labels, dataset.class_names)
         if settings.data.train_per_class is not None:
             dataset = dataset.first_per_class(settings.data.train_per_class)
         resized = dataset.resized(settings.data.image_size)

@@ -25,7 +25,8 @@ class Options:
     config: Annotated[Path | None, shown("FILE", "none")] = None
     """File of settings, JSON or TOML, such as a run's config.json. It overrides the preset; options override both."""
     class_order: str = "natural"
-    """Order in which the classes arrive: natural, random:SEED, or all labels, e.g. 3,1,4,0,2."""
+    """Order in which the classes arrive: natural, random:SEED, legacy:SEED (NumPy's old generator, as published orders
+    have it), all labels or names, e.g. 3,1,4,0,2, or @FILE with a name a line."""
     classes_per_task: str = "1"
     """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
     workdir: Annotated[Path | None, shown("DIR", "runs/EXPERIMENT[-PRESET]-VARIANT-seedSEED")] = None
@@ -98,6 +99,8 @@ class ImageOptions(Options):
     """With --data: what becomes of files that cannot be read as images."""
     data: Annotated[Path | None, shown("PATH", "imagenet_resized/32x32 in --data-dir")] = None
     """Folder of images: PATH/train/<class>/ and PATH/val/<class>/, or PATH/<class>/ (the last fifth are for tests)."""
+    parts: Annotated[str | None, shown("TRAIN,TEST", "found by their names")] = None
+    """With --data: the folders in PATH of training and of test images, e.g. train,test."""
     classes: Annotated[str | None, shown("A,B,...|first:N|@FILE", "all, by name")] = None
     """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
 
@@ -108,16 +111,20 @@ class ImageOptions(Options):
 
     def load(self, name: str) -> Dataset:
         """Loads the chosen classes; a folder's are called after the folder, not `name`."""
-        there = data.folder_classes(self.data) if self.data else data.class_names("imagenet32", self.where)
+        parts = None if self.parts is None else data.parse_parts(self.parts)
+        there = data.folder_classes(self.data, parts) if self.data else data.class_names("imagenet32", self.where)
         self.check_classes(there)
         chosen = None if self.classes is None else data.parse_classes(self.classes, there)
         # This refuses an order or sizes of tasks that do not fit before the minutes that reading images takes.
-        data.parse_class_order(self.class_order, range(len(chosen or there)))
+        names = dict(enumerate(chosen or there))
+        data.parse_class_order(self.class_order, tuple(names), names)
         data.task_sizes(data.parse_classes_per_task(self.classes_per_task), len(chosen or there))
         if not self.data:
             return data.load("imagenet32", self.where, classes=chosen or there)
         size = self.settings.data.image_size
-        return data.from_folder(self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable)
+        return data.from_folder(
+            self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable, parts=parts
+        )
 
     def check_classes(self, there: Sequence[str]) -> None:
         """Refuses classes that the experiment is not about."""
@@ -141,8 +148,8 @@ class ImageNetOptions(ImageOptions):
         """Loads the chosen classes."""
         if self.data and self.data_dir:
             raise UserError("--data and --data-dir are two places to read from; give one of them")
-        if not self.data and (self.grey, self.unreadable) != ("convert", "refuse"):
-            raise UserError("--grey and --unreadable are about files of images; they need --data")
+        if not self.data and (self.grey, self.unreadable, self.parts) != ("convert", "refuse", None):
+            raise UserError("--grey, --unreadable and --parts are about files of images; they need --data")
         return super().load(name)
 
     def check_classes(self, there: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place, shown
 from dgm_jax.errors import UserError
-from dgm_jax.system.interruption import CtrlC
+from dgm_jax.system.interruption import Signals
 
 if TYPE_CHECKING:
     import jax
@@ -40,24 +40,23 @@ class Sample:
         in_picture = self.out.suffix.lower() == ".png"
         self._check(in_picture)  # This refuses what it can before the slow imports and the drawing.
 
-        with CtrlC() as ctrl_c:  # JAX can lose a Ctrl-C, and many images take long.
-            self._draw(in_picture, ctrl_c)
+        with Signals() as signals:  # JAX can lose a Ctrl-C, and many images take long.
+            self._draw(in_picture, signals)
 
-    def _draw(self, in_picture: bool, ctrl_c: CtrlC) -> None:
-        import jax
-
+    def _draw(self, in_picture: bool, signals: Signals) -> None:
         import dgm_jax
         from dgm_jax.data import pictures
+        from dgm_jax.system.pinned import new_key
 
         memory = dgm_jax.load_memory(self.workdir, after_task=self.after_task)
         known = dict(zip(memory.labels[: memory.n_classes], memory.names))
         labels = _find_classes(self.classes, known)
-        key = jax.random.key(self.seed)
+        key = new_key(self.seed)
         if in_picture:
             rows = {_title(label, known[label]): memory.sample(label, self.n, key) for label in labels}
             pictures.write_png(self.out, pictures.labelled_grid(rows, columns=min(self.n, _COLUMNS)))
         else:
-            _write_each(memory, labels, self.n, key, self.out, ctrl_c)
+            _write_each(memory, labels, self.n, key, self.out, signals)
         print(f"{self.n} images of each of {len(labels)} classes are in {self.out}")
 
     def _check(self, in_picture: bool) -> None:
@@ -108,7 +107,7 @@ def _find_classes(words: Sequence[str], known: dict[int, str]) -> list[int]:
     return list(dict.fromkeys(by_word[word] for word in words))
 
 
-def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array", out: Path, ctrl_c: CtrlC) -> None:
+def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array", out: Path, signals: Signals) -> None:
     """Writes a file for each image, in parts: all images together may not fit into memory."""
     from dgm_jax.data import pictures
     from dgm_jax.reporting.console import progress_bar
@@ -122,7 +121,7 @@ def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array
             folder.mkdir(parents=True, exist_ok=True)
             done = 0
             for part in memory.stream(label, n, key):
-                ctrl_c.raise_if_heard()
+                signals.raise_if_heard()
                 for image in pictures.to_uint8(part):
                     pictures.write_png(folder / f"{done:06}.png", image)
                     done += 1

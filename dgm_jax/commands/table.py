@@ -65,7 +65,7 @@ class Table:
         results = table_runs.collect(plan, train=not self.collect)
         out = self.out or runs
         table.write(results, out, command=command, ablations=self.ablations)
-        print((out / "table.md").read_text())
+        print((out / "table.md").read_text("utf-8"))
         return 1 if any(result.summary is None for result in results) else 0
 
     def _check(self) -> None:

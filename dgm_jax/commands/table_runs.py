@@ -8,17 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from dgm_jax.commands.learn import make_streams
 from dgm_jax.commands.options import ImageNetOptions, Options
 from dgm_jax.commands.parsing import parse
-from dgm_jax.config import GENERATIVE, Config, flattened, require_none_removed, upgraded
+from dgm_jax.config import GENERATIVE, Config, Method, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import OtherConfiguration, UserError
-from dgm_jax.methods import METHODS
 from dgm_jax.reporting.table import Result
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import read_summary
@@ -37,7 +36,7 @@ COMPARED = {  # name -> arguments
     "joint": ("--method", "joint"),
     "dgma": ("--variant", "dgma"),
     "dgmw": ("--variant", "dgmw"),
-    **{method: ("--method", method) for method in METHODS if method not in ("dgm", "joint")},
+    **{method: ("--method", method) for method in get_args(Method) if method not in ("dgm", "joint")},
 }
 ABLATIONS = {  # What the paper claims, one part changed at a time.
     f"{variant}: {change}": ("--variant", variant, *arguments)
@@ -168,13 +167,12 @@ class TableRun:
         fingerprint = hashlib.sha256(b"".join(summaries)).hexdigest()
         file = self.workdir / "quality.json"
         if file.exists():
-            known: dict[str, Any] = json.loads(file.read_text())
+            known: dict[str, Any] = json.loads(file.read_text("utf-8"))
             if known.pop("of", None) == fingerprint:
                 return known
-        import jax
-
         from dgm_jax.loading import load_method
         from dgm_jax.metrics import quality
+        from dgm_jax.system.pinned import new_key
 
         options = self.options
         (stream,) = make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
@@ -184,7 +182,7 @@ class TableRun:
         method, state = load_method(joint.options.settings, stream, joint.workdir)
         classifier = method.classifier(last, state)  # type: ignore[attr-defined]  # Every `joint` has one.
         memory, label = _load_memory(self.workdir, options.settings, stream)
-        measured = quality.measure(memory, classifier, images, labels, jax.random.key(self.seed), label=label)
+        measured = quality.measure(memory, classifier, images, labels, new_key(self.seed), label=label)
         write_json(file, measured | {"of": fingerprint})
         return measured
 

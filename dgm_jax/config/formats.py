@@ -86,7 +86,7 @@ def read_file(path: Path) -> dict[str, Any]:
       OtherConfiguration: if it is of a run that needs a removed setting.
     """
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
         found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except (OSError, ValueError) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)

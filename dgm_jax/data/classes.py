@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgm_jax.data.dataset import DataError
+from dgm_jax.data.dataset import DataError, composed
 
 
 def parse_classes(text: str, available: Sequence[str]) -> tuple[str, ...]:
@@ -31,7 +31,7 @@ def parse_classes(text: str, available: Sequence[str]) -> tuple[str, ...]:
             raise DataError(f"classes {text!r}: there are {most} classes; expected first:N with N from 1 to {most}.")
         return tuple(available[: int(number)])
     if text.startswith("@"):
-        return check_classes(_read_names(Path(text[1:])), available, text[1:])
+        return check_classes(read_names(Path(text[1:])), available, text[1:])
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise DataError(f"classes {text!r}: expected names separated by commas, first:N (e.g. first:50), or @FILE.")
@@ -39,14 +39,16 @@ def parse_classes(text: str, available: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_classes(chosen: Sequence[str], available: Sequence[str], where: str) -> tuple[str, ...]:
-    """Returns `chosen` if it names at least one class, only available ones, and each one once.
+    """Returns `chosen`, as `available` writes it, if it names at least one class, only available ones, each one once.
 
     Raises:
       DataError: otherwise; the message says `where` the choice was made.
     """
     if not chosen:
         raise DataError(f"classes {where} names no class; expected at least one of {few(available)}.")
-    unknown = [name for name in chosen if name not in set(available)]
+    written = {composed(name): name for name in available}
+    chosen = [written.get(composed(name), name) for name in chosen]
+    unknown = [name for name in chosen if composed(name) not in written]
     if unknown:
         close = difflib.get_close_matches(unknown[0], available, n=3)
         hint = f"; {unknown[0]} is close to {few(close)}" if close else ""
@@ -65,7 +67,12 @@ def few(names: Sequence[str], at_most: int = 5) -> str:
     return ", ".join(names[:at_most]) + (f", ... ({len(names)})" if len(names) > at_most else "")
 
 
-def _read_names(path: Path) -> list[str]:
+def read_names(path: Path) -> list[str]:
+    """Reads a text file with one name a line; `#` begins a comment.
+
+    Raises:
+      DataError: if the file cannot be read.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +15,9 @@ from dgm_jax.errors import UserError
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+
+_DARK = 32  # Arrays whose largest value is below were not scaled to 0..255; 5 bits end at 31.
+_FEW = 256  # Of fewer values in all images, nothing follows.
 
 
 class DataError(UserError, ValueError):
@@ -142,15 +147,17 @@ def from_arrays(
     name: str = "arrays",
     class_names: Mapping[int, str] | None = None,
 ) -> Dataset:
-    """Makes a `Dataset` of arrays and checks it; all sources use this function.
+    """Makes a `Dataset` of arrays and checks it.
 
     Args:
-      x_train: [n, h, w, c] or [n, h, w]; uint8, or other integers that are all in 0..255; c in {1, 3}.
-      y_train: integers [n], any values.
+      x_train: [n, h, w, c] or [n, h, w]; uint8, or other integers that are all in 0..255, or bool (True is white); c in
+        {1, 3}. The largest value of all images must be at least 32, because the networks see 0..255 as -1..1.
+      y_train: integers [n] or [n, 1], any values.
       x_test: [m, h, w, c] or [m, h, w]; images of the same shape as in `x_train`.
-      y_test: integers [m]; exactly the classes of `y_train`.
+      y_test: integers [m] or [m, 1]; exactly the classes of `y_train`.
       name: the name of the data set in reports.
-      class_names: names by label, each different; by default the name of a label is its number.
+      class_names: names by label, each different; by default the name of a label is its number. Names are compared and
+        kept in Unicode's composed form (NFC).
 
     Returns:
       The data set. Arrays that already have the right dtype and shape are not copied.
@@ -158,12 +165,37 @@ def from_arrays(
     Raises:
       DataError: if an argument is not as described above.
     """
+    dataset = checked(x_train, y_train, x_test, y_test, name=name, class_names=class_names)
+    largest = {"x_train": int(dataset.x_train.max()), "x_test": int(dataset.x_test.max())}
+    (dark, low), (_, high) = sorted(largest.items(), key=lambda item: item[1])
+    whose, value = ("all images", high) if high < _DARK else (dark, low)
+    is_unscaled = 0 < high < _DARK or 0 < low <= _DARK // 2 and high >= 4 * _DARK
+    if is_unscaled and dataset.x_train.size + dataset.x_test.size >= _FEW:
+        raise DataError(
+            f"{name}: the largest value of {whose} is {value}; expected 0..255, with white as 255. If {value} is white "
+            f"here, rescale: np.round(x * (255 / {value})).astype(np.uint8)."
+        )
+    return dataset
+
+
+def checked(
+    x_train: ArrayLike,
+    y_train: ArrayLike,
+    x_test: ArrayLike,
+    y_test: ArrayLike,
+    *,
+    name: str,
+    class_names: Mapping[int, str] | None = None,
+) -> Dataset:
+    """As `from_arrays`, for sources that know what white is: dark images get a note."""
     train, test = _as_images(x_train, f"{name}: x_train"), _as_images(x_test, f"{name}: x_test")
     if train.shape[1:] != test.shape[1:]:
         raise DataError(
             f"{name}: x_train holds images of shape {train.shape[1:]}, x_test of {test.shape[1:]}; "
             "expected the same (h, w, c): resize or convert one of them."
         )
+    largest = max(int(train.max()), int(test.max()))
+    notes = (f"the largest value of all images is {largest}, where white is 255",) * (largest < 4 * _DARK)
     train_labels = _as_labels(y_train, len(train), f"{name}: y_train")
     test_labels = _as_labels(y_test, len(test), f"{name}: y_test")
     for labels, where, others, elsewhere in (
@@ -177,32 +209,46 @@ def from_arrays(
                 f"every class needs training and test images: add some, or drop the class from {where}."
             )
     given = class_names or {}
-    names = {int(label): str(given.get(int(label), int(label))) for label in np.unique(train_labels)}
+    names = {int(label): composed(str(given.get(int(label), int(label)))) for label in np.unique(train_labels)}
     for class_name, times in Counter(names.values()).items():
         if times > 1:
             raise DataError(
                 f"{name}: class_names has the name {class_name!r} for {times} classes; "
                 "give each class a different name."
             )
-    return Dataset(name, train, train_labels, test, test_labels, names)
+    return Dataset(name, train, train_labels, test, test_labels, names, notes=notes)
+
+
+def composed(name: str) -> str:
+    """A name in the form in which names are compared: one letter may be written in several ways in Unicode."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _as_images(values: ArrayLike, what: str) -> Images:
     """Returns uint8 [n, h, w, c], or raises a DataError that begins with `what`."""
     images = np.asarray(values)
+    if images.ndim == 2:
+        side = math.isqrt(images.shape[1])
+        shape = f"{side}, {side}" if side**2 == images.shape[1] else "height, width"
+        raise DataError(
+            f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w]. If each row is an image: "
+            f"x.reshape(-1, {shape})."
+        )
     if images.ndim not in (3, 4):
         raise DataError(f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w].")
     if images.ndim == 3:
         images = images[..., None]
     if images.shape[-1] not in (1, 3):
         raise DataError(
-            f"{what} has {images.shape[-1]} channels (shape {images.shape}); "
-            "expected 1 (grey) or 3 (RGB) in the last axis."
+            f"{what} has {images.shape[-1]} channels (shape {images.shape}); expected 1 (grey) or 3 (RGB) in the last "
+            f"axis{'. The channels come first here: x.transpose(0, 2, 3, 1)' if images.shape[1] in (1, 3) else ''}."
         )
     if images.size == 0:
         raise DataError(f"{what} has shape {images.shape}: no images; expected at least one.")
     if images.dtype == np.uint8:
         return images
+    if images.dtype == bool:
+        return images.astype(np.uint8) * np.uint8(255)
     if not np.issubdtype(images.dtype, np.integer):
         fault = ""
         if np.issubdtype(images.dtype, np.floating):
@@ -224,6 +270,15 @@ def _as_images(values: ArrayLike, what: str) -> Images:
 def _as_labels(values: ArrayLike, n: int, what: str) -> Labels:
     """Returns int64 [n], or raises a DataError that begins with `what`."""
     labels = np.asarray(values)
+    if labels.ndim == 2 and labels.shape == (n, 1):
+        labels = labels[:, 0]
+    if labels.ndim == 2 and len(labels) == n and np.all(np.sum(labels != 0, axis=1) == 1):
+        raise DataError(f"{what} has shape {labels.shape}, one-hot; expected ({n},): y.argmax(axis=1).")
+    if labels.shape == (n,) and labels.dtype.kind in "US":
+        raise DataError(
+            f"{what} is text, e.g. {str(labels[0])!r}; expected integer labels: names, y = np.unique(y, "
+            "return_inverse=True). The names can be given as class_names."
+        )
     if labels.shape != (n,):
         raise DataError(f"{what} has shape {labels.shape}; expected ({n},), one integer label per image.")
     if not np.issubdtype(labels.dtype, np.integer):
@@ -233,6 +288,8 @@ def _as_labels(values: ArrayLike, n: int, what: str) -> Labels:
             f"expected integer labels: {'remove those images' if nan else 'number the classes'}, "
             "then y.astype(np.int64)."
         )
+    if n and int(labels.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"{what} holds {labels.max()}, which is too large; expected labels below 2**63: renumber them.")
     return labels.astype(np.int64, copy=False)
 
 

@@ -6,13 +6,15 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from dgm_jax.data.classes import check_classes, few
-from dgm_jax.data.dataset import DataError, Dataset, Images, from_arrays
+from dgm_jax.data.dataset import DataError, Dataset, Images, checked, composed
+from dgm_jax.errors import is_of_environment
 from dgm_jax.system.files import PathLike
 
 if TYPE_CHECKING:
@@ -21,19 +23,66 @@ if TYPE_CHECKING:
 Grey = Literal["convert", "refuse"]
 Unreadable = Literal["refuse", "skip"]
 
-_TEST_FOLDERS = ("val", "validation", "test")
+Parts = tuple[str, str]  # The names of the folders of training and of test images.
+
+# Names of these folders, in upper or lower case; the first one that is there counts.
+_TRAIN_FOLDERS = ("train", "training", "seg_train")
+_TEST_FOLDERS = ("val", "validation", "valid", "test", "testing", "eval", "evaluation", "seg_test")
+# What systems, not people, put beside images.
+_OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+# Formats of Pillow that are read. PostScript is not: to read it, Pillow runs another program.
+_FORMATS = (
+    "AVIF",
+    "BMP",
+    "DDS",
+    "DIB",
+    "GIF",
+    "ICNS",
+    "ICO",
+    "IM",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "MSP",
+    "PCX",
+    "PNG",
+    "PPM",
+    "PSD",
+    "QOI",
+    "SGI",
+    "SUN",
+    "TGA",
+    "TIFF",
+    "WEBP",
+    "XBM",
+    "XPM",
+)
+_WHITES = (255, 4095, 65535)  # The largest values of 8, 12 and 16 bits.
 # Files that often lie beside images. Every other file must be an image; if not, it is an error.
 _NO_IMAGES = (".txt", ".csv", ".json", ".jsonl", ".xml", ".html", ".md", ".yaml", ".yml", ".log", ".ini", ".db", ".npy")
+_ANNOTATIONS = "val_annotations.txt"
 _LAYOUTS = "PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*"
 
 
-def folder_classes(path: PathLike) -> tuple[str, ...]:
+def parse_parts(text: str) -> Parts:
+    """Reads the names of two folders from the command line, e.g. "train,test".
+
+    Raises:
+      DataError: if `text` is not two different names.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1]:
+        raise DataError(f"parts {text!r}: expected the folders of training and of test images, e.g. train,test.")
+    return names[0], names[1]
+
+
+def folder_classes(path: PathLike, parts: Parts | None = None) -> tuple[str, ...]:
     """Lists the classes of a folder for `from_folder`: the sorted names of its (training) class folders.
 
     Raises:
       DataError: if the folder is missing or has no class folders.
     """
-    return tuple(_class_folders(_parts(Path(path))[0]))
+    return tuple(_class_folders(_find_parts(Path(path), parts)[0]))
 
 
 def from_folder(
@@ -43,19 +92,21 @@ def from_folder(
     classes: Sequence[str] | None = None,
     grey: Grey = "convert",
     unreadable: Unreadable = "refuse",
+    parts: Parts | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """Loads a data set from class folders of images, in any format that Pillow reads.
+    """Loads a data set from class folders of images, in the usual formats.
 
     There are two layouts. Either training images are in `path/train/<class>/` and test images in `path/val/<class>/`
-    (or `validation`, or `test`; the first of these that exists). Or all images are in `path/<class>/`: then the last
-    fifth of the files of each class, sorted by name, are its test images (rounded down, but at least one).
+    (other usual names are known, too, and Tiny ImageNet's own layout). Or all images are in `path/<class>/`: then the
+    last fifth of the files of each class, sorted by name, are its test images (rounded down, but at least one).
 
     Hidden files and folders are ignored, and so are files whose suffix shows that they are not images (.txt, .csv,
-    .json, .xml and so on). Every other file is read. An image is rotated as its EXIF orientation says, cut to its
-    central square, and scaled with Pillow's bilinear filter, which averages when it shrinks. Large JPEGs are decoded at
-    a fraction of their size, but at least at 4 x `size`. Transparent parts become white, 16 bits become 8, palettes and
-    CMYK become RGB, and only the first image of an animation is read.
+    .json, .xml and so on). Every other file is read, except PostScript, for which Pillow would run another program. An
+    image is rotated as its EXIF orientation says, cut to its central square, and scaled with Pillow's bilinear filter,
+    which averages when it shrinks. Large JPEGs are decoded at a fraction of their size, but at least at 4 x `size`.
+    Transparent parts become white, palettes and CMYK become RGB, and only the first image of an animation is read. Grey
+    files of more than 8 bits are taken to have as many bits (8, 12 or 16) as the largest value in all of them needs.
 
     Args:
       path: the folder.
@@ -64,6 +115,7 @@ def from_folder(
       grey: whether grey images among colour images are converted to colour or refused. If all images are grey, they
         stay grey. The mode of a file decides whether it is grey; three equal channels count as colour.
       unreadable: whether files that cannot be read as images are refused (after all files were read) or skipped.
+      parts: names of the folders in `path` that hold training and test images; None: found by their names.
       name: the name of the data set in reports; by default that of the folder.
 
     Returns:
@@ -76,10 +128,10 @@ def from_folder(
     """
     path = Path(path)
     _check_options(size, grey, unreadable)
-    chosen, train, test, left_out = _list_files(path, classes)
+    chosen, train, test, notes = _list_files(path, classes, parts)
     files = [file for part in (train, test) for of_class in part for file in of_class]
     labels = np.concatenate([np.repeat(np.arange(len(chosen)), [len(f) for f in part]) for part in (train, test)])
-    images, is_grey, faults = _read_all(files, size)
+    images, is_grey, faults, deep = _read_all(files, size)
     read = np.array([not fault for fault in faults])
     names = [str(file.relative_to(path)) for file in files]
     faulty = [f"{file} ({fault})" for file, fault in zip(names, faults, strict=True) if fault]
@@ -103,8 +155,8 @@ def from_folder(
         if empty:
             raise DataError(f"{path}: none of the {what} images of {few(empty)} can be read; skipped: {few(faulty)}.")
         arrays += [images[rows] if colour else images[rows, ..., :1], labels[rows]]
-    dataset = from_arrays(*arrays, name=name or path.resolve().name, class_names=dict(enumerate(chosen)))
-    return dataclasses.replace(dataset, notes=_notes(converted, faulty, left_out))
+    dataset = checked(*arrays, name=name or path.resolve().name, class_names=dict(enumerate(chosen)))
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *_notes(converted, faulty), *deep, *notes))
 
 
 def _check_options(size: int, grey: str, unreadable: str) -> None:
@@ -115,15 +167,13 @@ def _check_options(size: int, grey: str, unreadable: str) -> None:
             raise DataError(f"{option}={value!r}: expected one of {', '.join(get_args(choices))}.")
 
 
-def _notes(converted: list[str], skipped: list[str], left_out: int) -> tuple[str, ...]:
+def _notes(converted: list[str], skipped: list[str]) -> list[str]:
     notes = []
     if converted:
         notes.append(f"grey images converted to colour: {len(converted):,}, {few(converted)}")
     if skipped:
         notes.append(f"files skipped because they cannot be read: {len(skipped):,}, {few(skipped)}")
-    if left_out:
-        notes.append(f"files left out because their suffix is not that of an image: {left_out:,}")
-    return tuple(notes)
+    return notes
 
 
 def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Images:
@@ -136,7 +186,7 @@ def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Image
       DataError: if files cannot be read as images; the message names them.
     """
     paths = [Path(file) for file in files]
-    images, _, faults = _read_all(paths, size)
+    images, _, faults, _ = _read_all(paths, size)
     faulty = [f"{path} ({fault})" for path, fault in zip(paths, faults, strict=True) if fault]
     if faulty:
         raise DataError(f"{len(faulty):,} of {len(paths):,} files cannot be read as images: {few(faulty)}.")
@@ -151,30 +201,57 @@ def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Image
 # ---- Finding files ----
 
 
-def _parts(path: Path) -> tuple[Path, Path | None]:
-    """Returns the folders that hold the class folders of training and of test images; None if both are in the first."""
+def _find_parts(path: Path, parts: Parts | None) -> tuple[Path, Path | None, list[str]]:
+    """Returns the folders that hold the class folders of training and of test images, and notes.
+
+    The second folder is None if all images are in the first.
+    """
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise DataError(f"{path} {found}; expected a folder: {_LAYOUTS}.")
-    tests = [path / name for name in _TEST_FOLDERS if (path / name).is_dir()]
-    train = path / "train"
-    # If "train" (or "test") is the name of a class, that folder holds images and no folders.
-    if not train.is_dir() or not (tests or any(entry.is_dir() for entry in _visible(train))):
-        return path, None
-    if not tests:
-        raise DataError(f"{path} has train/, but none of {', '.join(f'{name}/' for name in _TEST_FOLDERS)} beside it.")
-    return train, tests[0]
+    folders = {entry.name: entry for entry in sorted(_visible(path)) if entry.is_dir()}
+    if parts is not None:
+        lacking = [name for name in parts if name not in folders]
+        if lacking:
+            raise DataError(f"{path} has no folder {few(lacking)}; it has {few(list(folders)) or 'none'}.")
+        train, test = (folders[name] for name in parts)
+    else:
+        trains, tests = (
+            [folders[name] for known in usual for name in folders if name.casefold() == known]
+            for usual in (_TRAIN_FOLDERS, _TEST_FOLDERS)
+        )
+        # If "train" (or "test") is the name of a class, that folder holds images and no folders.
+        if not trains or not (tests or any(entry.is_dir() for entry in _visible(trains[0]))):
+            return path, None, []
+        train = trains[0]
+        if not tests:
+            raise DataError(
+                f"{path} has {train.name}/, but none of {', '.join(f'{name}/' for name in _TEST_FOLDERS)} beside it; "
+                "name both folders (--parts TRAIN,TEST)."
+            )
+        test = tests[0]
+    unused = [f"{name}/" for name, folder in folders.items() if folder not in (train, test)]
+    note = f"images are read from {train.name}/ and {test.name}/; not used: {few(unused)} (--parts TRAIN,TEST chooses)"
+    return train, test, [note] * bool(unused)
 
 
 def _class_folders(root: Path) -> dict[str, Path]:
     """The class folders in a folder by name, sorted."""
     entries = sorted(_visible(root), key=lambda entry: entry.name)
-    folders = {entry.name: entry for entry in entries if entry.is_dir()}
-    for name in folders:
+    folders: dict[str, Path] = {}
+    for entry in entries:
+        if not entry.is_dir():
+            continue
         try:
-            name.encode()
+            entry.name.encode()
         except UnicodeEncodeError:
-            raise DataError(f"{root} has a class folder whose name is not UTF-8: {name!r}; rename it.") from None
+            raise DataError(f"{root} has a class folder whose name is not UTF-8: {entry.name!r}; rename it.") from None
+        other = folders.setdefault(composed(entry.name), entry)
+        if other is not entry:
+            raise DataError(
+                f"{root} has two class folders named {composed(entry.name)}, written in two forms of Unicode: "
+                f"{other.name!a} and {entry.name!a}; put their images into one."
+            )
     if not folders:
         found = f"it holds {few([entry.name for entry in entries])}" if entries else "it is empty"
         raise DataError(f"{root} has no class folders ({found}); expected {_LAYOUTS}.")
@@ -182,10 +259,10 @@ def _class_folders(root: Path) -> dict[str, Path]:
 
 
 def _list_files(
-    path: Path, classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], list[list[Path]], list[list[Path]], int]:
-    """Returns the classes, the training and the test files of each, and the number of files that are not images."""
-    root, test_root = _parts(path)
+    path: Path, classes: Sequence[str] | None, parts: Parts | None
+) -> tuple[tuple[str, ...], list[list[Path]], list[list[Path]], list[str]]:
+    """Returns the classes, the training and the test files of each, and notes."""
+    root, test_root, notes = _find_parts(path, parts)
     folders = _class_folders(root)
     chosen = tuple(folders) if classes is None else check_classes(classes, tuple(folders), f"of {path}")
     if test_root is None:
@@ -198,109 +275,146 @@ def _list_files(
             )
         cuts = [(files, -max(1, len(files) // 5)) for files, _ in listed]
         train, test = [files[:cut] for files, cut in cuts], [files[cut:] for files, cut in cuts]
-        return chosen, train, test, sum(n for _, n in listed)
-
-    test_folders = _class_folders(test_root)
-    lacking = [label for label in chosen if label not in test_folders]
-    extra = [label for label in test_folders if label not in folders] if classes is None else []
-    faults = [
-        f"in {there.name}/ but not in {elsewhere.name}/: {few(names)}"
-        for names, there, elsewhere in ((lacking, root, test_root), (extra, test_root, root))
-        if names
-    ]
-    if faults:
-        raise DataError(
-            f"{path}: classes {'; '.join(faults)}; add images, or choose classes that both have (--classes)."
-        )
-    listed = [_image_files(part[label]) for part in (folders, test_folders) for label in chosen]
-    images = [files for files, _ in listed]
-    return chosen, images[: len(chosen)], images[len(chosen) :], sum(n for _, n in listed)
+    else:
+        annotated = test_root / _ANNOTATIONS
+        if "images" not in folders and [entry.name for entry in _visible(test_root)] == ["images"]:
+            raise DataError(f"{test_root} holds images/ but no {_ANNOTATIONS}, which names the class of each image.")
+        tested = _annotated_files(annotated) if annotated.is_file() else _class_folders(test_root)
+        lacking = [label for label in chosen if label not in tested]
+        extra = [label for label in tested if label not in folders] if classes is None else []
+        faults = [
+            f"in {there.name}/ but not in {elsewhere.name}/: {few(names)}"
+            for names, there, elsewhere in ((lacking, root, test_root), (extra, test_root, root))
+            if names
+        ]
+        if faults:
+            raise DataError(
+                f"{path}: classes {'; '.join(faults)}; add images, or choose classes that both have (--classes)."
+            )
+        places = [tested[label] for label in chosen]
+        listed = [_image_files(folders[label]) for label in chosen]
+        listed += [_image_files(place) if isinstance(place, Path) else (place, 0) for place in places]
+        images = [files for files, _ in listed]
+        train, test = images[: len(chosen)], images[len(chosen) :]
+    if left_out := sum(n for _, n in listed):
+        notes.append(f"files left out because their suffix is not that of an image: {left_out:,}")
+    return chosen, train, test, notes
 
 
 def _image_files(folder: Path) -> tuple[list[Path], int]:
     """Returns the files of a class folder that may be images, sorted by name, and the number of other files."""
     entries = sorted(_visible(folder), key=lambda entry: entry.name)
     inner = [entry.name for entry in entries if entry.is_dir()]
+    files = [entry for entry in entries if entry.suffix.lower() not in _NO_IMAGES and not entry.is_dir()]
+    if inner == ["images"] and not files:  # As in Tiny ImageNet.
+        files, n_others = _image_files(folder / "images")
+        return files, n_others + len(entries) - 1
     if inner:
         raise DataError(f"{folder} holds folders ({few(inner)}); expected the images of a class, not folders.")
-    files = [entry for entry in entries if entry.suffix.lower() not in _NO_IMAGES]
     if not files:
         found = f"it holds {few([entry.name for entry in entries])}" if entries else "it is empty"
         raise DataError(f"{folder} has no images ({found}); add some, or remove the class.")
     return files, len(entries) - len(files)
 
 
+def _annotated_files(annotations: Path) -> dict[str, list[Path]]:
+    """The files of each class, from lines of a file name and a class, as Tiny ImageNet has them for its test images."""
+    lines = [line.split() for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if short := [line[0] for line in lines if len(line) < 2]:
+        raise DataError(f"{annotations}: no class beside {few(short)}; expected lines of a file name and a class.")
+    files: dict[str, list[Path]] = {}
+    for name, label, *_ in sorted(lines):
+        files.setdefault(composed(label), []).append(annotations.parent / "images" / name)
+    return files
+
+
 def _visible(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in _OF_SYSTEMS]
 
 
 # ---- Reading files ----
 
 
-def _read_all(files: Sequence[Path], size: int) -> tuple[Images, np.ndarray, list[str]]:
+def _read_all(files: Sequence[Path], size: int) -> tuple[Images, np.ndarray, list[str], list[str]]:
     """Reads files in threads (Pillow releases the interpreter lock while it decodes).
 
     Returns:
-      Images [n, size, size, 3], which of them are grey, and what is wrong with each file ("" if nothing).
+      Images [n, size, size, 3], which of them are grey, what is wrong with each file ("" if nothing), and notes.
     """
     images = np.zeros((len(files), size, size, 3), np.uint8)
     grey = np.zeros(len(files), bool)
+    largest = np.zeros(len(files), int)  # The largest value in a file of more than 8 bits.
 
-    def read(row: int) -> str:
+    def read(row: int, white: int = _WHITES[-1]) -> str:
         try:
-            image = _read(files[row], size)
+            image, largest[row] = _read(files[row], size, white)
         except Exception as error:  # For a damaged file decoders raise SyntaxError, struct.error and others.
+            if is_of_environment(error):
+                raise
             return _fault(files[row], error)
         images[row], grey[row] = image, image.shape[-1] == 1
         return ""
 
     pool = ThreadPoolExecutor()
+    notes = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # One line per image with e.g. broken EXIF data.
         try:
             faults = list(pool.map(read, range(len(files))))
+            deep, most = np.flatnonzero(largest).tolist(), int(largest.max(initial=0))
+            white = next(white for white in _WHITES if most <= white)
+            if deep and white < _WHITES[-1]:
+                list(pool.map(partial(read, white=white), deep))
+                notes = [
+                    f"files of more than 8 bits whose largest value is {most}, so that white is taken to be {white}: "
+                    f"{len(deep):,}, {few([files[row].name for row in deep])}"
+                ]
         finally:
             pool.shutdown(cancel_futures=True)  # Otherwise Ctrl-C would wait until all images are read.
-    return images, grey, faults
+    return images, grey, faults, notes
 
 
-def _read(file: Path, size: int) -> Images:
-    """Reads an image as [size, size, 1 or 3]; `from_folder` says how."""
+def _read(file: Path, size: int, white: int) -> tuple[Images, int]:
+    """Reads an image as [size, size, 1 or 3], as `from_folder` says, and the largest value in it if it has over 8 bits.
+
+    `white` is the value of white in files of more than 8 bits.
+    """
     from PIL import Image, ImageOps
 
     if not file.is_file():  # For example a pipe: opening it would wait for ever.
         raise FileNotFoundError("not a file")
-    with Image.open(file) as opened:
+    Image.init()
+    with Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as opened:
         # JPEGs only: decodes at the smallest of 1, 1/2, 1/4, 1/8 of the size that is at least as large as this. With
         # twice `size`, ImageNet is not read faster, and single pixels change by 30 levels.
         opened.draft(None, (4 * size, 4 * size))
         opened.load()
         ImageOps.exif_transpose(opened, in_place=True)
-        image = _grey_or_rgb(opened)
+        image, largest = _grey_or_rgb(opened, white)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square).reshape(size, size, -1)
+    return np.asarray(square).reshape(size, size, -1), largest
 
 
-def _grey_or_rgb(image: Image) -> Image:
-    """Converts an image of any mode to L if it is grey, else to RGB."""
+def _grey_or_rgb(image: Image, white: int) -> tuple[Image, int]:
+    """Converts an image of any mode to L if it is grey, else to RGB; also the largest value, if it has over 8 bits."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # Pillow would clip 16-bit values at 255.
+    if image.mode.startswith("I"):  # Pillow would clip values at 255.
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"values {values.min()}..{values.max()}, expected 8 or 16 bits")
-        return Image.fromarray(np.round(values / 257).astype(np.uint8))
+        if values.min() < 0 or values.max() > _WHITES[-1]:
+            raise ValueError(f"values {values.min()}..{values.max()}, expected 8 to 16 bits")
+        return Image.fromarray(np.round(values / (white / 255)).astype(np.uint8)), int(values.max())
     if image.mode == "F":
         raise ValueError("floating-point values, expected 8 or 16 bits")
     grey = image.mode in ("1", "L", "LA", "La")
     if not image.has_transparency_data:
-        return image.convert("L" if grey else "RGB")
+        return image.convert("L" if grey else "RGB"), 0
     image = image.convert("LA" if grey else "RGBA")
     ground = Image.new("L" if grey else "RGB", image.size, "white")
     ground.paste(image.convert(ground.mode), mask=image.getchannel("A"))
-    return ground
+    return ground, 0
 
 
 def _fault(file: Path, error: Exception) -> str:
@@ -309,5 +423,5 @@ def _fault(file: Path, error: Exception) -> str:
     if file.is_file() and not file.stat().st_size:
         return "empty"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or in a format that Pillow does not know"
+        return "not an image, or in a format that is not read"
     return (str(error).splitlines() or [type(error).__name__])[0]

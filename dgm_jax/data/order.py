@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from dgm_jax.data.dataset import DataError
+from dgm_jax.data.classes import check_classes, few, read_names
+from dgm_jax.data.dataset import DataError, composed
 
 
-def parse_class_order(text: str, labels: Sequence[int]) -> tuple[int, ...]:
+def parse_class_order(text: str, labels: Sequence[int], names: Mapping[int, str] | None = None) -> tuple[int, ...]:
     """Reads a class order from the command line.
 
     Args:
-      text: "natural" (ascending), "random:SEED", or all labels, e.g. "3,1,4,0,2".
+      text: "natural" (ascending); "random:SEED"; "legacy:SEED", the order of `numpy.random.seed(SEED)` that published
+        class-incremental results have (with 1993); all labels or all names, e.g. "3,1,2" or "cat,dog", with or without
+        brackets; or "@FILE", a text file with one name a line, in which `#` begins a comment.
       labels: the labels of the data set.
+      names: the name of each label; None if labels have no names.
 
     Returns:
       A permutation of `labels`.
 
     Raises:
-      DataError: if `text` is none of these, or not a permutation of `labels`.
+      DataError: if `text` is none of these, or not a permutation of `labels`; or if it gives numbers where a number
+        can be a label or a name of another label.
     """
     if text == "natural":
         return tuple(sorted(labels))
     kind, _, seed = text.partition(":")
-    if kind == "random" and seed.isdecimal():
-        return tuple(int(label) for label in np.random.default_rng(int(seed)).permutation(sorted(labels)))
+    if kind in ("random", "legacy") and seed.isdecimal():
+        if kind == "legacy" and int(seed) >= 2**32:
+            raise DataError(f"class order {text!r}: expected a seed below 2**32, as NumPy's old generator takes it.")
+        generator = np.random.default_rng(int(seed)) if kind == "random" else np.random.RandomState(int(seed))
+        return tuple(int(label) for label in generator.permutation(sorted(labels)))
+    named = {name: label for label, name in (names or {}).items()}
+    if text.startswith("@"):
+        listed = check_classes(read_names(Path(text[1:])), tuple(named), text[1:])
+        return check_order([named[name] for name in listed], labels)
+    words = [word.strip().strip("'\"") for word in text.strip().removeprefix("[").removesuffix("]").split(",")]
+    if all(composed(word) in named for word in words) and not all(word.lstrip("-").isdecimal() for word in words):
+        return check_order([named[composed(word)] for word in words], labels)
     try:
-        order = [int(label) for label in text.split(",")]
+        order = [int(word) for word in words]
     except ValueError:
+        unknown = [word for word in words if composed(word) not in named]
         raise DataError(
-            f"class order {text!r}: expected natural, random:SEED (e.g. random:0), or all labels, e.g. 3,1,2."
+            f"class order {text!r}: expected natural, random:SEED (e.g. random:0), legacy:SEED, all labels "
+            f"(e.g. 3,1,2), all names, or @FILE{f'; there is no class {few(unknown)}' if named and unknown else ''}."
         ) from None
+    doubtful = [str(number) for number in order if named.get(str(number), number) != number]
+    if doubtful:
+        label = int(doubtful[0])
+        other = f", and label {label} is the class named {names[label]!r}" if names and label in names else ""
+        raise DataError(
+            f"class order {text!r}: {label} is the name of a class{other}; give the names in a file, one a line "
+            "(--class-order @FILE)."
+        )
     return check_order(order, labels)
 
 

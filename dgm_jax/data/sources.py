@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from dgm_jax.data import tfds
 from dgm_jax.data.classes import new_labels
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
+from dgm_jax.errors import is_of_environment
 from dgm_jax.system.files import PathLike
 
 _DIGITS = tuple(map(str, range(10)))
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_MEDMNIST_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] | None = None) -> Dataset:
@@ -59,7 +62,8 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     """Loads a data set from one npz file.
 
     Args:
-      path: a file with the arrays x_train, y_train, x_test and y_test, as `from_arrays` takes them.
+      path: a file with the arrays x_train, y_train, x_test and y_test, as `from_arrays` takes them, or under the names
+        that MedMNIST has. It may hold `class_names`, too: texts, one for each of the labels 0, 1, ...
       name: the name of the data set in reports; by default the file name without its suffix.
 
     Returns:
@@ -71,15 +75,20 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected an .npz file with the arrays {', '.join(_NPZ_KEYS)}.")
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {found}; expected an .npz file with the arrays {', '.join(_NPZ_KEYS)}.")
     advice = f"write it with np.savez(path, {', '.join(f'{key}=...' for key in _NPZ_KEYS)})"
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is not an npz file (or is cut short); {advice}.")
     try:
         with np.load(path, allow_pickle=False) as file:  # A pickle could run code.
             names = file.files
-            arrays = {key: file[key] for key in _NPZ_KEYS if key in names}
+            stored = _MEDMNIST_KEYS if set(_MEDMNIST_KEYS) <= set(names) else _NPZ_KEYS
+            arrays = {key: file[name] for key, name in zip(_NPZ_KEYS, stored, strict=True) if name in names}
+            texts = file["class_names"] if "class_names" in names else None
     except Exception as error:  # zipfile, zlib and NumPy's header parser raise different errors for damaged files.
+        if is_of_environment(error):
+            raise
         if "allow_pickle" in str(error):
             raise DataError(
                 f"{path} holds pickled Python objects, which are not read because a pickle can run code; "
@@ -89,7 +98,19 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     missing = [key for key in _NPZ_KEYS if key not in arrays]
     if missing:
         raise DataError(f"{path} has no {', '.join(missing)} (it has {', '.join(names)}); {advice}.")
-    return from_arrays(**arrays, name=name or path.stem)
+    class_names = None
+    if texts is not None:
+        highest = int(max(arrays["y_train"].max(), 0)) if arrays["y_train"].dtype.kind in "iu" else 0
+        if texts.ndim != 1 or texts.dtype.kind != "U" or len(texts) <= highest:
+            raise DataError(
+                f"{path}: class_names is {texts.dtype} of shape {texts.shape}; expected texts, one for each of the "
+                f"labels 0..{highest}."
+            )
+        class_names = dict(enumerate(texts.tolist()))
+    dataset = from_arrays(**arrays, name=name or path.stem, class_names=class_names)
+    unused = sorted(set(names) - {*stored, "class_names"})
+    notes = (f"arrays of {path.name} that are not used: {', '.join(unused)}",) * bool(unused)
+    return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def _load_digits(classes: Sequence[str] | None) -> Dataset:

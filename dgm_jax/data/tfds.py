@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.data.classes import few, new_labels
-from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_arrays
+from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, checked
+from dgm_jax.errors import is_of_environment
 from dgm_jax.system.files import PathLike
 
 # The name that TFDS uses for each data set.
@@ -96,10 +97,12 @@ def read_info(folder: Path) -> dict[str, Any]:
     contents: dict[str, Any] = {}
     for file in ("features.json", "dataset_info.json"):
         try:
-            contents = json.loads((folder / file).read_text())
+            contents = json.loads((folder / file).read_text("utf-8"))
         except FileNotFoundError as error:
             raise DataError(f"{folder} has no {file}, so the data set is incomplete; {_again(folder)}.") from error
         except (OSError, ValueError) as error:
+            if is_of_environment(error):
+                raise
             raise DataError(f"{folder / file} cannot be read ({error}); {_again(folder)}.") from error
     return contents
 
@@ -145,6 +148,8 @@ def _check_shards(folder: Path, split: str, lengths: list[int]) -> None:
             records = int(reader.num_records())
             reader.close()
         except (RuntimeError, ValueError) as error:
+            if is_of_environment(error):
+                raise
             raise DataError(f"{shard} is truncated or damaged ({error}); {_again(folder)}.") from error
         if records != expected:
             raise DataError(f"{shard} has {records} records, dataset_info.json counts {expected}; {_again(folder)}.")
@@ -212,7 +217,7 @@ def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dat
         if missing:
             raise DataError(f"{folder} has no {split} images of {few(missing)}; choose other classes.")
     (x_train, y_train), (x_test, y_test) = parts
-    return from_arrays(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names)))
+    return checked(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names)))
 
 
 def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] | None) -> tuple[Images, Labels]:
@@ -228,6 +233,8 @@ def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] |
             kept = [(i, row) for i, row in enumerate(rows, start) if new is None or row["label"] in new]
             decoded = [feature.decode_example_np(row["image"]) for _, row in kept]
         except (RuntimeError, OSError, ValueError, LookupError) as error:
+            if is_of_environment(error):
+                raise
             raise DataError(
                 f"{folder}: the {split} images {start}..{stop - 1} are damaged ({error}); {_again(folder)}."
             ) from error

@@ -13,10 +13,10 @@ from jax import lax
 from dgm_jax.errors import UserError
 from dgm_jax.memory.memory import Memory, sample_chunk
 from dgm_jax.system import files
+from dgm_jax.system.pinned import KEYS, pinned
 from dgm_jax.types import params_to_tree
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # The platforms that an exported sampler runs on.
-_KEYS = "threefry2x32"
 
 
 def to_npz(memory: Memory) -> bytes:
@@ -69,8 +69,9 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
 
     branches = [branch(number) for number in range(len(memory.tasks))]
 
+    @pinned()
     def sample(key_data: jax.Array, start: jax.Array, label: jax.Array) -> jax.Array:
-        key = jax.random.wrap_key_data(key_data, impl=_KEYS)
+        key = jax.random.wrap_key_data(key_data, impl=KEYS)
         is_label = jnp.asarray(known, jnp.int32) == label
         index = jnp.argmax(is_label).astype(jnp.int32)
         images = lax.switch(jnp.asarray(tasks)[index], branches, key, start, index, jnp.asarray(heads)[index])
@@ -79,6 +80,7 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     return sample
 
 
+@pinned()
 def to_stablehlo(memory: Memory) -> bytes:
     """The sampler with its weights as a serialised `jax.export` program for CPU, GPU and TPU.
 

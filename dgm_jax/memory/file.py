@@ -23,10 +23,11 @@ from dgm_jax.memory.task import TaskMemory, unite_masks
 from dgm_jax.models import NETWORKS, pair
 from dgm_jax.models.generator import Generator
 from dgm_jax.system import files
+from dgm_jax.system.pinned import KEYS
 from dgm_jax.types import Norm, Statistics
 
 MAGIC = b"\x89DGM\r\n\x1a\n"  # As in PNG files: a copy made as text changes these bytes.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # Version 1 did not name the generator of random numbers; it was the same.
 
 _START = struct.Struct("<8sII")  # The magic, the format version, the bytes of the header.
 _SEAL = hashlib.sha256().digest_size
@@ -61,6 +62,7 @@ class _Header:
     gates: str  # "units" (DGMa) or "weights" (DGMw).
     gate_before_norm: bool
     tasks: list[_TaskHeader]
+    keys: str = KEYS  # The generator of random numbers that images are drawn with.
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -86,9 +88,12 @@ class _Header:
             for task in self.tasks
         )
 
-    def encode(self) -> bytes:
+    def encode(self, version: int) -> bytes:
         """The one way to write it."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode("ascii")
+        content = dataclasses.asdict(self)
+        if version == 1:
+            del content["keys"]
+        return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
 def write(path: files.PathLike, memory: Memory) -> int:
@@ -107,7 +112,25 @@ def write(path: files.PathLike, memory: Memory) -> int:
 
 def encode(memory: Memory) -> bytes:
     """A memory as the bytes of a file."""
-    header = _Header(
+    header = _header_of(memory)
+    text = header.encode(FORMAT_VERSION)
+    parts = [_START.pack(MAGIC, FORMAT_VERSION, len(text)), text]
+    for task in memory.tasks:
+        parts += [np.packbits(mask).tobytes() for mask in task.masks]
+        for norm in task.norms:
+            parts += [_floats(norm.scale), _floats(norm.shift)]
+        for running in task.statistics:
+            parts += [_floats(running.mean), _floats(running.var)]
+        parts.append(_floats(task.heads))
+    shapes = header.generator.kernel_shapes(header.widths, header.noise_dim)
+    for kernel, used, (_, _, c_in, c_out) in zip(memory.kernels, used_weights(memory), shapes, strict=True):
+        parts.append(_floats(kernel[:, :, :c_in, :c_out][used[:, :, :c_in, :c_out]]))
+    content = b"".join(parts)
+    return content + hashlib.sha256(content).digest()
+
+
+def _header_of(memory: Memory) -> _Header:
+    return _Header(
         network=memory.network,
         image_size=memory.image_size,
         channels=memory.channels,
@@ -124,20 +147,6 @@ def encode(memory: Memory) -> bytes:
             for task in memory.tasks
         ],
     )
-    text = header.encode()
-    parts = [_START.pack(MAGIC, FORMAT_VERSION, len(text)), text]
-    for task in memory.tasks:
-        parts += [np.packbits(mask).tobytes() for mask in task.masks]
-        for norm in task.norms:
-            parts += [_floats(norm.scale), _floats(norm.shift)]
-        for running in task.statistics:
-            parts += [_floats(running.mean), _floats(running.var)]
-        parts.append(_floats(task.heads))
-    shapes = header.generator.kernel_shapes(header.widths, header.noise_dim)
-    for kernel, used, (_, _, c_in, c_out) in zip(memory.kernels, used_weights(memory), shapes, strict=True):
-        parts.append(_floats(kernel[:, :, :c_in, :c_out][used[:, :, :c_in, :c_out]]))
-    content = b"".join(parts)
-    return content + hashlib.sha256(content).digest()
 
 
 def read(path: files.PathLike) -> Memory:
@@ -173,21 +182,21 @@ def decode(content: bytes) -> Memory:
     if version > FORMAT_VERSION:
         raise NewerFormat(f"has format version {version}, this dgm_jax reads up to {FORMAT_VERSION}; upgrade dgm_jax")
     start, stop = _START.size + header_size, len(content) - _SEAL
-    if version != FORMAT_VERSION or start > stop:
+    if version not in (1, FORMAT_VERSION) or start > stop:
         raise DamagedMemoryFile(f"format version {version} with a header of {header_size} bytes is not valid")
-    header = _decode_header(content[_START.size : start])
+    header = _decode_header(content[_START.size : start], version)
     rest = memoryview(content)[start:stop]
     if header.task_bytes() > len(rest):
         raise DamagedMemoryFile(f"its header announces at least {header.task_bytes():,} bytes, found {len(rest):,}")
     return _decode_body(header, rest)
 
 
-def _decode_header(text: bytes) -> _Header:
+def _decode_header(text: bytes, version: int) -> _Header:
     try:
         found = json.loads(text.decode("ascii"))
         header = _Header(**{**found, "tasks": [_TaskHeader(**task) for task in found["tasks"]]})
         _check(header)
-        again = header.encode()
+        again = header.encode(version)
     # What a hostile file can make of it: not JSON, nested too deep, other types, other names.
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         if isinstance(error, DamagedMemoryFile):
@@ -216,6 +225,7 @@ def _check(header: _Header) -> None:
     require(header.gates in ("units", "weights"), f"gates {header.gates!r}")
     require(type(header.gate_before_norm) is bool, f"gate_before_norm {header.gate_before_norm!r}")
     require(not (header.gate_before_norm and header.gates == "weights"), "weights gated before the norm")
+    require(header.keys == KEYS, f"random numbers of {header.keys!r}, only {KEYS} is known")
     layers = header.generator.n_layers
     require(len(header.tasks) > 0, "no task")
     known = 0

@@ -20,6 +20,7 @@ from dgm_jax.data import pictures
 from dgm_jax.memory.task import TaskMemory, cut_units, cut_weights, unite_masks
 from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator, conditioned_noise
+from dgm_jax.system.pinned import pinned, require_generator
 from dgm_jax.types import SamplerParams, Tree, norms_from_tree, params_to_tree, statistics_from_tree
 
 CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
@@ -69,6 +70,7 @@ class Memory:
         """Of the images; there must have been a task."""
         return self.tasks[0].heads.shape[-1]
 
+    @pinned()
     def sample(self, label: int, n: int, key: jax.Array) -> jax.Array:
         """Draws images of one class.
 
@@ -77,13 +79,13 @@ class Memory:
         Args:
           label: the class, as the data set labels it.
           n: how many, >= 1.
-          key: a PRNG key.
+          key: a PRNG key of JAX's default generator, threefry2x32.
 
         Returns:
           Images in [-1, 1], float32 [n, height, width, channels].
 
         Raises:
-          ValueError: if the memory does not know the class, or n < 1.
+          ValueError: if the memory does not know the class, or n < 1, or the key is of another generator.
         """
         return jnp.asarray(self.sample_index(self._index(label), n, key))
 
@@ -107,16 +109,20 @@ class Memory:
         """Starts one program for each chunk; a caller that lists them all waits for none before all are started."""
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
+        require_generator(key)
         task = self.single_class_task(index)
         cut = self.cut(task)
-        chunk = partial(
-            sample_chunk,
-            self.generator,
-            jax.device_put(cut),
-            key,
-            index=index,
-            noise_dim=self.noise_dim,
-            n_conditioned=task.n_conditioned,
+        placed = jax.device_put(cut)
+        chunk = pinned()(
+            partial(
+                sample_chunk,
+                self.generator,
+                placed,
+                key,
+                index=index,
+                noise_dim=self.noise_dim,
+                n_conditioned=task.n_conditioned,
+            )
         )
         return (chunk(start=start) for start in range(0, n, CHUNK))
 

@@ -4,8 +4,8 @@ The order is `begin`; `train_epoch`, which replays earlier classes and trains; `
 what they open and trains a classifier of all classes; `expand`. The loop that calls them is `runs/session.py`. One
 training iteration is in `training/step.py`; on the way there, `TaskTraining` (`training/trainer.py`) keeps the task's
 arrays on the devices, and `run_steps` (`training/epoch.py`) draws mini-batches. `Step.generator_step` protects what
-earlier tasks reserved (`nn.protect`; which weights these are: `nn.multipliers`). What a checkpoint holds and what a run
-reports is in `dgm_state.py`. Sections are those of the paper; docs/method.md goes through its equations.
+earlier tasks reserved (`nn.block`; which weights these are: `nn.reserved_weights`). What a checkpoint holds and what a
+run reports is in `dgm_state.py`. Sections are those of the paper; docs/method.md goes through its equations.
 """
 
 from collections.abc import Sequence

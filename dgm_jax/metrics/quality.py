@@ -9,8 +9,10 @@ from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.metrics.accuracy import macro_accuracy, per_class_accuracy
 from dgm_jax.metrics.distributions import frechet_distance, precision_and_recall
+from dgm_jax.system.pinned import pinned
 
 
+@pinned()
 def measure(
     memory: Memory,
     classifier: Classifier,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.models import pair
+from dgm_jax.system.pinned import pinned
 from dgm_jax.types import DiscriminatorParams, Statistics
 
 
@@ -19,6 +20,7 @@ def to_unit_range(images: jax.Array) -> jax.Array:
 _PREDICTED_AT_ONCE = 256
 
 
+@pinned()
 def predict(
     params: DiscriminatorParams, statistics: Sequence[Statistics], images: np.ndarray, *, network: str
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -5,14 +5,25 @@ from dgm_jax.nn.expansion import expand, grown_unit_widths, grown_weight_widths,
 from dgm_jax.nn.gates import annealed_scale, binarise, gate, reserve, sparsity
 from dgm_jax.nn.masked import gate_units, gates_weights, masked_conv, masked_conv_transpose, masked_dense
 from dgm_jax.nn.product import product
-from dgm_jax.nn.protection import compensate, multipliers, protect
+from dgm_jax.nn.protection import (
+    ProtectState,
+    block,
+    compensate,
+    multipliers,
+    protect,
+    reserved_weights,
+    task_kernels,
+    with_reserved,
+)
 from dgm_jax.nn.wiring import INPUT, Ends, chain
 
 __all__ = [
-    "INPUT",
     "Ends",
+    "INPUT",
+    "ProtectState",
     "annealed_scale",
     "binarise",
+    "block",
     "chain",
     "compensate",
     "conv",
@@ -32,6 +43,9 @@ __all__ = [
     "product",
     "protect",
     "reserve",
+    "reserved_weights",
     "sparsity",
+    "task_kernels",
     "unfold",
+    "with_reserved",
 ]

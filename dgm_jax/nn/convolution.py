@@ -7,14 +7,18 @@ operations again, including the gradient of a gradient that the gradient penalty
 convolution.
 """
 
-from functools import partial
+import operator
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
-from dgm_jax.nn.product import product, rounded, rounds
+from dgm_jax.nn.product import product, promoted, rounded, rounds
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -22,11 +26,11 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     """Cross-correlates `x` with `kernel`, zero outside the image (symmetric padding, not "SAME").
 
-    Differentiable in reverse mode, any number of times.
+    Differentiable in forward and reverse mode, any number of times.
 
     Args:
       x: images or features, [batch, height, width, c_in].
-      kernel: [k, k, c_in, c_out].
+      kernel: [k, k, c_in, c_out]; if its dtype is another one than that of `x`, both are promoted as JAX does.
       stride: step of the window, >= 1.
       padding: zeros added on each side, >= 0.
 
@@ -37,11 +41,10 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
       ValueError: if the channels of `x` and `kernel` differ, stride or padding is out of range, or the window does not
         fit.
     """
-    _check(x, kernel, stride, padding)
-    k = kernel.shape[0]
+    x, kernel, step = _checked(x, kernel, stride, padding)
+    k, padding = kernel.shape[0], step["padding"]
     if min(x.shape[1:3]) + 2 * padding < k:
         raise ValueError(f"a {k}x{k} kernel does not fit an image of {x.shape[1:3]} with padding {padding}")
-    step: dict[str, Any] = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
         x, kernel, cpu=partial(_conv_by_patches, **step), default=partial(_conv_by_xla, **step)
     )
@@ -56,23 +59,29 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
     Returns:
       [batch, (height - 1) stride - 2 padding + k, likewise for width, c_out].
     """
-    _check(x, kernel, stride, padding)
+    x, kernel, step = _checked(x, kernel, stride, padding)
+    stride, padding = step["stride"], step["padding"]
     if (min(x.shape[1:3]) - 1) * stride - 2 * padding + kernel.shape[0] < 1:
         raise ValueError(f"padding {padding} leaves no output for an image of {x.shape[1:3]}; use a smaller padding")
-    step: dict[str, Any] = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
         x, kernel, cpu=partial(_conv_transpose_by_patches, **step), default=partial(_conv_transpose_by_xla, **step)
     )
 
 
-def _check(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> None:
+def _checked(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    """Both arrays in one dtype, and stride and padding as keywords."""
     if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or x.shape[3] != kernel.shape[2]:
         raise ValueError(
             f"x has shape {x.shape} and kernel {kernel.shape}; "
             "expected [batch, height, width, c_in] and [k, k, c_in, c_out]"
         )
-    if not isinstance(stride, int) or not isinstance(padding, int) or stride < 1 or padding < 0:
+    try:
+        step = {"stride": operator.index(stride), "padding": operator.index(padding)}
+    except TypeError:
+        step = {}
+    if not step or step["stride"] < 1 or step["padding"] < 0:
         raise ValueError(f"stride={stride!r} and padding={padding!r}; expected whole numbers, at least 1 and 0")
+    return (*promoted(x, kernel), step)
 
 
 def _conv_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -82,8 +91,8 @@ def _conv_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: i
 
 def _conv_transpose_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     k, _, c_in, c_out = kernel.shape
-    size = tuple((n - 1) * stride - 2 * padding + k for n in x.shape[1:3])
-    return fold(product(x, kernel.transpose(2, 0, 1, 3).reshape(c_in, -1)), k, stride, padding, size)
+    rows, cols = ((n - 1) * stride - 2 * padding + k for n in x.shape[1:3])
+    return fold(product(x, kernel.transpose(2, 0, 1, 3).reshape(c_in, -1)), k, stride, padding, (rows, cols))
 
 
 def _conv_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -103,73 +112,98 @@ def _xla(x: jax.Array, kernel: jax.Array, **geometry: Any) -> jax.Array:
     return rounded(convolve)(x, kernel) if rounds(x) else convolve(x, kernel)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def unfold(x: jax.Array, k: int, stride: int, padding: int) -> jax.Array:
     """Collects the k x k window at each output position into one vector: [n, h, w, c] -> [n, h', w', k k c]."""
-    if padding == 0 and x.shape[1:3] == (k, k):
-        return x.reshape(x.shape[0], 1, 1, -1)  # There is one window, the whole image.
+    return _unfold_p.bind(x, k=k, stride=stride, padding=padding, size=x.shape[1:3])
+
+
+def fold(patches: jax.Array, k: int, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
+    """Adds each k x k patch to the image at its position; the transpose of `unfold`.
+
+    Maps [n, h', w', k k c] to [n, *size, c].
+    """
+    return _fold_p.bind(patches, k=k, stride=stride, padding=padding, size=tuple(size))
+
+
+def _unfold(x: jax.Array, *, k: int, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
+    """As `unfold`, for any number of leading axes."""
+    first = x.ndim - 3  # The axis of rows.
+    if padding == 0 and size == (k, k):
+        return x.reshape(*x.shape[:first], 1, 1, -1)  # There is one window, the whole image.
     x = _pad(x, (padding, padding), (padding, padding))
-    rows, cols = ((n - k) // stride + 1 for n in x.shape[1:3])
+    rows, cols = ((n + 2 * padding - k) // stride + 1 for n in size)
 
     def windows(x: jax.Array, axis: int, count: int) -> jax.Array:
         span = (count - 1) * stride + 1
         slices = [lax.slice_in_dim(x, a, a + span, stride, axis) for a in range(k)]
-        return lax.concatenate(slices, 3)
+        return lax.concatenate(slices, x.ndim - 1)
 
     # Two stages compile in half the time that one concatenation of k k windows takes, and run as fast.
-    return windows(windows(x, 2, cols), 1, rows)
+    return windows(windows(x, first + 1, cols), first, rows)
 
 
 def _pad(x: jax.Array, rows: tuple[int, int], cols: tuple[int, int]) -> jax.Array:
     """Adds zeros around images. `jnp.pad` does the same, but takes several times longer to trace."""
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*cols, 0), (0, 0, 0)))
+    return lax.pad(x, jnp.zeros((), x.dtype), (*((0, 0, 0),) * (x.ndim - 3), (*rows, 0), (*cols, 0), (0, 0, 0)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def fold(patches: jax.Array, k: int, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
-    """Adds each k x k patch to the image at its position; the transpose of `unfold`.
+def _fold(patches: jax.Array, *, k: int, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
+    """As `fold`, for any number of leading axes.
 
-    Maps [n, h', w', k k c] to [n, *size, c]. Output pixels with the same row and column modulo the stride (a "phase")
-    receive the same entries of the patches. So each phase is a sum of shifted maps, and the phases are interleaved at
-    the end. On CPUs this is far faster than adding patches to a strided output.
+    Output pixels with the same row and column modulo the stride (a "phase") receive the same entries of the patches. So
+    each phase is a sum of shifted maps, and the phases are interleaved at the end. On CPUs this is far faster than
+    adding patches to a strided output.
     """
-    n, rows, cols, _ = patches.shape
+    *lead, rows, cols, _ = patches.shape
+    first = len(lead)
     if rows == cols == 1 and padding == 0 and size == (k, k):
-        return patches.reshape(n, k, k, -1)
-    taps = patches.reshape(n, rows, cols, k, k, -1)
+        return patches.reshape(*lead, k, k, -1)
+    taps = patches.reshape(*lead, rows, cols, k, k, -1)
     # Rows and columns of a phase: enough for every patch and for every requested pixel.
     height, width = (max(p + -(-k // stride) - 1, -(-(s + padding) // stride)) for p, s in zip((rows, cols), size))
 
     def place(a: int, b: int) -> jax.Array:
         i, j = a // stride, b // stride
-        tap = lax.index_in_dim(lax.index_in_dim(taps, a, 3, keepdims=False), b, 3, keepdims=False)
+        tap = lax.index_in_dim(lax.index_in_dim(taps, a, first + 2, keepdims=False), b, first + 2, keepdims=False)
         return _pad(tap, (i, height - rows - i), (j, width - cols - j))
 
     def phase(r: int, q: int) -> jax.Array:
         maps = [place(a, b) for a in range(r, k, stride) for b in range(q, k, stride)]
-        return sum(maps[1:], start=maps[0]) if maps else jnp.zeros((n, height, width, taps.shape[-1]), taps.dtype)
+        return sum(maps[1:], start=maps[0]) if maps else jnp.zeros_like(place(0, 0))
 
-    phases = jnp.stack([jnp.stack([phase(r, q) for q in range(stride)], 3) for r in range(stride)], 2)
-    image = phases.reshape(n, height * stride, width * stride, -1)
-    image = lax.slice_in_dim(image, padding, padding + size[0], axis=1)
-    return lax.slice_in_dim(image, padding, padding + size[1], axis=2)
+    def interleaved(parts: list[jax.Array], axis: int) -> jax.Array:
+        stacked = jnp.stack(parts, axis + 1)
+        before, after = stacked.shape[:axis], stacked.shape[axis + 2 :]
+        return stacked.reshape(*before, -1, *after)
 
-
-def _unfold_forward(x, k, stride, padding):
-    return unfold(x, k, stride, padding), x.shape[1:3]
-
-
-def _unfold_backward(k, stride, padding, size, gradient):
-    return (fold(gradient, k, stride, padding, size),)
+    # An axis at a time, because a sharded array refuses a reshape that merges two pairs of axes.
+    by_row = [interleaved([phase(r, q) for q in range(stride)], first + 1) for r in range(stride)]
+    image = interleaved(by_row, first)
+    image = lax.slice_in_dim(image, padding, padding + size[0], axis=first)
+    return lax.slice_in_dim(image, padding, padding + size[1], axis=first + 1)
 
 
-def _fold_forward(patches, k, stride, padding, size):
-    return fold(patches, k, stride, padding, size), None
+def _linear(name: str, function: Callable[..., jax.Array]) -> Primitive:
+    """A linear map as a primitive of JAX, which can be given its transpose; `vmap` adds a leading axis.
+
+    A `custom_vjp` would have no forward mode, and its derivatives fail under `shard_map`.
+    """
+    primitive = Primitive(name)
+
+    @lru_cache(maxsize=1024)
+    def shape_of(x: Any, **geometry: Any) -> Any:
+        return jax.make_jaxpr(partial(function, **geometry))(x).out_avals[0]
+
+    def batched(arguments: Sequence[jax.Array], axes: Sequence[int], **geometry: Any) -> tuple[jax.Array, int]:
+        return primitive.bind(jnp.moveaxis(arguments[0], axes[0], 0), **geometry), 0
+
+    primitive.def_impl(function)
+    primitive.def_abstract_eval(shape_of)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
+    return primitive
 
 
-def _fold_backward(k, stride, padding, size, _, gradient):
-    return (unfold(gradient, k, stride, padding),)
-
-
-unfold.defvjp(_unfold_forward, _unfold_backward)
-fold.defvjp(_fold_forward, _fold_backward)
+_unfold_p, _fold_p = _linear("unfold", _unfold), _linear("fold", _fold)
+ad.deflinear2(_unfold_p, lambda gradient, _, **geometry: [_fold_p.bind(gradient, **geometry)])
+ad.deflinear2(_fold_p, lambda gradient, _, **geometry: [_unfold_p.bind(gradient, **geometry)])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 
@@ -56,7 +57,12 @@ def annealed_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> 
     to the slope of that epoch: `s = annealed_scale(b, B, S_i)` at step `b` of `B`. (ImageNet: `i + 1` for `i`.)
 
     Source: DGM section 3.1; HAT equation 3.
+
+    Raises:
+      ValueError: if `length` is a number and not above 0.
     """
+    if isinstance(length, int | float | np.number) and not length > 0:
+        raise ValueError(f"length={length}: the slope cannot grow over no epochs or steps; expected more than 0")
     lowest = 1 / jnp.asarray(s_max)
     return lowest + (s_max - lowest) * (position / jnp.asarray(length))
 
@@ -82,8 +88,9 @@ def sparsity(masks: Sequence[jax.Array], reserved: Sequence[jax.Array], n_free: 
       n_free: `sum (1 - r)` over all gates, if permanently closed ones have been left out of both lists.
 
     Returns:
-      `sum m (1 - r) / sum (1 - r)`, a scalar; 0 if nothing is free.
+      `sum m (1 - r) / sum (1 - r)`, a scalar, at least float32; 0 if nothing is free.
     """
+    masks = [m.astype(jnp.promote_types(m.dtype, jnp.float32)) for m in masks]  # float16 ends at 65,504.
     free = [1 - r.astype(m.dtype) for m, r in zip(masks, reserved, strict=True)]
     opened = sum(jnp.sum(m * f) for m, f in zip(masks, free))
     capacity = sum(jnp.sum(f) for f in free) if n_free is None else jnp.asarray(n_free)

@@ -51,7 +51,15 @@ def masked_conv_transpose(
 
 def gate_units(x: jax.Array, gate: jax.Array | None) -> jax.Array:
     """Multiplies each unit (last axis) of `x` by its gate, [c]; a closed unit emits exactly 0. None returns `x`."""
-    return x if gate is None else x * jnp.expand_dims(gate.astype(x.dtype), range(x.ndim - 1))
+    return x if gate is None else _gated(x, jnp.expand_dims(gate, range(x.ndim - 1)))
+
+
+def _gated(x: jax.Array, gate: jax.Array) -> jax.Array:
+    """`x` times `gate`, and exactly 0 where the gate is closed, even if `x` is infinite or NaN there.
+
+    The product stays, because the gradient of a closed gate is what `x` says: with it, the gate can open again.
+    """
+    return jnp.where((gate == 0) & ~jnp.isfinite(x), jnp.zeros((), x.dtype), x) * gate.astype(x.dtype)
 
 
 def gates_weights(gate: jax.Array) -> bool:
@@ -64,7 +72,7 @@ def _split(kernel: jax.Array, gate: jax.Array | None) -> tuple[jax.Array, jax.Ar
     if gate is None:
         return kernel, None
     if gate.shape == kernel.shape:
-        return kernel * gate.astype(kernel.dtype), None
+        return _gated(kernel, gate), None
     if gate.shape == kernel.shape[-1:]:
         return kernel, gate
     raise ValueError(

@@ -1,7 +1,10 @@
 """Charts as SVG that takes its text colour from the page around it, so that it suits light, dark and printed pages."""
 
+import contextlib
 import io
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,23 @@ INK = "#0a0b0c"  # A placeholder for the text colour of the page; nothing else i
 # Distinguishable for colour-blind readers, and legible on white and on black.
 COLOURS = ("#2f7fd6", "#dd7a2a", "#259a6c", "#b8609f", "#a4922a", "#7a7f87", "#c7504d", "#4ba3b5")
 _PER_INCH = 72
+
+
+def import_matplotlib() -> Any:
+    """Imports Matplotlib, which fails if $MPLBACKEND names a backend that is not installed; charts here need none.
+
+    A notebook sets that variable for every command that is started from it, in whatever environment.
+    """
+    backend = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+    return matplotlib
 
 
 def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: float = 2.9) -> "Markup":
@@ -26,7 +46,7 @@ def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: 
     Returns:
       An `<svg>` element, whose text is text and not outlines.
     """
-    import matplotlib
+    matplotlib = import_matplotlib()
     from cycler import cycler
     from markupsafe import Markup, escape
     from matplotlib.figure import Figure

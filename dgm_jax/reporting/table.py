@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dgm_jax.config import GENERATIVE, flattened, upgraded
+from dgm_jax.reporting.charts import import_matplotlib
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_atomically, write_json
 
@@ -246,6 +247,7 @@ _CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def figures(results: Sequence[Result], out: Path) -> list[str]:
     """Draws A_t over tasks, accuracy over bytes, the generator's size and the re-use of gates; returns file names."""
+    import_matplotlib()
     from matplotlib.figure import Figure
 
     names = []
@@ -279,6 +281,7 @@ def figures(results: Sequence[Result], out: Path) -> list[str]:
 
 def ablation_figures(results: Sequence[Result], out: Path) -> list[str]:
     """Draws what each change does to A_final, a point for each seed; returns file names."""
+    import_matplotlib()
     from matplotlib.figure import Figure
 
     names = []

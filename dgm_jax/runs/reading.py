@@ -49,7 +49,7 @@ def read_config(folder: Workdir) -> StoredConfig:
       ConfigError: if it cannot be read, or a newer version wrote it.
     """
     try:
-        found = json.loads(folder.config.read_text())
+        found = json.loads(folder.config.read_text("utf-8"))
         version = int(found["format_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder.config} cannot be read ({error}); choose another --workdir") from error
@@ -78,7 +78,7 @@ def read_summary(folder: Workdir) -> Summary | None:
     if not folder.summary.exists():
         return None
     try:
-        return Summary.from_json(json.loads(folder.summary.read_text()))
+        return Summary.from_json(json.loads(folder.summary.read_text("utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise NoRun(f"{folder.summary} cannot be read ({type(error).__name__}: {error})") from error
 
@@ -204,7 +204,7 @@ def read(workdir: str | Path) -> RunFiles:
             raise ValueError("config.json does not describe the stream")
         tasks, summary = len(stored.stream["tasks"]), read_summary(folder)
         done = 0 if summary is None else summary.finished_tasks
-        commands = folder.commands.read_text().splitlines() if folder.commands.exists() else []
+        commands = folder.commands.read_text("utf-8").splitlines() if folder.commands.exists() else []
         lines = files.read_jsonl(folder.metrics)
         run = RunFiles(
             path=folder.path,
@@ -236,7 +236,7 @@ def read(workdir: str | Path) -> RunFiles:
 def _matrices(path: Path) -> dict[str, Matrix]:
     matrices: dict[str, Matrix] = defaultdict(list)
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             for row in csv.reader(file):
                 if row[0] != "protocol":
                     matrices[row[1]].append([float(cell) if cell else None for cell in row[3:]])

@@ -23,6 +23,7 @@ from dgm_jax.runs.samples import write_real, write_samples
 from dgm_jax.runs.summary import Summary, summarise
 from dgm_jax.system import files, processes
 from dgm_jax.system.lock import WorkdirError
+from dgm_jax.system.pinned import new_key
 
 _COMPARED = 200  # Images of a class that are compared with its training images, at most.
 
@@ -48,7 +49,7 @@ class Run:
         self.config, self.stream, self.folder, self.method, self.note = config, stream, folder, method, note
         self.show_real = show_real
         self.checkpoints = RunCheckpoints(folder.checkpoints, kept=method.checkpoints_kept)
-        self.key = jax.random.key(config.seed)
+        self.key = new_key(config.seed)
         self.record = Record.new(method.readings)
         self.state: Any = None
         self.in_progress: Tree | None = None  # Of a task that was interrupted, or that waits for another seed.

@@ -8,6 +8,7 @@ from typing import Any
 
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
+from dgm_jax.errors import Terminated
 from dgm_jax.methods import METHODS
 from dgm_jax.methods.method import Learnt, Method, Setting, Watch
 from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskStart
@@ -30,6 +31,7 @@ class Session:
         *,
         callback: Callback,
         show_real: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Restores each run, or begins it.
 
@@ -38,6 +40,7 @@ class Session:
         """
         self.config, self.stream = configs[0], streams[0]  # What is read from them here holds for all seeds.
         self.method, self.callback, self.building = method, callback, BuildClock()
+        self.should_stop, self._epochs_done = should_stop, 0
         self.runs = [
             Run(config, stream, folder, method, callback.on_note, show_real=show_real)
             for config, stream, folder in zip(configs, streams, folders, strict=True)
@@ -88,10 +91,14 @@ class Session:
                 run.end_epoch(task, epoch, own)
             seconds = time.perf_counter() - epoch_begun
             self.callback.on_epoch_end(EpochEnd(task, epoch, _mean(means), seconds))
-            if (epoch + 1) % self.config.checkpoint_epochs == 0 and epoch + 1 < plan.epochs:
+            self._epochs_done += 1
+            stops = processes.must_stop(self.should_stop(), self._epochs_done)
+            if stops or (epoch + 1) % self.config.checkpoint_epochs == 0 and epoch + 1 < plan.epochs:
                 with watch.phase("checkpoint"):
                     for run, tree in zip(runs, method.in_progress(training), strict=True):
                         run.save_in_progress(task, tree)
+            if stops:
+                raise Terminated
         if until is not None and until < plan.epochs:
             for run, tree in zip(runs, method.in_progress(training), strict=True):
                 run.in_progress = tree

@@ -44,6 +44,10 @@ class DamagedCheckpoint(UserError, RuntimeError):
     """A checkpoint is damaged, and no intact one can replace it."""
 
 
+class UnreadableCheckpoint(UserError, RuntimeError):
+    """A checkpoint is intact, but this environment cannot read it."""
+
+
 class _Damage(Exception):
     """One step is damaged; the message says which file or leaf, what was expected and what was found."""
 
@@ -130,6 +134,8 @@ def restore(
       DamagedCheckpoint: if there are steps but none is intact, or if `step` is damaged.
       FileNotFoundError: if there is no such `step`; the message lists the existing ones.
       NewerFormat: if a later version of this package wrote it; skipping it would lose work without notice.
+      UnreadableCheckpoint, OSError, MemoryError: if a step cannot be read although its checksums do not differ; an
+        older one would lose work, too.
     """
     there = _numbered(directory)
     if step is not None and step not in there:
@@ -184,8 +190,8 @@ def _read(folder: Path) -> Checkpoint:
     # Checked before Orbax parses anything: for damaged files it raises a dozen kinds of errors, some in later tasks.
     try:
         found = _describe_files(folder)
-    except OSError as error:
-        raise _Damage(f"expected files that can be read, found {error}") from error
+    except FileNotFoundError as error:  # A running process replaces it.
+        raise _Damage(f"expected files that stay, found {error}") from error
     damaged = []
     for name, facts in content["files"].items():
         if name in found:
@@ -249,11 +255,16 @@ def _load_arrays(folder: Path, leaves: dict[str, dict[str, Any]]) -> dict[str, n
     stored = [name for name in leaves if name not in arrays]
     if not stored:
         return arrays
+    processes.require_device()
     try:
         with _quiet(), _without_other_processes():  # np.ndarray keeps arrays on the host, in the dtype of the file.
             return arrays | ocp.load(folder.absolute(), dict.fromkeys(stored, np.ndarray), checkpointable_name=_ARRAYS)
-    except Exception as error:  # The files are intact, so Orbax has another version, or an array was removed.
-        raise _Damage(f"{_ARRAYS}: Orbax cannot read what it wrote ({type(error).__name__}: {error})") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # For example, Orbax has another version.
+        raise UnreadableCheckpoint(
+            f"{folder} is intact, but Orbax cannot read it here ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _describe_leaf(array: np.ndarray) -> dict[str, Any]:
@@ -326,9 +337,9 @@ def _unseal(path: Path) -> dict[str, Any]:
             raise ValueError("a text that differs from the way it was written")
         expected = content.pop("sha256")
         found = _digest_json(content)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise _Damage(f"{path.name}: expected a description, found no file") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _Damage(f"{path.name}: expected a description, found {type(error).__name__}: {error}") from error
     if found != expected:
         raise _Damage(f"{path.name}: expected sha256 {expected}, found {found}")

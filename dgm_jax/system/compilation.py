@@ -20,7 +20,7 @@ def cache_folder() -> Path:
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:  # Not Linux.
         lines = [platform.processor()]
     processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
@@ -28,21 +28,22 @@ def cache_folder() -> Path:
     return base / "dgm_jax" / "programs" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def keep_programs() -> Path | None:
+def keep_programs() -> str | None:
     """Lets JAX keep compiled programs for later processes, in a folder that only the user can read.
 
-    If $JAX_COMPILATION_CACHE_DIR, a variable of JAX, is set, it names the folder.
+    If $JAX_COMPILATION_CACHE_DIR, a variable of JAX, is set, it names the folder, or a bucket such as gs://mine/cache.
 
     Returns:
       The folder; None if it cannot be created: then no programs are kept, and everything else works.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    folder = Path(chosen) if chosen else cache_folder()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = chosen or str(cache_folder())
+    if "://" not in folder:  # Otherwise it is a bucket, which JAX finds by itself.
+        try:
+            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            return None
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
 

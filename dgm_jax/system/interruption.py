@@ -1,47 +1,67 @@
-"""Ctrl-C: noticed even when Python loses the exception, and delayed while a checkpoint is written."""
+"""Ctrl-C and SIGTERM: noticed even when Python loses the exception, and delayed while a checkpoint is written."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from dgm_jax.errors import Terminated
 
-class CtrlC:
-    """Remembers a Ctrl-C, because Python loses the exception if it is raised during garbage collection.
+_PATIENCE = 10.0  # Seconds; a scheduler that sends SIGTERM usually kills after 30.
 
-    Within `with`, Ctrl-C raises KeyboardInterrupt as usual and is also noted; `raise_if_heard` raises it again later.
-    Does nothing outside the main thread, or if Ctrl-C is ignored or handled otherwise.
+
+class Signals:
+    """Listens to Ctrl-C, and to SIGTERM, by which schedulers announce the end of a job's time.
+
+    Within `with`, Ctrl-C raises KeyboardInterrupt as usual and is also noted; `raise_if_heard` raises it again later,
+    because Python loses the exception if it is raised during garbage collection. SIGTERM is only noted, so that the
+    work can be saved at the next good point (`asked_to_stop`); if there is none in ten seconds, `raise_if_heard` ends
+    it. Does nothing outside the main thread, or for a signal that is ignored or handled otherwise.
     """
 
-    def __init__(self) -> None:
-        """No Ctrl-C has been heard yet."""
-        self._heard = False
-        self._before: Any = None
+    def __init__(self, *, sigterm: bool = True) -> None:
+        """Nothing has been heard yet; without `sigterm`, it listens to Ctrl-C only."""
+        self._sigterm, self._interrupted = sigterm, False
+        self._stop_at: float | None = None
+        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> CtrlC:
+    def __enter__(self) -> Signals:
         """Starts listening."""
         if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if before is signal.default_int_handler:
-                self._before = signal.signal(signal.SIGINT, self._hear)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+            if self._sigterm and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stops listening."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def asked_to_stop(self) -> bool:
+        """Whether SIGTERM has been heard."""
+        return self._stop_at is not None
 
     def raise_if_heard(self) -> None:
-        """Raises KeyboardInterrupt if Ctrl-C has been heard."""
-        if self._heard:
+        """Raises KeyboardInterrupt if Ctrl-C has been heard, and Terminated some time after SIGTERM."""
+        if self._interrupted:
             raise KeyboardInterrupt
+        if self._stop_at is not None and time.monotonic() > self._stop_at:
+            raise Terminated
 
-    def _hear(self, *_: object) -> None:
-        self._heard = True
+    def _interrupt(self, *_: object) -> None:
+        self._interrupted = True
         raise KeyboardInterrupt
+
+    def _terminate(self, *_: object) -> None:
+        if self._stop_at is not None:  # A second one means: stop now.
+            raise Terminated
+        self._stop_at = time.monotonic() + _PATIENCE
 
 
 @contextlib.contextmanager

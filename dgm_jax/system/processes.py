@@ -16,8 +16,29 @@ from jax.experimental import multihost_utils
 from dgm_jax.errors import ConfigError, UserError
 
 
+class NoDevice(UserError, RuntimeError):
+    """JAX does not find the device that it was asked for."""
+
+
 class OtherProcessFailed(UserError, RuntimeError):
     """Another process of this run failed; its output says why."""
+
+
+def require_device() -> None:
+    """Makes JAX start its devices.
+
+    Raises:
+      NoDevice: if it cannot, because `JAX_PLATFORMS` names a kind of device that is not here or not installed.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # The latter, without a text, for a GPU whose plugin is missing.
+        chosen = jax.config.jax_platforms  # type: ignore[attr-defined]
+        reason = f": {str(error).splitlines()[0]}" if str(error) else ""
+        raise NoDevice(
+            f"JAX finds no device of the kind JAX_PLATFORMS={chosen or ''}{reason}; unset JAX_PLATFORMS, or install "
+            'JAX for this device (e.g. python -m pip install "jax[cuda13]")'
+        ) from error
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -91,6 +112,17 @@ def on_first(function: Callable[..., Any], *arguments: Any) -> None:
 def value_of_first(value: int) -> int:
     """Returns the value of the first process on all processes; for values that depend on a clock."""
     return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def must_stop(requested: bool, point: int) -> bool:
+    """Whether the run must stop at this point; all processes stop at the same one.
+
+    Args:
+      requested: whether this process was asked to, if it is the only one. Of several, JAX hears the signal of any.
+      point: the number of this call, counted from 1 without gaps.
+    """
+    preempted = bool(multihost_utils.reached_preemption_sync_point(point))
+    return preempted or jax.process_count() == 1 and requested
 
 
 def check_equal(what: str, value: Any) -> None:

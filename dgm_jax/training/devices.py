@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dgm_jax.errors import ConfigError
+from dgm_jax.system import processes
 
 AXIS = "devices"
 
@@ -18,8 +19,10 @@ def choose_devices(count: int | None, batch_size: int) -> list[jax.Device]:
     """Returns the devices to train on, equally many of each process: `count` in all, or every one if None.
 
     Raises:
+      NoDevice: if JAX has none of the kind that it was asked for.
       ConfigError: if there are fewer, or they do not split over processes, or the batch not over them.
     """
+    processes.require_device()
     present, n_processes = jax.devices(), jax.process_count()
     n = len(present) if count is None else count
     devices = [d for process in range(n_processes) for d in jax.local_devices(process)[: n // n_processes]]

@@ -84,16 +84,16 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Optimisers:
-    """Adam for each network; before it, the generator's gradients are protected, compensated and clipped."""
+    """Adam for each network; before it, the generator's gradients are compensated and clipped."""
 
     generator: optax.GradientTransformationExtraArgs
     discriminator: optax.GradientTransformation
 
 
 def make_optimisers(config: Config) -> Optimisers:
-    """Builds both optimisers. Order in the generator's: protect, compensate, clip, Adam."""
+    """Builds both optimisers. Order in the generator's: compensate, clip, Adam."""
     adam = {"b1": config.gan.adam_b1, "b2": config.gan.adam_b2}
-    stages = [nn.protect()]
+    stages = [optax.identity()]  # Keeps the numbers that Adam's moments have in checkpoints of earlier versions.
     if config.gates.gate_gradient == "product":
         stages.append(optax.masked(nn.compensate(), _only_embeddings))
     stages += [optax.clip_by_global_norm(config.gan.clip_norm), optax.adam(config.gan.generator_learning_rate, **adam)]

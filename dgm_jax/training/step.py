@@ -247,18 +247,18 @@ class Step(_Passes):
     def _update_generator(
         self, state: TrainState, gradients: GeneratorParams, scales: tuple[jax.Array, jax.Array], capacity: Capacity
     ) -> tuple[TrainState, Metrics]:
-        """One Adam step of G on gradients in which reserved weights are blocked (equation 4)."""
+        """One Adam step of G that moves no reserved weight (equation 4).
+
+        Their gradients are blocked before the clip, so that they do not count in the norm, and their updates after
+        Adam.
+        """
         scale, epoch_scale = scales
         before = state.generator
-        kernels = nn.multipliers(capacity.reserved, before.kernels, self.generator.ends)
+        reserved = {"kernels": nn.reserved_weights(capacity.reserved, before.kernels, self.generator.ends)}
         updates, optimiser = self.optimisers.generator.update(
-            gradients,
-            state.generator_optimiser,
-            before,
-            multipliers=_of_kernels_only(kernels),
-            scale=scale,
-            epoch_scale=epoch_scale,
+            nn.block(gradients, reserved), state.generator_optimiser, before, scale=scale, epoch_scale=epoch_scale
         )
+        updates = nn.block(updates, reserved)
         # Momentum would still move the embeddings of settled masks.
         updates = replace(updates, embeddings=[jnp.where(epoch_scale > 0, u, 0) for u in updates.embeddings])
         state = replace(state, generator=optax.apply_updates(before, updates), generator_optimiser=optimiser)
@@ -306,8 +306,3 @@ def critic_value(params: DiscriminatorParams, output: Output, head: jax.Array) -
     if params.projection is None:
         return output.critic
     return output.critic + jnp.sum(params.projection[head] * output.features, axis=1)
-
-
-def _of_kernels_only(multipliers: list[jax.Array]) -> GeneratorParams:
-    """Multipliers for `nn.protect`: None in place of what is not protected."""
-    return GeneratorParams(multipliers, norms=None, heads=None)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 import jax
 import pytest
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import arithmetic, machine, records, replay, step
 from benchmarks.points import Point, widths_of_tasks

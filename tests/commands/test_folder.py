@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import load_memory
 from dgm_jax.commands import learn

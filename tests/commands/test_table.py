@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.commands import table, table_runs

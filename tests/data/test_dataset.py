@@ -46,13 +46,29 @@ def _with_nan(x):
         ("x_train", lambda x: x / 255, "d: x_train is float64; expected uint8 in 0..255: rescale to 0..255, then"),
         ("x_train", _with_nan, "d: x_train is float32 and contains NaN; expected uint8 in 0..255"),
         ("x_train", lambda x: x - 63.5, "d: x_train is float64 with values -63.5..-0.5, out of range; expected uint8"),
-        ("x_train", lambda x: x.astype(bool), "d: x_train is bool; expected uint8"),
+        (
+            "x_train",
+            lambda x: x.reshape(4, 16),
+            "d: x_train has shape (4, 16); expected [n, h, w, c] or [n, h, w]. If ",
+        ),
+        ("x_train", lambda x: x.reshape(4, 16), "each row is an image: x.reshape(-1, 4, 4)."),
+        ("x_train", lambda x: x.reshape(4, 1, 4, 4), "The channels come first here: x.transpose(0, 2, 3, 1)."),
+        (
+            "y_train",
+            lambda y: np.eye(2, dtype=int)[[0, 1, 0, 1]],
+            "one-hot; expected (4,): y.argmax(axis=1).",
+        ),
+        (
+            "y_train",
+            lambda y: y.astype(str),
+            "text, e.g. '7'; expected integer labels: names, y = np.unique(y,",
+        ),
+        ("y_train", lambda y: y.astype(np.uint64) | 2**63, "which is too large; expected labels below 2**63: renumber"),
         ("x_train", lambda x: x.astype(int) * 5, "d: x_train is int64 with values 0..315; expected uint8 in 0..255"),
         ("x_train", lambda x: x[:, :2], "d: x_train holds images of shape (2, 4, 1), x_test of (4, 4, 1)"),
         ("y_train", lambda y: y[:3], "d: y_train has shape (3,); expected (4,), one integer label per image."),
         ("y_test", lambda y: y.astype(float), "d: y_test is float64; expected integer labels: number the classes"),
         ("y_test", lambda y: y * np.nan, "d: y_test is float64 and contains NaN; expected integer labels"),
-        ("y_test", lambda y: y.astype(str), "expected integer labels: number the classes"),
         ("y_test", lambda y: y + [1, 0], "d: class 8 is in y_test but not in y_train"),
         ("y_train", lambda y: y + [0, 0, 0, 9], "d: class 7 is in y_train but not in y_test"),
     ],
@@ -131,3 +147,64 @@ def test_some_classes_keep_their_images_in_order() -> None:
         np.testing.assert_array_equal(kept, labels[rows])
     with pytest.raises(DataError, match="there is no class 10, 12; the classes are 0, 1, 2, 3, 4, ..."):
         digits.of_classes([1, 12, 10])
+
+
+# ---- what white is ----
+
+
+def _scaled(largest, dtype=np.uint8, part=("x_train", "x_test")):
+    """Real digits, 0..255, and some parts of them as if white were `largest`."""
+    digits = load("digits")
+    arrays = {name: getattr(digits, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    return arrays | {name: np.round(arrays[name] * (largest / 255)).astype(dtype) for name in part}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint16])
+@pytest.mark.parametrize("largest", [1, 2, 15, 16, 31])
+def test_integers_that_were_not_scaled_are_refused_with_the_remedy(largest, dtype):
+    text = (
+        f"d: the largest value of all images is {largest}; expected 0..255, with white as 255. If {largest} is white "
+    )
+    text += f"here, rescale: np.round(x * (255 / {largest})).astype(np.uint8)."
+    arrays = _scaled(largest, dtype)
+    with pytest.raises(DataError, match=f"^{re.escape(text)}$"):
+        from_arrays(**arrays, name="d")
+    for part in ("x_train", "x_test"):
+        arrays[part] = np.round(arrays[part] * (255 / largest)).astype(np.uint8)
+    assert from_arrays(**arrays).notes == ()
+
+
+@pytest.mark.parametrize("part", ["x_train", "x_test"])
+def test_one_part_that_was_not_scaled_is_refused(part):
+    with pytest.raises(DataError, match=f"the largest value of {part} is 1; expected 0..255"):
+        from_arrays(**_scaled(1, part=(part,)))
+
+
+def test_dark_images_get_a_note_and_black_ones_too():
+    for largest in (100, 40):
+        assert from_arrays(**_scaled(largest)).notes == (
+            f"the largest value of all images is {largest}, where white is 255",
+        )
+    assert from_arrays(**_scaled(0)).notes and not from_arrays(**_scaled(255)).notes
+
+
+def test_only_of_booleans_it_is_certain_what_white_is():
+    arrays = _scaled(1)
+    for part in ("x_train", "x_test"):
+        arrays[part] = arrays[part].astype(bool)
+    dataset = from_arrays(**arrays)
+    np.testing.assert_array_equal(dataset.x_train, arrays["x_train"].astype(np.uint8) * 255)
+
+
+def test_labels_may_be_a_column():
+    arrays = _arrays()
+    arrays |= {name: arrays[name][:, None] for name in ("y_train", "y_test")}
+    np.testing.assert_array_equal(from_arrays(**arrays).y_train, [7, -2, 7, -2])
+
+
+def test_names_are_the_same_however_unicode_writes_them():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    arrays = _arrays()
+    assert from_arrays(**arrays, class_names={7: decomposed}).class_names[7] == composed
+    with pytest.raises(DataError, match="class_names has the name 'caf\u00e9' for 2 classes"):
+        from_arrays(**arrays, class_names={7: decomposed, -2: composed})

@@ -1,6 +1,9 @@
 """Folders of images: real digits, photographs and CIFAR-10, written as files and read back."""
 
+import errno
+import os
 import re
+import shutil
 import threading
 
 import numpy as np
@@ -131,7 +134,7 @@ def test_what_is_no_image_is_left_out(pieces):
 
 
 def _read_one(file, size):
-    return folders._read(file, size)
+    return folders._read(file, size, 65535)[0]
 
 
 def test_the_central_square_is_scaled_and_averaged(photo, tmp_path):
@@ -149,7 +152,7 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(photo, tmp_path, monkey
     file = _save(tmp_path / "large.jpg", photo, quality=95)
     sizes = []
     turn = folders._grey_or_rgb
-    monkeypatch.setattr(folders, "_grey_or_rgb", lambda image: sizes.append(image.size) or turn(image))
+    monkeypatch.setattr(folders, "_grey_or_rgb", lambda image, white: sizes.append(image.size) or turn(image, white))
     small = _read_one(file, 32).astype(int)
     with monkeypatch.context() as patch:
         patch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", lambda self, mode, size: None)
@@ -241,12 +244,12 @@ def test_files_are_read_in_threads_and_keep_their_order(pieces, monkeypatch):
     waiting = threading.Event()
     read = folders._read
 
-    def slow(file, size):
+    def slow(file, size, white):
         if file.name == "0.png":  # The first waits for the last.
             assert waiting.wait(timeout=30)
         if file.name == "4.png":
             waiting.set()
-        return read(file, size)
+        return read(file, size, white)
 
     monkeypatch.setattr(folders, "_read", slow)
     dataset = data.from_folder(path, size=16)
@@ -293,7 +296,7 @@ def _damage(path, photo):
     (path / "dog" / "2.png").unlink()
     (path / "dog" / "2.png").symlink_to("nowhere.png")
     return (
-        "cat/0.png (empty), cat/1.png (not an image, or in a format that Pillow does not know), "
+        "cat/0.png (empty), cat/1.png (not an image, or in a format that is not read), "
         "dog/1.jpg (image file is truncated"
     )
 
@@ -365,7 +368,11 @@ def test_folders_that_hold_no_classes(tmp_path, unread):
     (tmp_path / "empty").mkdir()
     _fails(tmp_path / "empty", f"{tmp_path}/empty has no class folders (it is empty); expected {layouts}.")
     (tmp_path / "half" / "train" / "cat").mkdir(parents=True)
-    _fails(tmp_path / "half", f"{tmp_path}/half has train/, but none of val/, validation/, test/ beside it.")
+    _fails(
+        tmp_path / "half",
+        f"{tmp_path}/half has train/, but none of val/, validation/, valid/, test/, testing/, eval/, evaluation/, "
+        "seg_test/ beside it; name both folders (--parts TRAIN,TEST).",
+    )
     (tmp_path / "half" / "val").mkdir()
     (tmp_path / "half" / "train" / "cat" / "1.png").write_text("x")
     (tmp_path / "half" / "val" / "1.png").write_text("x")
@@ -414,3 +421,114 @@ def test_options_that_cannot_be(pieces, unread):
     _fails(path, "size=0: expected at least 1 pixel.", size=0)
     _fails(path, "grey='keep': expected one of convert, refuse.", grey="keep")
     _fails(path, "unreadable='convert': expected one of refuse, skip.", unreadable="convert")
+
+
+# ---- values of more than 8 bits, formats, names ----
+
+
+@pytest.mark.parametrize("suffix, dtype", [("png", np.uint16), ("tif", np.uint16), ("tif", np.int32)])
+@pytest.mark.parametrize("largest, white", [(255, 255), (200, 255), (4095, 4095), (3000, 4095), (65535, 65535)])
+def test_files_of_more_than_8_bits_are_scaled_by_what_is_there(suffix, dtype, largest, white, tmp_path):
+    values = np.linspace(0, largest, 12 * 256).round().reshape(12, 16, 16)
+    for i, image in enumerate(values):
+        _save(tmp_path / "ab"[i % 2] / f"{i:02}.{suffix}", image.astype(dtype))
+    dataset = data.from_folder(tmp_path, size=16)
+    expected = np.round(np.concatenate([values[0::2], values[1::2]]) * (255 / white))
+    found = np.concatenate([dataset.x_train[:5], dataset.x_test[:1], dataset.x_train[5:], dataset.x_test[1:]])
+    np.testing.assert_allclose(found[..., 0], expected, atol=1)
+    said = [
+        note for note in dataset.notes if f"largest value is {largest}, so that white is taken to be {white}" in note
+    ]
+    assert len(said) == (white < 65535)
+
+
+def test_an_image_that_would_run_a_program_is_not_read(pieces, monkeypatch, tmp_path):
+    path, _ = pieces
+    programs, log = tmp_path / "bin", tmp_path / "log"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\necho gs >> {log}\nexit 1\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (path / "cat" / "holiday.jpg").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(data.DataError, match=r"holiday.jpg \(not an image, or in a format that is not read\)"):
+        data.from_folder(path, size=16)
+    assert not log.exists()
+
+
+def test_class_folders_of_one_name_in_two_forms_of_unicode_are_refused(photo, tmp_path):
+    for name in ("cafe\u0301", "caf\u00e9", "tea"):
+        for i in range(3):
+            _save(tmp_path / name / f"{i}.png", photo[:16, :16])
+    with pytest.raises(data.DataError, match="two class folders named caf\u00e9, written in two forms of Unicode"):
+        data.from_folder(tmp_path, size=16)
+    shutil.rmtree(tmp_path / "caf\u00e9")
+    dataset = data.from_folder(tmp_path, size=16, classes=["tea", "caf\u00e9"])
+    assert dataset.class_names == {0: "tea", 1: "caf\u00e9"}
+
+
+def test_running_out_of_files_or_memory_is_no_fault_of_an_image(pieces, monkeypatch):
+    """Not even where unreadable files are to be skipped."""
+    for error in (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), MemoryError("no memory")):
+        monkeypatch.setattr(Image, "open", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)):
+            data.from_folder(pieces[0], size=16, unreadable="skip")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train", "valid"),
+        ("train", "eval"),
+        ("Train", "Test"),
+        ("training", "testing"),
+        ("TRAIN", "VAL"),
+        ("seg_train", "seg_test"),
+    ],
+)
+def test_usual_names_of_parts_are_known(parts, pieces, tmp_path):
+    for part in parts:
+        shutil.copytree(pieces[0], tmp_path / "data" / part)
+    dataset = data.from_folder(tmp_path / "data", size=16)
+    assert (len(dataset.x_train), len(dataset.x_test)) == (10, 10) and not dataset.notes
+
+
+def test_a_part_that_is_not_used_is_said_and_may_be_chosen(pieces, tmp_path):
+    for part in ("train", "val", "test"):
+        shutil.copytree(pieces[0], tmp_path / "data" / part)
+    (tmp_path / "data" / "test" / "cat" / "0.png").unlink()
+    note = "images are read from train/ and {}; not used: {} (--parts TRAIN,TEST chooses)"
+    dataset = data.from_folder(tmp_path / "data", size=16)
+    assert dataset.notes == (note.format("val/", "test/"),) and len(dataset.x_test) == 10
+    chosen = data.from_folder(tmp_path / "data", size=16, parts=data.parse_parts("train, test"))
+    assert chosen.notes == (note.format("test/", "val/"),) and len(chosen.x_test) == 9
+    with pytest.raises(data.DataError, match="has no folder holdout; it has test, train, val"):
+        data.from_folder(tmp_path / "data", size=16, parts=("train", "holdout"))
+    with pytest.raises(data.DataError, match="expected the folders of training and of test images"):
+        data.parse_parts("train")
+
+
+@pytest.mark.parametrize("junk", ["__MACOSX", "@eaDir", "lost+found"])
+def test_folders_of_systems_are_passed_over(junk, pieces):
+    path, chosen = pieces
+    _save(path / junk / "x.png", chosen["cat"][0])
+    _save(path / "cat" / junk / "x.png", chosen["cat"][0])
+    assert set(data.from_folder(path, size=16).class_names.values()) == {"cat", "dog"}
+
+
+def test_the_layout_of_tiny_imagenet(pieces, tmp_path):
+    path, chosen = pieces
+    tiny, lines = tmp_path / "tiny", []
+    for name, images in chosen.items():
+        shutil.copytree(path / name, tiny / "train" / name / "images")
+        (tiny / "train" / name / f"{name}_boxes.txt").write_text("0.png\t0\t0\t9\t9\n")
+        for i, image in enumerate(images[:3]):
+            _save(tiny / "val" / "images" / f"val_{name}{i}.png", image)
+            lines.append(f"val_{name}{i}.png\t{name}\t0\t0\t9\t9\n")
+    with pytest.raises(data.DataError, match=r"holds images/ but no val_annotations.txt, which names the class"):
+        data.from_folder(tiny, size=16)
+    (tiny / "val" / "val_annotations.txt").write_text("".join(lines))
+    dataset = data.from_folder(tiny, size=16)
+    np.testing.assert_array_equal(dataset.x_test, np.concatenate([images[:3] for images in chosen.values()]))
+    assert len(dataset.x_train) == 10 and list(dataset.y_test) == [0, 0, 0, 1, 1, 1]

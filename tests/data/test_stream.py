@@ -207,6 +207,52 @@ def test_parse_class_order_checks_the_labels():
         parse_class_order("1", (1, 2))
 
 
+NAMES = {0: "0", 1: "1", 2: "10", 3: "11", 4: "2"}  # Labels of folders 0, 1, 10, 11, 2, sorted as text.
+
+
+def test_the_order_of_published_results_is_that_of_numpy_s_old_generator():
+    np.random.seed(1993)  # noqa: NPY002
+    expected = np.random.permutation(100)  # noqa: NPY002
+    assert parse_class_order("legacy:1993", range(100)) == tuple(expected)
+    assert parse_class_order("legacy:1993", range(100))[:6] == (68, 56, 78, 8, 23, 84)
+    with pytest.raises(ValueError, match="expected a seed below 2"):
+        parse_class_order(f"legacy:{2**32}", range(3))
+
+
+@pytest.mark.parametrize("text", ["dog, cat,ape", "[dog, cat, ape]", "['dog', 'cat', \"ape\"]", "2,1,0", "[2, 1, 0]"])
+def test_an_order_by_name_or_as_a_list(text):
+    assert parse_class_order(text, (0, 1, 2), {0: "ape", 1: "cat", 2: "dog"}) == (2, 1, 0)
+
+
+def test_an_order_from_a_file(tmp_path):
+    file = tmp_path / "order.txt"
+    file.write_text("2  # first\n0\n\n11\n10\n1\n")
+    assert parse_class_order(f"@{file}", tuple(NAMES), NAMES) == (4, 0, 3, 2, 1)
+    file.write_text("2\n0\n11\n10\n")
+    with pytest.raises(ValueError, match="class_order lacks class 1"):
+        parse_class_order(f"@{file}", tuple(NAMES), NAMES)
+    file.write_text("2\n3\n")
+    with pytest.raises(ValueError, match="3 is not among the 5 available classes"):
+        parse_class_order(f"@{file}", tuple(NAMES), NAMES)
+
+
+@pytest.mark.parametrize("text", ["2,0,1,3,4", "[2, 0, 1, 3, 4]"])
+def test_numbers_that_could_mean_two_things_are_refused(text):
+    message = (
+        f"class order {text!r}: 2 is the name of a class, and label 2 is the class named '10'; give the names in a "
+    )
+    message += "file, one a line (--class-order @FILE)."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        parse_class_order(text, tuple(NAMES), NAMES)
+    same = {label: str(label) for label in range(5)}
+    assert parse_class_order(text, tuple(same), same) == (2, 0, 1, 3, 4)
+
+
+def test_an_unknown_name_is_said():
+    with pytest.raises(ValueError, match="there is no class cow"):
+        parse_class_order("cow,cat", (0, 1), {0: "cat", 1: "dog"})
+
+
 def test_parse_classes_per_task():
     assert parse_classes_per_task("2") == 2
     assert parse_classes_per_task("3,3,4") == (3, 3, 4)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import checks, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import load_classifier
 from dgm_jax.commands.main import main

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from support import children, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax.errors import UserError
 from dgm_jax.memory import export

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from support import checks, golden_names, programs, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NoMemory

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import checks, children, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NewerFormat, NoMemory

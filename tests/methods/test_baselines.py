@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import checks, small_runs
-from support.programs import compiled_once  # noqa: F401
 from support.stopping import Log, interrupt
 
 from dgm_jax import Learner, load_memory

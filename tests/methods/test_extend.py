@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from support import checks, children, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.methods import METHODS

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax.methods.method import Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images

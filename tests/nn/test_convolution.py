@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from support import children
 
 from dgm_jax import nn
 from dgm_jax.nn import convolution
@@ -178,6 +179,58 @@ def test_derivatives_without_jit_under_vmap_and_in_scan(name, float64):
 
 
 @pytest.mark.parametrize("name", PAIRS)
+def test_forward_mode_and_transposes_agree_with_xla(name, float64):
+    x, kernel = data((3, 2, 1, (5, 4), 2, 3))
+    ours, reference = (partial(f, stride=2, padding=1) for f in PAIRS[name])
+
+    def everything(layer):
+        y, tangent = jax.jvp(layer, (x, kernel), (jnp.cos(x), jnp.sin(kernel)))
+        hessian = jax.hessian(lambda k: jnp.sum(jnp.sin(layer(x, k))))(kernel)
+        return y, tangent, jax.jacfwd(layer, 1)(x, kernel), hessian
+
+    assert_trees_close(jax.jit(everything, static_argnums=0)(ours), jax.jit(everything, static_argnums=0)(reference))
+    y = ours(x, kernel)
+    transposed = jax.linear_transpose(lambda x: ours(x, kernel), x)(y)
+    assert_trees_close(transposed, jax.vjp(lambda x: reference(x, kernel), x)[1](y))
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from dgm_jax import nn
+
+jax.config.update("jax_enable_x64", True)
+rng = np.random.default_rng(0)
+layers = {
+    "conv": (lambda k, x: nn.conv(x, k, stride=1, padding=1), (3, 3, 3, 5), (4, 8, 8, 3)),
+    "conv_transpose": (lambda k, x: nn.conv_transpose(x, k, stride=2, padding=1), (4, 4, 3, 5), (4, 8, 8, 3)),
+    "dense": (lambda k, x: nn.masked_dense({"kernel": k}, x), (3, 4), (4, 6, 3)),
+}
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
+    put = lambda a, spec: jax.device_put(jnp.asarray(a), NamedSharding(mesh, spec))
+    for name, (layer, *shapes) in layers.items():
+        k, x = (rng.normal(size=shape) for shape in shapes)
+        mapped = jax.shard_map(layer, mesh=mesh, in_specs=(P(), P("d")), out_specs=P("d"))
+        loss = lambda f: lambda k, x: (f(k, x) ** 2).sum()
+        penalty = lambda f: lambda k, x: (jax.grad(loss(f), 1)(k, x) ** 2).sum()
+        for of in (loss, penalty):
+            expected = jax.jit(jax.grad(of(layer), (0, 1)))(jnp.asarray(k), jnp.asarray(x))
+            for function in (layer, mapped):
+                found = jax.jit(jax.grad(of(function), (0, 1)))(put(k, P()), put(x, P("d")))
+                for a, b in zip(found, expected):
+                    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+            print(kind, name, of.__name__)
+"""
+
+
+def test_derivatives_of_sharded_arrays():
+    """Under `shard_map` with its checks, and with sharding in types, which `jax.make_mesh` gives by default."""
+    (out,) = children.outputs(children.start(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=2"))
+    assert len(out.splitlines()) == 12
+
+
+@pytest.mark.parametrize("name", PAIRS)
 def test_gradient_through_a_scan_and_a_checkpoint(name, float64):
     """The forward pass is traced before it is differentiated."""
     x, kernel = data((1, 1, 0, (4, 5), 2, 2))
@@ -223,6 +276,14 @@ def test_conv_transpose_is_the_gradient_of_conv(float64):
         return back(y)[0], nn.conv_transpose(y, kernel.transpose(0, 1, 3, 2), stride=2, padding=1)
 
     np.testing.assert_allclose(*both(x, kernel), rtol=1e-9)
+
+
+def test_numbers_of_numpy_are_whole_numbers_too():
+    x, kernel = data((4, 2, 1, (4, 4), 2, 3))
+    for layer in (nn.conv, nn.conv_transpose):
+        np.testing.assert_array_equal(
+            layer(x, kernel, stride=np.int64(2), padding=np.uint8(1)), layer(x, kernel, stride=2, padding=1)
+        )
 
 
 def test_precision_follows_the_inputs(dtype):

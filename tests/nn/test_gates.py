@@ -261,3 +261,19 @@ def test_sparsity_is_zero_where_nothing_is_free(dtype):
 def test_sparsity_needs_a_mask_for_each_layer():
     with pytest.raises(ValueError, match="zip"):
         nn.sparsity([jnp.ones(3)], [])
+
+
+def test_annealing_over_nothing_is_refused():
+    for length in (0, -1, 0.0, np.int32(0)):
+        with pytest.raises(ValueError, match=f"^length={length}: the slope cannot grow over no epochs"):
+            nn.annealed_scale(0, length, 100.0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_sparsity_of_half_precision_masks_is_summed_in_float32(dtype, share):
+    """More gates than float16 has numbers: it ends at 65,504, and skips odd numbers from 2,048."""
+    reserved = jnp.arange(70_001) % 7 == 0
+    found = nn.sparsity([jnp.full(70_001, share, dtype)], [reserved])
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, share, rtol=1e-5)

@@ -201,6 +201,47 @@ def test_gate_units():
     assert np.all(gated[..., [0, 3]] == 0)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_closed_gate_emits_zero_whatever_comes(bad, dtype):
+    """And its gradient is what the other entries say, so that it can open again."""
+    x = jnp.asarray([[bad, 2.0, bad], [3.0, 5.0, 7.0]], dtype)
+    gate = jnp.asarray([0.0, 0.0, 1.0], dtype)
+    gated, pull = jax.vjp(nn.gate_units, x, gate)
+    np.testing.assert_array_equal(gated, np.array([[0, 0, bad], [0, 0, 7]]))
+    by_x, by_gate = pull(jnp.ones_like(gated))
+    np.testing.assert_array_equal(by_x, np.array([[0, 0, 1], [0, 0, 1]]))
+    np.testing.assert_array_equal(by_gate[:2], [3, 7])  # The sum of x, without what was not finite.
+
+    kernel = jnp.asarray([[bad, 1.0], [2.0, bad]], dtype)
+    weights = jnp.asarray([[False, True], [True, False]])
+    y = nn.masked_dense({"kernel": kernel}, jnp.asarray([[10.0, 100.0]], dtype), weights)
+    np.testing.assert_array_equal(y, [[200, 10]])
+
+
+def test_the_gradient_of_a_closed_gate_is_that_of_the_product(dtype):
+    rng = np.random.default_rng(7)
+    x, gradient = (jnp.asarray(rng.normal(size=(4, 5)), dtype) for _ in range(2))
+    gate = jnp.asarray([0.0, 0.3, 0.0, 1.0, 0.0], dtype)
+    _, pull = jax.vjp(nn.gate_units, x, gate)
+    _, pull_product = jax.vjp(lambda x, gate: x * gate[None], x, gate)
+    jax.tree.map(np.testing.assert_array_equal, pull(gradient), pull_product(gradient))
+
+
+@layers
+@pytest.mark.parametrize(
+    "x_dtype, kernel_dtype", [("bfloat16", "float32"), ("float32", "bfloat16"), ("uint8", "float32")]
+)
+def test_dtypes_promote_as_jax_does(kind, x_dtype, kernel_dtype):
+    """The same eagerly and under `jit`."""
+    layer, geometry, kernel, x = random_layer(kind, 3, 4)
+    x, kernel = jnp.abs(4 * x).astype(x_dtype), kernel.astype(kernel_dtype)
+    expected = layer({"kernel": kernel.astype(jnp.float32)}, x.astype(jnp.float32), **geometry)
+    for function in (layer, jax.jit(layer, static_argnames=tuple(geometry))):
+        y = function({"kernel": kernel}, x, **geometry)
+        assert y.dtype == jnp.result_type(x, kernel) == jnp.float32
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_gates_weights():
     assert not nn.gates_weights(jnp.ones(4))
     assert nn.gates_weights(jnp.ones((4, 3)))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.commands.main import main

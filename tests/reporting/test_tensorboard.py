@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax.errors import UserError
 from dgm_jax.reporting.tensorboard import TensorBoard

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from support import checks, children, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import load_classifier, load_memory
 from dgm_jax.runs.events import Callback

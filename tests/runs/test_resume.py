@@ -8,10 +8,10 @@ import signal
 import pytest
 from support import checks, children, small_runs
 from support.checks import assert_same_results, lines
-from support.programs import compiled_once  # noqa: F401
 from support.stopping import TINY, Log, interrupt
 
-from dgm_jax.errors import OtherConfiguration
+from dgm_jax import Learner
+from dgm_jax.errors import OtherConfiguration, Terminated
 from dgm_jax.system import checkpoint
 from dgm_jax.training import trainer
 
@@ -99,6 +99,19 @@ class TestResume:
         checks.assert_equal_trees(plain["memory"], other["memory"])
         with pytest.raises(AssertionError):
             checks.assert_equal_trees(plain["classifier"]["params"], other["classifier"]["params"])
+
+    @pytest.mark.parametrize("stops_after", [1, 2, 3, 5])  # Epochs: within a task, and at the end of one.
+    def test_asked_to_stop(self, stops_after, tmp_path):
+        """What was learnt is saved there, even if no checkpoint is due."""
+        config, epochs = TINY.with_changes(checkpoint_epochs=1000), []
+        learner = Learner(config, devices=1, should_stop=lambda: epochs.append(1) or len(epochs) == stops_after)
+        with pytest.raises(Terminated):
+            learner.fit(small_runs.stream(config), tmp_path)
+        assert len(epochs) == stops_after
+        log = Log()
+        small_runs.fit(config, tmp_path, log)
+        assert len(log.heard("on_epoch_end")) == 3 * 3 - stops_after
+        assert_same_results(tmp_path, small_runs.finished(config).workdir)
 
     def test_killed(self, tmp_path):
         code = "trainer._SECONDS_PER_CALL = 0.0\nsmall_runs.fit(config, workdir, Stop('train', 1, 1, signal.SIGKILL))"

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner, load_memory
 from dgm_jax.errors import ConfigError, NoMemory, OtherConfiguration

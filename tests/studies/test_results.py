@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax.config import preset

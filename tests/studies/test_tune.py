@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from benchmarks import records
 from dgm_jax import Learner, data

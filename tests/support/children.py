@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support import programs
-
 
 def start(code: str, **environment: str) -> subprocess.Popen[str]:
     """Starts a Python of its own that can import the tests; compiled programs are shared."""
@@ -15,9 +13,6 @@ def start(code: str, **environment: str) -> subprocess.Popen[str]:
     settings = {
         "PYTHONPATH": os.pathsep.join(map(str, path)),
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-        "JAX_COMPILATION_CACHE_DIR": str(programs.program_cache()),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     command = [sys.executable, "-c", code]
     pipe = subprocess.PIPE

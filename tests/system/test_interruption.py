@@ -6,7 +6,9 @@ import signal
 import pytest
 from support.stopping import lose_a_ctrl_c
 
-from dgm_jax.system.interruption import CtrlC, uninterrupted
+from dgm_jax.errors import Terminated
+from dgm_jax.system import interruption
+from dgm_jax.system.interruption import Signals, uninterrupted
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
@@ -29,13 +31,13 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_ctrl_c_that_was_lost_is_raised_again() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with CtrlC() as ctrl_c:
+    with Signals() as ctrl_c:
         ctrl_c.raise_if_heard()
         lose_a_ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             ctrl_c.raise_if_heard()
     assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(KeyboardInterrupt), CtrlC():  # One that was not.
+    with pytest.raises(KeyboardInterrupt), Signals():  # One that was not.
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -43,7 +45,7 @@ def test_a_ctrl_c_that_was_lost_is_raised_again() -> None:
 def test_ctrl_c_stays_ignored_where_it_is() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with CtrlC() as ctrl_c:
+        with Signals() as ctrl_c:
             signal.raise_signal(signal.SIGINT)
             ctrl_c.raise_if_heard()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -56,3 +58,33 @@ def test_a_block_that_is_not_interrupted_says_nothing() -> None:
         pass
     with pytest.raises(ValueError, match="own"), uninterrupted():
         raise ValueError("own")
+
+
+def test_sigterm_is_noted_and_ends_the_work_only_after_a_while(monkeypatch) -> None:
+    before, now = signal.getsignal(signal.SIGTERM), [100.0]
+    monkeypatch.setattr(interruption.time, "monotonic", lambda: now[0])
+    with Signals() as signals:
+        assert not signals.asked_to_stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.asked_to_stop()
+        now[0] += 9
+        signals.raise_if_heard()
+        now[0] += 2
+        with pytest.raises(Terminated):
+            signals.raise_if_heard()
+        with pytest.raises(Terminated):  # A second one ends it at once.
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_is_left_to_others() -> None:
+    """To JAX, where there are several processes, and to whoever handles it already."""
+    with Signals(sigterm=False):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGTERM)
+            assert not signals.asked_to_stop()
+    finally:
+        signal.signal(signal.SIGTERM, before)

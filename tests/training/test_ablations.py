@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from support import checks, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import load_memory
 

@@ -4,8 +4,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,6 @@ import jax
 import numpy as np
 import pytest
 from support import children, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import Learner
 from dgm_jax.config import Config
@@ -198,6 +200,34 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
     assert second["errors"][2] == "only here"
     assert first["errors"][3] == second["errors"][3]
     assert re.match("devices=1, but 2 processes have 2 .cpu.; use equally many of each process", first["errors"][3])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_ends_all_processes_at_the_same_epoch(processes: int, tmp_path: Path) -> None:
+    """A scheduler's time limit: status 143, what to do, and a checkpoint although none was due."""
+    command = [sys.executable, "-m", "experiments.digits", *OPTIONS.split(), "--workdir", str(tmp_path / "run")]
+    command += ["--epochs", "400", "--checkpoint-epochs", "1000"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = f"--distributed --coordinator localhost:{free.getsockname()[1]} --num-processes 2 --process-id".split()
+    many = [[*where, str(i)] for i in range(processes)] if processes > 1 else [[]]
+    kind = {"cwd": Path(__file__).parents[2], "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = [subprocess.Popen([*command, *own], **kind) for own in many]
+    try:
+        metrics, begun = tmp_path / "run" / "metrics.jsonl", time.monotonic()
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+            assert all(process.poll() is None for process in running), running[0].communicate()[1]
+            assert time.monotonic() - begun < 200
+            time.sleep(0.1)
+        running[-1].send_signal(signal.SIGTERM)  # One hears it, all stop.
+        ended = [process.communicate(timeout=60) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [143] * processes, ended
+    assert all("interrupted; run the same command to resume" in error for _, error in ended)
+    done = metrics.read_text().count("\n")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"{done:010d}"]
 
 
 def experiment(workdir: str, options: str, *where: str) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from jax import lax
 from support import golden_names, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range

@@ -8,7 +8,6 @@ import optax
 import pytest
 from support import checks, programs, small_runs
 from support.checks import assert_same_results
-from support.programs import compiled_once  # noqa: F401
 from support.stopping import Stop
 
 from dgm_jax import nn

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from support import checks, programs, small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import nn
 from dgm_jax.training import task as tasks

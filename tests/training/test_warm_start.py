@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_runs
-from support.programs import compiled_once  # noqa: F401
 
 from dgm_jax import nn
 from dgm_jax.config import PRESETS

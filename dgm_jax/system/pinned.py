@@ -1,0 +1,55 @@
+"""The settings of JAX that results hang on: pinned, because any library may set others for a whole process."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import jax
+
+from dgm_jax.errors import UserError
+from dgm_jax.system import processes
+
+KEYS = "threefry2x32"  # The generator of random numbers of everything that is trained or drawn.
+
+
+class OtherGenerator(UserError, ValueError):
+    """A random key of another generator than the one that images are drawn with."""
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    """Within it, and in functions that it decorates, JAX works as if none of these settings had been changed.
+
+    With 64-bit types or strict promotion, training and drawing would fail; with the other form of threefry, every image
+    would be another one.
+
+    Raises:
+      NoDevice: if JAX has no device.
+    """
+    processes.require_device()
+    with ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(False))
+        stack.enter_context(jax.default_prng_impl(KEYS))
+        stack.enter_context(jax.threefry_partitionable(True))
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.transfer_guard("allow"))
+        yield
+
+
+def new_key(seed: int) -> jax.Array:
+    """A random key of the pinned generator."""
+    with pinned():
+        return jax.random.key(seed)
+
+
+def require_generator(key: jax.Array) -> None:
+    """Refuses a random key of another generator, because it would draw other images.
+
+    Raises:
+      OtherGenerator: naming the generator, and the line that makes a right key.
+    """
+    generator = str(jax.random.key_impl(key))
+    if generator != KEYS:
+        raise OtherGenerator(
+            f"a key of the generator {generator} would draw other images than those of {KEYS}; make the key with "
+            f"jax.random.key(seed, impl={KEYS!r})"
+        )
