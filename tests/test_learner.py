@@ -1,5 +1,6 @@
 """The loop over tasks: that it learns, what a run leaves behind, and what it refuses."""
 
+import dataclasses
 import json
 import re
 
@@ -10,7 +11,7 @@ from support import checks, small_runs
 from support.checks import assert_same_results, lines, table
 from support.stopping import TINY, Log, interrupt
 
-from dgm_jax import Learner, load_memory
+from dgm_jax import Learner, data, load_memory
 from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, NotFinite
 from dgm_jax.runs.events import Callback
@@ -143,14 +144,31 @@ def test_that_nothing_tells_the_generator_the_class_is_said_at_the_beginning(tol
     assert sum("nothing tells the generator" in note for note in log.heard("on_note")) == said
 
 
+@pytest.mark.parametrize("method", ["dgm", "er", "icarl", "joint", "ewc", "dgr", "mergan", "mergan-jtr"])
+def test_classes_smaller_than_a_mini_batch_are_learnt(method, tmp_path):
+    """Of 2, 24 and 5 images, with 8 in a mini-batch: each is learnt, and the run says so."""
+    config, log = small_runs.small("dgma", method, image_size=8, epochs=2), Log()
+    whole = small_runs.digits(8)
+    kept = np.concatenate([np.flatnonzero(whole.y_train == label)[:n] for label, n in ((0, 2), (1, 24), (2, 5))])
+    unequal = dataclasses.replace(whole, x_train=whole.x_train[kept], y_train=whole.y_train[kept])
+    summary = Learner(config, devices=1, callbacks=[log]).fit(data.class_incremental(unequal), tmp_path)
+    assert summary["finished"]
+    notes = log.heard("on_note")
+    assert any(note.startswith("classes have 2 to 24 training images; earlier classes are replayed") for note in notes)
+    text = "2 tasks have fewer training images than a mini-batch (8), so that images repeat within it: 0, 2; a smaller"
+    assert any(note.startswith(text) for note in notes)
+
+
+def test_classes_of_one_size_get_no_note(tmp_path):
+    log = Log()
+    small_runs.fit(TINY, tmp_path, log)
+    assert not [note for note in log.heard("on_note") if "training images" in note]
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         "changes, text",
         [
-            (
-                {"batch_size": 25},
-                "batch_size=25, but task 0 has only 24 training images; use at most 24",
-            ),
             (
                 {"noise_dim": 3},
                 "noise_dim=3 has no room for the one-hot of 3 classes; make it larger",

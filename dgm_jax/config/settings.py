@@ -57,6 +57,11 @@ class Config(Settings):
                 f"consolidation_shift={self.consolidation.consolidation_shift} must be below half of "
                 f"image_size={self.data.image_size}"
             )
+        if self.gan.batch_size == 1 and "resnet" in (self.networks.network, self.classifier_network):
+            raise ConfigError(
+                "batch_size=1: the residual network normalises over the images of a mini-batch, and one image has no "
+                "spread; use at least 2"
+            )
         if self.protocol == "paper" and self.data.held_out == 0:
             raise ConfigError("protocol='paper' chooses epochs on held-out images; set held_out, e.g. 0.15")
 

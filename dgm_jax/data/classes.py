@@ -87,4 +87,5 @@ def new_labels(classes: Sequence[str] | None, names: Sequence[str], where: str) 
     """
     if classes is None:
         return {label: label for label in range(len(names))}
-    return {names.index(name): label for label, name in enumerate(check_classes(classes, names, where))}
+    stored = {name: label for label, name in enumerate(names)}
+    return {stored[name]: label for label, name in enumerate(check_classes(classes, names, where))}

@@ -63,7 +63,7 @@ class Dataset:
         """
         if n < 1:
             raise DataError(f"n={n} training images per class: expected at least 1.")
-        rows = np.sort(np.concatenate([np.flatnonzero(self.y_train == label)[:n] for label in self.labels]))
+        rows = np.sort(np.concatenate([rows[:n] for rows in rows_of(self.y_train).values()]))
         return dataclasses.replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows])
 
     def of_classes(self, labels: Sequence[int]) -> Dataset:
@@ -100,8 +100,7 @@ class Dataset:
         if not 0 < share < 1:
             raise DataError(f"share={share}: expected a share in (0, 1), e.g. 0.25.")
         kept, held = [], []
-        for label in self.labels:
-            rows = np.flatnonzero(self.y_train == label)
+        for label, rows in rows_of(self.y_train).items():
             n_held = round(share * len(rows))
             if not 0 < n_held < len(rows):
                 raise DataError(
@@ -170,7 +169,8 @@ def from_arrays(
     (dark, low), (_, high) = sorted(largest.items(), key=lambda item: item[1])
     whose, value = ("all images", high) if high < _DARK else (dark, low)
     is_unscaled = 0 < high < _DARK or 0 < low <= _DARK // 2 and high >= 4 * _DARK
-    if is_unscaled and dataset.x_train.size + dataset.x_test.size >= _FEW:
+    says_something = dataset.x_train.size + dataset.x_test.size >= _FEW and dataset.x_train.min() < high
+    if is_unscaled and says_something:
         raise DataError(
             f"{name}: the largest value of {whose} is {value}; expected 0..255, with white as 255. If {value} is white "
             f"here, rescale: np.round(x * (255 / {value})).astype(np.uint8)."
@@ -217,6 +217,13 @@ def checked(
                 "give each class a different name."
             )
     return Dataset(name, train, train_labels, test, test_labels, names, notes=notes)
+
+
+def rows_of(labels: Labels) -> dict[int, NDArray[np.int64]]:
+    """The rows of each label that is there, ascending."""
+    order = np.argsort(labels, kind="stable")
+    there, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(there.tolist(), np.split(order, starts[1:]), strict=True))
 
 
 def composed(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -114,13 +115,13 @@ def check_order(order: Sequence[int], labels: Sequence[int]) -> tuple[int, ...]:
       DataError: if it names an unknown label, one label twice, or not all labels.
     """
     classes = tuple(operator.index(label) for label in order)
-    for label in classes:
-        if label not in labels:
+    known = set(labels)
+    for label, times in Counter(classes).items():
+        if label not in known:
             raise DataError(f"class_order names class {label}; the data set has {_comma(sorted(labels))}.")
-        if classes.count(label) > 1:
-            times = classes.count(label)
+        if times > 1:
             raise DataError(f"class_order names class {label} {times} times; a class belongs to one task only.")
-    missing = sorted(set(labels) - set(classes))
+    missing = sorted(known - set(classes))
     if missing:
         raise DataError(
             f"class_order lacks class {_comma(missing)}; expected all of {_comma(sorted(labels))}, each once."

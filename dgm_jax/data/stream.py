@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dgm_jax.data.dataset import DataError, Dataset, Images, Labels
+from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, rows_of
 from dgm_jax.data.order import check_order, task_sizes
 
 Indices = NDArray[np.int32]
@@ -267,7 +267,8 @@ def class_incremental(
     classes = dataset.labels if class_order is None else check_order(class_order, dataset.labels)
     tasks = _successive(task_sizes(classes_per_task, len(classes)))
     kept, held = _hold_out(dataset, classes, held_out, seed)
-    tested = [np.flatnonzero(dataset.y_test == label) for label in classes]
+    test_rows = rows_of(dataset.y_test)
+    tested = [test_rows[label] for label in classes]
     train, validation = (_parts(dataset.x_train, rows, tasks) for rows in (kept, held))
     test = _parts(dataset.x_test, tested, tasks)
     image_shape = dataset.x_train.shape[1:]
@@ -290,9 +291,10 @@ def class_incremental(
 
 def _hold_out(dataset: Dataset, classes: Sequence[int], share: float, seed: int) -> tuple[list[Labels], list[Labels]]:
     """Rows of the training images of each class: those that are kept, and those that are held out."""
-    kept, held, labels = [], [], dataset.labels
+    kept, held, rows_by_label = [], [], rows_of(dataset.y_train)
+    numbers = {label: number for number, label in enumerate(dataset.labels)}
     for label in classes:
-        rows = np.flatnonzero(dataset.y_train == label)
+        rows = rows_by_label[label]
         n_held = round(share * len(rows))
         if share and not 0 < n_held < len(rows):
             raise DataError(
@@ -300,7 +302,11 @@ def _hold_out(dataset: Dataset, classes: Sequence[int], share: float, seed: int)
                 f"validation and {len(rows) - n_held} for training; expected at least 1 of each: "
                 "change held_out or add images."
             )
-        shuffled = np.random.default_rng([seed, labels.index(label)]).permutation(rows)
+        if not n_held:
+            kept.append(rows)
+            held.append(rows[:0])
+            continue
+        shuffled = np.random.default_rng([seed, numbers[label]]).permutation(rows)
         kept.append(np.sort(shuffled[n_held:]))
         held.append(np.sort(shuffled[:n_held]))
     return kept, held

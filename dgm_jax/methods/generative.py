@@ -186,7 +186,7 @@ class UnmaskedGenerator(Method[State, Training]):
         """Several sets of images and labels as one, with room for the largest."""
         room = self.setting.n_classes * max(map(max, self.setting.counts))
         images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return padded(images, labels, max(room, len(images)))
+        return padded(images, labels, max(room, len(images), self.config.gan.batch_size))
 
     def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
         """All networks."""

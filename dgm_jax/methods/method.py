@@ -54,8 +54,8 @@ class Setting:
 
     @property
     def largest_task(self) -> int:
-        """Training images of the largest task."""
-        return max(map(sum, self.counts))
+        """Room for the training images of a task: of the largest one, or for a mini-batch, if that is more."""
+        return max(self.config.gan.batch_size, *map(sum, self.counts))
 
     def n_seen(self, task: int) -> int:
         """Classes seen once a task is learnt; 0 for task -1."""
@@ -66,12 +66,12 @@ class Setting:
         return np.arange(self.n_classes) < self.n_seen(task)
 
     def images_per_class(self, task: int) -> int:
-        """Training images per class of a task, on average."""
-        return round(sum(self.counts[task]) / len(self.tasks[task]))
+        """Training images per class of a task, on average; a task counts at least as many as a mini-batch has."""
+        return round(max(sum(self.counts[task]), self.config.gan.batch_size) / len(self.tasks[task]))
 
     def steps_per_epoch(self, task: int) -> int:
-        """Mini-batches of a task's images in an epoch."""
-        return sum(self.counts[task]) // self.config.gan.batch_size
+        """Mini-batches of a task's images in an epoch: at least one, in which the images of a small task repeat."""
+        return max(1, sum(self.counts[task]) // self.config.gan.batch_size)
 
     def classifier(self, params: Any, statistics: Any, task: int, *, network: str | None = None) -> Classifier:
         """A trained classifier of the classes seen once a task is learnt; `network` defaults to that of classifiers."""

@@ -8,12 +8,15 @@ from typing import Any
 from dgm_jax.config import GENERATIVE, Config, all_facts, require_none_removed
 from dgm_jax.config.setting import Facts
 from dgm_jax.data import TaskStream
+from dgm_jax.data.classes import few
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.runs.continuation import LearntSoFar, Placement, place_stream
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.reading import NoRun, StoredConfig, read_checkpoint, read_config, read_summary
 from dgm_jax.system import files
+
+_UNEQUAL = 4  # Classes are of very different size if the largest has so many times the images of the smallest.
 
 
 def check_fit(config: Config, stream: TaskStream) -> None:
@@ -30,13 +33,26 @@ def check_fit(config: Config, stream: TaskStream) -> None:
             f"noise_dim={config.networks.noise_dim} has no room for the one-hot of {stream.n_classes} classes; "
             "make it larger"
         )
-    smallest = min(range(stream.n_tasks), key=lambda t: sum(stream.train_counts(t)))
-    count = sum(stream.train_counts(smallest))
-    if config.gan.batch_size > count:
-        raise ConfigError(
-            f"batch_size={config.gan.batch_size}, but task {smallest} has only {count} training images; "
-            f"use at most {count}"
+
+
+def notes_on_sizes(config: Config, stream: TaskStream) -> list[str]:
+    """What a person should know of classes that are small or of very different size."""
+    counts = {index: n for t in range(stream.n_tasks) for index, n in zip(stream.tasks[t], stream.train_counts(t))}
+    fewest, most = min(counts.values()), max(counts.values())
+    small = [t for t in range(stream.n_tasks) if sum(stream.train_counts(t)) < config.gan.batch_size]
+    notes = []
+    if most >= _UNEQUAL * fewest:
+        notes.append(
+            f"classes have {fewest} to {most} training images; earlier classes are replayed in equal numbers, and the "
+            "accuracy counts every class alike (macro)"
         )
+    if small:
+        names = few([stream.class_names[index] for t in small for index in stream.tasks[t]])
+        notes.append(
+            f"{len(small)} tasks have fewer training images than a mini-batch ({config.gan.batch_size}), so that "
+            f"images repeat within it: {names}; a smaller --batch-size learns them in more steps"
+        )
+    return notes
 
 
 def place_in(folder: Workdir, stream: TaskStream) -> Placement:

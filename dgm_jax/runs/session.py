@@ -13,6 +13,7 @@ from dgm_jax.methods import METHODS
 from dgm_jax.methods.method import Learnt, Method, Setting, Watch
 from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunEnd, RunStart, TaskStart
 from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.opening import notes_on_sizes
 from dgm_jax.runs.run import Run
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system import processes
@@ -128,7 +129,7 @@ class Session:
                 f"continues after {stream.n_past} tasks with {stream.n_classes - past} new classes; there are no test "
                 f"images of the {past} earlier ones, so accuracies are of the new classes only"
             )
-        for text in self.method.advice():
+        for text in (*notes_on_sizes(self.config, stream), *self.method.advice()):
             self.callback.on_note(text)
         position = min(run.record.position for run in self.runs)
         behind = [run.state for run in self.runs if run.record.position == position]

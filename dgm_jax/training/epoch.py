@@ -51,8 +51,9 @@ def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
 
 
 def epoch_order(key: jax.Array, capacity: int, count: jax.Array) -> jax.Array:
-    """A random order of the numbers below `count`, [capacity]; padding comes last."""
-    return jnp.argsort(jnp.where(jnp.arange(capacity) < count, jax.random.uniform(key, (capacity,)), jnp.inf))
+    """A random order of the numbers below `count`, [capacity], again and again until all places are filled."""
+    places = jnp.arange(capacity)
+    return jnp.argsort(jnp.where(places < count, jax.random.uniform(key, (capacity,)), jnp.inf))[places % count]
 
 
 def run_steps(

@@ -53,7 +53,7 @@ def estimated_seconds(
     total = 0.0
     for task in range(len(train_counts)):
         epochs = config.gan.epochs - (epochs_done if task == 0 else 0)
-        steps = epochs * (train_counts[task] // config.gan.batch_size)
+        steps = epochs * max(1, train_counts[task] // config.gan.batch_size)
         classifier_steps = min(task + 1, config.replay.replay_steps or task + 1)
         total += steps * iteration_flops(config, widths, channels, classifier_steps)
         total += config.consolidation.consolidation_steps * config.gan.batch_size * 3 * d

@@ -130,4 +130,6 @@ def test_imagenet50_skips_unreadable_files_if_told(folders: Path, capsys) -> Non
 def test_options_about_files_need_files(tmp_path: Path, capsys) -> None:
     for option in (["--grey", "refuse"], ["--unreadable", "skip"]):
         assert run_imagenet("--data-dir", str(tmp_path), *option) == 2
-        assert capsys.readouterr().err.endswith("--grey and --unreadable are about files of images; they need --data\n")
+        assert capsys.readouterr().err.endswith(
+            "--grey, --unreadable and --parts are about files of images; they need --data\n"
+        )

@@ -319,3 +319,11 @@ def test_a_run_that_needs_a_removed_setting_is_refused():
     with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}"):
         require_none_removed(found, "run")
     assert flattened(found) == {"epochs": 7, "critic_steps": 2, "penalty": "r1"}  # As a page shows it.
+
+
+@pytest.mark.parametrize("change", [{"network": "resnet"}, {"consolidation_network": "resnet"}])
+def test_the_residual_network_needs_two_images(change):
+    with pytest.raises(ConfigError, match="^batch_size=1: the residual network normalises over the images"):
+        Config().with_changes(batch_size=1, **change)
+    Config().with_changes(batch_size=2, **change)
+    Config().with_changes(batch_size=1)

@@ -9,7 +9,7 @@ class _Learner:
     failure: BaseException | None = None
     fitted: dict = {}
 
-    def __init__(self, config, *, devices, backend, callbacks, show_real=False):
+    def __init__(self, config, *, devices, backend, callbacks, show_real=False, should_stop=None):
         type(self).fitted = {"config": config, "devices": devices, "backend": backend}
         self.callbacks = callbacks
 

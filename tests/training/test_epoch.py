@@ -175,3 +175,11 @@ def _plainly(step, state, data, replay, capacity, clock, key):
         state, _ = criticise(state, images, head, noise[0], alpha, scales)
         state, _ = generate(state, images, labels, head, noise[1], scales, capacity)
     return state
+
+
+@pytest.mark.parametrize("count, capacity", [(3, 8), (8, 8), (5, 16), (1, 4)])
+def test_an_order_holds_every_image_equally_often(count, capacity):
+    """Padding never comes, and the images of a small task repeat only once all have come."""
+    order = np.asarray(loop.epoch_order(jax.random.key(0), capacity, np.int32(count)))
+    assert sorted(order[:count]) == list(range(count))
+    np.testing.assert_array_equal(order, np.resize(order[:count], capacity))
