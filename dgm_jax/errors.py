@@ -7,7 +7,20 @@ import os
 import sys
 from collections.abc import Callable
 
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+# The machine has no more of something, or a disk or a network does not answer now.
+_PASSING = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EBUSY,
+    errno.EINTR,
+)
 
 
 class UserError(Exception):
@@ -48,9 +61,13 @@ def user_message(error: BaseException) -> str:
 
 
 def is_of_environment(error: BaseException) -> bool:
-    """Whether an error says nothing about a file, but that the machine has no memory or no open files left."""
-    # Readers in C++ report it as text.
-    return isinstance(error, MemoryError) or any(os.strerror(code) in str(error) for code in _EXHAUSTED)
+    """Whether an error says nothing about a file, but that the machine, its disk or its network fails now."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or number in _PASSING:
+        return True
+    return number is None and any(
+        os.strerror(code) in str(error) for code in _PASSING
+    )  # Readers in C++ say it as text.
 
 
 def _prepare_streams() -> None:

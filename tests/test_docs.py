@@ -235,7 +235,7 @@ def test_many_hosts(desk, monkeypatch) -> None:
 
 def test_every_block_of_python_is_run() -> None:
     """A page with Python is run above, or has a separate test."""
-    run_above = ("ship", "start", "own-images", "formats", "extend", "devices")
+    run_above = ("ship", "start", "own-images", "arrays", "formats", "extend", "devices")
     tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
     tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
     with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}

@@ -1,5 +1,6 @@
 """`python -m dgm_jax predict`: the classes of images, by the classifier of a run."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,7 +36,13 @@ class Predict:
 
         classifier = load_classifier(self.workdir, reading=self.reading)
         height, _, channels = classifier.image_shape
-        labels, probabilities = classifier.predict(read_images(self.images, size=height, channels=channels))
+        pixels = read_images(
+            self.images,
+            size=height,
+            channels=channels,
+            on_note=lambda note: print(f"note: {note}", file=sys.stderr),
+        )
+        labels, probabilities = classifier.predict(pixels)
         names = dict(zip(classifier.labels, classifier.names))
         for path, label, probability in zip(self.images, labels, probabilities.max(axis=1)):
             print(f"{path}\t{label}\t{names[label]}\t{probability:.3f}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place, shown
+from dgm_jax.data.dataset import composed
 from dgm_jax.errors import UserError
 from dgm_jax.system.interruption import Signals
 
@@ -40,7 +41,7 @@ class Sample:
         in_picture = self.out.suffix.lower() == ".png"
         self._check(in_picture)  # This refuses what it can before the slow imports and the drawing.
 
-        with Signals() as signals:  # JAX can lose a Ctrl-C, and many images take long.
+        with Signals(sigterm=False) as signals:  # JAX can lose a Ctrl-C, and many images take long.
             self._draw(in_picture, signals)
 
     def _draw(self, in_picture: bool, signals: Signals) -> None:
@@ -92,6 +93,7 @@ def _find_classes(words: Sequence[str], known: dict[int, str]) -> list[int]:
     Raises:
       UserError: if a word is unknown, or is the label of one class and the name of another.
     """
+    words, known = [composed(word) for word in words], {label: composed(name) for label, name in known.items()}
     by_word = {str(label): label for label in known}
     for label, name in known.items():
         if by_word.setdefault(name, label) != label and name in words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ def parse_classes(text: str, available: Sequence[str]) -> tuple[str, ...]:
 
     Args:
       text: names separated by commas; "first:50" for the first 50 of `available`; or "@FILE", a text file with one
-        name per line, in which `#` begins a comment.
+        name per line, in which `#` after a space begins a comment.
       available: the names of all classes.
 
     Returns:
@@ -68,16 +69,16 @@ def few(names: Sequence[str], at_most: int = 5) -> str:
 
 
 def read_names(path: Path) -> list[str]:
-    """Reads a text file with one name a line; `#` begins a comment.
+    """Reads a text file with one name a line; `#` after a space begins a comment.
 
     Raises:
       DataError: if the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"classes @{path}: the file cannot be read ({error}); expected one name per line.") from error
-    return [name for name in (line.partition("#")[0].strip() for line in lines) if name]
+    return [name for name in (re.split(r"(?:^|\s)#", line)[0].strip() for line in lines) if name]
 
 
 def new_labels(classes: Sequence[str] | None, names: Sequence[str], where: str) -> dict[int, int]:

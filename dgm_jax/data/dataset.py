@@ -16,7 +16,7 @@ from dgm_jax.errors import UserError
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-_DARK = 32  # Arrays whose largest value is below were not scaled to 0..255; 5 bits end at 31.
+_NARROW = 32  # Arrays whose values span less were not scaled to 0..255; 5 bits span 31.
 _FEW = 256  # Of fewer values in all images, nothing follows.
 
 
@@ -144,19 +144,19 @@ def from_arrays(
     y_test: ArrayLike,
     *,
     name: str = "arrays",
-    class_names: Mapping[int, str] | None = None,
+    class_names: Mapping[int, str] | Sequence[str] | None = None,
 ) -> Dataset:
     """Makes a `Dataset` of arrays and checks it.
 
     Args:
       x_train: [n, h, w, c] or [n, h, w]; uint8, or other integers that are all in 0..255, or bool (True is white); c in
-        {1, 3}. The largest value of all images must be at least 32, because the networks see 0..255 as -1..1.
+        {1, 3}. The values of each part must span at least 32, because the networks see 0..255 as -1..1.
       y_train: integers [n] or [n, 1], any values.
       x_test: [m, h, w, c] or [m, h, w]; images of the same shape as in `x_train`.
       y_test: integers [m] or [m, 1]; exactly the classes of `y_train`.
       name: the name of the data set in reports.
-      class_names: names by label, each different; by default the name of a label is its number. Names are compared and
-        kept in Unicode's composed form (NFC).
+      class_names: names by label, or a list of the names of the labels 0, 1, ..., each different; by default the name
+        of a label is its number. Names are compared and kept in Unicode's composed form (NFC).
 
     Returns:
       The data set. Arrays that already have the right dtype and shape are not copied.
@@ -164,18 +164,26 @@ def from_arrays(
     Raises:
       DataError: if an argument is not as described above.
     """
+    if class_names is not None and not isinstance(class_names, Mapping):
+        class_names = dict(enumerate(class_names))
     dataset = checked(x_train, y_train, x_test, y_test, name=name, class_names=class_names)
-    largest = {"x_train": int(dataset.x_train.max()), "x_test": int(dataset.x_test.max())}
-    (dark, low), (_, high) = sorted(largest.items(), key=lambda item: item[1])
-    whose, value = ("all images", high) if high < _DARK else (dark, low)
-    is_unscaled = 0 < high < _DARK or 0 < low <= _DARK // 2 and high >= 4 * _DARK
-    says_something = dataset.x_train.size + dataset.x_test.size >= _FEW and dataset.x_train.min() < high
-    if is_unscaled and says_something:
-        raise DataError(
-            f"{name}: the largest value of {whose} is {value}; expected 0..255, with white as 255. If {value} is white "
-            f"here, rescale: np.round(x * (255 / {value})).astype(np.uint8)."
-        )
+    for part, images in (("x_train", dataset.x_train), ("x_test", dataset.x_test)):
+        low, high = _nearly_all(images)
+        if images.size >= _FEW and 0 < high - low < _NARROW:
+            shifted = f"x.astype(int) - {low}" if low else "x"
+            raise DataError(
+                f"{name}: the values of {part} lie in {low}..{high}; expected 0..255, from black to white. If {low} is "
+                f"black and {high} white here, rescale: np.clip(np.round(({shifted}) * (255 / {high - low})), 0, 255)"
+                ".astype(np.uint8)."
+            )
     return dataset
+
+
+def _nearly_all(images: Images) -> tuple[int, int]:
+    """The range that holds all values but one in a thousand at either end: a few odd pixels do not count."""
+    below = np.cumsum(np.bincount(images.reshape(-1), minlength=256))
+    odd = images.size // 1000
+    return int(np.searchsorted(below, odd, side="right")), int(np.searchsorted(below, images.size - odd))
 
 
 def checked(
@@ -195,7 +203,7 @@ def checked(
             "expected the same (h, w, c): resize or convert one of them."
         )
     largest = max(int(train.max()), int(test.max()))
-    notes = (f"the largest value of all images is {largest}, where white is 255",) * (largest < 4 * _DARK)
+    notes = (f"the largest value of all images is {largest}, where white is 255",) * (largest < 4 * _NARROW)
     train_labels = _as_labels(y_train, len(train), f"{name}: y_train")
     test_labels = _as_labels(y_test, len(test), f"{name}: y_test")
     for labels, where, others, elsewhere in (
@@ -235,12 +243,18 @@ def _as_images(values: ArrayLike, what: str) -> Images:
     """Returns uint8 [n, h, w, c], or raises a DataError that begins with `what`."""
     images = np.asarray(values)
     if images.ndim == 2:
-        side = math.isqrt(images.shape[1])
-        shape = f"{side}, {side}" if side**2 == images.shape[1] else "height, width"
+        side, side_of_colour = math.isqrt(images.shape[1]), math.isqrt(images.shape[1] // 3)
+        line = "reshape(-1, height, width)"
+        if side**2 == images.shape[1]:
+            line = f"reshape(-1, {side}, {side})"
+        elif 3 * side_of_colour**2 == images.shape[1]:  # As in CIFAR's pickles.
+            line = f"reshape(-1, 3, {side_of_colour}, {side_of_colour}).transpose(0, 2, 3, 1)"
         raise DataError(
-            f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w]. If each row is an image: "
-            f"x.reshape(-1, {shape})."
+            f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w]. If each row is an image: x.{line}."
         )
+    if images.ndim == 3 and images.shape[2] == 3 and math.isqrt(images.shape[1]) ** 2 == images.shape[1] >= 64:
+        side = math.isqrt(images.shape[1])
+        raise DataError(f"{what} has shape {images.shape}; expected [n, h, w, c]: x.reshape(-1, {side}, {side}, 3).")
     if images.ndim not in (3, 4):
         raise DataError(f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w].")
     if images.ndim == 3:
@@ -248,7 +262,7 @@ def _as_images(values: ArrayLike, what: str) -> Images:
     if images.shape[-1] not in (1, 3):
         raise DataError(
             f"{what} has {images.shape[-1]} channels (shape {images.shape}); expected 1 (grey) or 3 (RGB) in the last "
-            f"axis{'. The channels come first here: x.transpose(0, 2, 3, 1)' if images.shape[1] in (1, 3) else ''}."
+            f"axis{_axes_hint(images.shape)}."
         )
     if images.size == 0:
         raise DataError(f"{what} has shape {images.shape}: no images; expected at least one.")
@@ -274,6 +288,15 @@ def _as_images(values: ArrayLike, what: str) -> Images:
     return images.astype(np.uint8)
 
 
+def _axes_hint(shape: tuple[int, ...]) -> str:
+    """What to do about a last axis that is none of channels."""
+    if shape[1] in (1, 3):
+        return ". The channels come first here: x.transpose(0, 2, 3, 1)"
+    if shape[2] in (1, 3):
+        return ". The images come last here: x.transpose(3, 0, 1, 2)"
+    return ". Leave out transparency: x[..., :3]" if shape[3] == 4 else ""
+
+
 def _as_labels(values: ArrayLike, n: int, what: str) -> Labels:
     """Returns int64 [n], or raises a DataError that begins with `what`."""
     labels = np.asarray(values)
@@ -281,7 +304,7 @@ def _as_labels(values: ArrayLike, n: int, what: str) -> Labels:
         labels = labels[:, 0]
     if labels.ndim == 2 and len(labels) == n and np.all(np.sum(labels != 0, axis=1) == 1):
         raise DataError(f"{what} has shape {labels.shape}, one-hot; expected ({n},): y.argmax(axis=1).")
-    if labels.shape == (n,) and labels.dtype.kind in "US":
+    if n and labels.shape == (n,) and (labels.dtype.kind in "UST" or isinstance(labels[0], str)):
         raise DataError(
             f"{what} is text, e.g. {str(labels[0])!r}; expected integer labels: names, y = np.unique(y, "
             "return_inverse=True). The names can be given as class_names."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,8 @@ _FORMATS = (
     "XPM",
 )
 _WHITES = (255, 4095, 65535)  # The largest values of 8, 12 and 16 bits.
+_COLOURED = ("RGB", "RGBA", "LA", "RGBX", "CMYK")
+_DEEP_COLOURS = -1  # In place of the largest value: Pillow reads only the upper 8 bits of such a file.
 # Files that often lie beside images. Every other file must be an image; if not, it is an error.
 _NO_IMAGES = (".txt", ".csv", ".json", ".jsonl", ".xml", ".html", ".md", ".yaml", ".yml", ".log", ".ini", ".db", ".npy")
 _ANNOTATIONS = "val_annotations.txt"
@@ -176,8 +178,12 @@ def _notes(converted: list[str], skipped: list[str]) -> list[str]:
     return notes
 
 
-def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Images:
+def read_images(
+    files: Sequence[PathLike], *, size: int, channels: int, on_note: Callable[[str], None] = warnings.warn
+) -> Images:
     """Reads image files as `from_folder` does, and converts all to grey (1 channel) or to colour (3 channels).
+
+    `on_note` is called with each note, such as how files of more than 8 bits were scaled: it depends on these files.
 
     Returns:
       uint8 [n, size, size, channels].
@@ -186,7 +192,9 @@ def read_images(files: Sequence[PathLike], *, size: int, channels: int) -> Image
       DataError: if files cannot be read as images; the message names them.
     """
     paths = [Path(file) for file in files]
-    images, _, faults, _ = _read_all(paths, size)
+    images, _, faults, notes = _read_all(paths, size)
+    for note in notes:
+        on_note(note)
     faulty = [f"{path} ({fault})" for path, fault in zip(paths, faults, strict=True) if fault]
     if faulty:
         raise DataError(f"{len(faulty):,} of {len(paths):,} files cannot be read as images: {few(faulty)}.")
@@ -211,10 +219,10 @@ def _find_parts(path: Path, parts: Parts | None) -> tuple[Path, Path | None, lis
         raise DataError(f"{path} {found}; expected a folder: {_LAYOUTS}.")
     folders = {entry.name: entry for entry in sorted(_visible(path)) if entry.is_dir()}
     if parts is not None:
-        lacking = [name for name in parts if name not in folders]
+        lacking = [name for name in parts if not (path / name).is_dir()]
         if lacking:
             raise DataError(f"{path} has no folder {few(lacking)}; it has {few(list(folders)) or 'none'}.")
-        train, test = (folders[name] for name in parts)
+        train, test = (path / name for name in parts)
     else:
         trains, tests = (
             [folders[name] for known in usual for name in folders if name.casefold() == known]
@@ -229,10 +237,16 @@ def _find_parts(path: Path, parts: Parts | None) -> tuple[Path, Path | None, lis
                 f"{path} has {train.name}/, but none of {', '.join(f'{name}/' for name in _TEST_FOLDERS)} beside it; "
                 "name both folders (--parts TRAIN,TEST)."
             )
-        test = tests[0]
+        test = next((folder for folder in tests if any(entry.is_dir() for entry in _visible(folder))), tests[0])
     unused = [f"{name}/" for name, folder in folders.items() if folder not in (train, test)]
     note = f"images are read from {train.name}/ and {test.name}/; not used: {few(unused)} (--parts TRAIN,TEST chooses)"
-    return train, test, [note] * bool(unused)
+    return _inner(train), _inner(test), [note] * bool(unused)
+
+
+def _inner(folder: Path) -> Path:
+    """The folder, or the only one in it if that has the same name: some archives are packed so."""
+    entries = _visible(folder)
+    return _inner(entries[0]) if [entry.name for entry in entries] == [folder.name] else folder
 
 
 def _class_folders(root: Path) -> dict[str, Path]:
@@ -319,9 +333,13 @@ def _image_files(folder: Path) -> tuple[list[Path], int]:
 
 def _annotated_files(annotations: Path) -> dict[str, list[Path]]:
     """The files of each class, from lines of a file name and a class, as Tiny ImageNet has them for its test images."""
-    lines = [line.split() for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if short := [line[0] for line in lines if len(line) < 2]:
-        raise DataError(f"{annotations}: no class beside {few(short)}; expected lines of a file name and a class.")
+    try:
+        text = annotations.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{annotations} cannot be read ({error}); expected UTF-8.") from error
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    if wrong := [line[0] for line in lines if len(line) < 2 or Path(line[0]).name != line[0]]:
+        raise DataError(f"{annotations}: {few(wrong)}; expected lines of a file's name and a class.")
     files: dict[str, list[Path]] = {}
     for name, label, *_ in sorted(lines):
         files.setdefault(composed(label), []).append(annotations.parent / "images" / name)
@@ -356,19 +374,31 @@ def _read_all(files: Sequence[Path], size: int) -> tuple[Images, np.ndarray, lis
         return ""
 
     pool = ThreadPoolExecutor()
-    notes = []
+    notes: list[str] = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # One line per image with e.g. broken EXIF data.
         try:
             faults = list(pool.map(read, range(len(files))))
+            if coloured := [files[row].name for row in np.flatnonzero(largest == _DEEP_COLOURS).tolist()]:
+                notes.append(
+                    "colour files of more than 8 bits, of which the upper 8 are read (dark if the file uses fewer): "
+                    f"{len(coloured):,}, {few(coloured)}"
+                )
+            largest[largest == _DEEP_COLOURS] = 0
             deep, most = np.flatnonzero(largest).tolist(), int(largest.max(initial=0))
             white = next(white for white in _WHITES if most <= white)
+            dark = [files[row].name for row in deep if any(largest[row] <= less < white for less in _WHITES)]
+            if dark:
+                notes.append(
+                    f"files of more than 8 bits that are dark beside others, whose white is {white}: {len(dark):,}, "
+                    f"{few(dark)}"
+                )
             if deep and white < _WHITES[-1]:
                 list(pool.map(partial(read, white=white), deep))
-                notes = [
+                notes.append(
                     f"files of more than 8 bits whose largest value is {most}, so that white is taken to be {white}: "
                     f"{len(deep):,}, {few([files[row].name for row in deep])}"
-                ]
+                )
         finally:
             pool.shutdown(cancel_futures=True)  # Otherwise Ctrl-C would wait until all images are read.
     return images, grey, faults, notes
@@ -388,13 +418,20 @@ def _read(file: Path, size: int, white: int) -> tuple[Images, int]:
         # JPEGs only: decodes at the smallest of 1, 1/2, 1/4, 1/8 of the size that is at least as large as this. With
         # twice `size`, ImageNet is not read faster, and single pixels change by 30 levels.
         opened.draft(None, (4 * size, 4 * size))
+        has_deep_colours = opened.mode in _COLOURED and _is_deep(opened)
         opened.load()
         ImageOps.exif_transpose(opened, in_place=True)
         image, largest = _grey_or_rgb(opened, white)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square).reshape(size, size, -1), largest
+    return np.asarray(square).reshape(size, size, -1), _DEEP_COLOURS if has_deep_colours else largest
+
+
+def _is_deep(image: Image) -> bool:
+    """Whether a file that was opened, and not loaded, has more than 8 bits in a channel, as Pillow describes it."""
+    described = [argument for tile in getattr(image, "tile", ()) for argument in np.ravel([tile[-1]]).tolist()]
+    return any(";16" in str(argument) or str(argument).isdecimal() and int(argument) > 255 for argument in described)
 
 
 def _grey_or_rgb(image: Image, white: int) -> tuple[Image, int]:

@@ -40,20 +40,14 @@ def parse_class_order(text: str, labels: Sequence[int], names: Mapping[int, str]
         return tuple(int(label) for label in generator.permutation(sorted(labels)))
     named = {name: label for label, name in (names or {}).items()}
     if text.startswith("@"):
-        listed = check_classes(read_names(Path(text[1:])), tuple(named), text[1:])
-        return check_order([named[name] for name in listed], labels)
-    words = [word.strip().strip("'\"") for word in text.strip().removeprefix("[").removesuffix("]").split(",")]
-    if all(composed(word) in named for word in words) and not all(word.lstrip("-").isdecimal() for word in words):
-        return check_order([named[composed(word)] for word in words], labels)
-    try:
-        order = [int(word) for word in words]
-    except ValueError:
-        unknown = [word for word in words if composed(word) not in named]
-        raise DataError(
-            f"class order {text!r}: expected natural, random:SEED (e.g. random:0), legacy:SEED, all labels "
-            f"(e.g. 3,1,2), all names, or @FILE{f'; there is no class {few(unknown)}' if named and unknown else ''}."
-        ) from None
-    doubtful = [str(number) for number in order if named.get(str(number), number) != number]
+        in_file = check_classes(read_names(Path(text[1:])), tuple(named), text[1:])
+        return check_order([named[name] for name in in_file], labels)
+    words = [
+        composed(word.strip().strip("'\"")) for word in text.strip().removeprefix("[").removesuffix("]").split(",")
+    ]
+    by_name = [named[word] for word in words] if set(words) <= set(named) else None
+    by_number = [int(word) for word in words] if all(map(_is_number, words)) else None
+    doubtful = [word for word in words if by_number is not None and named.get(word, int(word)) != int(word)]
     if doubtful:
         label = int(doubtful[0])
         other = f", and label {label} is the class named {names[label]!r}" if names and label in names else ""
@@ -61,7 +55,19 @@ def parse_class_order(text: str, labels: Sequence[int], names: Mapping[int, str]
             f"class order {text!r}: {label} is the name of a class{other}; give the names in a file, one a line "
             "(--class-order @FILE)."
         )
+    order = by_number if by_name is None else by_name
+    if order is None:
+        unknown = [word for word in words if word not in named]
+        raise DataError(
+            f"class order {text!r}: expected natural, random:SEED (e.g. random:0), legacy:SEED, all labels "
+            f"(e.g. 3,1,2), all names, or @FILE{f'; there is no class {few(unknown)}' if named and unknown else ''}."
+        )
     return check_order(order, labels)
+
+
+def _is_number(word: str) -> bool:
+    """Whether a word is a label as labels are written: "007" is not."""
+    return word.removeprefix("-").isdecimal() and str(int(word)) == word
 
 
 def parse_classes_per_task(text: str) -> int | tuple[int, ...]:

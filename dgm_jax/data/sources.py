@@ -83,7 +83,8 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:  # A pickle could run code.
             names = file.files
-            stored = _MEDMNIST_KEYS if set(_MEDMNIST_KEYS) <= set(names) else _NPZ_KEYS
+            stored = _NPZ_KEYS if set(_NPZ_KEYS) & set(names) else _MEDMNIST_KEYS
+            stored = stored if set(stored) & set(names) else _NPZ_KEYS
             arrays = {key: file[name] for key, name in zip(_NPZ_KEYS, stored, strict=True) if name in names}
             texts = file["class_names"] if "class_names" in names else None
     except Exception as error:  # zipfile, zlib and NumPy's header parser raise different errors for damaged files.
@@ -100,11 +101,12 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
         raise DataError(f"{path} has no {', '.join(missing)} (it has {', '.join(names)}); {advice}.")
     class_names = None
     if texts is not None:
-        highest = int(max(arrays["y_train"].max(), 0)) if arrays["y_train"].dtype.kind in "iu" else 0
-        if texts.ndim != 1 or texts.dtype.kind != "U" or len(texts) <= highest:
+        labels = arrays["y_train"] if arrays["y_train"].dtype.kind in "iu" else np.zeros(1, int)
+        lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+        if texts.ndim != 1 or texts.dtype.kind != "U" or len(texts) <= highest or lowest < 0:
             raise DataError(
-                f"{path}: class_names is {texts.dtype} of shape {texts.shape}; expected texts, one for each of the "
-                f"labels 0..{highest}."
+                f"{path}: class_names is {texts.dtype} of shape {texts.shape}, for labels {lowest}..{highest}; "
+                "expected texts, one for each of the labels 0, 1, ..."
             )
         class_names = dict(enumerate(texts.tolist()))
     dataset = from_arrays(**arrays, name=name or path.stem, class_names=class_names)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dgm_jax.data.dataset import composed
 from dgm_jax.errors import NewerFormat, UserError
 from dgm_jax.memory.memory import Memory, used_weights
 from dgm_jax.memory.task import TaskMemory, unite_masks
@@ -298,7 +299,7 @@ def _decode_body(header: _Header, body: memoryview) -> Memory:
         network=header.network,
         image_size=header.image_size,
         labels=tuple(label for task in header.tasks for label in task.labels),
-        names=tuple(name for task in header.tasks for name in task.names),
+        names=tuple(composed(name) for task in header.tasks for name in task.names),
         gate_before_norm=header.gate_before_norm,
     )
     for kernel, used in zip(memory.kernels, used_weights(memory), strict=True):

@@ -17,10 +17,11 @@ import numpy as np
 
 from dgm_jax import nn
 from dgm_jax.data import pictures
+from dgm_jax.data.dataset import composed
 from dgm_jax.memory.task import TaskMemory, cut_units, cut_weights, unite_masks
 from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator, conditioned_noise
-from dgm_jax.system.pinned import pinned, require_generator
+from dgm_jax.system.pinned import as_key, pinned
 from dgm_jax.types import SamplerParams, Tree, norms_from_tree, params_to_tree, statistics_from_tree
 
 CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
@@ -89,6 +90,7 @@ class Memory:
         """
         return jnp.asarray(self.sample_index(self._index(label), n, key))
 
+    @pinned()
     def sample_index(self, index: int, n: int, key: jax.Array) -> np.ndarray:
         """As `sample`, but for the class of this index, and into host memory."""
         return np.concatenate(jax.device_get(list(self._chunks(index, n, key))))[:n]
@@ -97,7 +99,7 @@ class Memory:
         """As `sample`, for more images than memory holds: parts of up to 128, on the host, one after the other."""
         index = self._index(label)
         for start, chunk in enumerate(self._chunks(index, n, key)):
-            yield np.asarray(chunk)[: n - start * CHUNK]
+            yield pinned()(np.asarray)(chunk)[: n - start * CHUNK]
 
     def _index(self, label: int) -> int:
         known = self.labels[: self.n_classes]
@@ -105,11 +107,12 @@ class Memory:
             raise ValueError(f"the memory knows no class {label!r}; it knows {', '.join(map(str, known))}")
         return self.labels.index(label)
 
+    @pinned()
     def _chunks(self, index: int, n: int, key: jax.Array) -> Iterator[jax.Array]:
         """Starts one program for each chunk; a caller that lists them all waits for none before all are started."""
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
-        require_generator(key)
+        key = as_key(key)
         task = self.single_class_task(index)
         cut = self.cut(task)
         placed = jax.device_put(cut)
@@ -219,7 +222,7 @@ class Memory:
             network=plain.get("network", "dcgan"),
             image_size=plain.get("image_size", 4 * 2 ** len(tree["kernels"])),
             labels=tuple(plain["labels"]),
-            names=tuple(plain["names"]),
+            names=tuple(map(composed, plain["names"])),
             gate_before_norm=plain["gate_before_norm"],
         )
 

@@ -18,9 +18,10 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from dgm_jax.nn.product import product, promoted, rounded, rounds
+from dgm_jax.nn.product import is_sharded, product, promoted, rounded, rounds
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -45,9 +46,11 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
     k, padding = kernel.shape[0], step["padding"]
     if min(x.shape[1:3]) + 2 * padding < k:
         raise ValueError(f"a {k}x{k} kernel does not fit an image of {x.shape[1:3]} with padding {padding}")
-    return lax.platform_dependent(
-        x, kernel, cpu=partial(_conv_by_patches, **step), default=partial(_conv_by_xla, **step)
-    )
+    in_patches: Convolution = partial(_conv_by_patches, **step)
+    in_xla: Convolution = partial(_conv_by_xla, **step)
+    if is_sharded(x, (1, 2)):  # Patches are cut out of whole images.
+        return in_xla(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=in_patches, default=in_xla)
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -63,9 +66,11 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
     stride, padding = step["stride"], step["padding"]
     if (min(x.shape[1:3]) - 1) * stride - 2 * padding + kernel.shape[0] < 1:
         raise ValueError(f"padding {padding} leaves no output for an image of {x.shape[1:3]}; use a smaller padding")
-    return lax.platform_dependent(
-        x, kernel, cpu=partial(_conv_transpose_by_patches, **step), default=partial(_conv_transpose_by_xla, **step)
-    )
+    in_patches: Convolution = partial(_conv_transpose_by_patches, **step)
+    in_xla: Convolution = partial(_conv_transpose_by_xla, **step)
+    if is_sharded(x, (1, 2)):
+        return in_xla(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=in_patches, default=in_xla)
 
 
 def _checked(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
@@ -86,13 +91,13 @@ def _checked(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> tupl
 
 def _conv_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     k, _, _, c_out = kernel.shape
-    return product(unfold(x, k, stride, padding), kernel.reshape(-1, c_out))
+    return product(unfold(x, k, stride, padding), kernel.reshape(k**2 * kernel.shape[2], c_out))
 
 
 def _conv_transpose_by_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     k, _, c_in, c_out = kernel.shape
     rows, cols = ((n - 1) * stride - 2 * padding + k for n in x.shape[1:3])
-    return fold(product(x, kernel.transpose(2, 0, 1, 3).reshape(c_in, -1)), k, stride, padding, (rows, cols))
+    return fold(product(x, kernel.transpose(2, 0, 1, 3).reshape(c_in, k**2 * c_out)), k, stride, padding, (rows, cols))
 
 
 def _conv_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -129,7 +134,7 @@ def _unfold(x: jax.Array, *, k: int, stride: int, padding: int, size: tuple[int,
     """As `unfold`, for any number of leading axes."""
     first = x.ndim - 3  # The axis of rows.
     if padding == 0 and size == (k, k):
-        return x.reshape(*x.shape[:first], 1, 1, -1)  # There is one window, the whole image.
+        return x.reshape(*x.shape[:first], 1, 1, k**2 * x.shape[-1])  # There is one window, the whole image.
     x = _pad(x, (padding, padding), (padding, padding))
     rows, cols = ((n + 2 * padding - k) // stride + 1 for n in size)
 
@@ -157,8 +162,8 @@ def _fold(patches: jax.Array, *, k: int, stride: int, padding: int, size: tuple[
     *lead, rows, cols, _ = patches.shape
     first = len(lead)
     if rows == cols == 1 and padding == 0 and size == (k, k):
-        return patches.reshape(*lead, k, k, -1)
-    taps = patches.reshape(*lead, rows, cols, k, k, -1)
+        return patches.reshape(*lead, k, k, patches.shape[-1] // k**2)
+    taps = patches.reshape(*lead, rows, cols, k, k, patches.shape[-1] // k**2)
     # Rows and columns of a phase: enough for every patch and for every requested pixel.
     height, width = (max(p + -(-k // stride) - 1, -(-(s + padding) // stride)) for p, s in zip((rows, cols), size))
 
@@ -174,7 +179,7 @@ def _fold(patches: jax.Array, *, k: int, stride: int, padding: int, size: tuple[
     def interleaved(parts: list[jax.Array], axis: int) -> jax.Array:
         stacked = jnp.stack(parts, axis + 1)
         before, after = stacked.shape[:axis], stacked.shape[axis + 2 :]
-        return stacked.reshape(*before, -1, *after)
+        return stacked.reshape(*before, stacked.shape[axis] * stacked.shape[axis + 1], *after)
 
     # An axis at a time, because a sharded array refuses a reshape that merges two pairs of axes.
     by_row = [interleaved([phase(r, q) for q in range(stride)], first + 1) for r in range(stride)]

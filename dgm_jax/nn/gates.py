@@ -41,7 +41,8 @@ def _straight_gate(embedding, scale, epoch_scale):
 @_straight_gate.defjvp
 def _straight_gate_jvp(primals, tangents):
     embedding, scale, epoch_scale = primals
-    return _straight_gate(*primals), epoch_scale * sigmoid_slope(embedding) * tangents[0]
+    mask = _straight_gate(*primals)
+    return mask, (epoch_scale * sigmoid_slope(embedding) * tangents[0]).astype(mask.dtype)
 
 
 def sigmoid_slope(x: jax.Array) -> jax.Array:
@@ -61,7 +62,7 @@ def annealed_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> 
     Raises:
       ValueError: if `length` is a number and not above 0.
     """
-    if isinstance(length, int | float | np.number) and not length > 0:
+    if not isinstance(length, jax.core.Tracer) and not np.all(np.asarray(length) > 0):
         raise ValueError(f"length={length}: the slope cannot grow over no epochs or steps; expected more than 0")
     lowest = 1 / jnp.asarray(s_max)
     return lowest + (s_max - lowest) * (position / jnp.asarray(length))

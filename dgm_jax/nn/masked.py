@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dgm_jax.nn import convolution
-from dgm_jax.nn.product import product
+from dgm_jax.nn.product import product, promoted
 
 
 def masked_dense(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
@@ -59,7 +59,9 @@ def _gated(x: jax.Array, gate: jax.Array) -> jax.Array:
 
     The product stays, because the gradient of a closed gate is what `x` says: with it, the gate can open again.
     """
-    return jnp.where((gate == 0) & ~jnp.isfinite(x), jnp.zeros((), x.dtype), x) * gate.astype(x.dtype)
+    is_open = gate.astype(bool)
+    x, gate = (x, gate.astype(x.dtype)) if gate.dtype == bool else promoted(x, gate)
+    return jnp.where(is_open | jnp.isfinite(x), x, jnp.zeros((), x.dtype)) * gate
 
 
 def gates_weights(gate: jax.Array) -> bool:

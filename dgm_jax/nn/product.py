@@ -1,6 +1,7 @@
 """The matrix product that all layers use, in the precision of `jax.default_matmul_precision`."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,17 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     x, matrix = promoted(x, matrix)
     if rounds(x):
         return _rounded_product(x, matrix)
+    if x.ndim <= 2 or is_sharded(x, range(1, x.ndim)):
+        return x @ matrix
     # As matrices: of a product over more axes, JAX's derivative makes XLA:CPU copy `x` into another memory order, and a
     # training iteration takes a quarter longer.
-    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
+    return (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
+
+
+def is_sharded(x: jax.Array, axes: Iterable[int]) -> bool:
+    """Whether the type of `x` says that one of these axes is split over devices (explicit sharding)."""
+    spec = jax.typeof(x).sharding.spec
+    return any(spec[axis] is not None for axis in axes if axis < len(spec))
 
 
 def promoted(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -208,8 +208,9 @@ def _is_absent(leaf: Any) -> bool:
 
 
 def _name(path: Any) -> tuple[str, ...]:
-    parts = (str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-    return tuple(part for part in parts if part != "value")  # What Flax's nnx adds to the name of a variable.
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # What Flax's nnx adds to the name of a variable.
+        path = path[:-1]
+    return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def compensate(clip: float = CLIP) -> optax.GradientTransformationExtraArgs:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dgm_jax.config import Config, flattened, upgraded
 from dgm_jax.data.dataset import composed
-from dgm_jax.errors import ConfigError, UserError
+from dgm_jax.errors import ConfigError, UserError, is_of_environment
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system import checkpoint, files
@@ -53,6 +53,8 @@ def read_config(folder: Workdir) -> StoredConfig:
         found = json.loads(folder.config.read_text("utf-8"))
         version = int(found["format_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_of_environment(error):
+            raise
         raise ConfigError(f"{folder.config} cannot be read ({error}); choose another --workdir") from error
     if version > FORMAT_VERSION:
         raise ConfigError(
@@ -81,6 +83,8 @@ def read_summary(folder: Workdir) -> Summary | None:
     try:
         return Summary.from_json(json.loads(folder.summary.read_text("utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if is_of_environment(error):
+            raise
         raise NoRun(f"{folder.summary} cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -231,6 +235,8 @@ def read(workdir: str | Path) -> RunFiles:
     except NoRun:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        if is_of_environment(error):
+            raise
         raise NoRun(f"a file in {folder.path} cannot be read ({type(error).__name__}: {error})") from error
 
 

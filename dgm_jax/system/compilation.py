@@ -37,7 +37,7 @@ def keep_programs() -> str | None:
       The folder; None if it cannot be created: then no programs are kept, and everything else works.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    folder = chosen or str(cache_folder())
+    folder = (chosen or str(cache_folder())).removeprefix("file://")
     if "://" not in folder:  # Otherwise it is a bucket, which JAX finds by itself.
         try:
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)

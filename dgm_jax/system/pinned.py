@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import jax
+import jax.numpy as jnp
 
 from dgm_jax.errors import UserError
 from dgm_jax.system import processes
@@ -36,20 +37,24 @@ def pinned() -> Iterator[None]:
 
 
 def new_key(seed: int) -> jax.Array:
-    """A random key of the pinned generator."""
+    """The random key that `jax.random.key` makes of a seed below 2**32, whatever offset a process adds to seeds."""
     with pinned():
-        return jax.random.key(seed)
+        return jax.random.wrap_key_data(jnp.array([0, seed], jnp.uint32), impl=KEYS)
 
 
-def require_generator(key: jax.Array) -> None:
-    """Refuses a random key of another generator, because it would draw other images.
+def as_key(key: jax.Array) -> jax.Array:
+    """A random key in JAX's present form; one of another generator is refused, because it would draw other images.
 
     Raises:
       OtherGenerator: naming the generator, and the line that makes a right key.
     """
-    generator = str(jax.random.key_impl(key))
+    typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and key.shape == (2,):  # The raw form, of `jax.random.PRNGKey`: two numbers are a key of threefry.
+        return jax.random.wrap_key_data(key, impl=KEYS)
+    generator = str(jax.random.key_impl(key)) if typed else f"whose keys have the shape {list(key.shape)}"
     if generator != KEYS:
         raise OtherGenerator(
             f"a key of the generator {generator} would draw other images than those of {KEYS}; make the key with "
             f"jax.random.key(seed, impl={KEYS!r})"
         )
+    return key

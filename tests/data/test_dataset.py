@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dgm_jax.data import DataError, from_arrays, load
+from dgm_jax.data import DataError, from_arrays, from_npz, load
 
 
 def _arrays(n=4, size=4, channels=1):
@@ -160,24 +160,28 @@ def _scaled(largest, dtype=np.uint8, part=("x_train", "x_test")):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint16])
-@pytest.mark.parametrize("largest", [1, 2, 15, 16, 31])
-def test_integers_that_were_not_scaled_are_refused_with_the_remedy(largest, dtype):
-    text = (
-        f"d: the largest value of all images is {largest}; expected 0..255, with white as 255. If {largest} is white "
-    )
-    text += f"here, rescale: np.round(x * (255 / {largest})).astype(np.uint8)."
-    arrays = _scaled(largest, dtype)
-    with pytest.raises(DataError, match=f"^{re.escape(text)}$"):
+@pytest.mark.parametrize("low, high", [(0, 1), (0, 2), (0, 15), (0, 16), (0, 31), (128, 129), (240, 255)])
+@pytest.mark.parametrize("parts", [("x_train", "x_test"), ("x_train",), ("x_test",)])
+def test_integers_that_were_not_scaled_are_refused_with_the_remedy(low, high, dtype, parts):
+    """In either part, wherever they lie; and the remedy is accepted."""
+    arrays = _scaled(high - low, dtype, parts)
+    for part in parts:
+        arrays[part] = arrays[part] + np.array(low, dtype)
+    text = f"d: the values of {parts[0]} lie in {low}..{high}; expected 0..255, from black to white. If {low} is black "
+    text += f"and {high} white here, rescale: np.clip("
+    with pytest.raises(DataError, match=f"^{re.escape(text)}") as error:
         from_arrays(**arrays, name="d")
-    for part in ("x_train", "x_test"):
-        arrays[part] = np.round(arrays[part] * (255 / largest)).astype(np.uint8)
+    line = str(error.value).partition("rescale: ")[2].removesuffix(".")
+    for part in parts:
+        arrays[part] = eval(line, {"np": np, "x": arrays[part]})
     assert from_arrays(**arrays).notes == ()
 
 
-@pytest.mark.parametrize("part", ["x_train", "x_test"])
-def test_one_part_that_was_not_scaled_is_refused(part):
-    with pytest.raises(DataError, match=f"the largest value of {part} is 1; expected 0..255"):
-        from_arrays(**_scaled(1, part=(part,)))
+def test_a_few_odd_pixels_change_nothing():
+    arrays = _scaled(1)
+    arrays["x_train"][0, 0, 0] = 255
+    with pytest.raises(DataError, match="the values of x_train lie in 0..1"):
+        from_arrays(**arrays)
 
 
 def test_dark_images_get_a_note_and_black_ones_too():
@@ -208,3 +212,34 @@ def test_names_are_the_same_however_unicode_writes_them():
     assert from_arrays(**arrays, class_names={7: decomposed}).class_names[7] == composed
     with pytest.raises(DataError, match="class_names has the name 'caf\u00e9' for 2 classes"):
         from_arrays(**arrays, class_names={7: decomposed, -2: composed})
+
+
+def test_names_may_be_a_list_and_are_checked_in_files(tmp_path):
+    arrays = _arrays() | {"y_train": np.array([0, 1, 1, 0]), "y_test": np.array([0, 1])}
+    assert from_arrays(**arrays, class_names=["a", "b"]).class_names == {0: "a", 1: "b"}
+    for labels, names in ((arrays["y_train"] - 1, ["a", "b"]), (arrays["y_train"], ["a"]), (arrays["y_train"], [1, 2])):
+        np.savez(tmp_path / "x.npz", **(arrays | {"y_train": labels, "class_names": names}))
+        with pytest.raises(DataError, match="class_names is .* expected texts, one for each of the labels 0, 1, ..."):
+            from_npz(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    "shape, line",
+    [
+        ((2, 3072), "x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)."),
+        ((2, 784), "x.reshape(-1, 28, 28)."),
+        ((2, 1024, 3), "x.reshape(-1, 32, 32, 3)."),
+        ((32, 32, 3, 20), "The images come last here: x.transpose(3, 0, 1, 2)."),
+        ((2, 8, 8, 4), "Leave out transparency: x[..., :3]."),
+    ],
+)
+def test_other_layouts_are_refused_with_the_line_that_mends_them(shape, line):
+    arrays = _arrays() | {"x_train": np.zeros(shape, np.uint8)}
+    with pytest.raises(DataError, match=f"{re.escape(line)}$"):
+        from_arrays(**arrays)
+
+
+def test_text_labels_of_any_kind_get_the_line():
+    for labels in (np.array(["a", "b", "a", "b"]), np.array(["a", "b", "a", "b"], object)):
+        with pytest.raises(DataError, match="is text, e.g. 'a'; expected integer labels: names, y = np.unique"):
+            from_arrays(**(_arrays() | {"y_train": labels}))

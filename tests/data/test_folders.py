@@ -4,7 +4,9 @@ import errno
 import os
 import re
 import shutil
+import struct
 import threading
+import zlib
 
 import numpy as np
 import pytest
@@ -532,3 +534,43 @@ def test_the_layout_of_tiny_imagenet(pieces, tmp_path):
     dataset = data.from_folder(tiny, size=16)
     np.testing.assert_array_equal(dataset.x_test, np.concatenate([images[:3] for images in chosen.values()]))
     assert len(dataset.x_train) == 10 and list(dataset.y_test) == [0, 0, 0, 1, 1, 1]
+
+
+def test_files_of_unequal_depth_are_said(tmp_path):
+    """One file of 16 bits makes those of 8 bits beside it dark."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        image = rng.integers(0, 65536 if i == 3 else 256, (16, 16)).astype(np.uint16)
+        _save(tmp_path / "ab"[i % 2] / f"{i:02}.png", image)
+    (note,) = (note for note in data.from_folder(tmp_path, size=16).notes if "dark beside others" in note)
+    assert "whose white is 65535: 11, 00.png" in note
+
+
+def test_colours_of_more_than_8_bits_are_said(pieces, tmp_path):
+    """Pillow reads their upper 8 bits; if a file uses fewer, the image is dark."""
+    path, _ = pieces
+    pixels = np.random.default_rng(0).integers(0, 4096, (16, 16, 3)).astype(">u2")
+    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
+    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    content = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts)
+    (path / "cat" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    (note,) = data.from_folder(path, size=16).notes
+    assert note.startswith("colour files of more than 8 bits, of which the upper 8 are read") and "1, deep.png" in note
+
+
+def test_what_is_predicted_says_how_deep_files_were_scaled(tmp_path):
+    notes = []
+    file = _save(tmp_path / "x.png", np.full((16, 16), 200, np.uint16))
+    folders.read_images([file], size=16, channels=1, on_note=notes.append)
+    assert len(notes) == 1 and "so that white is taken to be 255" in notes[0]
+
+
+def test_parts_that_lie_deeper(pieces, tmp_path):
+    """As in an archive that was packed with its folder, and beside an empty part."""
+    for part in ("seg_train", "seg_test"):
+        shutil.copytree(pieces[0], tmp_path / "data" / part / part)
+    (tmp_path / "data" / "valid").mkdir()
+    assert len(data.from_folder(tmp_path / "data", size=16).x_train) == 10
+    named = data.from_folder(tmp_path / "data", size=16, parts=("seg_train/seg_train", "seg_test/seg_test"))
+    assert len(named.x_test) == 10

@@ -231,6 +231,10 @@ def test_an_order_from_a_file(tmp_path):
     file.write_text("2\n0\n11\n10\n")
     with pytest.raises(ValueError, match="class_order lacks class 1"):
         parse_class_order(f"@{file}", tuple(NAMES), NAMES)
+    file.write_text("\ufeff2\n0\n11\n10\n1\n", encoding="utf-8")  # As some editors begin a file.
+    assert parse_class_order(f"@{file}", tuple(NAMES), NAMES) == (4, 0, 3, 2, 1)
+    file.write_text("C#  # a language\n# nothing\nC\n")
+    assert parse_class_order(f"@{file}", (0, 1), {0: "C", 1: "C#"}) == (1, 0)
     file.write_text("2\n3\n")
     with pytest.raises(ValueError, match="3 is not among the 5 available classes"):
         parse_class_order(f"@{file}", tuple(NAMES), NAMES)
@@ -246,6 +250,14 @@ def test_numbers_that_could_mean_two_things_are_refused(text):
         parse_class_order(text, tuple(NAMES), NAMES)
     same = {label: str(label) for label in range(5)}
     assert parse_class_order(text, tuple(same), same) == (2, 0, 1, 3, 4)
+
+
+def test_names_with_leading_zeros_are_names():
+    names = {0: "00", 1: "01", 2: "010", 3: "02"}
+    assert parse_class_order("00,01,02,010", tuple(names), names) == (0, 1, 3, 2)
+    assert parse_class_order("007,008", (0, 1), {0: "007", 1: "008"}) == (0, 1)
+    with pytest.raises(ValueError, match="class_order names class 7; the data set has 0,1"):
+        parse_class_order("7,8", (0, 1), {0: "007", 1: "008"})
 
 
 def test_an_unknown_name_is_said():

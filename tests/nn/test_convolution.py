@@ -221,13 +221,20 @@ for kind in (AxisType.Auto, AxisType.Explicit):
                 for a, b in zip(found, expected):
                     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
             print(kind, name, of.__name__)
+mesh = jax.make_mesh((2,), ("d",))
+for name, (layer, *shapes) in layers.items():  # Rows are split, not the batch.
+    k, x = (jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+    split = jax.device_put(x, NamedSharding(mesh, P(None, "d")))
+    found = jax.jit(layer)(jax.device_put(k, NamedSharding(mesh, P())), split)
+    np.testing.assert_allclose(found, layer(k, x), rtol=1e-9)
+    print("rows", name)
 """
 
 
 def test_derivatives_of_sharded_arrays():
     """Under `shard_map` with its checks, and with sharding in types, which `jax.make_mesh` gives by default."""
     (out,) = children.outputs(children.start(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=2"))
-    assert len(out.splitlines()) == 12
+    assert len(out.splitlines()) == 15
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -284,6 +291,13 @@ def test_numbers_of_numpy_are_whole_numbers_too():
         np.testing.assert_array_equal(
             layer(x, kernel, stride=np.int64(2), padding=np.uint8(1)), layer(x, kernel, stride=2, padding=1)
         )
+
+
+def test_a_batch_may_be_empty():
+    x, kernel = data((4, 2, 1, (4, 4), 2, 3))
+    for layer in (nn.conv, nn.conv_transpose):
+        gradient = jax.grad(lambda k, layer=layer: jnp.sum(layer(x[:0], k, stride=2, padding=1)))(kernel)
+        assert gradient.shape == kernel.shape and not gradient.any()
 
 
 def test_precision_follows_the_inputs(dtype):

@@ -264,7 +264,7 @@ def test_sparsity_needs_a_mask_for_each_layer():
 
 
 def test_annealing_over_nothing_is_refused():
-    for length in (0, -1, 0.0, np.int32(0)):
+    for length in (0, -1, 0.0, np.int32(0), np.array(0), jnp.array(0)):
         with pytest.raises(ValueError, match=f"^length={length}: the slope cannot grow over no epochs"):
             nn.annealed_scale(0, length, 100.0)
 

@@ -242,6 +242,32 @@ def test_dtypes_promote_as_jax_does(kind, x_dtype, kernel_dtype):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_gates_promote_as_products_do():
+    half, whole = jnp.ones((2, 3), jnp.float16), jnp.ones((2, 3), jnp.int32)
+    gate = jnp.array([0.5, 0.25, 0.0])
+    for x in (half, whole):
+        y = nn.gate_units(x, gate)
+        assert y.dtype == jnp.result_type(x, gate) == jnp.float32
+        np.testing.assert_array_equal(y, [[0.5, 0.25, 0]] * 2)
+    y = nn.masked_dense({"kernel": jnp.full((3, 3), 3, jnp.int8)}, jnp.ones((1, 3)), jnp.full((3, 3), 0.5))
+    np.testing.assert_array_equal(y, [[4.5] * 3])
+    # A gate that float16 cannot hold is not closed.
+    assert nn.gate_units(jnp.array([[jnp.inf]], jnp.float16), jnp.array([1e-10])) == jnp.inf
+    assert nn.gate_units(half, gate.astype(bool)).dtype == jnp.float16
+    with jax.numpy_dtype_promotion("strict"):
+        np.testing.assert_array_equal(nn.gate_units(half, gate.astype(bool))[0], [1, 1, 0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_compensated_gate_of_any_dtype_has_a_gradient(dtype):
+    def total(e):
+        return nn.gate(e, jnp.float32(1), jnp.float32(1)).astype(jnp.float32).sum()
+
+    for gradient in (jax.grad(total), jax.jit(jax.grad(total))):
+        found = gradient(jnp.zeros(3, dtype))
+        assert found.dtype == dtype and np.all(found == 0.25)
+
+
 def test_gates_weights():
     assert not nn.gates_weights(jnp.ones(4))
     assert nn.gates_weights(jnp.ones((4, 3)))

@@ -228,6 +228,22 @@ def test_parameters_are_found_by_name_in_any_structure():
     assert moved[0].all() and (moved[1] == np.array([False, True, True, False])).all()
 
 
+def test_a_part_of_a_name_may_be_value():
+    """As in attention (query, key, value); only what nnx adds to the end of a variable's name is left out."""
+    params = {"kernel": jnp.ones((2, 2)), "value": {"kernel": jnp.ones((2, 2))}, "policy": {"w": jnp.ones(2)}}
+    reserved = nn.protect({"kernel": True, "value": {"kernel": False}}).init(params).reserved
+    assert reserved["kernel"].all() and not reserved["value"]["kernel"].any() and not reserved["policy"]["w"].any()
+    reserved = nn.protect({"value": True}).init(params).reserved
+    assert reserved["value"]["kernel"].all() and not reserved["kernel"].any() and not reserved["policy"]["w"].any()
+
+
+def test_masks_outside_of_what_interpolates_hold():
+    params, reserved = network("units", ())
+    optimiser = optax.chain(optax.contrib.schedule_free(optax.adamw(0.1), 0.1), nn.protect(reserved))
+    after, _ = trained(optimiser, params)
+    assert_only_free_weights_moved(params, after, reserved)
+
+
 @pytest.mark.parametrize(
     "mask, text",
     [

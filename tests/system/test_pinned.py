@@ -18,7 +18,8 @@ FLAGS = {
     "JAX_THREEFRY_PARTITIONABLE": "0",
     "JAX_DEFAULT_PRNG_IMPL": "rbg",
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-    "JAX_TRANSFER_GUARD": "disallow",
+    "JAX_TRANSFER_GUARD": "disallow_explicit",
+    "JAX_RANDOM_SEED_OFFSET": "7",
 }
 DRAW = f"""
 import hashlib, tempfile
@@ -70,6 +71,10 @@ def test_a_key_of_another_generator_is_refused():
         memory.sample(memory.labels[0], 2, jax.random.key(0, impl="rbg"))
     with pytest.raises(OtherGenerator):
         next(memory.stream(memory.labels[0], 2, jax.random.key(0, impl="unsafe_rbg")))
+    with jax.default_prng_impl("rbg"):
+        for draw in (memory.sample, memory.images):
+            with pytest.raises(OtherGenerator, match="whose keys have the shape"):
+                draw(0, 2, jax.random.PRNGKey(0))
     old_form = memory.sample(memory.labels[0], 2, jax.random.PRNGKey(0))
     np.testing.assert_array_equal(old_form, memory.sample(memory.labels[0], 2, new_key(0)))
 
