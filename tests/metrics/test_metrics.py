@@ -154,3 +154,20 @@ def test_precision_and_recall_by_hand():
     assert precision == 0.5  # The last two are far from all real ones.
     assert recall == 0.75  # 0, 1 and 2 lie within 1 of 0.5 or 1.5; 3 does not.
     assert metrics.precision_and_recall(real, real, neighbours=1) == (1, 1)
+
+
+def test_backward_transfer_compares_with_the_task_that_taught_the_class():
+    """Not with the first accuracy, the best, the last but one or any other; a class without images does not count."""
+    tasks = [(0,), (1, 2), (3,), (4, 5)]
+    matrix = np.array(
+        [
+            [0.5, NAN, NAN, NAN, NAN, NAN],
+            [0.9, 0.3, NAN, NAN, NAN, NAN],
+            [0.8, 0.7, NAN, 1.0, NAN, NAN],
+            [0.7, 0.6, NAN, 0.2, 0.4, 0.8],
+        ]
+    )
+    changes = [0.7 - 0.5, 0.6 - 0.3, 0.2 - 1.0]  # 0.2, 0.3, -0.8
+    assert metrics.backward_transfer(matrix, tasks) == pytest.approx(sum(changes) / 3)
+    assert metrics.backward_transfer(matrix[:3], tasks) == pytest.approx(((0.8 - 0.5) + (0.7 - 0.3)) / 2)
+    assert metrics.backward_transfer(matrix[:2], tasks) == pytest.approx(0.9 - 0.5)

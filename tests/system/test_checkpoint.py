@@ -1,10 +1,12 @@
 """What is saved comes back bit for bit, or damage is named and the step before it is used."""
 
+import errno
 import json
 import logging
 import os
 import shutil
 import signal
+import types
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +342,54 @@ def test_saving_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
         read(tmp_path)
     assert not [record for record in caplog.records if record.name == "absl"]
     assert logging.getLogger("absl").level == level
+
+
+def test_everything_is_on_the_disk_before_the_step_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut could leave a step whose name is there, but not its content; then its name is kept too."""
+    events: list[tuple[str, int]] = []
+    flush, rename = os.fsync, Path.rename
+
+    def flushed(descriptor: int) -> None:
+        events.append(("flushed", os.fstat(descriptor).st_ino))
+        flush(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        if path.parent == tmp_path:
+            events.append(("renamed", path.stat().st_ino))
+        return rename(path, target)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", flushed)
+    monkeypatch.setattr(Path, "rename", renamed)
+    folder = checkpoint.save(tmp_path, 1, small_tree(), METADATA)
+    at = events.index(("renamed", folder.stat().st_ino))
+    before = {number for _, number in events[:at]}
+    assert {path.stat().st_ino for path in (folder, *folder.rglob("*"))} <= before
+    assert events[at + 1 :] == [("flushed", tmp_path.stat().st_ino)]
+
+    events.clear()
+    number = folder.stat().st_ino
+    checkpoint.delete(tmp_path, 1)
+    assert events == [("renamed", number), ("flushed", tmp_path.stat().st_ino)]
+
+
+@pytest.mark.parametrize("blocks, needed", [(1, True), (0, False)])
+def test_a_disk_has_room_for_twice_the_arrays_and_their_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, needed: bool
+) -> None:
+    """A disk that does not know how large it is (it has 0 blocks) is tried."""
+    free = [0]
+    space = lambda _: types.SimpleNamespace(f_blocks=blocks, f_bavail=free[0], f_frsize=8)  # noqa: E731
+    monkeypatch.setattr(checkpoint.os, "statvfs", space)
+    tree = {"a": np.ones(3000), "b": np.ones((50, 20), np.float32)}  # 24,000 and 4,000 bytes.
+    free[0] = (2 * 28_000 + 2**17) // 8
+    checkpoint.save(tmp_path, 1, tree, {})
+    free[0] -= 1
+    if not needed:
+        checkpoint.save(tmp_path, 2, tree, {})
+        return
+    with pytest.raises(OSError, match="0000000002.*partial") as caught:
+        checkpoint.save(tmp_path, 2, tree, {})
+    assert caught.value.errno == errno.ENOSPC
+    assert checkpoint.steps(tmp_path) == [1]
