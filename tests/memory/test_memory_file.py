@@ -336,3 +336,38 @@ def test_the_command(tmp_path):
     assert f"{out.stat().st_size:,} bytes" in done.stdout
     checks.assert_equal_trees(small_runs.draw_all(load_memory(out)), small_runs.draw_all(load_memory(workdir)))
     assert np.asarray(load_memory(out).sample(0, 1, jax.random.key(0))).shape == (1, 16, 16, 1)
+
+
+class TestBounds:
+    """What is just within a bound is a memory, what is just outside it is none."""
+
+    @pytest.mark.parametrize("task", [0, 2])
+    def test_the_noise_that_carries_the_class(self, content, task):
+        """It must name all classes so far, and leave at least one number that varies within a class."""
+        header, rest = parts(content)
+        known, noise_dim = (3, 5, 6)[task], header["noise_dim"]
+        for right in (known, noise_dim - 1):
+            header["tasks"][task]["n_conditioned"] = right
+            assert decode(rewritten(header, rest)).tasks[task].n_conditioned == right
+        for wrong in (known - 1, noise_dim):
+            header["tasks"][task]["n_conditioned"] = wrong
+            with pytest.raises(DamagedMemoryFile, match=f"n_conditioned {wrong} is not within {known} to"):
+                decode(rewritten(header, rest))
+
+    def test_a_mask_has_no_gates_beyond_its_last(self, content):
+        """A mask ends within a byte; the bits after it are 0, so that one memory has one file."""
+        header, rest = parts(content)
+        n = header["tasks"][0]["widths"][0]
+        assert 0 < n < 8
+        for bit in range(8 - n):
+            changed = bytes([rest[0] | 1 << bit]) + rest[1:]
+            with pytest.raises(DamagedMemoryFile, match="more open gates than gates"):
+                decode(rewritten(header, changed))
+        assert decode(rewritten(header, rest)).n_classes == 6
+
+
+def rewritten(header: dict[str, Any], rest: bytes) -> bytes:
+    """A file of today's version with this header."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    start = memory_file.MAGIC + struct.pack("<II", memory_file.FORMAT_VERSION, len(text))
+    return sealed(start + text + rest)
