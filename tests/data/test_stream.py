@@ -3,6 +3,7 @@
 import gc
 import re
 import weakref
+import zlib
 
 import numpy as np
 import pytest
@@ -368,3 +369,12 @@ def test_what_differs_between_streams_is_described():
         class_incremental(_toy(), classes_per_task=(2, 1), class_order=(9, 5, -1), held_out=0.5, seed=1),
     ]
     assert len({str(describe(other)) for other in [stream, *others]}) == 5
+
+
+def test_the_fingerprint_is_a_checksum_of_all_images_and_indices():
+    """Runs keep it to compare it with that of later versions: it must stay as it is."""
+    stream = class_incremental(_toy(), classes_per_task=3, held_out=0.5)
+    stream.begin(0)
+    parts = [getattr(stream, what)(0) for what in ("train", "validation", "test")]
+    content = b"".join(images.tobytes() + indices.tobytes() for images, indices in parts)
+    assert stream.fingerprint == f"{zlib.crc32(content):08x}"

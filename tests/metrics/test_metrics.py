@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.spatial.distance
 
 from dgm_jax import metrics
 from dgm_jax.metrics import distributions
@@ -145,6 +146,16 @@ def test_distances_are_computed_block_by_block(monkeypatch):
     monkeypatch.setattr(distributions, "_DISTANCES_AT_ONCE", 30)
     np.testing.assert_allclose(metrics.nearest(points, members), expected, rtol=1e-14)
     assert metrics.precision_and_recall(points, members) == whole
+
+
+@pytest.mark.parametrize("at_once, rows", [(30, [3] * 7 + [2]), (29, [2] * 11 + [1]), (9, [1] * 23), (1000, [23])])
+def test_a_block_has_as_many_rows_as_distances_are_computed_at_once(monkeypatch, at_once, rows):
+    """And one row at least, however many members there are."""
+    sizes, whole = [], scipy.spatial.distance.cdist
+    monkeypatch.setattr(scipy.spatial.distance, "cdist", lambda a, b: sizes.append(len(a)) or whole(a, b))
+    monkeypatch.setattr(distributions, "_DISTANCES_AT_ONCE", at_once)
+    metrics.nearest(np.zeros((23, 4)), np.zeros((10, 4)))
+    assert sorted(sizes) == sorted(rows)
 
 
 def test_precision_and_recall_by_hand():
