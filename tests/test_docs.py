@@ -240,3 +240,48 @@ def test_every_block_of_python_is_run() -> None:
     tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
     with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
     assert with_python == tested
+
+
+def test_from_files_to_arrays(monkeypatch, tmp_path) -> None:
+    """Each block reads small files of its format, made here, as the arrays that they were made of."""
+    import gzip
+    import io
+    import pickle
+
+    import pyarrow
+    import pyarrow.parquet
+    from PIL import Image
+
+    from dgm_jax.data import from_arrays, from_npz
+
+    monkeypatch.chdir(tmp_path)
+    save, idx, cifar, parquet, table, tensors = blocks(ROOT / "docs/arrays.md", "python")
+    rng, labels = np.random.default_rng(0), np.array([0, 1, 1, 0])
+    grey, colour = rng.integers(0, 256, (4, 28, 28), np.uint8), rng.integers(0, 256, (4, 32, 32, 3), np.uint8)
+
+    for part, name in (("train", "train"), ("test", "t10k")):
+        for kind, header, values in (("images-idx3", 16, grey), ("labels-idx1", 8, labels.astype(np.uint8))):
+            Path(f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(bytes(header) + values.tobytes()))
+        lines = [",".join(map(str, [y, *x.ravel()])) for x, y in zip(grey, labels)]
+        Path(f"{part}.csv").write_text("\n".join(["label," + ",".join("p" * 784), *lines]))
+        files = [io.BytesIO() for _ in colour]
+        for file, image in zip(files, colour):
+            Image.fromarray(image).save(file, format="PNG")
+        rows = {"image": [{"bytes": file.getvalue(), "path": None} for file in files], "label": labels}
+        pyarrow.parquet.write_table(pyarrow.table(rows), f"{part}.parquet")
+    Path("cifar-10-batches-py").mkdir()
+    batch = {b"data": colour.transpose(0, 3, 1, 2).reshape(4, -1), b"labels": labels.tolist()}
+    for name in ("data_batch_1", "test_batch"):
+        Path("cifar-10-batches-py", name).write_bytes(pickle.dumps(batch))
+
+    channels_first = colour.transpose(0, 3, 1, 2) / 255
+    cases = ((idx, grey), (cifar, colour), (parquet, colour), (table, grey), (tensors, colour))
+    for block, expected in cases:
+        desk = {"x_train": channels_first, "x_test": channels_first, "y_train": labels, "y_test": labels, "np": np}
+        exec(compile(block, "docs/arrays.md", "exec"), desk)
+        np.testing.assert_array_equal(desk["x_train"], expected)
+        np.testing.assert_array_equal(desk["y_test"], labels)
+        exec(compile(save, "docs/arrays.md", "exec"), desk)
+        dataset = from_npz("mine.npz")
+        assert dataset.class_names == {0: "cat", 1: "dog"} and not dataset.notes
+        from_arrays(desk["x_train"], desk["y_train"], desk["x_test"], desk["y_test"])

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None, *, description: str | None = None) -
     """Makes the table.
 
     Returns:
-      The exit status: 0; 1 if a run failed; 2 after an error that the user can fix; 130 after Ctrl-C.
+      The exit status: 0; 1 if a run failed; 2 after a user's error; 130 after Ctrl-C; 143 after SIGTERM.
     """
     words = sys.argv[1:] if argv is None else argv
     command = f"{_PROGRAM} {shlex.join(words)}".strip()

@@ -17,12 +17,13 @@ from dgm_jax.commands.options import ImageNetOptions, Options
 from dgm_jax.commands.parsing import parse
 from dgm_jax.config import GENERATIVE, Config, Method, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream
-from dgm_jax.errors import OtherConfiguration, UserError
+from dgm_jax.errors import OtherConfiguration, Terminated, UserError
 from dgm_jax.reporting.table import Result
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import read_summary
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_json
+from dgm_jax.system.interruption import sigterm_raises
 
 DATA = {  # name -> (experiment, arguments, further arguments with --quick)
     "digits": ("digits", (), ()),
@@ -114,11 +115,13 @@ class TableRun:
         where = ["--workdir", str(self.workdir), *self._sources]
         self.workdir.parent.mkdir(parents=True, exist_ok=True)
         log = self.workdir.with_suffix(".log")
-        with log.open("w") as file:
+        with log.open("w") as file, sigterm_raises():
             process = subprocess.Popen([sys.executable, *self.command, *where], stdout=file, stderr=file)
             try:
                 status = process.wait()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                if isinstance(stop, Terminated):
+                    process.terminate()  # SIGTERM may have come to this process alone.
                 process.wait()  # It received the same Ctrl-C, and saves.
                 raise
         if status:

@@ -22,13 +22,11 @@ _OF_GENERATED = "most likely of generated images, as a classifier trained on all
 PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
     ("mnist", "joint"): (99.87, 99.24, _OF_CLASSIFIER),
     ("mnist", "icarl"): (84.61, 55.8, _OF_CLASSIFIER + " (iCaRL-S)"),
-    ("mnist", "ewc"): (70.62, 77.03, _OF_GENERATED),
     ("mnist", "dgr"): (90.39, 85.40, _OF_GENERATED),
     ("mnist", "mergan"): (98.19, 97.00, _OF_GENERATED),
     ("mnist", "dgmw"): (98.75, 96.46, _OF_CLASSIFIER),
     ("mnist", "dgma"): (99.17, 97.92, _OF_CLASSIFIER),
     ("svhn", "joint"): (92.99, 88.72, _OF_CLASSIFIER),
-    ("svhn", "ewc"): (39.84, 33.02, _OF_GENERATED),
     ("svhn", "dgr"): (61.29, 47.28, _OF_GENERATED),
     ("svhn", "mergan"): (80.90, 66.78, _OF_GENERATED),
     ("svhn", "dgmw"): (83.93, 74.38, _OF_CLASSIFIER),

@@ -11,7 +11,6 @@ from itertools import accumulate
 from typing import Any
 
 from dgm_jax.data import Past, TaskStream
-from dgm_jax.data.dataset import composed
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import OtherConfiguration
 from dgm_jax.runs.reading import StoredConfig
@@ -30,7 +29,7 @@ class LearntSoFar:
         """From config.json; None for the earliest runs, which did not name classes."""
         if config.class_names is None or config.stream is None:
             return None
-        return cls(config.stream, tuple(map(composed, config.class_names)), config.stages)
+        return cls(config.stream, config.class_names, config.stages)
 
     def first(self, n: int) -> "LearntSoFar":
         """The first n stages."""

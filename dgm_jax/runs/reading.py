@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.config import Config, flattened, upgraded
+from dgm_jax.data.dataset import composed
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.summary import Summary
@@ -62,7 +63,7 @@ def read_config(folder: Workdir) -> StoredConfig:
     return StoredConfig(
         settings=upgraded(found.get("config", {})),
         stream=stream,
-        class_names=None if names is None else tuple(names),
+        class_names=None if names is None else tuple(map(composed, names)),
         stages=tuple(found.get("stages") or found.get("days") or ([len(stream["tasks"])] if stream else [])),
         before=[upgraded(settings) for settings in found.get("before", [])],
         format_version=version,

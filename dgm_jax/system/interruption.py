@@ -59,9 +59,27 @@ class Signals:
         raise KeyboardInterrupt
 
     def _terminate(self, *_: object) -> None:
-        if self._stop_at is not None:  # A second one means: stop now.
+        now = time.monotonic()
+        if self._stop_at is None:
+            self._stop_at = now + _PATIENCE
+        elif now > self._stop_at - _PATIENCE + 1:  # A second one means: stop now. A parent may pass on the first one.
             raise Terminated
-        self._stop_at = time.monotonic() + _PATIENCE
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Lets SIGTERM raise Terminated, as Ctrl-C raises KeyboardInterrupt. Does nothing outside the main thread."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if here else None
+    try:
+        yield
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

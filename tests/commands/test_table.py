@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -17,7 +21,7 @@ from dgm_jax.commands.options import ImageNetOptions, Options
 from dgm_jax.commands.parsing import parse
 from dgm_jax.commands.table_runs import TableRun
 from dgm_jax.config import Method
-from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
+from dgm_jax.errors import NoMemory, OtherConfiguration, Terminated, UserError
 from dgm_jax.loading import load_method
 from dgm_jax.metrics.quality import measure
 from dgm_jax.reporting.table import Result, markdown, summarised, write
@@ -310,6 +314,26 @@ def test_ctrl_c_says_how_to_resume(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TableRun, "train", interrupt)
     assert table.main(["--quick", "--data", "digits", "--runs", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "interrupted; run the same command to resume\n"
+
+
+def test_sigterm_ends_the_run_that_is_trained(tmp_path, monkeypatch):
+    """It may have come to this process alone; the run saves, and nothing is left behind."""
+    child = "import pathlib, signal, sys, time\n"
+    child += "def end(*_): pathlib.Path(sys.argv[2], 'saved').touch(); sys.exit(143)\n"
+    child += "signal.signal(signal.SIGTERM, end)\npathlib.Path(sys.argv[2]).mkdir()\ntime.sleep(60)"
+    monkeypatch.setattr(TableRun, "command", ["-c", child])
+    run = TableRun("digits", "dgma", 0, tmp_path)
+
+    def terminate():
+        while not run.workdir.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(Terminated):
+        run.train()
+    assert (run.workdir / "saved").exists() and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_memory_is_judged_by_the_ceiling(tmp_path):

@@ -277,3 +277,21 @@ def test_a_key_per_class_is_not_shared_between_stages(stages):
     memory = load_memory(stages[1])
     a, b = (memory.sample_index(index, 4, jax.random.key(0)) for index in (0, 2))
     assert np.any(a != b)
+
+
+def test_a_known_class_is_known_in_another_form_of_unicode(tmp_path):
+    """As macOS and zip files write names; a run of an earlier version may have it in its config.json, too."""
+    config, composed, decomposed = CONFIGS["dgma"](), "caf\u00e9", "cafe\u0301"
+
+    def day(name, label):
+        own = small_runs.digits(8, (label,))
+        arrays = own.x_train, np.zeros_like(own.y_train), own.x_test, np.zeros_like(own.y_test)
+        return data.class_incremental(data.from_arrays(*arrays, name="mine", class_names={0: name}))
+
+    Learner(config, devices=1).fit(day(decomposed, 0), tmp_path)
+    assert load_memory(tmp_path).names == (composed,)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"class_names": [decomposed]}))
+    with pytest.raises(OtherConfiguration, match="holds a run on other images of"):
+        Learner(config, devices=1).fit(day(composed, 1), tmp_path)
+    assert Learner(config, devices=1).fit(day(composed, 0), tmp_path)["finished"]  # The same images: nothing to do.

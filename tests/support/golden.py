@@ -1,7 +1,7 @@
 """Reads the golden files: inputs and expected outputs from an independent implementation, in float64.
 
-They are looked for in the folder `DGM_GOLDEN_DIR` (by default `../shared/golden`, from the root of the repository); a
-test that asks for one is skipped where there is no such folder.
+The small ones are in `tests/fixtures/golden`. All of them are looked for in the folder `DGM_GOLDEN_DIR` (by default
+`../shared/golden`, from the root of the repository); a test that asks for a large one is skipped where there is none.
 """
 
 import os
@@ -13,18 +13,14 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def folder() -> Path:
-    """Returns the folder of the golden files, or skips the running test."""
-    path = Path(os.environ.get("DGM_GOLDEN_DIR", _ROOT.parent / "shared" / "golden"))
-    if not path.is_dir():
-        pytest.skip(f"no golden files in {path}; set DGM_GOLDEN_DIR")
-    return path
-
-
 def load_flat(name: str) -> dict[str, np.ndarray]:
-    """Loads `name`.npz under its flat names, such as "params.conv1"."""
-    with np.load(folder() / f"{name}.npz") as file:
-        return dict(file)
+    """Loads `name`.npz under its flat names, such as "params.conv1"; skips the running test if it is not there."""
+    whole = Path(os.environ.get("DGM_GOLDEN_DIR", _ROOT.parent / "shared" / "golden"))
+    for folder in (whole, _ROOT / "tests" / "fixtures" / "golden"):
+        if (folder / f"{name}.npz").is_file():
+            with np.load(folder / f"{name}.npz") as file:
+                return dict(file)
+    pytest.skip(f"no golden file {name}.npz in {whole}; set DGM_GOLDEN_DIR")
 
 
 def load(name: str) -> dict:

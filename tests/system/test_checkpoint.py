@@ -393,3 +393,30 @@ def test_a_disk_has_room_for_twice_the_arrays_and_their_description(
         checkpoint.save(tmp_path, 2, tree, {})
     assert caught.value.errno == errno.ENOSPC
     assert checkpoint.steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError("Unable to allocate 2.00 GiB"), OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+)
+def test_a_failure_of_the_environment_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    """The newest checkpoint is whole: an older one in its place would lose work."""
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, small_tree(step), {})
+    told: list[str] = []
+    for where in ((checkpoint.ocp, "load"), (checkpoint, "_describe_files"), (Path, "read_bytes")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*where, lambda *_, **__: (_ for _ in ()).throw(failure))
+            with pytest.raises(type(failure)):
+                checkpoint.restore(tmp_path, on_damage=told.append)
+    restored = checkpoint.restore(tmp_path, on_damage=undamaged)
+    assert not told and restored is not None and restored.step == 2
+
+
+def test_what_orbax_cannot_read_here_is_said_to_be_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, small_tree(step), {})
+    monkeypatch.setattr(checkpoint.ocp, "load", lambda *_, **__: (_ for _ in ()).throw(KeyError("another version")))
+    with pytest.raises(checkpoint.UnreadableCheckpoint, match="0000000002 is intact, but Orbax cannot read it here"):
+        checkpoint.restore(tmp_path, on_damage=undamaged)

@@ -74,6 +74,11 @@ def test_sigterm_is_noted_and_ends_the_work_only_after_a_while(monkeypatch) -> N
             signals.raise_if_heard()
         with pytest.raises(Terminated):  # A second one ends it at once.
             signal.raise_signal(signal.SIGTERM)
+    with Signals() as signals:
+        for seconds in (0, 0.5):  # The same one, passed on by a parent.
+            now[0] += seconds
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.asked_to_stop()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
