@@ -55,9 +55,9 @@ def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(content[16 : 16 + size]), content[16 + size :]
 
 
-def joined(header: Any, rest: bytes) -> bytes:
+def joined(header: Any, rest: bytes, version: int = memory_file.FORMAT_VERSION) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
-    return sealed(memory_file.MAGIC + struct.pack("<II", 1, len(text)) + text + rest)
+    return sealed(memory_file.MAGIC + struct.pack("<II", version, len(text)) + text + rest)
 
 
 class TestRoundTrip:
@@ -100,7 +100,8 @@ class TestRoundTrip:
         """What docs/formats.md says, read by another program: this one."""
         memory = RUNS["dgmw"]().memories[-1]
         content = encode(memory)
-        assert content[:16] == b"\x89DGM\r\n\x1a\n" + struct.pack("<II", 1, len(content[16:].partition(b"}]}")[0]) + 3)
+        _, size = json.JSONDecoder().raw_decode(content[16:].decode("latin-1"))
+        assert content[:16] == b"\x89DGM\r\n\x1a\n" + struct.pack("<II", 2, size)
         header, body = parts(content)
         first = header["tasks"][0]
         assert (header["network"], header["gates"], first["labels"]) == ("dcgan", "weights", [0])
@@ -153,7 +154,7 @@ class TestRefused:
             decode(content.replace(b"\r\n", b"\n"))
 
     def test_a_later_format(self, content):
-        with pytest.raises(NewerFormat, match="format version 7, this dgm_jax reads up to 1; upgrade"):
+        with pytest.raises(NewerFormat, match="format version 7, this dgm_jax reads up to 2; upgrade"):
             decode(sealed(content[:8] + struct.pack("<I", 7) + content[12:]))
 
     @pytest.mark.parametrize(
@@ -348,11 +349,11 @@ class TestBounds:
         known, noise_dim = (3, 5, 6)[task], header["noise_dim"]
         for right in (known, noise_dim - 1):
             header["tasks"][task]["n_conditioned"] = right
-            assert decode(rewritten(header, rest)).tasks[task].n_conditioned == right
+            assert decode(joined(header, rest)).tasks[task].n_conditioned == right
         for wrong in (known - 1, noise_dim):
             header["tasks"][task]["n_conditioned"] = wrong
             with pytest.raises(DamagedMemoryFile, match=f"n_conditioned {wrong} is not within {known} to"):
-                decode(rewritten(header, rest))
+                decode(joined(header, rest))
 
     def test_a_mask_has_no_gates_beyond_its_last(self, content):
         """A mask ends within a byte; the bits after it are 0, so that one memory has one file."""
@@ -362,12 +363,19 @@ class TestBounds:
         for bit in range(8 - n):
             changed = bytes([rest[0] | 1 << bit]) + rest[1:]
             with pytest.raises(DamagedMemoryFile, match="more open gates than gates"):
-                decode(rewritten(header, changed))
-        assert decode(rewritten(header, rest)).n_classes == 6
+                decode(joined(header, changed))
+        assert decode(joined(header, rest)).n_classes == 6
 
 
-def rewritten(header: dict[str, Any], rest: bytes) -> bytes:
-    """A file of today's version with this header."""
-    text = json.dumps(header, separators=(",", ":")).encode()
-    start = memory_file.MAGIC + struct.pack("<II", memory_file.FORMAT_VERSION, len(text))
-    return sealed(start + text + rest)
+def test_a_file_of_version_1_does_not_name_its_random_numbers_and_is_read(content):
+    header, rest = parts(content)
+    old = {name: value for name, value in header.items() if name != "keys"}
+    assert encode(decode(joined(old, rest, version=1))) == content
+    with pytest.raises(DamagedMemoryFile, match="not in the form"):
+        decode(joined(header, rest, version=1))
+    with pytest.raises(DamagedMemoryFile, match="not in the form"):
+        decode(joined(old, rest, version=2))
+    with pytest.raises(DamagedMemoryFile, match="random numbers of 'rbg', only"):
+        decode(joined(header | {"keys": "rbg"}, rest))
+    with pytest.raises(DamagedMemoryFile, match="format version 0 with a header of"):
+        decode(joined(old, rest, version=0))
