@@ -1,9 +1,9 @@
 """Changes one small thing in the source at a time, and runs tests until one fails: does any test notice the change?
 
-The changes ("mutants") are drawn by a seed from all that `_Changes` finds in the packages of `TESTS`. Each is made in a
-copy of the repository, never in the files themselves. First run are the tests of the same package, those of the same
-name before all, then those of packages that use it. A mutant that no test noticed has survived. A person then reads it,
-and either writes a test or says in `mutants_read.jsonl` why the change is equivalent or may survive.
+The changes ("mutants") are drawn by a seed from all that `benchmarks.changes` finds in the packages of `TESTS`. Each is
+made in a copy of the repository. The tests that name its module are run first, and with `--others` those of packages
+that use it. A mutant that no test notices survives. A person then reads it, and either writes a test, or says in
+`mutants_read.jsonl` why nothing could notice it (it is equivalent) or why it may survive.
 
 The file `--out` gets a line for each test file (how long it takes without a change) and for each mutant. The same
 command goes on where it was stopped; with `--again`, what has survived is tried once more, with the tests of today.
@@ -11,8 +11,6 @@ command goes on where it was stopped; with `--again`, what has survived is tried
     python -m benchmarks.mutants --out mutants.jsonl
 """
 
-import ast
-import difflib
 import itertools
 import os
 import random
@@ -23,16 +21,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, records
+from benchmarks.changes import ROOT, Mutant, changes
 from dgm_jax.errors import exit_status
 
-ROOT = Path(__file__).resolve().parents[1]
 READ = Path(__file__).with_name("mutants_read.jsonl")  # What a person found about survivors.
 TESTS = {  # For each package, the folders of tests that could notice a change, in this order.
     "nn": ["nn", "models", "training", "methods"],
@@ -46,204 +43,11 @@ TESTS = {  # For each package, the folders of tests that could notice a change, 
 }
 _SLOWEST = 150.0  # Seconds of tests, without a change, that a mutant is worth.
 
-_OPERATORS: dict[type, str] = {
-    **{ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not"},
-    **{ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*"},
-    **{ast.FloorDiv: "*", ast.Mod: "*", ast.Pow: "*", ast.BitAnd: "|", ast.BitOr: "&", ast.And: "or", ast.Or: "and"},
-}
-_OTHER_NAMES = {
-    **{"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum"},
-    **{"any": "all", "all": "any", "zeros": "ones", "ones": "zeros"},
-}
-_TRANSPARENT = {"jnp", "np", "lax", "jax", "nn", "math", "optax", "sorted", "abs"}  # These f(x, ...) become x.
-_CONVERSIONS = {"asarray", "array", "float32", "int32", "int64", "device_put", "device_get", "ascontiguousarray"}
-_NO_EFFECT = {"warn", "debug", "info", "isinstance", "TypeVar", "cast", "zip", "block_until_ready"}  # Or on types only.
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A change of a module: the text from `start` to `stop`, in bytes, becomes `new`."""
-
-    module: str
-    line: int
-    kind: str
-    start: int
-    stop: int
-    new: str
-
-    @property
-    def package(self) -> str:
-        """The package, such as "nn"."""
-        return self.module.split("/")[1]
-
-    def source(self) -> str:
-        """The changed module."""
-        text = (ROOT / self.module).read_bytes()
-        return (text[: self.start] + self.new.encode() + text[self.stop :]).decode()
-
-    def record(self) -> dict[str, Any]:
-        """What tells it from all others: module, line, and the changed lines before and after."""
-        before = (ROOT / self.module).read_text("utf-8").splitlines()
-        lines = list(difflib.unified_diff(before, self.source().splitlines(), n=0, lineterm=""))[3:]
-        return {"module": self.module, "line": self.line, "kind": self.kind, "change": "\n".join(lines)}
-
-
-class _Changes(ast.NodeVisitor):
-    """Finds the small changes of a module that can change what it does; messages and types are left alone."""
-
-    def __init__(self, module: str) -> None:
-        text = (ROOT / module).read_bytes()
-        self.module, self.found = module, list[Mutant]()
-        self._text, self._known = text, list[set[str]]()  # The names that the functions around have assigned so far.
-        self._starts = list(itertools.accumulate(map(len, text.splitlines(keepends=True)), initial=0))
-        self.visit(ast.parse(text))
-
-    def _place(self, node: Any) -> tuple[int, int]:
-        start, stop = self._starts[node.lineno - 1], self._starts[node.end_lineno - 1]
-        return start + node.col_offset, stop + node.end_col_offset
-
-    def _add(self, kind: str, node: Any, new: str) -> None:
-        self.found.append(Mutant(self.module, node.lineno, kind, *self._place(node), new))
-
-    def _between(self, kind: str, left: Any, right: Any, operator: ast.AST) -> None:
-        """Replaces the operator between two nodes; brackets may stand beside it."""
-        start, stop = self._place(left)[1], self._place(right)[0]
-        (old,) = re.findall(rb"[^\s()#]+(?: in| not)?", re.sub(rb"#.*", b"", self._text[start:stop]))
-        at = start + self._text[start:stop].index(old)
-        self.found.append(Mutant(self.module, left.end_lineno, kind, at, at + len(old), _OPERATORS[type(operator)]))
-
-    def _text_of(self, node: Any) -> str:
-        start, stop = self._place(node)
-        return self._text[start:stop].decode()
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        for child in node.body:
-            self.visit(child)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        if node.name == "__repr__":
-            return
-        for default in (*node.args.defaults, *filter(None, node.args.kw_defaults)):
-            self.visit(default)
-        self._known.append({argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)})
-        for child in node.body:
-            self.visit(child)
-        self._known.pop()
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if node.value:
-            self.visit(node.value)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        names = {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-        simple = all(isinstance(target, ast.Name | ast.Tuple) for target in node.targets)
-        if self._known and (not simple or names <= self._known[-1]):  # Otherwise the name would be missing.
-            self._add("statement removed", node, "pass")
-        if self._known:
-            self._known[-1] |= names
-        elif all(name.lstrip("_")[0].isupper() and not name.isupper() for name in names):
-            return  # The name of a type.
-        self.visit(node.value)
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        self._add("statement removed", node, "pass")
-        self.visit(node.value)
-
-    def visit_Expr(self, node: ast.Expr) -> None:
-        if isinstance(node.value, ast.Call):
-            before = len(self.found)
-            self.visit(node.value)
-            if len(self.found) > before or self._matters(node.value):
-                self._add("statement removed", node, "pass")
-
-    def visit_Raise(self, node: ast.Raise) -> None:
-        self._add("statement removed", node, "pass")
-
-    def visit_Assert(self, node: ast.Assert) -> None:
-        pass
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        pass
-
-    def visit_If(self, node: ast.If) -> None:
-        if self._text_of(node.test) != "TYPE_CHECKING":
-            self._condition(node.test)
-            self.generic_visit(node)
-
-    def visit_IfExp(self, node: ast.IfExp) -> None:
-        self._condition(node.test)
-        self.generic_visit(node)
-
-    def visit_comprehension(self, node: ast.comprehension) -> None:
-        for test in node.ifs:
-            self._condition(test)
-        self.generic_visit(node)
-
-    def _condition(self, test: ast.expr) -> None:
-        if not isinstance(test, ast.Compare | ast.UnaryOp):  # These have changes of their own.
-            self._add("condition negated", test, f"(not ({self._text_of(test)}))")
-
-    def visit_Return(self, node: ast.Return) -> None:
-        if node.value and not isinstance(node.value, ast.Constant):
-            self._add("return changed", node.value, "None")
-            self.visit(node.value)
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        for left, right, operator in zip([node.left, *node.comparators], node.comparators, node.ops):
-            self._between("comparison", left, right, operator)
-        self.generic_visit(node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> None:
-        if type(node.op) in _OPERATORS and not isinstance(node.left, ast.Constant | ast.JoinedStr | ast.List):
-            self._between("arithmetic", node.left, node.right, node.op)
-        self.generic_visit(node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        for left, right in itertools.pairwise(node.values):
-            self._between("and, or", left, right, node.op)
-        self.generic_visit(node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        self._add("sign or not removed", node, f"({self._text_of(node.operand)})")
-        self.generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, bool):
-            self._add("constant", node, str(not node.value))
-        elif isinstance(node.value, int | float):
-            self._add("constant", node, str(1 - node.value if node.value in (0, 1) else node.value + 1))
-
-    def visit_Slice(self, node: ast.Slice) -> None:
-        for bound in (node.lower, node.upper):
-            if bound and not isinstance(bound, ast.Constant):
-                self._add("slice", bound, f"({self._text_of(bound)}) + 1")
-        self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        if not self._matters(node):
-            return
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else self._text_of(node.func)
-        if name in _OTHER_NAMES:
-            start, stop = self._place(node.func)
-            place = (stop - len(name), stop)
-            self.found.append(Mutant(self.module, node.lineno, "other function", *place, _OTHER_NAMES[name]))
-        elif node.args and name not in _CONVERSIONS and self._text_of(node.func).partition(".")[0] in _TRANSPARENT:
-            self._add("call removed", node, self._text_of(node.args[0]))
-        for keyword in node.keywords:
-            if keyword.arg:
-                start, stop = self._place(keyword)
-                stop += len(re.match(rb"\s*,?\s*", self._text[stop:])[0])  # type: ignore[index]  # It matches nothing.
-                self.found.append(Mutant(self.module, keyword.lineno, "argument removed", start, stop, ""))
-        self.generic_visit(node)
-
-    def _matters(self, node: ast.Call) -> bool:
-        return self._text_of(node.func).rpartition(".")[2] not in _NO_EFFECT
-
 
 def drawn(n: int, seed: int) -> list[Mutant]:
     """Draws `n` mutants, equally many of each package; with a larger `n` come the same ones and more."""
-    chance = random.Random(seed)
-    return [mutant for turn in zip(*(_shuffled(package, chance) for package in TESTS)) for mutant in turn][:n]
+    packages = [_shuffled(package, random.Random(f"{seed} {package}")) for package in TESTS]
+    return [mutant for turn in zip(*packages) for mutant in turn][:n]
 
 
 def _shuffled(package: str, chance: random.Random) -> list[Mutant]:
@@ -251,12 +55,10 @@ def _shuffled(package: str, chance: random.Random) -> list[Mutant]:
 
     Otherwise most would be of the common kinds, which any test notices.
     """
-    modules = (
-        [ROOT / "dgm_jax/data/stream.py"] if package == "data" else sorted((ROOT / "dgm_jax" / package).glob("*.py"))
-    )
     of_kind: dict[str, list[Mutant]] = {}
-    for mutant in (mutant for path in modules for mutant in _Changes(path.relative_to(ROOT).as_posix()).found):
-        of_kind.setdefault(mutant.kind, []).append(mutant)
+    for path in sorted((ROOT / "dgm_jax" / package).glob("stream.py" if package == "data" else "*.py")):
+        for mutant in changes(path.relative_to(ROOT).as_posix()):
+            of_kind.setdefault(mutant.kind, []).append(mutant)
     for each in of_kind.values():
         chance.shuffle(each)
     result = []
@@ -364,19 +166,18 @@ def _key(record: dict[str, Any]) -> tuple[str, str]:
 
 def by_module(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Counts for each module; what survived is named, with the reason that a person wrote down."""
-    judged = {_key(each): each for each in records.read(READ)}
+    read = {_key(each): each for each in records.read(READ)}
     rows: list[dict[str, Any]] = []
     for module in sorted({each["module"] for each in results}):
-        counts: Counter[str] = Counter()
+        own = [each for each in results if each["module"] == module]
         named: dict[str, list[dict[str, Any]]] = {"equivalent": [], "survived": []}
-        for each in (each for each in results if each["module"] == module):
-            read = judged.get(_key(each), {"verdict": "survived", "reason": "not read yet"})
-            verdict = read["verdict"] if each["result"] == "survived" else "killed"
-            counts[verdict] += 1
-            if verdict in named:
-                place = {"line": each["line"], "change": each["change"]}
-                named[verdict].append(place | {"reason": read["reason"]})
-        rows.append({"module": module, "mutants": counts.total(), "killed": counts["killed"], **named})
+        for each in (each for each in own if each["result"] == "survived"):
+            found = read.get(_key(each), {"verdict": "survived", "reason": "not read yet"})
+            kept = {"line": each["line"], "change": each["change"], "reason": found["reason"]}
+            named[found["verdict"]].append(kept)
+        noticed = sum(each["result"] != "survived" for each in own)
+        timed_out = sum(each["result"] == "timed out" for each in own)
+        rows.append({"module": module, "mutants": len(own), "killed": noticed, "timed_out": timed_out, **named})
     return rows
 
 
