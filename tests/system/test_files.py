@@ -20,10 +20,23 @@ def test_write_atomically_replaces_and_leaves_nothing_over(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_write_atomically_keeps_the_mode_that_open_gives(tmp_path: Path) -> None:
+def test_a_new_file_has_the_mode_that_open_gives(tmp_path: Path) -> None:
     files.write_atomically(tmp_path / "a", "")
     (tmp_path / "b").write_text("")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    files.append_line(tmp_path / "c", "{}")
+    assert (tmp_path / "c").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_the_error_of_a_file_that_cannot_be_opened_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that there is no temporary file to remove."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    with pytest.raises(PermissionError, match="not yours"):
+        files.write_atomically(tmp_path / "a", "")
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
