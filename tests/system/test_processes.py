@@ -1,5 +1,6 @@
 """A run of several processes: what one of them does and all must know. Here the others are made up."""
 
+import types
 from typing import Any
 
 import jax
@@ -162,3 +163,21 @@ def test_values_are_compared_by_their_digests(number: int, monkeypatch: pytest.M
     for value in ({"a": 1}, {"a": 2}, {"a": 1}):
         processes.check_equal("settings", value)
     assert told[0] == told[2] != told[1] and len(told[0]) == 32
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no backend\nmore about it"), "JAX_PLATFORMS=rocket: no backend; unset JAX_PLATFORMS, or"),
+        (AssertionError(), "JAX_PLATFORMS=rocket; unset JAX_PLATFORMS, or"),
+    ],
+)
+def test_a_missing_device_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
+    def missing() -> None:
+        raise error
+
+    processes.require_device()
+    monkeypatch.setattr(jax, "devices", missing)
+    monkeypatch.setattr(processes.jax, "config", types.SimpleNamespace(jax_platforms="rocket"))
+    with pytest.raises(processes.NoDevice, match=f"finds no device of the kind {said}"):
+        processes.require_device()
