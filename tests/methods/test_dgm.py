@@ -83,3 +83,24 @@ def test_what_the_estimate_is_made_of(monkeypatch):
 def test_the_bytes_of_images_are_those_of_the_stored_ones():
     setting = _method(small_runs.small("dgma", image_size=8)).setting
     assert dataclasses.replace(setting, stored_shape=(5, 6, 3)).bytes_of(10) == 10 * 5 * 6 * 3
+
+
+def test_the_numbers_of_a_stream_by_hand():
+    """Tasks of two, one and three classes; the first one has fewer images than a mini-batch, 8."""
+    setting = dataclasses.replace(
+        _method(small_runs.small("dgma", image_size=8)).setting,
+        tasks=((0, 1), (2,), (3, 4, 5)),
+        counts=((3, 2), (24,), (10, 10, 11)),
+        labels=(7, -1, 5, 30, 2, 9),
+        names=("a", "b", "c", "d", "e", "f"),
+    )
+    assert (setting.n_tasks, setting.n_classes, setting.largest_task) == (3, 6, 31)
+    assert [setting.n_seen(task) for task in (-1, 0, 1, 2)] == [0, 2, 3, 6]
+    assert setting.seen(1).tolist() == [True, True, True, False, False, False]
+    assert [setting.images_per_class(task) for task in range(3)] == [4, 24, 10]
+    assert [setting.steps_per_epoch(task) for task in range(3)] == [1, 3, 3]
+    few = dataclasses.replace(setting, counts=((3, 2), (1,), (1, 1, 1)))
+    assert few.largest_task == 8
+    classifier = setting.classifier({}, [], 1)
+    assert (classifier.labels, classifier.names, classifier.network) == ((7, -1, 5), ("a", "b", "c"), "dcgan")
+    assert setting.classifier({}, [], 2, network="resnet").network == "resnet"
