@@ -147,7 +147,7 @@ class Learner:
                 for config, placement, folder in zip(configs, placed, folders, strict=True):
                     held.enter_context(RunLock(folder.path))
                     opening.claim(folder, config, placement, resume_anyway=resume_anyway)
-                    folder.checkpoints.mkdir(exist_ok=True)
+                    files.make_folder(folder.checkpoints)
 
             processes.on_first(claim)
             for dropped in {placement.dropped for placement in placed if placement.dropped}:

@@ -318,6 +318,15 @@ def test_seconds_of_a_run():
         require_equal(row["peak memory"].removesuffix(" GB"), [cold["peak_host_bytes"] / 1e9], str(row))
 
 
+def test_power_cut():
+    (record,) = [record for record in read("power_cut") if "note" not in record]
+    page = " ".join((ROOT / "docs" / "faq.md").read_text().split())
+    found = re.search(r"([\d,]+) that differ were opened: .* (\d+) of them were run to the end, and (\d+) ended", page)
+    assert found is not None
+    counts = [int(number.replace(",", "")) for number in found.groups()]
+    assert counts == [record["restored"], record["runs"], record["equal"]] and not record["wrong"]
+
+
 def test_kills():
     measured = {record["variant"]: record for record in read("kills") if "note" not in record}
     rows = rows_with(PAGES / "kills.md", "kills")

@@ -23,7 +23,7 @@ def write_samples(
 
     The key is the seed's. It does not depend on the task: exact retention shows as equal rows in all pictures.
     """
-    folder.samples.mkdir(exist_ok=True)
+    files.make_folder(folder.samples)
     drawn = {
         name: memory.sample_index(index, _DRAWN, derive_key(key, Purpose.SHOW, index))
         for index, name in enumerate(stream.class_names[: stream.n_seen(task)])
@@ -42,7 +42,7 @@ def write_samples(
 
 def write_real(folder: Workdir, stream: TaskStream, task: int) -> None:
     """Keeps a few real images of each class of the current task, for the page."""
-    folder.samples.mkdir(exist_ok=True)
+    files.make_folder(folder.samples)
     pixels, indices = stream.train(task)
     real = {f"class_{index}": pixels[indices == index][:_REAL] for index in stream.tasks[task]}
     files.write_npz(folder.samples / f"real_{task:02d}.npz", **real)

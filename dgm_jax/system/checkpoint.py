@@ -208,7 +208,7 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def _make_room(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_folder(directory)
     _sweep(directory)
 
 

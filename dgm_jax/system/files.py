@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -73,9 +74,10 @@ def to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def append_line(path: PathLike, text: str) -> None:
-    """Appends a line in one system call, so that lines never mix and only the last one can be incomplete.
+    """Appends a line in one system call, so that lines never mix and a kill leaves only the last one incomplete.
 
-    The file is created if it is missing. Only one process at a time writes to it (see `lock.RunLock`).
+    The file is created if it is missing; its name is on the disk then, its lines only after `sync`. Only one process at
+    a time writes to it (see `lock.RunLock`).
 
     Raises:
       ValueError: if `text` contains a line end.
@@ -92,28 +94,41 @@ def append_line(path: PathLike, text: str) -> None:
             raise OSError(errno.ENOSPC, "no room for a whole line", os.fspath(path))
     finally:
         os.close(descriptor)
+    if size == 0:  # Syncing a file does not sync its name: a power cut could take the whole file away.
+        sync(Path(path).parent)
 
 
 def read_jsonl(path: PathLike) -> list[dict[str, Any]]:
     """Reads a file with one JSON object per line; if there is no file, returns no records.
 
-    An incomplete last line (the process died while writing it) is ignored.
+    What cannot be read at the end of the file is ignored: the process died while writing it.
 
     Raises:
-      ValueError: if a line other than the last is not a JSON object; the message names the line.
+      ValueError: if a line before others is not a JSON object; the message names the line.
     """
-    return [record for _, record in _jsonl(Path(path))]
+    return [record for _, record in _jsonl(Path(path), lambda _: True)]
 
 
 def truncate_jsonl(path: PathLike, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Removes the lines of a JSON-lines file that `keep` does not accept, atomically; other lines do not change.
 
-    A resumed run calls this before it appends, to remove records newer than its checkpoint and an incomplete last line.
-    Nothing happens if there is no file; raises as `read_jsonl`.
+    A resumed run calls this before it appends, to remove records newer than its checkpoint, and what cannot be read
+    after the last record that stays: a power cut can leave zeros in place of several lines. Nothing happens if there is
+    no file; raises as `read_jsonl` if a record that stays comes after what cannot be read.
     """
     path = Path(path)
     if path.exists():
-        write_atomically(path, b"".join(line + b"\n" for line, record in _jsonl(path) if keep(record)))
+        write_atomically(path, b"".join(line + b"\n" for line, _ in _jsonl(path, keep)))
+
+
+def make_folder(path: PathLike) -> None:
+    """Makes a folder, and those above it, if they are missing; a power cut after this does not take it away."""
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        with contextlib.suppress(PermissionError):  # One may write in some folders that one may not read.
+            sync(folder.parent)
 
 
 def sync(path: PathLike) -> None:
@@ -125,20 +140,23 @@ def sync(path: PathLike) -> None:
         os.close(descriptor)
 
 
-def _jsonl(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Each complete line, without its line end, and its record."""
+def _jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> list[tuple[bytes, dict[str, Any]]]:
+    """Each complete line to keep, without its line end, and its record."""
     if not path.exists():
         return []
-    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     records = []
-    for number, line in enumerate(lines, start=1):
+    unreadable: ValueError | None = None
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise ValueError("not an object")
         except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is not a JSON object ({error}): {line[:80]!r}") from error
-        records.append((line, record))
+            if unreadable is None:
+                unreadable = ValueError(f"{path}, line {number} is not a JSON object ({error}): {line[:80]!r}")
+            continue
+        if keep(record):
+            if unreadable is not None:
+                raise unreadable
+            records.append((line, record))
     return records

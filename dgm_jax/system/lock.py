@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from dgm_jax.errors import UserError
-from dgm_jax.system.files import PathLike
+from dgm_jax.system.files import PathLike, make_folder
 
 
 class WorkdirError(UserError, RuntimeError):
@@ -43,7 +43,7 @@ class RunLock:
         doing = "created"
         with contextlib.ExitStack() as stack:
             try:
-                self.workdir.mkdir(parents=True, exist_ok=True)
+                make_folder(self.workdir)
                 if not os.access(self.workdir, os.W_OK | os.X_OK):
                     raise WorkdirError(f"--workdir {self.workdir} is not writable by this user; choose another.")
                 doing = "written"

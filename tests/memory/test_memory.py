@@ -21,7 +21,7 @@ RUNS = {
     "dgmw-8-pairs": lambda: small_runs.finished(
         small_runs.small("dgmw", image_size=8, headroom=2), labels=small_runs.SIX, classes_per_task=2
     ),
-    "dgma-resnet": lambda: small_runs.finished(small_runs.residual("dgma")),
+    "dgma-resnet": lambda: small_runs.finished(small_runs.residual("dgma", seed=1)),
     "dgma-16-beyond": lambda: small_runs.finished(small_runs.beyond("dgma", image_size=16)),
     "dgmw-8-beyond-pairs": lambda: small_runs.finished(
         small_runs.beyond("dgmw"), labels=small_runs.SIX, classes_per_task=2

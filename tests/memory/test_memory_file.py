@@ -27,7 +27,7 @@ RUNS = {
     "dgmw": lambda: small_runs.finished(small_runs.small("dgmw")),
     "dgma-several-classes": small_runs.unequal,
     "dgma-gate-before-norm": lambda: small_runs.finished(small_runs.small("dgma", gate_position="before_norm")),
-    "dgma-resnet": lambda: small_runs.finished(small_runs.residual("dgma")),
+    "dgma-resnet": lambda: small_runs.finished(small_runs.residual("dgma", seed=1)),
     "dgmw-resnet-pairs": lambda: small_runs.finished(
         small_runs.residual("dgmw"), labels=small_runs.SIX, classes_per_task=2
     ),

@@ -111,6 +111,26 @@ def test_truncate_keeps_lines_byte_for_byte(tmp_path: Path) -> None:
     assert [record["step"] for record in files.read_jsonl(path)] == [1, 2, 3]
 
 
+def test_truncate_removes_what_a_power_cut_left_of_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b'{"step": 1}\n' + bytes(11) + b'\n{"step": 3}\n' + bytes(5) + b"\n")
+    with pytest.raises(ValueError, match="a, line 2 is not a JSON object"):
+        files.truncate_jsonl(path, lambda record: True)
+    files.truncate_jsonl(path, lambda record: record["step"] < 2)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_new_names_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync", lambda path: synced.append(Path(path)))
+    for _ in range(2):
+        files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir() and sorted(synced) == [tmp_path, tmp_path / "a"]
+    for _ in range(2):
+        files.append_line(tmp_path / "a" / "lines", "{}")
+    assert synced[2:] == [tmp_path / "a"]
+
+
 def test_the_second_run_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     workdir = tmp_path / "new" / "run"
     with lock.RunLock(workdir):
