@@ -420,3 +420,10 @@ def test_what_orbax_cannot_read_here_is_said_to_be_intact(tmp_path: Path, monkey
     monkeypatch.setattr(checkpoint.ocp, "load", lambda *_, **__: (_ for _ in ()).throw(KeyError("another version")))
     with pytest.raises(checkpoint.UnreadableCheckpoint, match="0000000002 is intact, but Orbax cannot read it here"):
         checkpoint.restore(tmp_path, on_damage=undamaged)
+
+
+def test_a_process_that_reads_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_index", lambda: 3)
+    alone = checkpoint._without_other_processes().multiprocessing
+    assert (alone.primary_host, alone.active_processes) == (3, {3})
+    assert alone.barrier_sync_key_prefix == "process_3"
