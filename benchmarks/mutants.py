@@ -151,13 +151,14 @@ def test_files(folder: str) -> list[str]:
 
 
 def naming(module: str) -> list[str]:
-    """The test files that name a module: by what they are called, or by what they import."""
+    """The test files that name a module, by what they are called or import; all of its package if none of them does."""
     package, stem = Path(module).parent.name, Path(module).stem
     imported = re.compile(rf"dgm_jax\.{package}\.{stem}\b|from dgm_jax\.{package} import .*\b{stem}\b")
     folders = dict.fromkeys([package, *itertools.chain(*TESTS.values())])
     files = [file for folder in folders for file in test_files(folder)]
     named = [f for f in files if stem in f.removesuffix(".py").split("_") or imported.search((ROOT / f).read_text())]
-    return named or test_files(package)
+    own = test_files(package)
+    return named if set(named) & set(own) else [*named, *own]
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str]:

@@ -79,6 +79,8 @@ def test_the_tests_that_name_a_module():
     assert mutants.naming("dgm_jax/nn/gates.py") == ["tests/nn/test_gates.py"]
     assert "tests/training/test_step.py" in mutants.naming("dgm_jax/models/normalisation.py")
     assert mutants.naming("dgm_jax/nn/wiring.py") == mutants.test_files("nn")
+    of_generator = mutants.naming("dgm_jax/models/generator.py")  # The models' own tests do not name it.
+    assert {*mutants.test_files("models"), "tests/training/test_epoch.py"} <= set(of_generator)
 
 
 def test_what_survived_is_named_with_its_reason(tmp_path, monkeypatch):

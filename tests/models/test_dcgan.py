@@ -369,3 +369,15 @@ def test_fresh_heads_of_a_discriminator_are_uniform_within_the_root_of_their_inp
     assert np.corrcoef(params.critic.kernel[:, 0], params.classifier.kernel[:, 0])[0, 1] < 0.1
     kernel = params.trunk["trunk"][1]["kernel"]
     assert np.std(kernel) == pytest.approx(0.02, rel=0.02) and np.abs(kernel).max() > 0.06
+
+
+@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+@pytest.mark.parametrize("ungated", [0, 1])
+def test_a_layer_without_a_gate_is_one_whose_gates_are_open(variant, ungated):
+    params, statistics, masks, noise, head, _ = _random_generator(variant, 16, (6, 3), 1, 2)
+    chain = golden_names.chain(statistics)
+    opened, without = list(masks), list(masks)
+    opened[ungated], without[ungated] = jnp.ones_like(masks[ungated]), None
+    expected, actual = (chain.generate(params, statistics, m, noise, head, train=False)[0] for m in (opened, without))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert np.any(expected != chain.generate(params, statistics, masks, noise, head, train=False)[0])
