@@ -400,3 +400,13 @@ def test_the_generator_s_gradient_is_clipped_by_its_norm_and_the_discriminator_s
     _, state = optimisers.discriminator.update(gradient, optimisers.discriminator.init(zeros), zeros)
     for moment, own in zip(*map(jax.tree.leaves, (optax.tree_utils.tree_get(state, "mu"), gradient)), strict=True):
         np.testing.assert_allclose(moment, (1 - 0.5) * own, rtol=1e-6)
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_metrics_of_an_iteration_are_those_of_the_terms_that_count(auxiliary, weight):
+    config = Config().with_changes(auxiliary_generator=auxiliary, reconstruction_weight=weight)
+    names = Step.of(config).metric_names
+    assert names == sorted(names) and len(set(names)) == 15 + auxiliary + (weight > 0)
+    assert ("auxiliary_term" in names) == auxiliary and ("reconstruction_term" in names) == (weight > 0)
+    assert {"adversarial_term", "sparsity_term", "generator_loss", "classifier_loss", "critic_loss"} < set(names)
