@@ -41,7 +41,7 @@ TESTS = {  # For each package, the folders of tests that could notice a change, 
     "data": ["data", "methods", "runs"],
     "system": ["system", "memory", "runs"],
 }
-_SLOWEST = 150.0  # Seconds of tests, without a change, that a mutant is worth.
+_SLOWEST = 400.0  # Seconds of tests, without a change, that a mutant is worth.
 
 
 def drawn(n: int, seed: int) -> list[Mutant]:

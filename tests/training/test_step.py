@@ -410,3 +410,15 @@ def test_the_metrics_of_an_iteration_are_those_of_the_terms_that_count(auxiliary
     assert names == sorted(names) and len(set(names)) == 15 + auxiliary + (weight > 0)
     assert ("auxiliary_term" in names) == auxiliary and ("reconstruction_term" in names) == (weight > 0)
     assert {"adversarial_term", "sparsity_term", "generator_loss", "classifier_loss", "critic_loss"} < set(names)
+
+
+def test_what_a_task_may_open_by_hand():
+    """A gate is free if it lies within the logical width and no earlier task has reserved it."""
+    live = [np.array([True, True, True, False]), np.array([True, False])]
+    reserved = [np.array([True, False, False, False]), np.array([True, False])]
+    seen = np.array([True, True, False])
+    capacity = make_capacity(reserved, live, sparsity_weight=0.25, seen=seen, first_class=1)
+    assert [free.tolist() for free in capacity.free] == [[False, True, True, False], [False, False]]
+    assert [mask.tolist() for mask in capacity.reserved] == [mask.tolist() for mask in reserved]
+    assert (capacity.n_free, capacity.n_gates, capacity.first_class) == (2, 4, 1)
+    assert float(capacity.sparsity_weight) == 0.25 and capacity.seen is seen
