@@ -3,11 +3,13 @@
 import gc
 import re
 import weakref
+import zlib
 
 import numpy as np
 import pytest
 
 from dgm_jax.data import (
+    DataError,
     FutureTaskError,
     PastTaskError,
     class_incremental,
@@ -15,6 +17,7 @@ from dgm_jax.data import (
     parse_class_order,
     parse_classes_per_task,
 )
+from dgm_jax.data.stream import Past, describe
 
 
 def _toy():
@@ -275,3 +278,115 @@ def test_parse_classes_per_task_refuses(text):
     expected = f"classes per task {text!r}: expected a number >= 1 (e.g. 2), or one per task"
     with pytest.raises(ValueError, match=re.escape(expected)):
         parse_classes_per_task(text)
+
+
+# ---- numbers, and a stream that continues another ----
+
+
+def test_the_classes_seen_and_the_test_images_are_counted():
+    stream = class_incremental(_toy(), classes_per_task=(2, 1))
+    assert [stream.n_seen(task) for task in (-1, 0, 1)] == [0, 2, 3]
+    assert stream.test_count == 4
+
+
+def test_the_images_of_a_class_come_in_stored_order_with_and_without_held_out_ones(digits):
+    """The pixels of `_toy` are row numbers; classes come in order, one after the other."""
+    stream = class_incremental(_toy(), classes_per_task=3)
+    stream.begin(0)
+    images, indices = stream.train(0)
+    assert images[:, 0, 0, 0].tolist() == [1, 4, 7, 10, 0, 2, 5, 6, 9, 11, 3, 8]
+    assert indices.tolist() == [0] * 4 + [1] * 6 + [2] * 2
+    half = class_incremental(_toy(), classes_per_task=3, held_out=0.5)
+    half.begin(0)
+    for (images, indices), counts in ((half.train(0), [2, 3, 1]), (half.validation(0), [2, 3, 1])):
+        assert np.bincount(indices).tolist() == counts
+        for index in range(3):
+            rows = images[indices == index][:, 0, 0, 0].tolist()
+            assert rows == sorted(rows)
+    assert half.train_counts(0) == (2, 3, 1)
+    whole = class_incremental(digits, held_out=0.5)
+    whole.begin(3)
+    for images, _ in (whole.train(3), whole.validation(3)):
+        places = [np.flatnonzero((digits.x_train == image).all(axis=(1, 2, 3)))[0] for image in images]
+        assert places == sorted(places)
+
+
+def test_the_stored_shape_is_that_before_images_were_resized(digits):
+    assert class_incremental(digits).stored_shape == (8, 8, 1)
+    resized = class_incremental(digits.resized(16))
+    assert (resized.image_shape, resized.stored_shape) == ((16, 16, 1), (8, 8, 1))
+
+
+def _past(**changes):
+    own = {"name": "old", "tasks": ((70, 90), (30,)), "class_names": ("a", "b", "c"), "fingerprint": "abc"}
+    return Past(**(own | {"train_counts": ((5, 6), (4,))} | changes))
+
+
+def test_a_stream_goes_on_after_an_earlier_one():
+    def own(**options):
+        return class_incremental(_toy(), classes_per_task=(2, 1), class_order=(9, 5, -1), **options)
+
+    stream = own(held_out=0.5, protocol="paper").after(_past())
+    assert (stream.name, stream.part_name, stream.n_past, stream.current) == ("old", "arrays", 2, None)
+    assert stream.tasks == ((0, 1), (2,), (3, 4), (5,))
+    assert stream.classes == (70, 90, 30, 9, 5, -1)
+    assert stream.class_names == ("a", "b", "c", "9", "five", "-1")
+    assert [stream.train_counts(task) for task in range(4)] == [(5, 6), (4,), (1, 3), (2,)]
+    assert [stream.n_seen(task) for task in range(-1, 4)] == [0, 2, 3, 5, 6]
+    assert stream.fingerprint == f"abc+{own(held_out=0.5, protocol='paper').fingerprint}"
+    with pytest.raises(DataError, match="task 1 belongs to an earlier stream, .* begins with task 2. Resume with"):
+        stream.begin(1)
+    plain = own(held_out=0.5, protocol="paper")
+    for task in range(2):
+        plain.begin(task)
+        stream.begin(2 + task)
+        for what in ("train", "validation", "test"):  # The earlier classes have no images, not even for tests.
+            (images, indices), (expected, before) = getattr(stream, what)(2 + task), getattr(plain, what)(task)
+            np.testing.assert_array_equal(images, expected)
+            np.testing.assert_array_equal(indices, before + 3)
+            assert indices.dtype == np.int32 and images.dtype == np.uint8
+    assert stream.test_count == 4
+
+
+@pytest.mark.parametrize("shared", [9, 5, -1])
+def test_labels_that_both_streams_have_are_given_anew_above_the_earlier_ones(shared):
+    stream = class_incremental(_toy(), class_order=(9, 5, -1)).after(_past(tasks=((70, 90), (shared,))))
+    assert stream.classes == (70, 90, shared, 93, 92, 91)  # In the order of the labels, not in that of arrival.
+    assert stream.class_names[3:] == ("9", "five", "-1")
+
+
+def test_a_stream_that_cannot_go_on():
+    with pytest.raises(DataError, match="class five was learnt before; a class belongs to one task only"):
+        class_incremental(_toy()).after(_past(class_names=("a", "five", "c")))
+    begun = class_incremental(_toy())
+    begun.begin(0)
+    with pytest.raises(DataError, match="task 0 of the stream has begun; make a new stream"):
+        begun.after(_past())
+
+
+def test_what_differs_between_streams_is_described():
+    stream = class_incremental(_toy(), classes_per_task=(2, 1), class_order=(9, 5, -1))
+    described = describe(stream)
+    assert described == {
+        "dataset": stream.name,
+        "fingerprint": stream.fingerprint,
+        "tasks": [[9, 5], [-1]],
+        "image_shape": [2, 3, 1],
+        "train_counts": [[2, 6], [4]],
+    }
+    others = [
+        class_incremental(_toy(), classes_per_task=(2, 1), class_order=(5, 9, -1)),
+        class_incremental(_toy(), classes_per_task=(1, 2), class_order=(9, 5, -1)),
+        class_incremental(_toy(), classes_per_task=(2, 1), class_order=(9, 5, -1), held_out=0.5),
+        class_incremental(_toy(), classes_per_task=(2, 1), class_order=(9, 5, -1), held_out=0.5, seed=1),
+    ]
+    assert len({str(describe(other)) for other in [stream, *others]}) == 5
+
+
+def test_the_fingerprint_is_a_checksum_of_all_images_and_indices():
+    """Runs keep it to compare it with that of later versions: it must stay as it is."""
+    stream = class_incremental(_toy(), classes_per_task=3, held_out=0.5)
+    stream.begin(0)
+    parts = [getattr(stream, what)(0) for what in ("train", "validation", "test")]
+    content = b"".join(images.tobytes() + indices.tobytes() for images, indices in parts)
+    assert stream.fingerprint == f"{zlib.crc32(content):08x}"

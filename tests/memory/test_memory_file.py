@@ -55,9 +55,9 @@ def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(content[16 : 16 + size]), content[16 + size :]
 
 
-def joined(header: Any, rest: bytes) -> bytes:
+def joined(header: Any, rest: bytes, version: int = memory_file.FORMAT_VERSION) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
-    return sealed(memory_file.MAGIC + struct.pack("<II", memory_file.FORMAT_VERSION, len(text)) + text + rest)
+    return sealed(memory_file.MAGIC + struct.pack("<II", version, len(text)) + text + rest)
 
 
 class TestRoundTrip:
@@ -100,7 +100,8 @@ class TestRoundTrip:
         """What docs/formats.md says, read by another program: this one."""
         memory = RUNS["dgmw"]().memories[-1]
         content = encode(memory)
-        assert content[:16] == b"\x89DGM\r\n\x1a\n" + struct.pack("<II", 2, content.index(b'"threefry2x32"}') - 1)
+        _, size = json.JSONDecoder().raw_decode(content[16:].decode("latin-1"))
+        assert content[:16] == b"\x89DGM\r\n\x1a\n" + struct.pack("<II", 2, size)
         header, body = parts(content)
         first = header["tasks"][0]
         assert (header["network"], header["gates"], first["labels"]) == ("dcgan", "weights", [0])
@@ -336,3 +337,45 @@ def test_the_command(tmp_path):
     assert f"{out.stat().st_size:,} bytes" in done.stdout
     checks.assert_equal_trees(small_runs.draw_all(load_memory(out)), small_runs.draw_all(load_memory(workdir)))
     assert np.asarray(load_memory(out).sample(0, 1, jax.random.key(0))).shape == (1, 16, 16, 1)
+
+
+class TestBounds:
+    """What is just within a bound is a memory, what is just outside it is none."""
+
+    @pytest.mark.parametrize("task", [0, 2])
+    def test_the_noise_that_carries_the_class(self, content, task):
+        """It must name all classes so far, and leave at least one number that varies within a class."""
+        header, rest = parts(content)
+        known, noise_dim = (3, 5, 6)[task], header["noise_dim"]
+        for right in (known, noise_dim - 1):
+            header["tasks"][task]["n_conditioned"] = right
+            assert decode(joined(header, rest)).tasks[task].n_conditioned == right
+        for wrong in (known - 1, noise_dim):
+            header["tasks"][task]["n_conditioned"] = wrong
+            with pytest.raises(DamagedMemoryFile, match=f"n_conditioned {wrong} is not within {known} to"):
+                decode(joined(header, rest))
+
+    def test_a_mask_has_no_gates_beyond_its_last(self, content):
+        """A mask ends within a byte; the bits after it are 0, so that one memory has one file."""
+        header, rest = parts(content)
+        n = header["tasks"][0]["widths"][0]
+        assert 0 < n < 8
+        for bit in range(8 - n):
+            changed = bytes([rest[0] | 1 << bit]) + rest[1:]
+            with pytest.raises(DamagedMemoryFile, match="more open gates than gates"):
+                decode(joined(header, changed))
+        assert decode(joined(header, rest)).n_classes == 6
+
+
+def test_a_file_of_version_1_does_not_name_its_random_numbers_and_is_read(content):
+    header, rest = parts(content)
+    old = {name: value for name, value in header.items() if name != "keys"}
+    assert encode(decode(joined(old, rest, version=1))) == content
+    with pytest.raises(DamagedMemoryFile, match="not in the form"):
+        decode(joined(header, rest, version=1))
+    with pytest.raises(DamagedMemoryFile, match="not in the form"):
+        decode(joined(old, rest, version=2))
+    with pytest.raises(DamagedMemoryFile, match="random numbers of 'rbg', only"):
+        decode(joined(header | {"keys": "rbg"}, rest))
+    with pytest.raises(DamagedMemoryFile, match="format version 0 with a header of"):
+        decode(joined(old, rest, version=0))

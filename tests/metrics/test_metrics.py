@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.spatial.distance
 
 from dgm_jax import metrics
 from dgm_jax.metrics import distributions
@@ -147,6 +148,16 @@ def test_distances_are_computed_block_by_block(monkeypatch):
     assert metrics.precision_and_recall(points, members) == whole
 
 
+@pytest.mark.parametrize("at_once, rows", [(30, [3] * 7 + [2]), (29, [2] * 11 + [1]), (9, [1] * 23), (1000, [23])])
+def test_a_block_has_as_many_rows_as_distances_are_computed_at_once(monkeypatch, at_once, rows):
+    """And one row at least, however many members there are."""
+    sizes, whole = [], scipy.spatial.distance.cdist
+    monkeypatch.setattr(scipy.spatial.distance, "cdist", lambda a, b: sizes.append(len(a)) or whole(a, b))
+    monkeypatch.setattr(distributions, "_DISTANCES_AT_ONCE", at_once)
+    metrics.nearest(np.zeros((23, 4)), np.zeros((10, 4)))
+    assert sorted(sizes) == sorted(rows)
+
+
 def test_precision_and_recall_by_hand():
     real = np.array([[0.0], [1], [2], [3]])  # Distances to the nearest other one: 1 each.
     generated = np.array([[0.5], [1.5], [10], [10.25]])  # 1, 1, 0.25, 0.25.
@@ -154,3 +165,20 @@ def test_precision_and_recall_by_hand():
     assert precision == 0.5  # The last two are far from all real ones.
     assert recall == 0.75  # 0, 1 and 2 lie within 1 of 0.5 or 1.5; 3 does not.
     assert metrics.precision_and_recall(real, real, neighbours=1) == (1, 1)
+
+
+def test_backward_transfer_compares_with_the_task_that_taught_the_class():
+    """Not with the first accuracy, the best, the last but one or any other; a class without images does not count."""
+    tasks = [(0,), (1, 2), (3,), (4, 5)]
+    matrix = np.array(
+        [
+            [0.5, NAN, NAN, NAN, NAN, NAN],
+            [0.9, 0.3, NAN, NAN, NAN, NAN],
+            [0.8, 0.7, NAN, 1.0, NAN, NAN],
+            [0.7, 0.6, NAN, 0.2, 0.4, 0.8],
+        ]
+    )
+    changes = [0.7 - 0.5, 0.6 - 0.3, 0.2 - 1.0]  # 0.2, 0.3, -0.8
+    assert metrics.backward_transfer(matrix, tasks) == pytest.approx(sum(changes) / 3)
+    assert metrics.backward_transfer(matrix[:3], tasks) == pytest.approx(((0.8 - 0.5) + (0.7 - 0.3)) / 2)
+    assert metrics.backward_transfer(matrix[:2], tasks) == pytest.approx(0.9 - 0.5)

@@ -70,3 +70,37 @@ def test_noise_is_far(threes):
 def test_nothing_can_be_said_without_held_out_images(threes):
     train, _ = threes
     assert privacy.measure(train[:5], train, train[:0], halves) is None
+
+
+def test_the_measures_of_a_class_by_hand():
+    """Images of one pixel; the training image has the value 100."""
+
+    def images(*values):
+        return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
+
+    held_out = images(*range(110, 150))  # Distances 10, 11, ..., 49: 40 of them, so the second one, 11, is near.
+    measured = privacy.measure(
+        images(100, 90, 89, 111, 112, 200), images(100), held_out, lambda x: x.reshape(-1, 1) * 2.0
+    )
+    assert measured["expected"] == 2 / 41 and (measured["held_out"], measured["compared"]) == (40, 6)
+    assert measured["copies"] == 1
+    for space, unit in (("pixels", 1 / 255), ("features", 2.0)):
+        assert measured[space]["nearer"] == 2 / 6  # 100 and 90; 89 and 111 are as far as the second one, not nearer.
+        assert measured[space]["generated"] == pytest.approx({"median": 11 * unit, "smallest": 0})
+        assert measured[space]["held_out"] == pytest.approx({"median": 29.5 * unit, "smallest": 10 * unit})
+
+
+@pytest.mark.parametrize("k, n, expected", [(20, 100, 0.05), (98, 50, 0.25)])
+@pytest.mark.parametrize("space", ["pixels", "features"])
+def test_more_near_ones_than_chance_explains_by_hand(space, k, n, expected):
+    bound = expected + 3 * (expected * (1 - expected) * (1 / n + 1 / (k + 2))) ** 0.5
+    for share, nearer in ((bound - 1e-9, False), (bound + 1e-9, True)):
+        said = {
+            "held_out": k,
+            "compared": n,
+            "expected": expected,
+            "pixels": {"nearer": 0.0},
+            "features": {"nearer": 0.0},
+        }
+        assert privacy.is_nearer(said | {space: {"nearer": share}}) is nearer
+    assert privacy.is_nearer(said | {"held_out": 19}) is None

@@ -351,3 +351,33 @@ def test_fresh_weights_have_the_authors_distributions():
     assert not np.any(first[0] == first[1]) and not np.any(first == second)
     again = golden_names.chain((64, 64)).init_task(jax.random.split(key)[0], (64, 64), 1, 2)[1]
     np.testing.assert_array_equal(first, again)
+
+
+def test_fresh_heads_of_a_discriminator_are_uniform_within_the_root_of_their_inputs():
+    """In +-1 / sqrt(features), weights and biases of both heads, all different; the trunk is normal."""
+    params, _ = dcgan.init_discriminator(jax.random.key(3), width=64, image_size=16, channels=1, n_classes=500)
+    bound = 1 / np.sqrt(16 * 128)  # 128 maps of 4x4.
+    assert params.critic.kernel.shape == (16 * 128, 1) and params.classifier.kernel.shape == (16 * 128, 500)
+    assert params.critic.bias.shape == (1,) and params.classifier.bias.shape == (500,)
+    for values in (params.critic.kernel, params.classifier.kernel, params.classifier.bias):
+        assert values.dtype == np.float32
+        assert 0.98 * bound < values.max() <= bound and -bound <= values.min() < -0.98 * bound
+        assert np.std(values) == pytest.approx(bound / np.sqrt(3), rel=0.05)  # That of a uniform distribution.
+        assert abs(np.mean(values)) < 0.1 * bound
+        assert len(np.unique(values)) > 0.95 * values.size
+    assert 0 < abs(params.critic.bias[0]) <= bound
+    assert np.corrcoef(params.critic.kernel[:, 0], params.classifier.kernel[:, 0])[0, 1] < 0.1
+    kernel = params.trunk["trunk"][1]["kernel"]
+    assert np.std(kernel) == pytest.approx(0.02, rel=0.02) and np.abs(kernel).max() > 0.06
+
+
+@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+@pytest.mark.parametrize("ungated", [0, 1])
+def test_a_layer_without_a_gate_is_one_whose_gates_are_open(variant, ungated):
+    params, statistics, masks, noise, head, _ = _random_generator(variant, 16, (6, 3), 1, 2)
+    chain = golden_names.chain(statistics)
+    opened, without = list(masks), list(masks)
+    opened[ungated], without[ungated] = jnp.ones_like(masks[ungated]), None
+    expected, actual = (chain.generate(params, statistics, m, noise, head, train=False)[0] for m in (opened, without))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert np.any(expected != chain.generate(params, statistics, masks, noise, head, train=False)[0])

@@ -297,3 +297,11 @@ def test_counted_arithmetic_is_that_of_the_program():
     assert drawn == pytest.approx(generator.flops(widths, 32, 3), rel=0.1)
     told = flops(lambda x: resnet.discriminate(judge, judged, x, train=False)[0], images)
     assert told == pytest.approx(resnet.discriminator_flops(16, size, 3), rel=0.1)
+
+
+def test_the_arithmetic_of_the_discriminator_by_hand():
+    """The stem, then two blocks a stage: 8x8 maps of 3 channels, then 4x4 maps of 6 behind a shortcut."""
+    stem = 8**2 * 9 * 2 * 3
+    first = 2 * (8**2 * (9 * 3 * 3 + 9 * 3 * 3))
+    second = 4**2 * (9 * 3 * 6 + 9 * 6 * 6 + 3 * 6) + 4**2 * (9 * 6 * 6 + 9 * 6 * 6)
+    assert resnet.discriminator_flops(3, 8, 2) == 2 * (stem + first + second)

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import types
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,57 @@ def test_saving_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert logging.getLogger("absl").level == level
 
 
+def test_everything_is_on_the_disk_before_the_step_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut could leave a step whose name is there, but not its content; then its name is kept too."""
+    events: list[tuple[str, int]] = []
+    flush, rename = os.fsync, Path.rename
+
+    def flushed(descriptor: int) -> None:
+        events.append(("flushed", os.fstat(descriptor).st_ino))
+        flush(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        if path.parent == tmp_path:
+            events.append(("renamed", path.stat().st_ino))
+        return rename(path, target)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", flushed)
+    monkeypatch.setattr(Path, "rename", renamed)
+    folder = checkpoint.save(tmp_path, 1, small_tree(), METADATA)
+    at = events.index(("renamed", folder.stat().st_ino))
+    before = {number for _, number in events[:at]}
+    assert {path.stat().st_ino for path in (folder, *folder.rglob("*"))} <= before
+    assert events[at + 1 :] == [("flushed", tmp_path.stat().st_ino)]
+
+    events.clear()
+    number = folder.stat().st_ino
+    checkpoint.delete(tmp_path, 1)
+    assert events == [("renamed", number), ("flushed", tmp_path.stat().st_ino)]
+
+
+@pytest.mark.parametrize("blocks, needed", [(1, True), (0, False)])
+def test_a_disk_has_room_for_twice_the_arrays_and_their_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, needed: bool
+) -> None:
+    """A disk that does not know how large it is (it has 0 blocks) is tried."""
+    free = [0]
+    space = lambda _: types.SimpleNamespace(f_blocks=blocks, f_bavail=free[0], f_frsize=8)  # noqa: E731
+    monkeypatch.setattr(checkpoint.os, "statvfs", space)
+    tree = {"a": np.ones(3000), "b": np.ones((50, 20), np.float32)}  # 24,000 and 4,000 bytes.
+    free[0] = (2 * 28_000 + 2**17) // 8
+    checkpoint.save(tmp_path, 1, tree, {})
+    free[0] -= 1
+    if not needed:
+        checkpoint.save(tmp_path, 2, tree, {})
+        return
+    with pytest.raises(OSError, match="0000000002.*partial") as caught:
+        checkpoint.save(tmp_path, 2, tree, {})
+    assert caught.value.errno == errno.ENOSPC
+    assert checkpoint.steps(tmp_path) == [1]
+
+
 @pytest.mark.parametrize(
     "failure", [MemoryError("Unable to allocate 2.00 GiB"), OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
 )
@@ -368,3 +420,10 @@ def test_what_orbax_cannot_read_here_is_said_to_be_intact(tmp_path: Path, monkey
     monkeypatch.setattr(checkpoint.ocp, "load", lambda *_, **__: (_ for _ in ()).throw(KeyError("another version")))
     with pytest.raises(checkpoint.UnreadableCheckpoint, match="0000000002 is intact, but Orbax cannot read it here"):
         checkpoint.restore(tmp_path, on_damage=undamaged)
+
+
+def test_a_process_that_reads_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_index", lambda: 3)
+    alone = checkpoint._without_other_processes().multiprocessing
+    assert (alone.primary_host, alone.active_processes) == (3, {3})
+    assert alone.barrier_sync_key_prefix == "process_3"

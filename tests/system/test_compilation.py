@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -75,3 +76,18 @@ def test_the_clock_stands_outside_its_block():
     built = clock.seconds
     jax.jit(lambda x: jnp.tanh(x) + 4)(jnp.ones(3))
     assert clock.seconds == built > 0
+
+
+def test_a_span_within_another_counts_once(monkeypatch):
+    """Spans by hand, each told at its end: apart, one within another, one around all, and one that overlaps."""
+    now = [0.0]
+    monkeypatch.setattr(compilation, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = compilation.BuildClock()
+    sums = []
+    for end, duration in ((10, 2), (12, 1), (13, 2.5), (13, 0.5), (20, 4), (30, 23), (40, 12), (45, 5)):
+        now[0] = end
+        clock._listen("/jax/core/compile/trace", duration)
+        clock._listen("/jax/another/event", 1000.0)
+        sums.append(clock.seconds)
+    # 8-10, 11-12, 10.5-13 around that, 12.5-13 within it, 16-20, 7-30 around all, 28-40 over its end, 40-45 after it.
+    assert sums == [2, 3, 4.5, 4.5, 8.5, 23, 33, 38]

@@ -20,10 +20,23 @@ def test_write_atomically_replaces_and_leaves_nothing_over(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_write_atomically_keeps_the_mode_that_open_gives(tmp_path: Path) -> None:
+def test_a_new_file_has_the_mode_that_open_gives(tmp_path: Path) -> None:
     files.write_atomically(tmp_path / "a", "")
     (tmp_path / "b").write_text("")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    files.append_line(tmp_path / "c", "{}")
+    assert (tmp_path / "c").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_the_error_of_a_file_that_cannot_be_opened_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that there is no temporary file to remove."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    with pytest.raises(PermissionError, match="not yours"):
+        files.write_atomically(tmp_path / "a", "")
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -168,3 +181,39 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(files.os, "access", lambda *_: False)
     with pytest.raises(lock.WorkdirError, match="is not writable by this user"), lock.RunLock(tmp_path):
         pass
+
+
+def watch_the_disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Lists what is flushed to the disk or renamed from now on, each by its number on the disk (inode)."""
+    events: list[tuple[str, int]] = []
+    flush, replace = os.fsync, os.replace
+
+    def flushed(descriptor: int) -> None:
+        events.append(("flushed", os.fstat(descriptor).st_ino))
+        flush(descriptor)
+
+    def replaced(old: Path, new: Path) -> None:
+        events.append(("renamed", os.stat(old).st_ino))
+        replace(old, new)
+
+    monkeypatch.setattr(files.os, "fsync", flushed)
+    monkeypatch.setattr(files.os, "replace", replaced)
+    return events
+
+
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = watch_the_disk(monkeypatch)
+    files.write_atomically(tmp_path / "a", "text")
+    file, folder = (tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino
+    assert events == [("flushed", file), ("renamed", file), ("flushed", folder)]
+
+
+def test_the_content_has_left_python_before_it_is_flushed_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    files.write_atomically(tmp_path / "a", "text")
+    assert sizes[0] == 4

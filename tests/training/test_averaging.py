@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dgm_jax.training.averaging import averaged
 
@@ -27,3 +28,16 @@ def test_it_is_the_fading_mean_of_what_it_met(float64):
 
 def test_the_first_step_counts_alone():
     assert averaged(jnp.float32(7.0), jnp.float32(3.0), 0, 0.999) == 3.0
+
+
+@pytest.mark.parametrize(
+    "step, decay, expected",
+    [(5, 0.999, 5.0), (10, 0.999, 5.5), (30, 0.999, 6.25), (1000, 0.75, 6.25), (5, 0.0, 4.0)],
+)
+def test_the_share_of_a_step_by_hand(step, decay, expected):
+    """From 7 to 4 by a share of 1 - min(decay, step / (step + 10)), and as far up as down, each weight by itself."""
+    average = {"down": jnp.float32(7.0), "up": jnp.array([-7.0, 0.0])}
+    newest = {"down": jnp.float32(4.0), "up": jnp.array([-4.0, 0.0])}
+    moved = averaged(average, newest, step, decay)
+    assert moved["down"] == pytest.approx(expected)
+    np.testing.assert_allclose(moved["up"], [-expected, 0.0], rtol=1e-6)

@@ -183,3 +183,34 @@ def test_an_order_holds_every_image_equally_often(count, capacity):
     order = np.asarray(loop.epoch_order(jax.random.key(0), capacity, np.int32(count)))
     assert sorted(order[:count]) == list(range(count))
     np.testing.assert_array_equal(order, np.resize(order[:count], capacity))
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_pool_holds_the_images_that_the_random_numbers_say(n_tasks, seed):
+    """Which images, and in which order: against a plain loop over the same random numbers, exactly."""
+    rng = np.random.default_rng(seed)
+    data, replay = _images()
+    rows, uniform = rng.permutation(OWN)[:BATCH], rng.random((7, BATCH), np.float32)
+    uniform[4:, 0], uniform[4:, 1] = 0.0, np.nextafter(np.float32(1), np.float32(0))  # The first image, and the last.
+    pool = [(place, row, TASK) for place, row in zip(uniform[0], rows)]
+    for u in range(n_tasks):
+        numbers = np.floor(uniform[4 + u] * np.float32(OLD[u])).astype(int)
+        pool += [(place, 100 * (u + 1) + number, u) for place, number in zip(uniform[1 + u], numbers)]
+    pool.sort()
+    empty = jnp.full((TASK + 1, BATCH), -1)
+    recorder = Recorder(small_runs.small(replay_steps=None))
+    (count, numbers, labels), _ = loop._classify_pool(
+        (0, empty, empty),
+        data,
+        replay,
+        jnp.asarray(rows),
+        n_tasks,
+        jnp.asarray(uniform),
+        step=recorder,
+        seen=None,
+        split=lambda a: a,
+    )
+    assert count == n_tasks + 1
+    assert numbers[:count].ravel().tolist() == [number for _, number, _ in pool]
+    assert labels[:count].ravel().tolist() == [label for _, _, label in pool]

@@ -15,9 +15,9 @@ from dgm_jax.config import Config
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.normalisation import MOMENTUM
 from dgm_jax.training.gates import open_gates, slopes
-from dgm_jax.training.state import Clock, TrainState, make_capacity
+from dgm_jax.training.state import Clock, TrainState, make_capacity, make_optimisers
 from dgm_jax.training.step import Step, critic_value
-from dgm_jax.types import DiscriminatorParams, Linear
+from dgm_jax.types import DiscriminatorParams, GeneratorParams, Linear, Norm
 
 FILES = ["dgma_t0", "dgma_t2", "dgma_t1_resumed", "dgmw_t0", "dgmw_t1", "dgmw_t1_aux"]
 CASES = [("closed", "float64"), ("product", "float64"), ("closed", "float32")]
@@ -348,3 +348,77 @@ def test_a_critic_that_is_told_the_class_adds_its_projection():
     expected = np.arange(4.0) + np.sum(table[head] * features, axis=1)
     np.testing.assert_allclose(critic_value(conditioned, output, head), expected, rtol=1e-5)
     np.testing.assert_array_equal(critic_value(plain, output, head), np.arange(4.0))
+
+
+def test_the_auxiliary_term_knows_only_the_classes_seen():
+    """Cross-entropy over the classes seen alone, though the logits of the others are as large."""
+    file, states, _ = _discriminated("dgmw_t1_aux", "float64")
+    seen = np.arange(int(file["n_classes"])) != 1
+    assert 1 not in file["real_labels"]
+    with jax.enable_x64(True):
+        step = Step.of(_config(file, "dgmw_t1_aux", "closed"))
+        _, (real, labels, head, noise, scales, capacity) = _inputs(file, "float64")
+        capacity = dataclasses.replace(capacity, seen=jnp.asarray(seen))
+
+        @programs.quick_jit
+        def run(state):
+            masks = open_gates(step.config, state.generator.embeddings, *scales)
+            fake, _ = step.generate(state.generator, state.generator_statistics, masks, noise, head)
+            output, _ = step.discriminate(state.discriminator, state.discriminator_statistics, fake)
+            return output.logits, step.generator_step(state, real, labels, head, noise, scales, capacity)[1]
+
+        logits, metrics = jax.device_get(run(states[-1]))
+    odds = np.exp(logits)
+    expected = -np.mean(np.log(odds[np.arange(len(labels)), labels] / odds[:, seen].sum(axis=1)))
+    assert metrics["auxiliary_term"] == pytest.approx(expected, rel=1e-10)
+    everything = -np.mean(np.log(odds[np.arange(len(labels)), labels] / odds.sum(axis=1)))
+    assert abs(everything - expected) > 0.1
+
+
+@pytest.mark.parametrize("form", ["closed", "product"])
+@pytest.mark.parametrize("norm, factor", [(10.0, 0.2), (2.0, 1.0), (1.5, 1.0)])
+def test_the_generator_s_gradient_is_clipped_by_its_norm_and_the_discriminator_s_is_not(form, norm, factor):
+    """Adam's moments after a first step say what reached it: a gradient of at most the norm of 2, over all parts."""
+    config = Config().with_changes(gate_gradient=form, clip_norm=2.0, adam_b1=0.5, adam_b2=0.9)
+    optimisers = make_optimisers(config)
+    parts = {
+        "kernels": [np.array([0.48])],
+        "norms": [Norm(np.array([0.36]), np.array([0.0]))],
+        "heads": np.array([0.8]),
+    }
+    gradient = GeneratorParams(embeddings=[np.array([0.0])], **parts)
+    gradient = jax.tree.map(lambda part: jnp.asarray(norm * part, jnp.float32), gradient)  # Of this norm.
+    zeros = jax.tree.map(jnp.zeros_like, gradient)
+    _, state = optimisers.generator.update(
+        gradient, optimisers.generator.init(zeros), zeros, scale=jnp.float32(1), epoch_scale=jnp.float32(1)
+    )
+    first, second = (optax.tree_utils.tree_get(state, part) for part in ("mu", "nu"))
+    for moment, square, own in zip(*map(jax.tree.leaves, (first, second, gradient)), strict=True):
+        np.testing.assert_allclose(moment, (1 - 0.5) * factor * own, rtol=1e-6)
+        np.testing.assert_allclose(square, (1 - 0.9) * (factor * own) ** 2, rtol=1e-5)
+
+    _, state = optimisers.discriminator.update(gradient, optimisers.discriminator.init(zeros), zeros)
+    for moment, own in zip(*map(jax.tree.leaves, (optax.tree_utils.tree_get(state, "mu"), gradient)), strict=True):
+        np.testing.assert_allclose(moment, (1 - 0.5) * own, rtol=1e-6)
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_metrics_of_an_iteration_are_those_of_the_terms_that_count(auxiliary, weight):
+    config = Config().with_changes(auxiliary_generator=auxiliary, reconstruction_weight=weight)
+    names = Step.of(config).metric_names
+    assert names == sorted(names) and len(set(names)) == 15 + auxiliary + (weight > 0)
+    assert ("auxiliary_term" in names) == auxiliary and ("reconstruction_term" in names) == (weight > 0)
+    assert {"adversarial_term", "sparsity_term", "generator_loss", "classifier_loss", "critic_loss"} < set(names)
+
+
+def test_what_a_task_may_open_by_hand():
+    """A gate is free if it lies within the logical width and no earlier task has reserved it."""
+    live = [np.array([True, True, True, False]), np.array([True, False])]
+    reserved = [np.array([True, False, False, False]), np.array([True, False])]
+    seen = np.array([True, True, False])
+    capacity = make_capacity(reserved, live, sparsity_weight=0.25, seen=seen, first_class=1)
+    assert [free.tolist() for free in capacity.free] == [[False, True, True, False], [False, False]]
+    assert [mask.tolist() for mask in capacity.reserved] == [mask.tolist() for mask in reserved]
+    assert (capacity.n_free, capacity.n_gates, capacity.first_class) == (2, 4, 1)
+    assert float(capacity.sparsity_weight) == 0.25 and capacity.seen is seen

@@ -1,0 +1,106 @@
+"""What DGM plans and says before it trains."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from support import small_runs
+
+from dgm_jax.methods import dgm_state
+from dgm_jax.methods.method import TaskInput
+from dgm_jax.runs.session import new_method
+
+KEY = jax.random.key(2)
+
+
+def _method(config, **options):
+    return new_method(config, small_runs.stream(config, **options), jax.local_devices()[:1])
+
+
+def test_the_plan_of_a_task():
+    config = small_runs.small("dgma", image_size=8, epochs=5)
+    method = _method(config, labels=(0, 1, 2, 3), classes_per_task=(2, 1, 1))
+    states = [method.new_state(KEY)]
+    plan = method.plan(0, states)
+    assert (plan.epochs, plan.steps, plan.widths) == (5, 6, (3,))  # 48 images in mini-batches of 8.
+    assert plan.physical_widths == (12,) and plan.compiles  # The headroom is 4.
+    assert method.plan(1, states).steps == 3
+    wider = dataclasses.replace(states[0].memory, kernels=[np.zeros((4, 4, 8, 7), np.float32)])
+    both = [*states, dataclasses.replace(states[0], memory=wider)]
+    assert method.plan(0, both).widths == (7,)  # That of the widest seed.
+
+
+def test_a_new_memory_knows_nothing_and_reserves_nothing():
+    for variant, shape in (("dgma", (3,)), ("dgmw", (4, 4, 8, 3))):
+        memory = _method(small_runs.small(variant, image_size=8)).new_state(KEY).memory
+        assert memory.tasks == () and memory.n_classes == 0
+        assert [mask.shape for mask in memory.reserved] == [shape] and not any(map(np.any, memory.reserved))
+        assert 0.01 < np.std(memory.kernels[0]) < 0.03
+
+
+@pytest.mark.parametrize("before", [((), (0,)), ()])  # Earlier versions did not note it.
+def test_a_task_notes_from_which_classes_its_gates_began(before):
+    config = small_runs.small("dgma", image_size=8)
+    method = _method(config)
+    stream = small_runs.stream(config)
+    stream.begin(2)
+    state = dataclasses.replace(method.new_state(KEY), begun_as=before)
+    begun, _, capacity, images = method._begin(2, TaskInput(KEY, state, *stream.train(2)), (12,))
+    assert begun.begun_as == ((), (0,) if before else (), ())
+    assert begun.programs == ((12,),)
+    again, *_ = method._begin(2, TaskInput(KEY, begun, *stream.train(2)), (12,))
+    assert again.programs == ((12,),)  # Each shape once.
+    assert images.count == 24 and capacity.seen.tolist() == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "changes, sizes, said",
+    [
+        ({}, (2, 1), True),
+        ({}, (1, 1, 1), False),
+        ({"auxiliary_generator": True}, (2, 1), False),
+        ({"reconstruction_weight": 0.5}, (2, 1), False),
+        ({"critic_condition": "projection"}, (1, 2), False),
+    ],
+)
+def test_a_generator_that_cannot_know_which_class_to_draw_is_said(changes, sizes, said):
+    method = _method(small_runs.small("dgma", image_size=8, **changes), classes_per_task=sizes)
+    assert [note[:47] for note in method.advice()] == ["tasks have several classes, and nothing tells t"] * said
+
+
+def test_what_the_estimate_is_made_of(monkeypatch):
+    told = []
+    monkeypatch.setattr(dgm_state, "estimated_seconds", lambda *given, **named: told.append((given, named)) or 5.0)
+    config = small_runs.small("dgma", image_size=8)
+    method = _method(config, labels=(0, 1, 2, 3), classes_per_task=(2, 1, 1))
+    assert method.estimated_seconds(3) == 5.0
+    assert told == [
+        ((config, method.setting.devices), {"train_counts": [48, 24, 24], "channels": 1, "epochs_done": 3}),
+    ]
+
+
+def test_the_bytes_of_images_are_those_of_the_stored_ones():
+    setting = _method(small_runs.small("dgma", image_size=8)).setting
+    assert dataclasses.replace(setting, stored_shape=(5, 6, 3)).bytes_of(10) == 10 * 5 * 6 * 3
+
+
+def test_the_numbers_of_a_stream_by_hand():
+    """Tasks of two, one and three classes; the first one has fewer images than a mini-batch, 8."""
+    setting = dataclasses.replace(
+        _method(small_runs.small("dgma", image_size=8)).setting,
+        tasks=((0, 1), (2,), (3, 4, 5)),
+        counts=((3, 2), (24,), (10, 10, 11)),
+        labels=(7, -1, 5, 30, 2, 9),
+        names=("a", "b", "c", "d", "e", "f"),
+    )
+    assert (setting.n_tasks, setting.n_classes, setting.largest_task) == (3, 6, 31)
+    assert [setting.n_seen(task) for task in (-1, 0, 1, 2)] == [0, 2, 3, 6]
+    assert setting.seen(1).tolist() == [True, True, True, False, False, False]
+    assert [setting.images_per_class(task) for task in range(3)] == [4, 24, 10]
+    assert [setting.steps_per_epoch(task) for task in range(3)] == [1, 3, 3]
+    few = dataclasses.replace(setting, counts=((3, 2), (1,), (1, 1, 1)))
+    assert few.largest_task == 8
+    classifier = setting.classifier({}, [], 1)
+    assert (classifier.labels, classifier.names, classifier.network) == ((7, -1, 5), ("a", "b", "c"), "dcgan")
+    assert setting.classifier({}, [], 2, network="resnet").network == "resnet"
