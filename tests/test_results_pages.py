@@ -147,6 +147,15 @@ def test_readme_says_what_the_runs_reached():
             require_equal(spread, [COLUMNS["A_10"](run) for run in named_runs(names)], str(key))
 
 
+def test_classes_of_very_different_size():
+    page = (ROOT / "docs" / "own-images.md").read_text()
+    said = re.search(r"85.7 % \(DGMa, seed 0\) .*?\(`joint`\) reaches ([\d.]+)", page, flags=re.DOTALL)
+    assert said
+    runs = {run["run"]: COLUMNS["A_10"](run) for run in read("runs") if run["run"].startswith("unequal-digits")}
+    require_equal("85.7", [runs["unequal-digits-dgma-0"]], "dgma")
+    require_equal(said[1], [runs["unequal-digits-joint-0"]], "joint")
+
+
 def test_digits_and_mnist():
     """The rows of core.md, whose cells also list each seed, and the minutes from least to most."""
     names = ["digits-dgma@d872ed1", "digits-dgmw@d872ed1"]
