@@ -1,7 +1,7 @@
 """Finds the small changes of a module's source that can change what it does; `benchmarks.mutants` tries them.
 
-Such a change is, for example, `<` in place of `<=`, a statement left out, or an argument left out. Documentation,
-types, texts of messages and assertions are left alone.
+Such a change is, for example, `<` in place of `<=`, a statement left out, or an argument left out. No change is made to
+documentation, types, assertions, or the texts of messages.
 """
 
 import ast

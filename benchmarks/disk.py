@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dgm_jax.errors import UserError
+
 KINDS = ("everything", "nothing", "names", "names and lengths", "data", "a beginning", *["any part"] * 4)
 _CALLS = (  # Those that the replay knows; at its end the files on the disk show whether a run used others.
     "open,openat,write,writev,ftruncate,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,fsync,fdatasync,"
@@ -32,6 +34,10 @@ def trace(command: Sequence[str], to: Path) -> None:
     """Runs a command, and writes its calls with all their data into a file."""
     strace = ["strace", "-f", "-y", "-xx", "-s", "1000000000", "--seccomp-bpf", "-e", f"trace={_CALLS}", "-o", str(to)]
     subprocess.run([*strace, *command], check=True, stdout=subprocess.DEVNULL)
+
+
+class NotReplayed(UserError, NotImplementedError):
+    """The traced program asked the file system for something that this replay does not know."""
 
 
 class Call(NamedTuple):
@@ -139,7 +145,7 @@ class Disk:
     positions: dict[int, int | None] = field(default_factory=dict)  # Of open files; None: they append.
 
     def do(self, call: Call) -> None:
-        """Does a call; raises NotImplementedError for one that this replay does not understand."""
+        """Does a call; raises NotReplayed for one that this replay does not understand."""
         name, path = call.name, call.paths[0]
         if name.startswith("open"):
             self.positions[call.descriptor] = None if "O_APPEND" in call.text else 0
@@ -169,7 +175,7 @@ class Disk:
                     left.append((begun, change))
             self.pending = left
         elif "MAP_SHARED" in call.text and "PROT_WRITE" in call.text:
-            raise NotImplementedError(f"{name}({call.text}) is not replayed")
+            raise NotReplayed(f"{name}({call.text}) is not replayed")
 
     def find(self, path: str) -> int | None:
         """Returns the file or folder of this path; None if there is none."""
@@ -201,7 +207,7 @@ class Disk:
     def _node(self, path: str) -> int:
         node = self.find(path)
         if node is None:
-            raise NotImplementedError(f"{path} is not known to the replay")
+            raise NotReplayed(f"{path} is not known to the replay")
         return node
 
     def _make(self, call: Call, content: bytes | dict[str, int]) -> None:
@@ -212,7 +218,7 @@ class Disk:
     def _name(self, call: Call, paths: Mapping[str, int | None]) -> None:
         folders = {os.path.dirname(path) for path in paths}
         if len(folders) > 1:
-            raise NotImplementedError(f"a rename between folders is not replayed: {call.paths}")
+            raise NotReplayed(f"a rename between folders is not replayed: {call.paths}")
         names = {os.path.basename(path): node for path, node in paths.items()}
         self._change(call, Change(self._node(folders.pop()), names))
 

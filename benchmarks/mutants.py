@@ -6,7 +6,8 @@ that use it. A mutant that no test notices survives. A person then reads it, and
 `mutants_read.jsonl` why nothing could notice it (it is equivalent) or why it may survive.
 
 The file `--out` gets a line for each test file (how long it takes without a change) and for each mutant. The same
-command goes on where it was stopped; with `--again`, what has survived is tried once more, with the tests of today.
+command continues where it was stopped. `--again` tries the survivors once more, for example with
+new tests.
 
     python -m benchmarks.mutants --out mutants.jsonl
 """

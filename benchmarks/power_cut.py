@@ -27,6 +27,7 @@ from dgm_jax import Learner, data
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import UserError, exit_status
+from dgm_jax.runs.checkpoints import STEPS_PER_TASK
 from dgm_jax.runs.events import Callback
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import read_checkpoint
@@ -34,7 +35,6 @@ from dgm_jax.system import checkpoint
 from dgm_jax.system.compilation import keep_programs
 
 RUN = "new/run"  # The run's folder; it makes both, so that the upper one can be lost, too.
-_STEPS_PER_TASK = 1_000_000  # Of the numbers of checkpoints; a finished task has the last of its own.
 SAVED = "newest save on the disk: "
 _LEARN = "import pathlib, sys; from benchmarks import power_cut; power_cut.learn(pathlib.Path(sys.argv[1]))"
 
@@ -107,7 +107,7 @@ def cut_everywhere(made: Sequence[disk.Call], base: str, seed: int) -> tuple[lis
             name = disk.content_hash(content)
             found[name] = Cut(found[name].kind if name in found else kind, content, saved)
     if disk.tree(files.now) != disk.read(Path(base)):
-        raise NotImplementedError("the run used calls that are not replayed: its files are not those of the replay")
+        raise disk.NotReplayed("the run used calls that are not replayed: its files are not those of the replay")
     return list(found.values()), named
 
 
@@ -140,7 +140,7 @@ def judge(cut: Cut, folder: Path, saves: Mapping[int, Save]) -> str:
         return f"refused: {str(error)[:200]}".replace(str(folder), "")
     step = -1 if restored is None else restored.step
     if step < cut.saved:
-        lost_task = (step + 1) // _STEPS_PER_TASK < (cut.saved + 1) // _STEPS_PER_TASK
+        lost_task = (step + 1) // STEPS_PER_TASK < (cut.saved + 1) // STEPS_PER_TASK
         return "lost a finished task" if lost_task else "lost a save within a task"
     metrics = workdir.metrics.read_bytes() if workdir.metrics.exists() else b""
     if restored is None:

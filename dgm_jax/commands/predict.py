@@ -31,7 +31,7 @@ class Predict:
             if not path.is_file():
                 raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected image files")
 
-        from dgm_jax.data.folders import read_images
+        from dgm_jax.data.image_files import read_images
         from dgm_jax.loading import load_classifier
 
         classifier = load_classifier(self.workdir, reading=self.reading)

@@ -121,7 +121,7 @@ class TableRun:
                 status = process.wait()
             except KeyboardInterrupt as stop:
                 if isinstance(stop, Terminated):
-                    process.terminate()  # SIGTERM may have come to this process alone.
+                    process.terminate()  # The run may not have received the signal.
                 process.wait()  # It received the same Ctrl-C, and saves.
                 raise
         if status:

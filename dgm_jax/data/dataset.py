@@ -166,7 +166,7 @@ def from_arrays(
     """
     if class_names is not None and not isinstance(class_names, Mapping):
         class_names = dict(enumerate(class_names))
-    dataset = checked(x_train, y_train, x_test, y_test, name=name, class_names=class_names)
+    dataset = from_scaled_arrays(x_train, y_train, x_test, y_test, name=name, class_names=class_names)
     for part, images in (("x_train", dataset.x_train), ("x_test", dataset.x_test)):
         low, high = _nearly_all(images)
         if images.size >= _FEW and 0 < high - low < _NARROW:
@@ -186,7 +186,7 @@ def _nearly_all(images: Images) -> tuple[int, int]:
     return int(np.searchsorted(below, odd, side="right")), int(np.searchsorted(below, images.size - odd))
 
 
-def checked(
+def from_scaled_arrays(
     x_train: ArrayLike,
     y_train: ArrayLike,
     x_test: ArrayLike,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dgm_jax.data.dataset import DataError, Dataset, Images, checked
+from dgm_jax.data.dataset import DataError, Dataset, Images, from_scaled_arrays
 
 
 def join(datasets: Sequence[Dataset], size: int) -> Dataset:
@@ -36,7 +36,7 @@ def join(datasets: Sequence[Dataset], size: int) -> Dataset:
             arrays[part].append(first + np.searchsorted(dataset.labels, getattr(dataset, part)))
         for number, label in enumerate(dataset.labels):
             class_names[first + number] = f"{dataset.name} {dataset.class_names[label]}"
-    return checked(
+    return from_scaled_arrays(
         **{part: np.concatenate(parts) for part, parts in arrays.items()},
         name="+".join(names),
         class_names=class_names,

@@ -83,8 +83,8 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:  # A pickle could run code.
             names = file.files
-            stored = _NPZ_KEYS if set(_NPZ_KEYS) & set(names) else _MEDMNIST_KEYS
-            stored = stored if set(stored) & set(names) else _NPZ_KEYS
+            is_medmnist = set(_MEDMNIST_KEYS) <= set(names) and not set(_NPZ_KEYS) & set(names)
+            stored = _MEDMNIST_KEYS if is_medmnist else _NPZ_KEYS
             arrays = {key: file[name] for key, name in zip(_NPZ_KEYS, stored, strict=True) if name in names}
             texts = file["class_names"] if "class_names" in names else None
     except Exception as error:  # zipfile, zlib and NumPy's header parser raise different errors for damaged files.
@@ -99,7 +99,6 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     missing = [key for key in _NPZ_KEYS if key not in arrays]
     if missing:
         raise DataError(f"{path} has no {', '.join(missing)} (it has {', '.join(names)}); {advice}.")
-    class_names = None
     if texts is not None:
         labels = arrays["y_train"] if arrays["y_train"].dtype.kind in "iu" else np.zeros(1, int)
         lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
@@ -108,8 +107,7 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
                 f"{path}: class_names is {texts.dtype} of shape {texts.shape}, for labels {lowest}..{highest}; "
                 "expected texts, one for each of the labels 0, 1, ..."
             )
-        class_names = dict(enumerate(texts.tolist()))
-    dataset = from_arrays(**arrays, name=name or path.stem, class_names=class_names)
+    dataset = from_arrays(**arrays, name=name or path.stem, class_names=None if texts is None else texts.tolist())
     unused = sorted(set(names) - {*stored, "class_names"})
     notes = (f"arrays of {path.name} that are not used: {', '.join(unused)}",) * bool(unused)
     return replace(dataset, notes=(*dataset.notes, *notes))

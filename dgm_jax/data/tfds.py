@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.data.classes import few, new_labels
-from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, checked
+from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_scaled_arrays
 from dgm_jax.errors import is_of_environment
 from dgm_jax.system.files import PathLike
 
@@ -217,7 +217,9 @@ def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dat
         if missing:
             raise DataError(f"{folder} has no {split} images of {few(missing)}; choose other classes.")
     (x_train, y_train), (x_test, y_test) = parts
-    return checked(x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names)))
+    return from_scaled_arrays(
+        x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names))
+    )
 
 
 def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] | None) -> tuple[Images, Labels]:

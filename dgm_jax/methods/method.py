@@ -66,7 +66,7 @@ class Setting:
         return np.arange(self.n_classes) < self.n_seen(task)
 
     def images_per_class(self, task: int) -> int:
-        """Training images per class of a task, on average; a task counts at least as many as a mini-batch has."""
+        """Training images per class of a task, on average. A task smaller than a mini-batch counts as a whole one."""
         return round(max(sum(self.counts[task]), self.config.gan.batch_size) / len(self.tasks[task]))
 
     def steps_per_epoch(self, task: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dgm_jax.system import checkpoint, processes
 
-_STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
+STEPS_PER_TASK = 1_000_000  # Checkpoint numbers: task * this + epochs done; a finished task ends in 999999.
 
 
 class RunCheckpoints:
@@ -18,14 +18,14 @@ class RunCheckpoints:
 
     def save_in_progress(self, task: int, epochs_done: int, tree: dict[str, Any], plain: dict[str, Any]) -> None:
         """Saves a task in progress; the newest one before it stays, in case this one is damaged."""
-        step = task * _STEPS_PER_TASK + epochs_done
+        step = task * STEPS_PER_TASK + epochs_done
         older = self._in_progress_before(step)
         checkpoint.save(self.folder, step, tree, plain)
         processes.on_first(self._delete, older[:-1])
 
     def save_finished(self, task: int, tree: dict[str, Any], plain: dict[str, Any]) -> None:
         """Saves a finished task, and deletes checkpoints that are not needed any more."""
-        step = (task + 1) * _STEPS_PER_TASK - 1
+        step = (task + 1) * STEPS_PER_TASK - 1
         checkpoint.save(self.folder, step, tree, plain)
         self.delete_in_progress_before(step)
         if self.kept is not None:
@@ -55,4 +55,4 @@ class RunCheckpoints:
 
 
 def _is_finished(step: int) -> bool:
-    return (step + 1) % _STEPS_PER_TASK == 0
+    return (step + 1) % STEPS_PER_TASK == 0

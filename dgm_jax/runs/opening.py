@@ -16,7 +16,7 @@ from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.reading import NoRun, StoredConfig, read_checkpoint, read_config, read_summary
 from dgm_jax.system import files
 
-_UNEQUAL = 4  # Classes are of very different size if the largest has so many times the images of the smallest.
+_UNEQUAL = 4  # A run says so if its largest class has at least four times as many images as its smallest.
 
 
 def check_fit(config: Config, stream: TaskStream) -> None:

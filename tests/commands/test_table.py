@@ -317,7 +317,7 @@ def test_ctrl_c_says_how_to_resume(tmp_path, monkeypatch, capsys):
 
 
 def test_sigterm_ends_the_run_that_is_trained(tmp_path, monkeypatch):
-    """It may have come to this process alone; the run saves, and nothing is left behind."""
+    """Only the table receives the signal. It passes it on, and waits until the run has saved."""
     child = "import pathlib, signal, sys, time\n"
     child += "def end(*_): pathlib.Path(sys.argv[2], 'saved').touch(); sys.exit(143)\n"
     child += "signal.signal(signal.SIGTERM, end)\npathlib.Path(sys.argv[2]).mkdir()\ntime.sleep(60)"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
+from support.pictures import save
 
 from dgm_jax import data
 
@@ -38,3 +39,14 @@ def tfrecord_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no tfrecord folders at {folder}")
     return folder
+
+
+@pytest.fixture
+def pieces(photo, tmp_path):
+    """A folder of two classes, each five 16x16 pieces of a photograph, and the arrays."""
+    tiles = photo[:160, :160].reshape(10, 16, 10, 16, 3).swapaxes(1, 2).reshape(-1, 16, 16, 3)
+    chosen = {"cat": tiles[:5], "dog": tiles[50:55]}
+    for name, images in chosen.items():
+        for i, image in enumerate(images):
+            save(tmp_path / "pieces" / name / f"{i}.png", image)
+    return tmp_path / "pieces", chosen
