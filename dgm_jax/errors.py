@@ -65,9 +65,8 @@ def is_of_environment(error: BaseException) -> bool:
     number = getattr(error, "errno", None)
     if isinstance(error, MemoryError) or number in _PASSING:
         return True
-    return number is None and any(
-        os.strerror(code) in str(error) for code in _PASSING
-    )  # Readers in C++ say it as text.
+    # Readers in C++ have no number for it, only its text.
+    return number is None and any(os.strerror(code) in str(error) for code in _PASSING)
 
 
 def _prepare_streams() -> None:
@@ -98,11 +97,8 @@ def exit_status(command: Callable[[], int | None], *, interrupted: str = "interr
     _prepare_streams()
     try:
         return command() or 0
-    except (
-        UserError,
-        OSError,
-        MemoryError,
-    ) as error:  # OSError: for example a full disk, or a folder that was deleted.
+    # OSError: for example a full disk, or a folder that was deleted.
+    except (UserError, OSError, MemoryError) as error:
         if debug:
             raise
         print(user_message(error), file=sys.stderr)

@@ -99,7 +99,9 @@ class Memory:
         """As `sample`, for more images than memory holds: parts of up to 128, on the host, one after the other."""
         index = self._index(label)
         for start, chunk in enumerate(self._chunks(index, n, key)):
-            yield pinned()(np.asarray)(chunk)[: n - start * CHUNK]
+            with pinned():
+                images = np.asarray(chunk)
+            yield images[: n - start * CHUNK]
 
     def _index(self, label: int) -> int:
         known = self.labels[: self.n_classes]

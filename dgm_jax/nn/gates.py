@@ -60,7 +60,7 @@ def annealed_scale(position: ArrayLike, length: ArrayLike, s_max: ArrayLike) -> 
     Source: DGM section 3.1; HAT equation 3.
 
     Raises:
-      ValueError: if `length` is a number and not above 0.
+      ValueError: if `length` is known and not above 0; under `jit` it is not known.
     """
     if not isinstance(length, jax.core.Tracer) and not np.all(np.asarray(length) > 0):
         raise ValueError(f"length={length}: the slope cannot grow over no epochs or steps; expected more than 0")

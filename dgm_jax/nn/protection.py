@@ -55,9 +55,9 @@ def reserved_weights(
         mask = reserved[number if of_weights else target].astype(bool)
         if mask.shape != (kernel.shape if of_weights else kernel.shape[-1:]):
             raise ValueError(f"a reserved mask of shape {mask.shape} does not fit a kernel of shape {kernel.shape}")
-        if not of_weights:
-            below = jnp.ones((1,), bool) if source == INPUT else reserved[source].astype(bool)
-            if below.shape[0] not in (1, kernel.shape[-2]):
+        if not of_weights and source != INPUT:
+            below = reserved[source].astype(bool)
+            if below.shape != kernel.shape[-2:-1]:
                 raise ValueError(
                     f"a kernel of shape {kernel.shape} reads layer {source}, whose reserved mask has shape "
                     f"{below.shape}; expected {below.shape[0]} inputs. If the kernel reads a flattened image, give it "

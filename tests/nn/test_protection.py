@@ -81,6 +81,8 @@ def test_multipliers_refuse_masks_that_do_not_fit():
     text += "reads a flattened image, give it as [rows, columns, 3, 4]"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         nn.multipliers([jnp.ones(3, bool), jnp.ones(4, bool)], [jnp.ones((2, 3)), jnp.ones((6, 4))])
+    with pytest.raises(ValueError, match="whose reserved mask has shape \\(1,\\); expected 1 inputs"):
+        nn.multipliers([jnp.ones(1, bool), jnp.ones(4, bool)], [jnp.ones((2, 1)), jnp.ones((6, 4))])
     text = "a reserved mask of shape (2, 4) does not fit a kernel of shape (3, 4)"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         nn.multipliers([jnp.ones((2, 4), bool)], [jnp.ones((3, 4))])
