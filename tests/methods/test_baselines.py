@@ -325,6 +325,24 @@ def test_generative_replay_is_labelled_by_the_solver():
         np.testing.assert_array_equal(data.labels[:48], [*labels, *said])
 
 
+def test_a_generator_without_masks_continues_as_the_task_before_left_it():
+    config = _config("dgr")
+    stream = small_runs.stream(config)
+    method = _method(config)
+    key = jax.random.key(0)
+    state = _learn(method, method.new_state(key), 0, stream, key).state
+    stream.begin(1)
+    training = method.begin(1, [TaskInput(key, state, *stream.train(1))], Watch())
+    (begun,) = jax.device_get(training.running.states())
+    kept = state.generator.tasks[0]
+    checks.assert_equal_trees(begun.generator_statistics, kept.statistics)
+    checks.assert_equal_trees(begun.generator.norms, kept.norms)
+    checks.assert_equal_trees(begun.generator.kernels, state.generator.kernels)
+    np.testing.assert_array_equal(begun.generator.heads, kept.heads[:1])
+    fresh = method.new_state(key).generator
+    assert fresh is None and np.any(kept.statistics[0].mean)  # Otherwise nothing was shown.
+
+
 @pytest.mark.parametrize("n_old, devices", [(9, 1), (9, 8), (40, 2), (46, 1)])
 def test_all_old_classes_are_aligned_in_turn_however_the_batch_is_split(n_old, devices):
     whole = mergan.AlignedStep(config=small_runs.SMALL, optimisers=None, generator=None)
