@@ -111,6 +111,12 @@ class TestSample:
             with pytest.raises(ValueError, match=f"^the memory knows no class {label}; it knows {known}$"):
                 memory.sample(label, 1, jax.random.key(0))
 
+    def test_a_class_that_is_still_to_come(self, run):
+        """During a run, a memory has the labels of all its classes."""
+        memory = dataclasses.replace(run.memories[-1], tasks=run.memories[-1].tasks[:1])
+        with pytest.raises(ValueError, match=f"^the memory knows no class {memory.labels[memory.n_classes]}; it knows"):
+            memory.sample(memory.labels[memory.n_classes], 1, jax.random.key(0))
+
     def test_too_few(self, run):
         memory = run.memories[-1]
         for n in (0, -1):

@@ -86,6 +86,13 @@ def test_the_memory_file_names_its_generator():
         memory_file._check(memory_file.dataclasses.replace(memory_file._header_of(load_memory(MEMORY)), keys="xyz"))
 
 
+def test_the_generator_is_the_one_of_every_memory_so_far():
+    for flag in (True, False):
+        with jax.threefry_partitionable(flag), pinned():
+            bits = jax.random.bits(jax.random.key(7), (3,)).tolist()
+        assert bits == [2895194379, 4185947648, 1300703658], flag
+
+
 def test_settings_are_as_they_were_afterwards():
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         with pinned():
