@@ -1,8 +1,23 @@
-"""`python -m dgm_jax COMMAND ...`; the commands are in `dgm_jax.commands`."""
+"""`python -m dgm_jax COMMAND ...`, and the installed command `dgm-jax`; the commands are in `dgm_jax.commands`."""
 
 import sys
+from collections.abc import Sequence
 
-from dgm_jax.commands.main import main
+from dgm_jax.errors import exit_status
+
+
+def main(argv: Sequence[str] | None = None, *, called: str | None = None) -> int:
+    """Runs one command, as `commands.main.main`; says in a line what is missing if the commands cannot be imported."""
+
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def run() -> int:
+        from dgm_jax.commands.main import main
+
+        return main(words, called=called)
+
+    return exit_status(run, debug="--debug" in words)
+
 
 if __name__ == "__main__":
     sys.exit(main())
