@@ -70,9 +70,6 @@ def main(argv: Sequence[str] | None = None, *, called: str | None = None) -> int
       after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words == ["--version"]:
-        print(f"dgm-jax {__version__}")
-        return 0
     if words and words[0] == "table":
         from dgm_jax.commands import table
 

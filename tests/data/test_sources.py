@@ -251,7 +251,7 @@ def test_tfrecord_needs_rewriting(tfrecord_dir):
     _fails(
         tfrecord_dir,
         f"{folder} is in tfrecord format, and reading tfrecord needs TensorFlow; rewrite it once: "
-        "`python -m pip install -r requirements-prepare.txt`, then "
+        "`python -m pip install tensorflow-cpu importlib_resources`, then "
         f"`python -m dgm_jax prepare svhn --data-dir {tfrecord_dir}`; "
         "or give another --data-dir that holds array_record files.",
     )
