@@ -1,4 +1,4 @@
-"""Checks what was built: `python .ci/distributions.py FOLDER`, where FOLDER holds a wheel and an sdist of this checkout.
+"""Checks what was built: `python .ci/distributions.py FOLDER`, where FOLDER holds its wheel and its sdist.
 
 The sdist has every file of the repository; the wheel has every file of the package and nothing else.
 """

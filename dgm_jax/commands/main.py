@@ -39,7 +39,7 @@ _TABLE = "Compare methods on several data sets and seeds."
 _NAMES = ("learn", *COMMANDS, "table")
 _DESCRIPTION = f"""Class-incremental learning with a generative memory (dgm-jax {__version__}).
 
---version prints the version. --tyro-print-completion bash (or zsh, fish, tcsh) prints a script that completes commands.
+--version prints the version. --tyro-print-completion bash (or zsh, fish) prints a script that completes commands.
 """
 
 
