@@ -2,7 +2,7 @@
 
 The digits run is done twice: without compiled programs from before (cold), and with those of the first run (warm).
 
-    python -m benchmarks.run --out run.jsonl                       # ten tasks of scikit-learn's digits, both variants
+    python -m benchmarks.run --out run.jsonl                       # ten tasks of digits, both variants
     python -m benchmarks.run --seeds 0,1,2                         # and several seeds side by side
     python -m benchmarks.run --classes 47 --data-dir DIR           # 47 short tasks, from MNIST's images
 

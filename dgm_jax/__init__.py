@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dgm_jax.errors import naming_extras
 from dgm_jax.version import __version__
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ _ROOMS = ("config", "data", "metrics", "nn")
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first asked for: `dgm_jax.nn` and `--help` need not wait for the rest."""
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        with naming_extras():
+            return getattr(import_module(_HOMES[name]), name)
     if name in _ROOMS:
         return import_module(f"dgm_jax.{name}")
     raise AttributeError(f"module 'dgm_jax' has no attribute {name!r}")

@@ -5,7 +5,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # The machine has no more of something, or a disk or a network does not answer now.
 _PASSING = (
@@ -21,6 +21,24 @@ _PASSING = (
     errno.EBUSY,
     errno.EINTR,
 )
+
+
+# The packages that the core does without, as they are imported, and the extra of setup.cfg that brings each.
+EXTRAS = {
+    "flatbuffers": "train",
+    "flax": "train",
+    "orbax": "train",
+    "rich": "train",
+    "tyro": "train",
+    "PIL": "data",
+    "array_record": "data",
+    "tensorflow_datasets": "data",
+    "cycler": "report",
+    "jinja2": "report",
+    "markupsafe": "report",
+    "matplotlib": "report",
+    "tensorboardX": "tensorboard",
+}
 
 
 class UserError(Exception):
@@ -49,6 +67,29 @@ class NewerFormat(UserError, RuntimeError):
 
 class NoMemory(UserError, ValueError):
     """A folder that holds no memory."""
+
+
+class MissingExtra(UserError, ModuleNotFoundError):
+    """A package that is not installed, because an extra of this package brings it."""
+
+
+@contextlib.contextmanager
+def naming_extras() -> Iterator[None]:
+    """Where a package of an extra is missing, raises MissingExtra, which says how to install it.
+
+    It surrounds or, as a decorator, begins what imports such packages.
+    """
+    try:
+        yield
+    except ImportError as error:
+        # JAX says in its own words what it misses; the cause has the name.
+        missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+        extra = EXTRAS.get((missing.name or "").partition(".")[0])
+        if extra is None or isinstance(error, MissingExtra):
+            raise
+        raise MissingExtra(
+            f'{missing.name} is not installed; run: python -m pip install "dgm-jax[{extra}]"', name=missing.name
+        ) from None
 
 
 def user_message(error: BaseException) -> str:
@@ -96,7 +137,8 @@ def exit_status(command: Callable[[], int | None], *, interrupted: str = "interr
     """
     _prepare_streams()
     try:
-        return command() or 0
+        with naming_extras():
+            return command() or 0
     # OSError: for example a full disk, or a folder that was deleted.
     except (UserError, OSError, MemoryError) as error:
         if debug:

@@ -1,17 +1,8 @@
-"""CIFAR-10, ten classes of colour images, one at a time: the hardest small data set of the paper (its table 1).
-
-The data are read from a folder of TensorFlow Datasets, without TensorFlow; `python -m dgm_jax prepare cifar10` makes
-one. The authors released no settings for CIFAR-10: these are ours. Expect A_10 of 48 % in an hour on one
-core for the first command; the second, on all images, needs a GPU and has not been measured.
-
-    python -m experiments.cifar10 --data-dir DIR --preset best --variant dgmw --train-per-class 1500 --epochs 30
-    python -m experiments.cifar10 --data-dir DIR
-    python -m experiments.cifar10 --data-dir DIR --variant dgmw --classes-per-task 2
-"""
+"""`python -m experiments.cifar10 ...` does what `dgm-jax learn cifar10 ...` does."""
 
 import sys
 
-from dgm_jax.commands.learn import run
+from dgm_jax.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(run("cifar10", __doc__))
+    sys.exit(main(["learn", "cifar10", *sys.argv[1:]], called="python -m experiments.cifar10"))

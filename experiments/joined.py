@@ -1,16 +1,8 @@
-"""Many tasks: the classes of several data sets, one after the other, e.g. twenty of digits and MNIST.
-
-This makes long streams from small data sets. All images are scaled to one size; grey images become colour images if
-others are in colour. Each data set is read as in its experiment. What to expect, with commands, is in
-docs/results/beyond.md.
-
-    python -m experiments.joined --of digits,mnist --data-dir DIR --train-per-class 140
-"""
+"""`python -m experiments.joined ...` does what `dgm-jax learn joined ...` does."""
 
 import sys
 
-from dgm_jax.commands.learn import run
-from dgm_jax.commands.options import JoinedOptions
+from dgm_jax.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(run("joined", __doc__, kind=JoinedOptions))
+    sys.exit(main(["learn", "joined", *sys.argv[1:]], called="python -m experiments.joined"))

@@ -1,17 +1,8 @@
-"""MNIST, one digit at a time: the paper's first benchmark (its table 1, columns A5 and A10).
-
-The data are read from a folder of TensorFlow Datasets, without TensorFlow; `python -m dgm_jax prepare mnist` makes one.
-`--preset paper-mnist` takes the settings that the authors released instead of ours. Expect A_10 of 98.5 % in 22 minutes
-on one core for the first command, and 97.9 % in about 10 minutes for the second.
-
-    python -m experiments.mnist --data-dir DIR --preset best --epochs 8
-    python -m experiments.mnist --data-dir DIR --preset best --train-per-class 500 --epochs 20
-    python -m experiments.mnist --data-dir DIR --variant dgmw --preset paper-mnist
-"""
+"""`python -m experiments.mnist ...` does what `dgm-jax learn mnist ...` does."""
 
 import sys
 
-from dgm_jax.commands.learn import run
+from dgm_jax.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(run("mnist", __doc__))
+    sys.exit(main(["learn", "mnist", *sys.argv[1:]], called="python -m experiments.mnist"))

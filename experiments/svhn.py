@@ -1,15 +1,8 @@
-"""SVHN, house numbers in colour, one digit at a time: the paper's second benchmark (its table 1).
-
-The data are read from a folder of TensorFlow Datasets, without TensorFlow; `python -m dgm_jax prepare svhn` makes one.
-`--preset paper-svhn` takes the settings that the authors released instead of ours.
-
-    python -m experiments.svhn --data-dir DIR
-    python -m experiments.svhn --data-dir DIR --variant dgmw
-"""
+"""`python -m experiments.svhn ...` does what `dgm-jax learn svhn ...` does."""
 
 import sys
 
-from dgm_jax.commands.learn import run
+from dgm_jax.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(run("svhn", __doc__))
+    sys.exit(main(["learn", "svhn", *sys.argv[1:]], called="python -m experiments.svhn"))

@@ -17,7 +17,8 @@ from support import small_runs
 import dgm_jax
 from benchmarks import checksums, kills, mutants, power_cut, replay, run, step
 from dgm_jax import data
-from dgm_jax.commands import main, options, table
+from dgm_jax.commands import main, table
+from dgm_jax.commands.experiments import find
 from dgm_jax.commands.parsing import parse
 from dgm_jax.config import PRESETS
 from dgm_jax.data.tfds import NAMES
@@ -32,12 +33,6 @@ PAGES = [
     ROOT / "studies" / "NOTEBOOK.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-KINDS = {
-    "arrays": options.FileOptions,
-    "folder": options.FolderOptions,
-    "joined": options.JoinedOptions,
-    "imagenet50": options.ImageNetOptions,
-}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -54,7 +49,7 @@ def commands() -> list[tuple[str, list[str]]]:
         for text in [*blocks(page, "bash"), *indented]:
             for line in re.sub(r"\\\n", " ", text).splitlines():
                 words = [_filled_in(word, variables) for word in shlex.split(line, comments=True)]
-                starts = [i for i, word in enumerate(words) if word == "python"]
+                starts = [i for i, word in enumerate(words) if word in ("python", "dgm-jax")]
                 for start, stop in zip(starts, [*starts[1:], len(words)]):
                     command = words[start:stop]
                     if "&&" in command:
@@ -84,6 +79,9 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
         if option == "--config":  # The file must exist when the command is parsed; one that changes nothing will do.
             Path(value).parent.mkdir(parents=True)
             Path(value).write_text("{}")
+    if words[0] == "dgm-jax":
+        understand(words[1:])
+        return
     if words[1] == "-c":
         compile(words[2], page, "exec")
         return
@@ -94,11 +92,9 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
     assert importlib.util.find_spec(module), f"{page}: there is no module {module}"
     room, _, name = module.partition(".")
     if module == "dgm_jax":
-        main.parse(arguments)
-    elif module == "experiments.table":
-        table.parse(arguments)
+        understand(arguments)
     elif room == "experiments":
-        parse(name, None, kind=KINDS.get(name, options.Options), argv=arguments)
+        understand([name, *arguments] if name == "table" else ["learn", name, *arguments])
     elif module in MEASURING:
         tyro.cli(functools.wraps(MEASURING[module].main)(lambda **_: None), args=arguments)
     elif room == "benchmarks":
@@ -107,6 +103,16 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
     elif module in CHANGING:
         with pytest.raises(Understood):
             understanding(CHANGING[module], monkeypatch)(arguments)
+
+
+def understand(words: list[str]) -> None:
+    """Reads the command line of the program itself; raises UserError or SystemExit if it cannot."""
+    if words[0] == "table":
+        table.parse(words[1:])
+    elif words[0] == "learn":
+        parse(find(words[1]), words[2:])
+    elif words[0] not in ("--version", "--tyro-print-completion"):
+        main.parse(words)
 
 
 # Benchmarks whose options are the arguments of `main`; that of GPUs reads its command line without tyro.

@@ -37,6 +37,16 @@ Switch = Annotated[Flag, arg(help_behavior_hint="")]
 Debug = Annotated[Switch, arg(help="show where an error comes from")]
 
 
+def program() -> str:
+    """How this program was called: `dgm-jax` if by its installed command, otherwise `python -m dgm_jax`."""
+    return "dgm-jax" if Path(sys.argv[0]).stem == "dgm-jax" else "python -m dgm_jax"
+
+
+def as_called(text: str, command: str, called: str) -> str:
+    """A text with commands, as they are typed here: `called` in place of `command`, others as `program` says."""
+    return text.replace(command, called).replace("dgm-jax ", f"{program()} ")
+
+
 def require_run(path: Path) -> None:
     """Refuses a path that cannot be the folder of a run."""
     if path.is_file():

@@ -1,12 +1,12 @@
 """Learns a stream of tasks, as the command line says: reads the data, splits them into tasks, starts the learner."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dgm_jax import data
+from dgm_jax.commands.experiments import find
 from dgm_jax.commands.options import ImageOptions, Options, parse_seeds
 from dgm_jax.commands.parsing import parse, program_of
 from dgm_jax.data import Dataset
@@ -18,27 +18,26 @@ from dgm_jax.system import files
 from dgm_jax.system.interruption import Signals
 
 
-def run(name: str, description: str | None, *, kind: type[Options] = Options, argv: Sequence[str] | None = None) -> int:
+def run(name: str, argv: Sequence[str], *, called: str | None = None) -> int:
     """Runs an experiment from the command line.
 
     Args:
-      name: names the data set, the preset used by default, and the folder.
-      description: what `--help` begins with.
-      kind: the options; they decide where the data come from.
-      argv: the arguments; those of the process by default.
+      name: of the experiment; it also names the data set, the preset used by default, and the folder.
+      argv: the arguments.
+      called: how the program was called; None: as the command `learn`.
 
     Returns:
       The exit status: 0; 2 after an error that the user can fix; 130 after Ctrl-C, 143 after SIGTERM.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    command = " ".join([called or program_of(name), *map(shlex.quote, argv)])
     return exit_status(
-        lambda: _learn(name, parse(name, description, kind=kind, argv=words), words),
+        lambda: _learn(name, parse(find(name), argv, called=called), command),
         interrupted="interrupted; run the same command to resume",
-        debug="--debug" in words,
+        debug="--debug" in argv,
     )
 
 
-def _learn(name: str, options: Options, words: Sequence[str]) -> None:
+def _learn(name: str, options: Options, command: str) -> None:
     settings = options.settings
     seeds = parse_seeds(options.seeds, settings.seed)
     which = f"seed{seeds[0]}" if options.seeds is None else f"seeds{'-'.join(map(str, seeds))}"
@@ -46,7 +45,6 @@ def _learn(name: str, options: Options, words: Sequence[str]) -> None:
     called = name if options.preset == name else f"{name}-{options.preset}"
     workdir = options.workdir or Path("runs") / f"{called}-{method}-{which}"
     progress, signals = ConsoleProgress(), Signals(sigterm=not options.distributed)
-    command = f"{program_of(name)} {shlex.join(words)}".strip()
     callbacks: list[Callback] = [progress, _Command(command), _RaiseLost(signals)]
     if options.tensorboard:
         from dgm_jax.reporting.tensorboard import TensorBoard

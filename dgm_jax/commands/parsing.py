@@ -1,7 +1,6 @@
 """From a command line to the settings of a run: defaults, then the preset, then a file, then options."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
-from dgm_jax.commands.arguments import typed, unknown_argument
+from dgm_jax.commands.arguments import as_called, program, typed, unknown_argument
+from dgm_jax.commands.experiments import Experiment
 from dgm_jax.commands.options import Options
 from dgm_jax.config import GENERATIVE, Config, Method, all_facts, flattened, preset, preset_for
 from dgm_jax.config.formats import read_file, with_file
@@ -44,43 +44,41 @@ class _Chosen:
     config: Path | None = None
 
 
-def parse(
-    name: str,
-    description: str | None,
-    *,
-    kind: type[Options] = Options,
-    argv: Sequence[str] | None = None,
-) -> Options:
+def parse(experiment: Experiment, argv: Sequence[str], *, called: str | None = None) -> Options:
     """Reads the command line of a run; `--help`, and values that cannot be read, end the process (status 0, 2).
 
     Args:
-      name: of the data set; the preset of this name is used by default.
-      description: what `--help` begins with.
-      kind: the options.
-      argv: the arguments; None: those of the process.
+      experiment: what is learnt; the preset of its name is used by default.
+      argv: the arguments.
+      called: how `--help` names the program; None: as the command `learn`.
 
     Raises:
       UserError: if the preset, the variant, a setting in the file or an option is unknown, or a value cannot work.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    chosen, _ = tyro.cli(_Chosen, args=words, add_help=False, return_unknown_args=True)
-    start = _start(name, chosen)
-    line: Any = _line(kind, start, chosen.preset or name)
-    found, unknown = tyro.cli(
-        line, prog=program_of(name), description=description, args=words, return_unknown_args=True
-    )
+    chosen, _ = tyro.cli(_Chosen, args=argv, add_help=False, return_unknown_args=True)
+    start = _start(experiment.name, chosen)
+    line: Any = _line(experiment.options, start, chosen.preset or experiment.name)
+    called = called or program_of(experiment.name)
+    description = as_called(experiment.document, f"dgm-jax learn {experiment.name}", called)
+    found, unknown = tyro.cli(line, prog=called, description=description, args=argv, return_unknown_args=True)
     values = flattened(dataclasses.asdict(found))
     if unknown:
         raise UserError(_refusal(unknown, typed(values), start.method))
     facts = all_facts(type(start.method_settings))
     read = {setting: values[setting] for setting in facts if facts[setting].is_used_by(start.method)}
-    other = {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name != "settings"}
-    return kind(settings=start.with_changes(**read), **other)
+    fields = dataclasses.fields(experiment.options)
+    other = {field.name: values[field.name] for field in fields if field.name != "settings"}
+    return experiment.options(settings=start.with_changes(**read), **other)
 
 
 def program_of(name: str) -> str:
-    """How the program is called that learns the data set `name`."""
-    return f"python -m experiments.{name}"
+    """How the command is called that learns the experiment `name`."""
+    return f"{program()} learn {name}"
+
+
+def command_line(experiment: Experiment) -> type:
+    """The dataclass that tyro fills if no option changes the defaults; its fields are what may be typed."""
+    return _line(experiment.options, _start(experiment.name, _Chosen()), experiment.name)
 
 
 def _start(name: str, chosen: _Chosen) -> Config:

@@ -13,7 +13,7 @@ from dgm_jax.commands.arguments import Debug
 class Prepare:
     """Download a data set, or convert its tfrecord files, to the array_record format that runs read.
 
-    Only this command needs TensorFlow: python -m pip install -r requirements-prepare.txt
+    Only this command needs TensorFlow: python -m pip install tensorflow-cpu importlib_resources
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME", help="mnist, cifar10, svhn or imagenet32")]

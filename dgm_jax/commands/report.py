@@ -34,11 +34,6 @@ class Report:
         from dgm_jax.runs.reading import read
         from dgm_jax.system import files
 
-        try:
-            text = page.comparison(self.workdirs) if several else page.page(read(self.workdirs[0]))
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"a page needs {error.name}, which is not installed: python -m pip install {error.name}"
-            ) from error
+        text = page.comparison(self.workdirs) if several else page.page(read(self.workdirs[0]))
         files.write_atomically(out, text)
         print(f"the page is {out}")

@@ -1,7 +1,15 @@
-"""The table of methods, data sets and seeds: which runs it has, and where it is written."""
+"""The table: methods x data sets x seeds, with published numbers beside ours.
+
+Each entry is a run in its own folder, as `dgm-jax learn DATA --method METHOD` makes it. Stop with Ctrl-C at any time;
+run the same command again to resume. Finished runs are only read. If a run fails, the table shows why in its place. The
+command writes `table.md`, `table.csv`, `table.json` and figures.
+
+    dgm-jax table --quick --data-dir DIR                # digits and MNIST-500, all methods: 30 minutes
+    dgm-jax table --data cifar10 --methods dgmw mergan --seeds 0,1,2 --data-dir DIR
+    dgm-jax table --ablations --data digits             # what each part of the method contributes
+"""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +18,11 @@ from typing import Annotated
 from tyro.conf import arg
 
 from dgm_jax.commands import table_runs
-from dgm_jax.commands.arguments import Switch, parse_options, shown
+from dgm_jax.commands.arguments import Switch, as_called, parse_options, program, shown
 from dgm_jax.commands.options import parse_seeds
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.reporting import table
 
-_PROGRAM = "python -m experiments.table"
 _METHODS = (*table_runs.COMPARED, *table_runs.ABLATIONS)
 
 
@@ -78,20 +85,24 @@ class Table:
                 raise UserError(f"{folder}: no such folder; expected one with data sets")
 
 
-def parse(argv: Sequence[str] | None = None, *, description: str | None = None) -> Table:
+def parse(argv: Sequence[str], *, called: str | None = None) -> Table:
     """Reads the command line; raises UserError for an unknown option."""
-    return parse_options(Table, argv, program=_PROGRAM, description=description)
+    called = called or f"{program()} table"
+    return parse_options(Table, argv, program=called, description=as_called(__doc__ or "", "dgm-jax table", called))
 
 
-def main(argv: Sequence[str] | None = None, *, description: str | None = None) -> int:
+def run(argv: Sequence[str], *, called: str | None = None) -> int:
     """Makes the table.
+
+    Args:
+      argv: the arguments.
+      called: how the program was called; None: as the command `table`.
 
     Returns:
       The exit status: 0; 1 if a run failed; 2 after a user's error; 130 after Ctrl-C; 143 after SIGTERM.
     """
-    words = sys.argv[1:] if argv is None else argv
-    command = f"{_PROGRAM} {shlex.join(words)}".strip()
+    command = " ".join([called or f"{program()} table", *map(shlex.quote, argv)])
     return exit_status(
-        lambda: parse(words, description=description).run(command),
+        lambda: parse(argv, called=called).run(command),
         interrupted="interrupted; run the same command to resume",
     )

@@ -12,8 +12,9 @@ from typing import Any, get_args
 
 import numpy as np
 
+from dgm_jax.commands.experiments import find
 from dgm_jax.commands.learn import make_streams
-from dgm_jax.commands.options import ImageNetOptions, Options
+from dgm_jax.commands.options import Options
 from dgm_jax.commands.parsing import parse
 from dgm_jax.config import GENERATIVE, Config, Method, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream
@@ -91,14 +92,13 @@ class TableRun:
         if "--method" in method and method[-1] not in GENERATIVE and "--epochs" in budget:  # These methods count steps.
             start = budget.index("--epochs")
             budget = (*budget[:start], *budget[start + 2 :])
-        return ["-m", f"experiments.{experiment}", *arguments, *budget, *method, "--seed", str(self.seed)]
+        return ["-m", "dgm_jax", "learn", experiment, *arguments, *budget, *method, "--seed", str(self.seed)]
 
     @property
     def options(self) -> Options:
         """The options of the command, as the experiment reads them."""
-        experiment = DATA[self.data][0]
-        kind = ImageNetOptions if experiment == "imagenet50" else Options
-        return parse(experiment, None, kind=kind, argv=[*self.command[2:], *self._sources])
+        _, _, _, experiment, *arguments = self.command
+        return parse(find(experiment), [*arguments, *self._sources])
 
     @property
     def _sources(self) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgm_jax.errors import UserError
+from dgm_jax.errors import UserError, naming_extras
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -328,6 +328,7 @@ def _some_labels(labels: np.ndarray, at_most: int = 5) -> str:
     return ", ".join(str(label) for label in labels[:at_most]) + (", ..." if len(labels) > at_most else "")
 
 
+@naming_extras()
 def resize(images: Images, size: int) -> Images:
     """Scales uint8 images [n, h, w, c] to `size` x `size` (bilinear; averages when it shrinks, to avoid aliasing)."""
     from PIL import Image

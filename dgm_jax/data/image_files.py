@@ -13,7 +13,7 @@ import numpy as np
 
 from dgm_jax.data.classes import few
 from dgm_jax.data.dataset import DataError, Images
-from dgm_jax.errors import is_of_environment
+from dgm_jax.errors import is_of_environment, naming_extras
 from dgm_jax.system.files import PathLike
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ _COLOURED = ("RGB", "RGBA", "LA", "RGBX", "CMYK")
 _DEEP_COLOURS = -1  # In place of the largest value: Pillow reads only the upper 8 bits of such a file.
 
 
+@naming_extras()
 def read_images(
     files: Sequence[PathLike], *, size: int, channels: int, on_note: Callable[[str], None] = warnings.warn
 ) -> Images:
@@ -79,6 +80,7 @@ def read_images(
     return np.stack(grey)[..., None] if grey else images[..., :1]
 
 
+@naming_extras()
 def read_files(files: Sequence[Path], size: int) -> tuple[Images, np.ndarray, list[str], list[str]]:
     """Reads files in threads (Pillow releases the interpreter lock while it decodes).
 

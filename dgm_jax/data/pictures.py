@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dgm_jax.errors import naming_extras
 from dgm_jax.system import files
 
 _SEPARATOR = 255  # White, because the borders of most images here are dark.
@@ -39,6 +40,7 @@ def grid(images: ArrayLike, *, separator: int = 1) -> NDArray[np.uint8]:
     return whole[: whole.shape[0] - separator, : whole.shape[1] - separator]
 
 
+@naming_extras()
 def labelled_grid(
     rows: Mapping[str, ArrayLike], *, scale: int = 2, columns: int | None = None, separator: int = 1
 ) -> NDArray[np.uint8]:
@@ -91,6 +93,7 @@ def labelled_grid(
     return np.concatenate([label, picture], axis=1)
 
 
+@naming_extras()
 def write_png(path: str | os.PathLike[str], array: ArrayLike) -> None:
     """Writes a picture as PNG, atomically.
 

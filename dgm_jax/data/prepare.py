@@ -47,7 +47,7 @@ def prepare(name: str, data_dir: PathLike) -> Path:
       DataError: if the name is another one, the data set exists already or is incomplete, or TensorFlow is missing.
     """
     if name not in TFDS_NAMES:
-        why = "comes with scikit-learn and needs no files" if name == "digits" else "is unknown"
+        why = "comes with this package and needs no files" if name == "digits" else "is unknown"
         raise DataError(f"data set {name!r} {why}; prepare makes {', '.join(TFDS_NAMES)}.")
     versions = list_versions(name, data_dir)
     newest = versions[-1] if versions else None
@@ -56,7 +56,7 @@ def prepare(name: str, data_dir: PathLike) -> Path:
         raise DataError(f"{newest} exists already and is complete; nothing to prepare (remove it to prepare it again).")
     if importlib.util.find_spec("tensorflow") is None:
         doing = f"reading the tfrecord files of {newest}" if newest else f"downloading {name}"
-        raise DataError(f"{doing} needs TensorFlow; run `python -m pip install -r requirements-prepare.txt`.")
+        raise DataError(f"{doing} needs TensorFlow; run `python -m pip install tensorflow-cpu importlib_resources`.")
     if newest is None:
         return _download(TFDS_NAMES[name], Path(data_dir))
     return _rewrite(name, newest)

@@ -1,4 +1,4 @@
-"""Loads data sets: scikit-learn's digits, folders of TensorFlow Datasets (`tfds`), npz files."""
+"""Loads data sets: the digits of this package, folders of TensorFlow Datasets (`tfds`), npz files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] 
     """Loads a data set by name into memory.
 
     Args:
-      name: "digits" (8x8 grey images that come with scikit-learn; no files needed), or "mnist", "cifar10", "svhn" or
+      name: "digits" (1,797 grey images, 8x8, which come with this package), or "mnist", "cifar10", "svhn" or
         "imagenet32" (all of ImageNet at 32x32), which are read from TFDS folders in array_record format, without
         TensorFlow.
       data_dir: the folder that holds `mnist/<version>/` and so on; the newest version is read.
@@ -114,15 +114,14 @@ def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
 
 
 def _load_digits(classes: Sequence[str] | None) -> Dataset:
-    """1797 real digits, split 80/20 with equal shares of each class and the fixed seed 0; each part in stored order."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # Stored as 0..16.
-    rows = train_test_split(np.arange(len(images)), test_size=0.2, random_state=0, stratify=digits.target)
+    """Real digits, split 80/20 with equal shares of each class; digits.txt says where they come from."""
+    with np.load(Path(__file__).with_name("digits.npz")) as file:
+        arrays = {key: file[key] for key in _NPZ_KEYS}
     new = new_labels(classes, _DIGITS, "of digits")
-    train, test = (np.sort(part[np.isin(digits.target[part], list(new))]) for part in rows)
-    y_train, y_test = ([new[label] for label in digits.target[part]] for part in (train, test))
+    for part in ("train", "test"):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        chosen = np.isin(labels, list(new))
+        arrays[f"x_{part}"] = np.round(images[chosen] * (255 / 16)).astype(np.uint8)  # Stored as 0..16.
+        arrays[f"y_{part}"] = np.array([new[label] for label in labels[chosen].tolist()])
     names = {new[label]: _DIGITS[label] for label in new}
-    return from_arrays(images[train], y_train, images[test], y_test, name="digits", class_names=names)
+    return from_arrays(**arrays, name="digits", class_names=names)

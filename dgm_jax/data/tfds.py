@@ -17,7 +17,7 @@ import numpy as np
 
 from dgm_jax.data.classes import few, new_labels
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_scaled_arrays
-from dgm_jax.errors import is_of_environment
+from dgm_jax.errors import is_of_environment, naming_extras
 from dgm_jax.system.files import PathLike
 
 # The name that TFDS uses for each data set.
@@ -119,7 +119,7 @@ def check_folder(name: str, folder: Path) -> None:
         data_dir = folder.parents[1 + TFDS_NAMES[name].count("/")]
         raise DataError(
             f"{folder} is in {file_format} format, and reading {file_format} needs TensorFlow; rewrite it once: "
-            f"`python -m pip install -r requirements-prepare.txt`, then `python -m dgm_jax prepare {name} "
+            f"`python -m pip install tensorflow-cpu importlib_resources`, then `python -m dgm_jax prepare {name} "
             f"--data-dir {data_dir}`; or give another --data-dir that holds array_record files."
         )
     import_tfds()
@@ -159,19 +159,16 @@ def _again(folder: Path) -> str:
     return f"copy {folder} again, or remove it and prepare it again"
 
 
+@naming_extras()
 def import_tfds() -> Any:
     """Imports TensorFlow Datasets. Called only where it is needed: importing is slow, and other sources do without.
 
     Raises:
-      DataError: if tensorflow-datasets or array_record is not installed.
+      MissingExtra: if tensorflow-datasets or array_record is not installed.
     """
-    try:
-        import array_record  # noqa: F401
-        import tensorflow_datasets
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"reading TFDS folders needs {error.name}; run `python -m pip install tensorflow-datasets array_record`."
-        ) from error
+    import array_record  # noqa: F401
+    import tensorflow_datasets
+
     logging.getLogger("absl").setLevel(logging.ERROR)  # Otherwise it warns at every read that OpenCV is faster.
     return tensorflow_datasets
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.config import GENERATIVE, KEEPS_IMAGES
-from dgm_jax.errors import UserError
+from dgm_jax.errors import UserError, naming_extras
 from dgm_jax.metrics import privacy
 from dgm_jax.reporting import charts
 from dgm_jax.runs.folder import Workdir
@@ -20,6 +20,7 @@ from dgm_jax.system import files
 _GATE_METRICS = {"open_share": "open gates", "sparsity": "free capacity in use"}
 
 
+@naming_extras()
 def write(workdir: str | Path) -> Path:
     """Writes `report.html` into the folder of a run, finished or not.
 
@@ -39,11 +40,12 @@ def write_at_the_end(folder: Workdir, note: Callable[[str], None]) -> None:
     try:
         write(folder.path)
     except ModuleNotFoundError as error:
-        note(f"no {folder.report.name}: {error.name} is not installed")
+        note(f"no {folder.report.name}: {error}")
     except Exception as error:  # A failure to draw the page must never hide a finished run.
         note(f"no {folder.report.name}: {type(error).__name__}: {error}")
 
 
+@naming_extras()
 def page(run: RunFiles) -> str:
     """The page of one run."""
     n_untested, last_complete = _untested_classes(run)
@@ -78,6 +80,7 @@ def page(run: RunFiles) -> str:
     )
 
 
+@naming_extras()
 def comparison(workdirs: Sequence[str | Path]) -> str:
     """The page of several runs.
 

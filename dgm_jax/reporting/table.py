@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dgm_jax.config import GENERATIVE, flattened, upgraded
+from dgm_jax.errors import naming_extras
 from dgm_jax.reporting.charts import import_matplotlib
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_atomically, write_json
@@ -76,6 +77,7 @@ class Result:
     not_measured: str = ""  # Why the memory's images were not measured.
 
 
+@naming_extras()
 def write(results: Sequence[Result], out: Path, *, command: str, ablations: bool = False) -> None:
     """Writes table.md, table.csv, table.json and figures.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax.errors import UserError
+from dgm_jax.errors import naming_extras
 from dgm_jax.runs.events import Callback, EpochEnd, RunEnd, RunStart, TaskEnd
 
 
@@ -17,18 +17,15 @@ class TensorBoard(Callback):
     "seed0/A/consolidated/macro".
     """
 
+    @naming_extras()
     def __init__(self) -> None:
         """Checks that tensorboardX is installed.
 
         Raises:
-          UserError: if it is not.
+          MissingExtra: if it is not.
         """
-        try:
-            from tensorboardX import SummaryWriter
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"--tensorboard needs {error.name}, which is not installed: python -m pip install tensorboardX"
-            ) from error
+        from tensorboardX import SummaryWriter
+
         self._new_writer = SummaryWriter
         self._writer: Any = None
         self._workdir = Path()

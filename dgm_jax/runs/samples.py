@@ -37,7 +37,7 @@ def write_samples(
         picture = pictures.labelled_grid(drawn, scale=max(1, _PIXELS // stream.image_shape[0]))
         pictures.write_png(folder.samples / f"after_task_{task:02d}.png", picture)
     except ModuleNotFoundError as error:  # A missing picture must not abort a run.
-        note(f"no picture of the memory's images was written, because {error.name} is not installed")
+        note(f"no picture of the memory's images was written, because {error}")
 
 
 def write_real(folder: Workdir, stream: TaskStream, task: int) -> None:

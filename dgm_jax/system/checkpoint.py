@@ -26,11 +26,13 @@ from urllib.parse import quote
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
-from dgm_jax.errors import NewerFormat, UserError
+from dgm_jax.errors import NewerFormat, UserError, naming_extras
 from dgm_jax.system import files, processes
 from dgm_jax.system.interruption import uninterrupted
+
+with naming_extras():
+    from orbax.checkpoint import v1 as ocp
 
 FORMAT_VERSION = 1
 

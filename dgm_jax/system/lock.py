@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -38,8 +37,12 @@ class RunLock:
 
         Raises:
           WorkdirInUse: if another run has it; the message names its process, host and folder.
-          WorkdirError: if the folder cannot be created, written or locked.
+          WorkdirError: if the folder cannot be created, written or locked, or the system has no locks of this kind.
         """
+        try:
+            import fcntl  # Here, so that importing this package works everywhere.
+        except ModuleNotFoundError:
+            raise WorkdirError("this system (Windows?) has no locks for a run; learn on Linux, macOS or WSL.") from None
         doing = "created"
         with contextlib.ExitStack() as stack:
             try:

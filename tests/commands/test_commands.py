@@ -1,5 +1,7 @@
-"""`python -m dgm_jax ...`."""
+"""`dgm-jax ...`, or `python -m dgm_jax ...`."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,10 @@ from PIL import Image
 from support.stopping import lose_a_ctrl_c
 
 import dgm_jax
-from dgm_jax.commands.main import main
+from dgm_jax import __main__ as program
+from dgm_jax.commands import parsing
+from dgm_jax.commands.experiments import NAMES, find
+from dgm_jax.commands.main import COMMANDS, main
 from dgm_jax.errors import NoMemory, UserError
 
 
@@ -121,7 +126,7 @@ def test_prepare_names_the_data_sets(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ([], "Expected one of {sample, report, predict, export, prepare}"),
+        ([], "Expected one of {learn, sample, predict, report, export, prepare, table}"),
         (["sample", "x"], "--classes CLASS"),
         (["sample", "x", "--classes", "a", "--out", "b", "--n", "c"], "Error parsing --n"),
         (["predict", "x", "y", "--reading", "both"], "invalid choice 'both'"),
@@ -138,7 +143,7 @@ def test_usage_errors(argv: list[str], expected: str, capsys) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["draw"], "unknown command draw; choose from sample, report, predict, export, prepare."),
+        (["draw"], "unknown command draw; choose from learn, sample, predict, report, export, prepare,"),
         (["sampel", "x"], "unknown command sampel; did you mean sample?"),
         (["sample", "x", "--classes", "a", "--out", "b.png", "--nn", "3"], "unknown option --nn; did you mean --n?"),
         (["report", "--workdir", "x"], "unknown option --workdir; choose from --out, --debug."),
@@ -181,3 +186,69 @@ def test_help_does_not_wait_for_jax() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "--after-task" in done.stdout
+
+
+# ---- all commands ----
+
+
+def test_the_version_is_printed(capsys) -> None:
+    assert program.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dgm-jax {dgm_jax.__version__}\n"
+
+
+def test_help_lists_all_commands_and_experiments(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/dgm-jax"])
+    for argv, names in (([], ("learn", *COMMANDS, "table", "--version")), (["learn"], NAMES)):
+        with pytest.raises(SystemExit) as end:
+            main([*argv, "--help"])
+        text = capsys.readouterr().out
+        assert end.value.code == 0 and text.startswith(" ".join(["usage: dgm-jax", *argv]))
+        assert all(name in text for name in names)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_experiments_and_options(shell: str, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--tyro-print-completion", shell])
+    script = capsys.readouterr().out
+    assert not end.value.code
+    assert all(word in script for word in ("learn", "cifar10", "classes-per-task", "unreadable", "after-task", "quick"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["learn", "cifar"], "unknown experiment cifar; did you mean cifar10?"),
+        (["learn", "nothing-like-it"], f"unknown experiment nothing-like-it; choose from {', '.join(NAMES)}."),
+        (["learn", "digits", "--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
+        (["table", "--dat", "mnist"], "unknown option --dat; did you mean --data? python -m dgm_jax table --help"),
+    ],
+)
+def test_mistakes_in_learn_and_table_are_named_in_a_line(argv: list[str], expected: str, capsys) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {expected}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_commands_of_a_document_are_understood(name: str) -> None:
+    experiment = find(name)
+    commands = re.findall(r"^    dgm-jax (.*)$", experiment.document, re.MULTILINE)
+    assert commands
+    for command in commands:
+        _, called, *argv = shlex.split(command, comments=True)
+        assert called == name and parsing.parse(experiment, argv).settings
+
+
+def test_help_says_commands_as_they_were_called(capsys, monkeypatch) -> None:
+    """Under the installed command, as a module, and through the folder of experiments."""
+    cases = (
+        ("/bin/dgm-jax", None, "dgm-jax learn mnist", "dgm-jax prepare"),
+        ("/x/__main__.py", None, "python -m dgm_jax learn mnist", "python -m dgm_jax prepare"),
+        ("/x/mnist.py", "python -m experiments.mnist", "python -m experiments.mnist", "python -m dgm_jax prepare"),
+    )
+    for path, called, shown, prepare in cases:
+        monkeypatch.setattr(sys, "argv", [path])
+        with pytest.raises(SystemExit):
+            main(["learn", "mnist", "--help"], called=called)
+        text = capsys.readouterr().out
+        assert f"usage: {shown} " in text and f"\n    {shown} --data-dir DIR" in text and f"`{prepare} mnist`" in text

@@ -14,7 +14,6 @@ from support import small_runs
 
 from dgm_jax import load_memory
 from dgm_jax.commands import learn
-from dgm_jax.commands.options import FolderOptions
 from dgm_jax.config import PRESETS
 from dgm_jax.data import from_folder
 from dgm_jax.system import checkpoint
@@ -55,17 +54,17 @@ def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):
     assert remove == ["rm", "-r", "monday"]
 
     assert first[:3] == ["python", "-m", "experiments.folder"]
-    assert learn.run("folder", "", kind=FolderOptions, argv=first[3:]) == 0
+    assert learn.run("folder", first[3:]) == 0
     drawn = small_runs.draw_all(load_memory("runs/mine"))
     shutil.rmtree("monday")
-    assert learn.run("folder", "", kind=FolderOptions, argv=second[3:]) == 0
+    assert learn.run("folder", second[3:]) == 0
     assert "resuming" in capsys.readouterr().out
     memory = load_memory("runs/mine")
     assert memory.names == ("dog", names[0], "zebra's", "日本") and memory.labels == (0, 1, 2, 3)
     for label, images in drawn.items():
         assert images.tobytes() == small_runs.draw_all(memory)[label].tobytes()
     commands_run = Path("runs/mine/commands.txt").read_text().splitlines()
-    assert [line.split()[4] for line in commands_run] == ["monday", "tuesday"]
+    assert [line.split()[6] for line in commands_run] == ["monday", "tuesday"]
 
     # No image that was given lies in any file of the run, neither plain nor among arrays or pictures.
     given = {image.tobytes() for image in monday.x_train}
@@ -103,9 +102,9 @@ def test_a_class_of_an_earlier_day(tmp_path, monkeypatch, small_preset, capsys):
     write_images(Path("monday"), (0, 1), names)
     write_images(Path("tuesday"), (1, 2), names)
     run = ["--workdir", "runs/mine"]
-    assert learn.run("folder", "", kind=FolderOptions, argv=["--data", "monday", *run]) == 0
+    assert learn.run("folder", ["--data", "monday", *run]) == 0
     capsys.readouterr()
-    assert learn.run("folder", "", kind=FolderOptions, argv=["--data", "tuesday", *run]) == 2
+    assert learn.run("folder", ["--data", "tuesday", *run]) == 2
     error = capsys.readouterr().err
     assert error == (
         "error: runs/mine has learnt class dog before; a class belongs to one stage: "
@@ -124,7 +123,7 @@ def test_a_class_of_an_earlier_day(tmp_path, monkeypatch, small_preset, capsys):
 )
 def test_no_folder_of_images(make, said, tmp_path, small_preset, capsys):
     make(tmp_path / "mine")
-    assert learn.run("folder", "", kind=FolderOptions, argv=["--data", str(tmp_path / "mine")]) == 2
+    assert learn.run("folder", ["--data", str(tmp_path / "mine")]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -132,5 +131,5 @@ def test_no_folder_of_images(make, said, tmp_path, small_preset, capsys):
 def test_one_class_is_enough_to_begin_with(tmp_path, monkeypatch, small_preset):
     monkeypatch.chdir(tmp_path)
     write_images(Path("monday"), (0,), {0: "cat"})
-    assert learn.run("folder", "", kind=FolderOptions, argv=["--data", "monday", "--workdir", "run"]) == 0
+    assert learn.run("folder", ["--data", "monday", "--workdir", "run"]) == 0
     assert load_memory("run").names == ("cat",)

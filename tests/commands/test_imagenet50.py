@@ -10,7 +10,7 @@ from PIL import Image
 
 import dgm_jax.data
 from dgm_jax.commands import learn, parsing
-from dgm_jax.commands.options import ImageNetOptions
+from dgm_jax.commands.experiments import find
 from dgm_jax.data import TaskStream, from_arrays, load
 from dgm_jax.data.prepare import write_array_record
 
@@ -28,11 +28,11 @@ def folders(tmp_path: Path) -> Path:
 
 
 def run_imagenet(*argv: str) -> int:
-    return learn.run("imagenet50", "", kind=ImageNetOptions, argv=argv)
+    return learn.run("imagenet50", argv)
 
 
 def imagenet_stream(*argv: str) -> TaskStream:
-    options = parsing.parse("imagenet50", "", kind=ImageNetOptions, argv=argv)
+    options = parsing.parse(find("imagenet50"), argv)
     return learn.make_streams("imagenet50", options, [0])[0]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dgm_jax.commands.experiments import find
 from dgm_jax.commands.learn import run
-from dgm_jax.commands.options import FolderOptions, Options
 from dgm_jax.commands.parsing import parse
 from dgm_jax.config import Config, preset
 from dgm_jax.errors import UserError
@@ -18,7 +18,7 @@ FORMAT_1 = Path(__file__).parent.parent / "fixtures" / "format-1" / "run" / "con
 
 
 def settings(*argv: str, name: str = "digits") -> Config:
-    return parse(name, "", kind=Options, argv=argv).settings
+    return parse(find(name), argv).settings
 
 
 def written(folder: Path, text: str, name: str = "settings.toml") -> Path:
@@ -46,10 +46,10 @@ FIRST = (
 SECTIONS = ("data", "networks", "gan", "gates", "replay", "consolidation", "run")
 
 
-def shown(capsys, *argv: str, kind: type[Options] = Options) -> list[tuple[str, list[str]]]:
+def shown(capsys, *argv: str, name: str = "digits") -> list[tuple[str, list[str]]]:
     """The sections of --help with their options, in order."""
     with pytest.raises(SystemExit) as end:
-        parse("digits", "", kind=kind, argv=[*argv, "--help"])
+        parse(find(name), [*argv, "--help"])
     assert end.value.code == 0
     sections: list[tuple[str, list[str]]] = []
     for line in capsys.readouterr().out.splitlines():
@@ -70,7 +70,7 @@ def test_help_begins_with_what_people_use_most(capsys) -> None:
 
 
 def test_what_has_to_be_given_comes_before_all(capsys) -> None:
-    assert shown(capsys, kind=FolderOptions)[0] == ("options", ["data", *FIRST])
+    assert shown(capsys, name="folder")[0] == ("options", ["data", *FIRST])
 
 
 def test_help_of_a_baseline_has_what_it_reads(capsys) -> None:
@@ -104,7 +104,7 @@ def test_help_of_a_baseline_has_what_it_reads(capsys) -> None:
     ],
 )
 def test_settings_of_another_method_are_refused(argv: list[str], expected: str, capsys) -> None:
-    assert run("digits", "", argv=argv) == 2
+    assert run("digits", argv) == 2
     assert capsys.readouterr().err == f"error: {expected}\n"
 
 

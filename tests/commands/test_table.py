@@ -18,7 +18,7 @@ from support.marks import slow_but
 
 from dgm_jax import Learner
 from dgm_jax.commands import table, table_runs
-from dgm_jax.commands.options import ImageNetOptions, Options
+from dgm_jax.commands.experiments import find
 from dgm_jax.commands.parsing import parse
 from dgm_jax.commands.table_runs import TableRun
 from dgm_jax.config import Method
@@ -159,8 +159,8 @@ def test_ablations_have_a_figure_of_their_own(tmp_path):
 @pytest.mark.parametrize("data", slow_but(list(table_runs.DATA), "digits", "imagenet50"))
 def test_every_run_is_a_command_that_the_experiments_take(data, method, tmp_path):
     command = TableRun(data, method, 3, tmp_path, quick=True).command
-    kind = ImageNetOptions if "imagenet50" in command[1] else Options
-    options = parse(command[1].removeprefix("experiments."), None, kind=kind, argv=command[2:])
+    assert command[:3] == ["-m", "dgm_jax", "learn"]
+    options = parse(find(command[3]), command[4:])
     assert options.settings.seed == 3
 
 
@@ -180,12 +180,12 @@ def test_a_run_that_fails_does_not_stop_the_table(tmp_path, capsys):
     runs, empty = tmp_path / "runs", tmp_path / "empty"
     empty.mkdir()
     argv = ["--data", "mnist", "--methods", "finetune", "joint", "--seeds", "0", "--runs", str(runs)]
-    assert table.main([*argv, "--data-dir", str(empty)]) == 1
+    assert table.run([*argv, "--data-dir", str(empty)]) == 1
     text = (runs / "table.md").read_text()
     assert "no result: seed 0: " in text and str(empty) in text
     assert "2 of 2: " in capsys.readouterr().out
     _place(TableRun("mnist", "joint", 0, runs), readings=("classifier",))
-    assert table.main([*argv, "--collect"]) == 1
+    assert table.run([*argv, "--collect"]) == 1
     text = (runs / "table.md").read_text()
     assert "| mnist | joint | classifier |" in text and "not run yet" in text
 
@@ -246,7 +246,7 @@ def test_a_damaged_summary_stays_in_its_place(content, tmp_path):
         _place(TableRun("digits", method, 0, tmp_path), readings=("classifier",))
     (tmp_path / "digits" / "finetune-seed0" / "summary.json").write_text(content)
     argv = ["--data", "digits", "--methods", "joint", "finetune", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
-    assert table.main(argv) == 1
+    assert table.run(argv) == 1
     text = (tmp_path / "table.md").read_text()
     assert (
         "| digits | joint | classifier |" in text
@@ -258,20 +258,20 @@ def test_a_damaged_summary_stays_in_its_place(content, tmp_path):
 def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     _place(TableRun("digits", "joint", 0, tmp_path), readings=("classifier",))
     monkeypatch.setattr(TableRun, "train", lambda run: None)
-    assert table.main(["--data", "digits", "--methods", "joint", "--seeds", "0", "--runs", str(tmp_path)]) == 0
+    assert table.run(["--data", "digits", "--methods", "joint", "--seeds", "0", "--runs", str(tmp_path)]) == 0
     said = capsys.readouterr().out.splitlines()[0]
     assert said == (
-        "1 of 1: python -m experiments.digits --method joint --seed 0 ... A_final 50.0 %; about 0 minutes left"
+        "1 of 1: python -m dgm_jax learn digits --method joint --seed 0 ... A_final 50.0 %; about 0 minutes left"
     )
 
 
 def test_what_cannot_be_judged_is_shown_without(tmp_path):
     _place(TableRun("digits", "dgma", 0, tmp_path))
     argv = ["--data", "digits", "--methods", "dgma", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
-    assert table.main(argv) == 0
+    assert table.run(argv) == 0
     assert "its images are not measured, seed 0: not run yet." in (tmp_path / "table.md").read_text()
     _place(TableRun("digits", "joint", 0, tmp_path), readings=("classifier",), finished=False, finished_tasks=3)
-    assert table.main(argv) == 0
+    assert table.run(argv) == 0
     assert "not measured, seed 0: not finished: 3 of 10 tasks." in (tmp_path / "table.md").read_text()
 
 
@@ -297,13 +297,13 @@ def test_unknown_names_are_refused(capsys):
         (["--metods", "joint"], "unknown option --metods; did you mean --methods?"),
         (["--seeds", "0,a"], "--seeds '0,a' is not a list of different whole numbers"),
     ):
-        assert table.main(argv) == 2
+        assert table.run(argv) == 2
         assert capsys.readouterr().err.startswith(f"error: {expected}")
 
 
 def test_a_data_folder_that_is_not_there_is_refused_before_the_first_run(tmp_path, capsys):
     argv = ["--quick", "--data-dir", str(tmp_path / "none"), "--runs", str(tmp_path / "runs")]
-    assert table.main(argv) == 2
+    assert table.run(argv) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/none: no such folder")
     assert not list(tmp_path.iterdir())
 
@@ -313,7 +313,7 @@ def test_ctrl_c_says_how_to_resume(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TableRun, "train", interrupt)
-    assert table.main(["--quick", "--data", "digits", "--runs", str(tmp_path)]) == 130
+    assert table.run(["--quick", "--data", "digits", "--runs", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "interrupted; run the same command to resume\n"
 
 

@@ -65,7 +65,7 @@ def test_names_that_cannot_be(digits, tmp_path):
 
 
 def test_prepare_refuses_what_it_cannot_make(tmp_path):
-    with pytest.raises(data.DataError, match="'digits' comes with scikit-learn and needs no files; prepare makes"):
+    with pytest.raises(data.DataError, match="'digits' comes with this package and needs no files; prepare makes"):
         prepare.prepare("digits", tmp_path)
     with pytest.raises(
         data.DataError, match="data set 'nist' is unknown; prepare makes mnist, cifar10, svhn, imagenet32."
@@ -84,7 +84,7 @@ def test_prepare_leaves_alone_what_is_there(digits, tmp_path):
 
 @pytest.mark.skipif(_HAS_TENSORFLOW, reason="TensorFlow is installed")
 def test_prepare_asks_for_tensorflow(tfrecord_dir, tmp_path):
-    needs = "needs TensorFlow; run `python -m pip install -r requirements-prepare.txt`."
+    needs = "needs TensorFlow; run `python -m pip install tensorflow-cpu importlib_resources`."
     with pytest.raises(data.DataError, match=re.escape(f"downloading svhn {needs}")):
         prepare.prepare("svhn", tmp_path)
     with pytest.raises(data.DataError, match=f"reading the tfrecord files of .*svhn_cropped/3.1.0 {needs}"):

@@ -1,6 +1,7 @@
 """Digits, TFDS folders (whole, damaged, in another format) and npz files."""
 
 import functools
+import hashlib
 import json
 import re
 import shutil
@@ -27,8 +28,27 @@ def test_digits_are_split_the_same_every_time(digits):
     assert digits.x_train.dtype == np.uint8 and digits.x_train.max() == 255
     assert np.bincount(digits.y_test).tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
     assert digits.y_test[:10].tolist() == [1, 4, 8, 6, 5, 9, 9, 1, 3, 2]
-    again = data.load("digits")
-    np.testing.assert_array_equal(again.x_train, digits.x_train)
+    contents = {
+        "x_train": "c74011e1ef81bfc8e50c8dbcd1fd529c9a66033660a82396541db5147180f282",
+        "y_train": "834db2c141908ff9747f757822a6199785a571fddaede42bff3790f611dc4e77",
+        "x_test": "de85aee14a9506dda8a479d72743a291a765f6b10b22e6656d483ccf239ae31a",
+        "y_test": "723b354289d5bac3a0b9b879aa5c84bb66f8501f3d3042116f87aa5a7d98b1bc",
+    }
+    for name, expected in contents.items():
+        assert hashlib.sha256(getattr(digits, name).tobytes()).hexdigest() == expected, name
+
+
+def test_digits_are_those_of_scikit_learn(digits):
+    """Images, labels, split and order, as `dgm_jax/data/digits.txt` says."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    from sklearn.model_selection import train_test_split
+
+    found = datasets.load_digits()
+    images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
+    rows = train_test_split(np.arange(len(images)), test_size=0.2, random_state=0, stratify=found.target)
+    for part, chosen in zip(("train", "test"), map(np.sort, rows)):
+        np.testing.assert_array_equal(getattr(digits, f"x_{part}"), images[chosen])
+        np.testing.assert_array_equal(getattr(digits, f"y_{part}"), found.target[chosen])
 
 
 def test_unknown_names_are_refused():
@@ -251,7 +271,7 @@ def test_tfrecord_needs_rewriting(tfrecord_dir):
     _fails(
         tfrecord_dir,
         f"{folder} is in tfrecord format, and reading tfrecord needs TensorFlow; rewrite it once: "
-        "`python -m pip install -r requirements-prepare.txt`, then "
+        "`python -m pip install tensorflow-cpu importlib_resources`, then "
         f"`python -m dgm_jax prepare svhn --data-dir {tfrecord_dir}`; "
         "or give another --data-dir that holds array_record files.",
     )

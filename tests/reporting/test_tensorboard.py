@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support import small_runs
 
-from dgm_jax.errors import UserError
+from dgm_jax.errors import MissingExtra
 from dgm_jax.reporting.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboardX", reason="tensorboardX is an extra")
@@ -67,5 +67,5 @@ def test_the_same_numbers_and_pictures(tmp_path):
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError, match="which is not installed: python -m pip install tensorboardX"):
+    with pytest.raises(MissingExtra, match=r'run: python -m pip install "dgm-jax\[tensorboard\]"'):
         TensorBoard()

@@ -238,7 +238,7 @@ def experiment(workdir: str, options: str, *where: str) -> None:
     """A small run from the command line."""
     from dgm_jax.commands import learn
 
-    assert learn.run("digits", "", argv=[*options.split(), "--workdir", workdir, *where]) == 0
+    assert learn.run("digits", [*options.split(), "--workdir", workdir, *where]) == 0
 
 
 def be_one_of_two(process_id: int, port: int, folder: Path) -> None:
