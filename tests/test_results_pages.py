@@ -336,6 +336,15 @@ def test_power_cut():
     assert counts == [record["restored"], record["runs"], record["equal"]] and not record["wrong"]
 
 
+def test_mutants():
+    modules = read("mutants")
+    tried, noticed = (sum(record[name] for record in modules) for name in ("mutants", "killed"))
+    equivalent = sum(len(record["equivalent"]) for record in modules)
+    assert noticed + equivalent + sum(len(record["survived"]) for record in modules) == tried
+    said = f"Of the {tried} changes of seed 0, tests noticed {noticed}, and the other {equivalent} were equivalent"
+    assert said in (ROOT / "docs" / "benchmarks.md").read_text()
+
+
 def test_kills():
     measured = {record["variant"]: record for record in read("kills") if "note" not in record}
     rows = rows_with(PAGES / "kills.md", "kills")

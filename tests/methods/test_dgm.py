@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support import small_runs
 
+from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods import dgm_state
 from dgm_jax.methods.method import TaskInput
 from dgm_jax.runs.session import new_method
@@ -104,3 +105,22 @@ def test_the_numbers_of_a_stream_by_hand():
     classifier = setting.classifier({}, [], 1)
     assert (classifier.labels, classifier.names, classifier.network) == ((7, -1, 5), ("a", "b", "c"), "dcgan")
     assert setting.classifier({}, [], 2, network="resnet").network == "resnet"
+
+
+def test_there_are_output_layers_for_the_largest_task():
+    assert _method(small_runs.small("dgma"), labels=(0, 1, 2, 3), classes_per_task=(1, 2, 1)).networks.max_heads == 2
+
+
+@pytest.mark.parametrize("changes, grows", [({}, True), ({"expansion": False}, False), ({"masks": "none"}, False)])
+def test_expansion_makes_up_for_what_a_task_reserved_once(changes, grows):
+    config = small_runs.small("dgma", image_size=8, **changes)
+    method = _method(config)
+    memory = method.new_state(KEY).memory
+    task = TaskMemory(
+        (0,), widths=(3,), masks=[np.array([True, False, True])], norms=[], statistics=[], heads=None, n_conditioned=1
+    )
+    state = dataclasses.replace(method.new_state(KEY), memory=dataclasses.replace(memory, tasks=(task,)))
+    grown = method.expand(0, KEY, state)
+    assert grown.memory.widths == ((5,) if grows else (3,))
+    assert method.expand(0, KEY, grown).memory.widths == grown.memory.widths
+    np.testing.assert_array_equal(grown.memory.kernels[0][..., :3], memory.kernels[0])
