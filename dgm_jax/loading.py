@@ -64,16 +64,14 @@ def _memory_of_run(path: Path) -> Memory:
     return memory.as_of(len(memory.tasks))  # Without the classes of tasks that are still to come.
 
 
-def load_classifier(
-    path: str | Path, *, after_task: int | None = None, reading: str = "consolidated"
-) -> Classifier:
+def load_classifier(path: str | Path, *, after_task: int | None = None, reading: str = "consolidated") -> Classifier:
     """Loads the classifier of all classes that a run of DGM has learnt so far.
 
     Args:
       path: the folder of a run, finished or not, or a file that `python -m dgm_jax export --what classifier` (or both)
         wrote, which needs no other packages than jax, numpy and safetensors.
-      after_task: the classifier as it was after this task (0 is the first); None: the newest. A file holds only one.
-      reading: "consolidated", trained on images that the memory drew, or "auxiliary", the paper's. A file holds only one.
+      after_task: of a run, the classifier as it was after this task (0 is the first); None: the newest.
+      reading: of a run, "consolidated", trained on images that the memory drew, or "auxiliary", the paper's.
 
     Raises:
       NoMemory: if there is none yet, or none after that task, or the run is a baseline's.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_run_or_file, require_place, shown
+from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_place, require_run_or_file, shown
 from dgm_jax.errors import UserError
 
 

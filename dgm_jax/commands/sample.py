@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_run_or_file, require_place, shown
+from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_place, require_run_or_file, shown
 from dgm_jax.data.dataset import composed
 from dgm_jax.errors import UserError
 from dgm_jax.system.interruption import Signals

@@ -12,7 +12,6 @@ from dgm_jax.errors import UserError
 from dgm_jax.models.prediction import predict, predict_logits
 from dgm_jax.types import DiscriminatorParams, Statistics
 
-
 _SLACK = 1e-3  # Arithmetic in low precision may exceed 1 by this much.
 
 
@@ -89,8 +88,8 @@ def _checked(images: ArrayLike, channels: int) -> np.ndarray:
     is_image = pixels.ndim == 4 and pixels.shape[3] == channels and 0 not in pixels.shape[1:]
     if not is_image or not (is_float or pixels.dtype == np.uint8):
         raise BadImages(
-            f"images of {pixels.dtype} {list(pixels.shape)}; expected [n, height, width, {channels}] of uint8 in 0..255, "
-            "or of floats in [-1, 1]"
+            f"images of {pixels.dtype} {list(pixels.shape)}; expected [n, height, width, {channels}], uint8 in 0..255 "
+            "or floats in [-1, 1]"
         )
     if not is_float or pixels.size == 0:
         return pixels.astype(np.float32) if is_float else pixels
@@ -99,7 +98,7 @@ def _checked(images: ArrayLike, channels: int) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise BadImages("images of floats that are not all finite; expected floats in [-1, 1]")
     if low < -1 - _SLACK or high > 1 + _SLACK:
-        remedy = " If they are in 0..255: np.round(x).astype(np.uint8)." if 0 <= low and high <= 255 else ""
+        remedy = " If they are in 0..255: np.round(x).astype(np.uint8)." if low >= 0 and high <= 255 else ""
         raise BadImages(f"images of floats in {low:g}..{high:g}; expected floats in [-1, 1], or uint8.{remedy}")
     if low >= 0:
         raise BadImages(

@@ -77,7 +77,9 @@ def decode(section: Section) -> Classifier:
         shapes = header.shapes(tensors)
     # Other names, other types, heads that are missing or are no matrices.
     except (LookupError, TypeError, AttributeError) as error:
-        raise DamagedMemoryFile(f"its classifier cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+        raise DamagedMemoryFile(
+            f"its classifier cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
     if set(tensors) != set(shapes):
         odd = sorted(set(tensors) ^ set(shapes))
         raise DamagedMemoryFile(f"it lacks arrays or has superfluous ones: {', '.join(odd)[:200]}")

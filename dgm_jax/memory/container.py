@@ -1,4 +1,4 @@
-"""The container of an exported file: sections of arrays in one safetensors file, sealed by a checksum (docs/formats.md).
+"""The container of an exported file: sections of arrays in one safetensors file, with a checksum.
 
 Any program that reads safetensors can open it. Nothing in it is executed. A file is refused unless it is, byte by byte,
 what `pack` writes for the sections in it.

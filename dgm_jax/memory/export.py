@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,12 +114,13 @@ def to_stablehlo(what: Memory | Classifier) -> bytes:
     Raises:
       UserError: if a label does not fit into 32 bits.
     """
-    number = jax.ShapeDtypeStruct((), jnp.int32)
+    function: Callable[..., Any]
     if isinstance(what, Memory):
-        function, arguments = sampler(what), (jax.ShapeDtypeStruct((2,), jnp.uint32), number, number)
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        function, arguments = sampler(what), [jax.ShapeDtypeStruct((2,), jnp.uint32), number, number]
     else:
         (n,) = jax.export.symbolic_shape("n")
-        function, arguments = predictor(what), (jax.ShapeDtypeStruct((n, *what.image_shape), jnp.float32),)
+        function, arguments = predictor(what), [jax.ShapeDtypeStruct((n, *what.image_shape), jnp.float32)]
     return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize())
 
 

@@ -158,10 +158,12 @@ class Memory:
             keys = [jax.random.fold_in(as_key(key), index) for index in range(self.n_classes)]
         return self._batches(batch_size, [self._endless(index, own) for index, own in enumerate(keys)])
 
-    def _batches(self, batch_size: int, images: Sequence[Iterator[np.ndarray]]) -> Iterator[tuple[np.ndarray, ...]]:
+    def _batches(
+        self, batch_size: int, images: Sequence[Iterator[np.ndarray]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         labels = np.array(self.labels, np.int64)
         for start in itertools.count(step=batch_size):
-            turns = np.arange(start, start + batch_size) % len(images)
+            turns = [number % len(images) for number in range(start, start + batch_size)]
             yield np.stack([next(images[turn]) for turn in turns]), labels[turns]
 
     def _endless(self, index: int, key: jax.Array) -> Iterator[np.ndarray]:

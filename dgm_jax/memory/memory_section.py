@@ -62,7 +62,9 @@ class Header:
             _check(header)
         # Other names, other types.
         except (KeyError, TypeError, AttributeError) as error:
-            raise DamagedMemoryFile(f"its header cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+            raise DamagedMemoryFile(
+                f"its header cannot be read ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
         if json.dumps(dataclasses.asdict(header)) != json.dumps(found):
             raise DamagedMemoryFile("its header is not in the form in which it is written")
         return header
@@ -95,8 +97,8 @@ class Header:
         """Of what belongs to single tasks: bytes of masks, and numbers of parameters."""
         sizes = {}
         for t, task in enumerate(self.tasks):
-            sizes[f"task.{t}.masks"] = sum(-(-math.prod(shape) // 8) for shape in self.mask_shapes(task.widths))
-            sizes[f"task.{t}.parameters"] = sum(map(math.prod, self.parameter_shapes(task)))
+            sizes[f"{t}.masks"] = sum(-(-math.prod(shape) // 8) for shape in self.mask_shapes(task.widths))
+            sizes[f"{t}.parameters"] = sum(map(math.prod, self.parameter_shapes(task)))
         return sizes
 
 
@@ -124,8 +126,8 @@ def encode(memory: Memory) -> Section:
     for t, task in enumerate(memory.tasks):
         norms = [array for norm in task.norms for array in (norm.scale, norm.shift)]
         statistics = [array for running in task.statistics for array in (running.mean, running.var)]
-        tensors[f"task.{t}.masks"] = np.concatenate([np.packbits(mask) for mask in task.masks])
-        tensors[f"task.{t}.parameters"] = _flat([*norms, *statistics, task.heads])
+        tensors[f"{t}.masks"] = np.concatenate([np.packbits(mask) for mask in task.masks])
+        tensors[f"{t}.parameters"] = _flat([*norms, *statistics, task.heads])
     corners = [tuple(slice(0, n) for n in shape) for shape in header.kernel_shapes()]
     tensors["weights"] = _flat(
         [
@@ -242,7 +244,7 @@ def _check(header: Header) -> None:
 def _task(
     header: Header, task: TaskHeader, classes: tuple[int, ...], number: int, tensors: dict[str, np.ndarray]
 ) -> TaskMemory:
-    packed, taken, masks = tensors[f"task.{number}.masks"], 0, []
+    packed, taken, masks = tensors[f"{number}.masks"], 0, []
     for shape in header.mask_shapes(task.widths):
         n = math.prod(shape)
         bits = np.unpackbits(packed[taken : taken + -(-n // 8)])
@@ -250,7 +252,7 @@ def _task(
             raise DamagedMemoryFile("a mask has more open gates than gates")
         masks.append(bits[:n].reshape(shape).astype(bool))
         taken += -(-n // 8)
-    arrays = _shaped(tensors[f"task.{number}.parameters"], header.parameter_shapes(task))
+    arrays = _shaped(tensors[f"{number}.parameters"], header.parameter_shapes(task))
     norms = [Norm(scale=next(arrays), shift=next(arrays)) for _ in task.widths]
     statistics = [Statistics(mean=next(arrays), var=next(arrays)) for _ in task.widths]
     if any((running.var < 0).any() for running in statistics):
