@@ -1,4 +1,4 @@
-"""Reads `memory.dgm`, as exported before version 0.2.0: a binary format of this package (its versions 1 and 2).
+"""Reads `memory.dgm`, the binary format that earlier versions of this package exported (its versions 1 and 2).
 
 After the header come, for each task, its masks and its parameters, and then the shared weights: the same bytes as those
 of the arrays in the present format.
