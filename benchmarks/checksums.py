@@ -139,7 +139,7 @@ def _checksums(folder: Path, checkout: Path, environment: dict[str, str]) -> dic
     if summary["method"] == "dgm":
         python = [sys.executable, "-c", _READ_MEMORY, str(folder)]
         found["drawn"] = json.loads(subprocess.check_output(python, cwd=checkout, env=environment, text=True))
-        exported = folder / "memory.dgm"
+        exported = folder / "memory.safetensors"
         export = [sys.executable, "-m", "dgm_jax", "export", str(folder), str(exported)]
         subprocess.check_output(export, cwd=checkout, env=environment)
         found["exported"] = _sha256(exported.read_bytes())

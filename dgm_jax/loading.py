@@ -24,7 +24,7 @@ def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
 
     Args:
       path: the folder of a run, finished or not, or a file that `python -m dgm_jax export` wrote, which needs no other
-        packages than jax and numpy.
+        packages than jax, numpy and safetensors.
       after_task: the memory as it was after this task (0 is the first); None: the newest.
 
     Raises:
@@ -33,7 +33,10 @@ def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
     """
     path = Path(path)
     if path.is_file():
-        memory = memory_file.read(path)
+        found = memory_file.read(path).memory
+        if found is None:
+            raise NoMemory(f"{path} holds a classifier and no memory; export it with --what memory or --what both")
+        memory = found
     elif path.is_dir():
         memory = _memory_of_run(path)
     else:
@@ -61,31 +64,56 @@ def _memory_of_run(path: Path) -> Memory:
     return memory.as_of(len(memory.tasks))  # Without the classes of tasks that are still to come.
 
 
-def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Classifier:
+def load_classifier(path: str | Path, *, after_task: int | None = None, reading: str = "consolidated") -> Classifier:
     """Loads the classifier of all classes that a run of DGM has learnt so far.
 
     Args:
-      workdir: the folder of the run, finished or not.
-      reading: "consolidated", trained on images that the memory drew, or "auxiliary", the paper's.
+      path: the folder of a run, finished or not, or a file that `python -m dgm_jax export --what classifier` (or both)
+        wrote, which needs no other packages than jax, numpy and safetensors.
+      after_task: of a run, the classifier as it was after this task (0 is the first); None: the newest.
+      reading: of a run, "consolidated", trained on images that the memory drew, or "auxiliary", the paper's.
 
     Raises:
-      NoMemory: if there is none yet, or the run is a baseline's.
+      NoMemory: if there is none yet, or none after that task, or the run is a baseline's.
       UserError: if `reading` is unknown, or what is there cannot be read.
     """
+    path = Path(path)
+    if reading not in _READINGS:
+        raise UserError(f"reading={reading!r} is unknown; choose one of {', '.join(_READINGS)}")
+    if not path.is_file():
+        return _classifier_of_run(path, after_task, reading)
+    classifier = memory_file.read(path).classifier
+    if classifier is None:
+        raise NoMemory(f"{path} holds a memory and no classifier; export it with --what classifier or --what both")
+    if after_task is not None or reading != "consolidated":
+        raise NoMemory(f"{path} holds one classifier; after_task and reading choose among those of a run's folder")
+    return classifier
+
+
+def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Classifier:
     from dgm_jax.runs.folder import Workdir
     from dgm_jax.runs.reading import read_checkpoint, read_config
 
-    if reading not in _READINGS:
-        raise UserError(f"reading={reading!r} is unknown; choose one of {', '.join(_READINGS)}")
-    folder = Workdir(workdir)
+    folder, place = Workdir(path), _READINGS[reading]
     if not folder.path.is_dir():
-        raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run")
+        raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run, or an exported file")
     if folder.seeds() and not folder.config.exists():
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
-    restored = read_checkpoint(folder, on_damage=_warn, holding=_READINGS[reading])
+    restored = read_checkpoint(folder, on_damage=_warn, wanted=lambda found: place in found.tree)
     if restored is None or "memory" not in restored.metadata:
         raise NoMemory(f"{folder.path} has no classifier; expected the workdir of a run of dgm with a finished task")
-    own: Any = restored.tree[_READINGS[reading]]
+    n_tasks = len(restored.metadata["memory"]["tasks"])
+    if after_task is not None and not 0 <= after_task < n_tasks:
+        raise NoMemory(f"after_task={after_task}, but {path} has {n_tasks} finished tasks, from 0")
+    if after_task is not None and after_task < n_tasks - 1:
+        restored = read_checkpoint(
+            folder,
+            on_damage=_warn,
+            wanted=lambda found: place in found.tree and len(found.metadata["memory"]["tasks"]) == after_task + 1,
+        )
+        if restored is None:
+            raise NoMemory(f"after_task={after_task}: {path} has no whole checkpoint with the classifier of that time")
+    own: Any = restored.tree[place]
     stored, memory = read_config(folder), restored.metadata["memory"]
     assert stored.stream is not None
     network = memory.get("network", "dcgan")

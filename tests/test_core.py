@@ -30,7 +30,7 @@ sys.meta_path.insert(0, Nowhere())
 
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("exported") / "memory.dgm"
+    path = tmp_path_factory.mktemp("exported") / "memory.safetensors"
     memory_file.write(path, small_runs.finished(small_runs.small("dgma")).memories[-1])
     return path
 

@@ -9,6 +9,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tyro
@@ -153,8 +154,10 @@ def desk(tmp_path, monkeypatch):
         monkeypatch.setitem(PRESETS, name, dict.fromkeys(("dgma", "dgmw"), small))
     finished = small_runs.finished(small_runs.small("dgma"), labels=(0, 1, 2, 3))
     small_runs.copied(finished.workdir, tmp_path / "runs" / "digits-dgma-seed0")
-    memory_file.write("memory.dgm", finished.memories[-1])
+    classifier = dgm_jax.load_classifier(finished.workdir)
+    memory_file.write("memory.safetensors", finished.memories[-1])
     Path("memory.stablehlo").write_bytes(export.to_stablehlo(finished.memories[-1]))
+    Path("classifier.stablehlo").write_bytes(export.to_stablehlo(classifier))
     few = small_runs.digits(16, (0, 1), 30)
     return {
         "x_train": few.x_train,
@@ -175,7 +178,10 @@ def run(page: str, names: dict, only: slice = slice(None), then=lambda: None) ->
 
 def test_restore_and_ship(desk) -> None:
     run("docs/ship.md", desk)
-    assert desk["images"].shape == (64, 16, 16, 1) and set(desk["labels"]) <= {0, 1, 2, 3}
+    assert set(desk["labels"].tolist()) <= {0, 1, 2, 3} and 0 <= desk["accuracy"] <= 1
+    drawn = desk["memory"].sample(3, 128, jax.random.key(0))
+    assert float(desk["brightness"](desk["params"], jax.random.key(0))) == pytest.approx(float(drawn.mean()), abs=1e-6)
+    assert desk["header"]["format"] == 3 and desk["weights"].dtype == np.float32
 
 
 def test_readme(desk) -> None:
@@ -209,6 +215,7 @@ def test_own_images(desk) -> None:
 def test_formats(desk) -> None:
     run("docs/formats.md", desk)
     assert np.asarray(desk["images"]).shape == (128, 16, 16, 1) and not np.isnan(desk["images"]).any()
+    assert desk["labels"].shape == (128,) and set(np.asarray(desk["labels"]).tolist()) <= {0, 1, 2, 3}
 
 
 def test_extend(desk, monkeypatch) -> None:

@@ -27,7 +27,6 @@ def several(name: str) -> Any:
     return arg(metavar=f"{name} [{name} ...]", help_behavior_hint="(required)")
 
 
-Run = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run")]
 RunOrFile = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run, or an exported file")]
 AfterTask = Annotated[
     int | None, shown("K", "the newest"), arg(help="use the memory as it was after task K; the first task is 0")
@@ -50,15 +49,15 @@ def as_called(text: str, command: str, called: str) -> str:
 def require_run(path: Path) -> None:
     """Refuses a path that cannot be the folder of a run."""
     if path.is_file():
-        raise UserError(f"{path} is a file; expected the --workdir of a run (an exported file holds only its memory)")
+        raise UserError(f"{path} is a file; expected the --workdir of a run")
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; expected the --workdir of a run")
 
 
-def require_memory(path: Path) -> None:
+def require_run_or_file(path: Path) -> None:
     """Refuses a path that can be neither the folder of a run nor an exported file."""
     if not path.exists():
-        raise UserError(f"{path}: no such folder or file; expected the --workdir of a run, or an exported memory")
+        raise UserError(f"{path}: no such folder or file; expected the --workdir of a run, or an exported file")
 
 
 def require_place(out: Path, option: str, example: str) -> None:

@@ -1,4 +1,4 @@
-"""`python -m dgm_jax export`: the memory of a run as one file."""
+"""`python -m dgm_jax export`: what a run has learnt, as one file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,33 +6,53 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place, shown
+from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_place, require_run_or_file, shown
+from dgm_jax.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the memory of a run as one small file, which dgm_jax.load_memory(FILE) reads (docs/formats.md)."""
+    """Write the memory or the classifier of a run as one small file, which dgm_jax.load_memory(FILE) and
+    dgm_jax.load_classifier(FILE) read (docs/formats.md)."""
 
     workdir: RunOrFile
     out: Annotated[Positional[Path], shown("FILE")]
-    """file to write, e.g. memory.dgm"""
-    to: Literal["dgm", "npz", "stablehlo"] = "dgm"
-    """dgm: the library's format; npz: the arrays, for NumPy; stablehlo: a program for JAX that does not need dgm_jax"""
+    """file to write, e.g. memory.safetensors"""
+    what: Literal["memory", "classifier", "both"] = "memory"
+    """what the file holds: what draws images, what predicts their classes, or both"""
+    to: Literal["safetensors", "npz", "stablehlo"] = "safetensors"
+    """safetensors: for this library; npz: the arrays of a memory, for NumPy; stablehlo: a program for JAX that does not
+    need dgm_jax"""
     after_task: AfterTask = None
     debug: Debug = False
 
     def run(self) -> None:
         """Writes the file."""
-        require_memory(self.workdir)
-        require_place(self.out, "", "memory.dgm")
+        if self.to == "npz" and self.what != "memory":
+            raise UserError(f"--what {self.what}: only a memory is written --to npz; leave out --to")
+        if self.to == "stablehlo" and self.what == "both":
+            raise UserError("--what both: a program either draws or predicts; choose memory or classifier")
+        require_run_or_file(self.workdir)
+        require_place(self.out, "", "memory.safetensors")
 
         import dgm_jax
         from dgm_jax.memory import export
         from dgm_jax.memory import file as memory_file
         from dgm_jax.system import files
 
-        memory = dgm_jax.load_memory(self.workdir, after_task=self.after_task)
-        encode = {"dgm": memory_file.encode, "npz": export.to_npz, "stablehlo": export.to_stablehlo}[self.to]
-        content = encode(memory)
+        memory = classifier = None
+        if self.what != "classifier":
+            memory = dgm_jax.load_memory(self.workdir, after_task=self.after_task)
+        if self.what != "memory":
+            classifier = dgm_jax.load_classifier(self.workdir, after_task=self.after_task)
+        one = memory or classifier
+        assert one is not None
+        if self.to == "safetensors":
+            content = memory_file.encode(memory, classifier)
+        elif self.to == "stablehlo":
+            content = export.to_stablehlo(one)
+        else:
+            assert memory is not None
+            content = export.to_npz(memory)
         files.write_atomically(self.out, content)
-        print(f"{self.out}: {memory.n_classes} classes in {len(content):,} bytes ({self.to})")
+        print(f"{self.out}: {len(one.labels)} classes in {len(content):,} bytes ({self.what}, {self.to})")

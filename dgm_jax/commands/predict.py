@@ -1,4 +1,4 @@
-"""`python -m dgm_jax predict`: the classes of images, by the classifier of a run."""
+"""`python -m dgm_jax predict`: the classes of images, by the classifier of a run or of an exported file."""
 
 import sys
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from dgm_jax.commands.arguments import Debug, Run, require_run, several
+from dgm_jax.commands.arguments import Debug, RunOrFile, require_run_or_file, several
 from dgm_jax.errors import UserError
 
 
@@ -15,16 +15,16 @@ from dgm_jax.errors import UserError
 class Predict:
     """Predict the class of image files with the classifier of a run, among the classes that it has learnt."""
 
-    workdir: Run
+    workdir: RunOrFile
     images: Annotated[Positional[tuple[Path, ...]], several("IMAGE")]
     """image files"""
     reading: Literal["consolidated", "auxiliary"] = "consolidated"
-    """which classifier"""
+    """which classifier of a run"""
     debug: Debug = False
 
     def run(self) -> None:
         """Prints a line for each image: its path, label, class name and probability."""
-        require_run(self.workdir)
+        require_run_or_file(self.workdir)
         if not self.images:
             raise UserError("predict needs at least one image file after the folder of the run")
         for path in self.images:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_memory, require_place, shown
+from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_place, require_run_or_file, shown
 from dgm_jax.data.dataset import composed
 from dgm_jax.errors import UserError
 from dgm_jax.system.interruption import Signals
@@ -67,7 +67,7 @@ class Sample:
             raise UserError(f"--n {self.n}: expected at least 1 image of each class")
         if not 0 <= self.seed < _SEEDS:
             raise UserError(f"--seed {self.seed}: expected a whole number from 0 to {_SEEDS - 1}")
-        require_memory(self.workdir)
+        require_run_or_file(self.workdir)
         if in_picture:
             require_place(self.out, "--out ", "grid.png")
             if self.n * len(self.classes) > _MOST_IN_PICTURE:

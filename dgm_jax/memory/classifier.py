@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dgm_jax.data import pictures
 from dgm_jax.data.dataset import resize
 from dgm_jax.errors import UserError
 from dgm_jax.models.prediction import predict, predict_logits
 from dgm_jax.types import DiscriminatorParams, Statistics
+
+_SLACK = 1e-3  # Arithmetic in low precision may exceed 1 by this much.
 
 
 class BadImages(UserError, ValueError):
@@ -37,7 +41,7 @@ class Classifier:
         return len(self.params.classifier.bias)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Scores uint8 images [n, height, width, channels] of `image_shape`.
+        """Scores images [n, height, width, channels] of `image_shape`, uint8, or float32 in [-1, 1].
 
         Returns:
           float32 [n, n_outputs]; classes that are not learnt yet have the lowest number there is.
@@ -46,35 +50,59 @@ class Classifier:
         return predict_logits(self.params, self.statistics, images, seen, network=self.network)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """What the class head reads of uint8 images [n, height, width, channels]: float32 [n, features]."""
+        """What the class head reads of images as `logits` takes them: float32 [n, features]."""
         return predict(self.params, self.statistics, images, network=self.network)[1]
 
     def predict(self, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Predicts the class of images.
 
         Args:
-          images: uint8 [n, height, width, channels], or [n, height, width] if grey, of any size, with the channels of
-            training. They are resized to what the network reads; an image that is not square is squeezed.
-            (`python -m dgm_jax predict` cuts images to their central square first, as training on class folders does.)
+          images: [n, height, width, channels], or [n, height, width] if grey, with the channels of training; uint8 in
+            0..255, or floats in [-1, 1] as a memory draws them. Images of another size are resized to what the network
+            reads, float images after rounding to uint8; an image that is not square is squeezed. (`python -m dgm_jax
+            predict` cuts images to their central square first, as training on class folders does.)
 
         Returns:
           Labels, int64 [n], and probabilities, float32 [n, classes], in the order of `labels`: the network's softmax.
           They are not calibrated: the network learnt generated images and now reads real ones.
 
         Raises:
-          BadImages: if the images have another shape or type.
+          BadImages: if the images have another shape, type or range. Float images without any value below 0 are
+            refused, too: they would be black to white in 0..1.
         """
-        pixels = np.asarray(images)
-        if pixels.ndim == 3:
-            pixels = pixels[..., None]
-        channels = self.image_shape[2]
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != channels or 0 in pixels.shape[1:]:
-            raise BadImages(
-                f"images of {pixels.dtype} {list(pixels.shape)}; expected uint8 [n, height, width, {channels}]"
-            )
+        pixels = _checked(images, self.image_shape[2])
         if pixels.shape[1:3] != self.image_shape[:2]:
-            pixels = resize(pixels, self.image_shape[0])
+            pixels = resize(pictures.to_uint8(pixels), self.image_shape[0])
         logits = self.logits(pixels)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))[:, : len(self.labels)]
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return np.asarray(self.labels, np.int64)[probabilities.argmax(axis=1)], probabilities
+
+
+def _checked(images: ArrayLike, channels: int) -> np.ndarray:
+    """Images as uint8, or as float32 in [-1, 1], [n, height, width, channels]."""
+    pixels = np.asarray(images)
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    is_float = jnp.issubdtype(pixels.dtype, jnp.floating)
+    is_image = pixels.ndim == 4 and pixels.shape[3] == channels and 0 not in pixels.shape[1:]
+    if not is_image or not (is_float or pixels.dtype == np.uint8):
+        raise BadImages(
+            f"images of {pixels.dtype} {list(pixels.shape)}; expected [n, height, width, {channels}], uint8 in 0..255 "
+            "or floats in [-1, 1]"
+        )
+    if not is_float or pixels.size == 0:
+        return pixels.astype(np.float32) if is_float else pixels
+    pixels = pixels.astype(np.float32)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BadImages("images of floats that are not all finite; expected floats in [-1, 1]")
+    if low < -1 - _SLACK or high > 1 + _SLACK:
+        remedy = " If they are in 0..255: np.round(x).astype(np.uint8)." if low >= 0 and high <= 255 else ""
+        raise BadImages(f"images of floats in {low:g}..{high:g}; expected floats in [-1, 1], or uint8.{remedy}")
+    if low >= 0:
+        raise BadImages(
+            f"images of floats in {low:g}..{high:g}; expected floats in [-1, 1], black is -1. If black is 0 here: "
+            "2 * x - 1. Images that are so bright can be given as uint8."
+        )
+    return pixels

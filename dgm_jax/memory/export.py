@@ -1,9 +1,10 @@
-"""Exports a memory for use without dgm_jax: its arrays as .npz, or its sampler as a program that needs only JAX."""
+"""Exports for use without dgm_jax: a memory's arrays as .npz; what draws, and what predicts, as programs for JAX."""
 
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,14 @@ import numpy as np
 from jax import lax
 
 from dgm_jax.errors import UserError
+from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory, sample_chunk
+from dgm_jax.models import pair
 from dgm_jax.system import files
 from dgm_jax.system.pinned import KEYS, pinned
 from dgm_jax.types import params_to_tree
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # The platforms that an exported sampler runs on.
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # The platforms that an exported program runs on.
 
 
 def to_npz(memory: Memory) -> bytes:
@@ -49,9 +52,7 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     Raises:
       UserError: if a label does not fit into 32 bits.
     """
-    known = np.array(memory.labels[: memory.n_classes], np.int64)
-    if known.min() < -(2**31) or known.max() >= 2**31:
-        raise UserError(f"labels from {known.min()} to {known.max()} do not fit into the sampler's 32 bits")
+    known = _of_32_bits(memory.labels[: memory.n_classes])
     tasks = np.array([t for t, task in enumerate(memory.tasks) for _ in task.classes], np.int32)
     heads = np.array(list(itertools.chain.from_iterable(range(len(task.classes)) for task in memory.tasks)), np.int32)
 
@@ -72,7 +73,7 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     @pinned()
     def sample(key_data: jax.Array, start: jax.Array, label: jax.Array) -> jax.Array:
         key = jax.random.wrap_key_data(key_data, impl=KEYS)
-        is_label = jnp.asarray(known, jnp.int32) == label
+        is_label = jnp.asarray(known) == label
         index = jnp.argmax(is_label).astype(jnp.int32)
         images = lax.switch(jnp.asarray(tasks)[index], branches, key, start, index, jnp.asarray(heads)[index])
         return jnp.where(jnp.any(is_label), images, jnp.nan)
@@ -80,12 +81,52 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     return sample
 
 
-@pinned()
-def to_stablehlo(memory: Memory) -> bytes:
-    """The sampler with its weights as a serialised `jax.export` program for CPU, GPU and TPU.
+def predictor(classifier: Classifier) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Makes a pure function that predicts as `Classifier.predict` does.
 
-    With JAX installed, `jax.export.deserialize(bytearray(content)).call(key_data, start, label)` runs it.
+    Returns:
+      A function of images, float32 [n, height, width, channels] in [-1, 1], of the classifier's `image_shape`. It
+      returns labels, int32 [n], and probabilities, float32 [n, classes], in the order of the classifier's labels.
+
+    Raises:
+      UserError: if a label does not fit into 32 bits.
     """
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    exported = jax.export.export(jax.jit(sampler(memory)), platforms=PLATFORMS)
-    return bytes(exported(jax.ShapeDtypeStruct((2,), jnp.uint32), number, number).serialize())
+    labels = _of_32_bits(classifier.labels)
+
+    @pinned()
+    def predict(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        with jax.default_matmul_precision("highest"):
+            discriminate = pair(classifier.network).discriminate
+            output, _ = discriminate(classifier.params, classifier.statistics, images, train=False)
+        probabilities = jax.nn.softmax(output.logits[:, : len(labels)])
+        return jnp.asarray(labels)[jnp.argmax(probabilities, axis=1)], probabilities
+
+    return predict
+
+
+@pinned()
+def to_stablehlo(what: Memory | Classifier) -> bytes:
+    """A memory's sampler, or a classifier's predictor, as a serialised `jax.export` program for CPU, GPU and TPU.
+
+    With JAX installed, `jax.export.deserialize(bytearray(content)).call` is the program: of a memory a function of
+    `(key_data, start, label)`, of a classifier a function of `images`, any number of them.
+
+    Raises:
+      UserError: if a label does not fit into 32 bits.
+    """
+    function: Callable[..., Any]
+    if isinstance(what, Memory):
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        function, arguments = sampler(what), [jax.ShapeDtypeStruct((2,), jnp.uint32), number, number]
+    else:
+        (n,) = jax.export.symbolic_shape("n")
+        function, arguments = predictor(what), [jax.ShapeDtypeStruct((n, *what.image_shape), jnp.float32)]
+    return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize())
+
+
+def _of_32_bits(labels: tuple[int, ...]) -> np.ndarray:
+    """Labels as int32, which all programs of JAX can hold."""
+    known = np.array(labels, np.int64)
+    if known.min() < -(2**31) or known.max() >= 2**31:
+        raise UserError(f"labels from {known.min()} to {known.max()} do not fit into the program's 32 bits")
+    return known.astype(np.int32)

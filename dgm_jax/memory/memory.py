@@ -6,7 +6,8 @@ the network had when the task ended. This cut never changes, in value or in shap
 learns. So old images stay equal bit for bit, and drawing old classes never becomes slower.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -86,7 +87,8 @@ class Memory:
           Images in [-1, 1], float32 [n, height, width, channels].
 
         Raises:
-          ValueError: if the memory does not know the class, or n < 1, or the key is of another generator.
+          ValueError: if the memory does not know the class, or n < 1, or the key is of another generator, or the call
+            is inside `jit`, `vmap`, `scan` or `grad`: use `sampler` there.
         """
         return jnp.asarray(self.sample_index(self._index(label), n, key))
 
@@ -103,6 +105,75 @@ class Memory:
                 images = np.asarray(chunk)
             yield images[: n - start * CHUNK]
 
+    def sampler(self, label: int) -> tuple[SamplerParams, Callable[..., jax.Array]]:
+        """`sample` as a pure function, to be used inside `jit`, `vmap`, `scan` and `grad`, where `sample` cannot be.
+
+        Args:
+          label: the class, as the data set labels it.
+
+        Returns:
+          The parameters, a pytree of float32 arrays, and a function `draw(params, key, start=0)`. It returns the images
+          number `start` to `start + 127` of the key, float32 [128, height, width, channels] in [-1, 1]: bit for bit
+          those of `sample`, if the parameters are arguments of the compiled program and not constants in it. It raises
+          `OtherGenerator`, a ValueError, for a key of another generator than threefry2x32.
+
+        Raises:
+          ValueError: if the memory does not know the class.
+        """
+        return self._sampler(self._index(label))
+
+    @pinned()
+    def _sampler(self, index: int) -> tuple[SamplerParams, Callable[..., jax.Array]]:
+        task = self.single_class_task(index)
+        generator, noise_dim, n_conditioned = self.generator, self.noise_dim, task.n_conditioned
+
+        @pinned()
+        def draw(params: SamplerParams, key: jax.Array, start: jax.Array | int = 0) -> jax.Array:
+            key = as_key(key)
+            return sample_chunk(generator, params, key, start, index, noise_dim=noise_dim, n_conditioned=n_conditioned)
+
+        return jax.device_put(self.cut(task)), draw
+
+    def batches(self, batch_size: int, key: jax.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Draws mini-batches of all classes without end, to train a classifier on.
+
+        The classes take turns, so that their counts in a batch differ by at most 1. The images of the class with index
+        c are those of `sample` with the key `jax.random.fold_in(key, c)`, one after the other. Up to 128 images of each
+        class are kept in host memory.
+
+        Args:
+          batch_size: images in a batch, >= 1.
+          key: a PRNG key of JAX's default generator, threefry2x32.
+
+        Yields:
+          Images, float32 [batch_size, height, width, channels] in [-1, 1], and labels, int64 [batch_size], as the data
+          set labels them.
+
+        Raises:
+          ValueError: if batch_size < 1, or the key is of another generator.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected at least 1")
+        with pinned():
+            keys = [jax.random.fold_in(as_key(key), index) for index in range(self.n_classes)]
+        return self._batches(batch_size, [self._endless(index, own) for index, own in enumerate(keys)])
+
+    def _batches(
+        self, batch_size: int, images: Sequence[Iterator[np.ndarray]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        labels = np.array(self.labels, np.int64)
+        for start in itertools.count(step=batch_size):
+            turns = [number % len(images) for number in range(start, start + batch_size)]
+            yield np.stack([next(images[turn]) for turn in turns]), labels[turns]
+
+    def _endless(self, index: int, key: jax.Array) -> Iterator[np.ndarray]:
+        """The images of a class, one after the other; between chunks, only the key is kept on the device."""
+        for start in itertools.count(step=CHUNK):
+            with pinned():
+                params, draw = self._sampler(index)
+                images = np.asarray(draw(params, key, start))
+            yield from images
+
     def _index(self, label: int) -> int:
         known = self.labels[: self.n_classes]
         if label not in known:
@@ -114,22 +185,11 @@ class Memory:
         """Starts one program for each chunk; a caller that lists them all waits for none before all are started."""
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
+        if isinstance(key, jax.core.Tracer):
+            raise ValueError("images cannot be drawn so inside jit, vmap, scan or grad; use the function of `sampler`")
         key = as_key(key)
-        task = self.single_class_task(index)
-        cut = self.cut(task)
-        placed = jax.device_put(cut)
-        chunk = pinned()(
-            partial(
-                sample_chunk,
-                self.generator,
-                placed,
-                key,
-                index=index,
-                noise_dim=self.noise_dim,
-                n_conditioned=task.n_conditioned,
-            )
-        )
-        return (chunk(start=start) for start in range(0, n, CHUNK))
+        params, draw = self._sampler(index)
+        return (draw(params, key, start) for start in range(0, n, CHUNK))
 
     def single_class_task(self, index: int) -> TaskMemory:
         """What belongs to the class of this index, as if it had been the only one of its task."""

@@ -29,13 +29,13 @@ def predict(
     Args:
       params: of the discriminator.
       statistics: running statistics of its norms.
-      images: uint8 [n, height, width, channels].
+      images: [n, height, width, channels], uint8, or float32 in [-1, 1].
       network: "dcgan" or "resnet".
     """
     n = len(images)
     if n == 0:  # Predict for one image, and drop its scores below.
-        images = np.zeros((1, *images.shape[1:]), np.uint8)
-    padded = np.concatenate([images, np.zeros((-len(images) % _PREDICTED_AT_ONCE, *images.shape[1:]), np.uint8)])
+        images = np.zeros((1, *images.shape[1:]), images.dtype)
+    padded = np.concatenate([images, np.zeros((-len(images) % _PREDICTED_AT_ONCE, *images.shape[1:]), images.dtype)])
     parts = [
         jax.device_get(_predict(params, statistics, padded[i : i + _PREDICTED_AT_ONCE], network=network))
         for i in range(0, len(padded), _PREDICTED_AT_ONCE)
@@ -61,6 +61,8 @@ def predict_logits(
 def _predict(
     params: DiscriminatorParams, statistics: Sequence[Statistics], images: jax.Array, *, network: str
 ) -> tuple[jax.Array, jax.Array]:
+    if images.dtype == np.uint8:
+        images = to_unit_range(images)
     with jax.default_matmul_precision("highest"):
-        output, _ = pair(network).discriminate(params, statistics, to_unit_range(images), train=False)
+        output, _ = pair(network).discriminate(params, statistics, images, train=False)
     return output.logits, output.features

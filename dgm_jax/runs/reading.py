@@ -89,14 +89,17 @@ def read_summary(folder: Workdir) -> Summary | None:
 
 
 def read_checkpoint(
-    folder: Workdir, on_damage: Callable[[str], None], *, holding: str | None = None
+    folder: Workdir,
+    on_damage: Callable[[str], None],
+    *,
+    wanted: Callable[[checkpoint.Checkpoint], bool] = lambda _: True,
 ) -> checkpoint.Checkpoint | None:
     """Reads the newest whole checkpoint.
 
     Args:
       folder: of the run, which may be live.
       on_damage: told of each damaged checkpoint that was passed over.
-      holding: pass over checkpoints whose tree has no entry of this name, such as those within the first task.
+      wanted: pass over checkpoints for which this is false.
 
     Raises:
       DamagedCheckpoint: if there are checkpoints, but none is whole.
@@ -104,7 +107,7 @@ def read_checkpoint(
     if not folder.checkpoints.is_dir():
         return None
     newest = checkpoint.restore(folder.checkpoints, on_damage=on_damage)
-    if newest is None or holding is None or holding in newest.tree:
+    if newest is None or wanted(newest):
         return newest
     for step in reversed(checkpoint.steps(folder.checkpoints)):
         try:
@@ -114,7 +117,7 @@ def read_checkpoint(
         except checkpoint.DamagedCheckpoint as error:
             on_damage(str(error))
             continue
-        if restored is not None and holding in restored.tree:
+        if restored is not None and wanted(restored):
             return restored
     return None
 

@@ -101,7 +101,7 @@ def test_sample_refuses_folders(workdir: Path, tmp_path: Path, capsys) -> None:
         assert "expected a picture's name that ends in .png, or a folder" in capsys.readouterr().err
     assert main(["sample", str(tmp_path / "none"), *rest, "a.png"]) == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path / 'none'}: no such folder or file; expected the --workdir of a run, or an exported memory\n"
+        f"error: {tmp_path / 'none'}: no such folder or file; expected the --workdir of a run, or an exported file\n"
     )
     assert main(["sample", str(workdir), *rest, str(tmp_path / "none" / "a.png")]) == 2
     assert "there is no folder" in capsys.readouterr().err

@@ -3,13 +3,15 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from support import checks, small_runs
 
-from dgm_jax import load_classifier
+from dgm_jax import load_classifier, load_memory
 from dgm_jax.commands.main import main
+from dgm_jax.data import pictures
 from dgm_jax.data.dataset import resize
 from dgm_jax.errors import NoMemory, UserError
 from dgm_jax.memory.classifier import BadImages
@@ -81,13 +83,96 @@ def test_images_of_another_size_are_scaled(run):
     assert np.any(logits != classifier.predict(small)[1])  # Scaling back averages over neighbours.
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, "bfloat16"])
+def test_float_images_are_those_that_the_memory_draws(run, dtype):
+    """uint8 and float32 mean the same, whatever array holds them; narrower types are rounded, not scaled otherwise."""
+    pixels = small_runs.digits(8, small_runs.SIX).x_test[:40]
+    classifier = load_classifier(run.workdir)
+    floats = (pixels / 127.5 - 1).astype(jax.numpy.dtype(dtype))
+    labels, probabilities = classifier.predict(floats)
+    expected = classifier.predict(pixels)
+    np.testing.assert_allclose(probabilities, expected[1], atol=0.02 if floats.dtype.itemsize == 2 else 1e-6)
+    assert np.mean(labels == expected[0]) > 0.9
+    assert classifier.predict(np.zeros((0, 8, 8), np.float32))[1].shape == (0, 6)
+    np.testing.assert_allclose(classifier.predict(floats[..., 0])[1], probabilities)
+
+
+def test_float_images_of_another_size_are_rounded_and_scaled(run):
+    large = small_runs.digits(8, small_runs.SIX).x_test[:5].repeat(4, axis=1).repeat(4, axis=2)
+    classifier = load_classifier(run.workdir)
+    assert np.array_equal(classifier.predict(large / 127.5 - 1)[1], classifier.predict(large)[1])
+
+
+def test_what_a_memory_draws_is_not_rounded(run):
+    memory, classifier = load_memory(run.workdir), load_classifier(run.workdir)
+    drawn = memory.sample(12, 9, jax.random.key(0))
+    exact = classifier.logits(np.asarray(drawn))[:, :6]
+    odds = np.exp(exact - exact.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(classifier.predict(drawn)[1], odds / odds.sum(axis=1, keepdims=True), rtol=1e-6)
+    assert np.any(classifier.predict(drawn)[1] != classifier.predict(pictures.to_uint8(drawn))[1])
+
+
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 1)), np.zeros((8, 8), np.uint8), np.zeros((1, 0, 8), "u1")],
+    [
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((2, 8, 8, 1), np.int32),
+        np.zeros((2, 8, 8, 1), bool),
+        np.zeros((2, 8, 8, 1), np.complex64),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((1, 0, 8), np.uint8),
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.array("text"),
+    ],
 )
 def test_refuses_images(run, images):
-    with pytest.raises(BadImages, match=r"expected uint8 \[n, height, width, 1\]"):
+    expected = r"expected \[n, height, width, 1\], uint8 in 0\.\.255 or floats in \[-1, 1\]"
+    with pytest.raises(BadImages, match=expected):
         load_classifier(run.workdir).predict(images)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.0, 255.0, r"floats in 0\.\.255; expected floats in \[-1, 1\], or uint8. If they are in 0..255: np.round"),
+        (-1.5, 1.0, r"floats in -1\.5\.\.1; expected floats in \[-1, 1\], or uint8\.$"),
+        (0.0, 1.0, r"floats in 0\.\.1; .* If black is 0 here: 2 \* x - 1"),
+        (-1.0, np.nan, "not all finite"),
+        (-1.0, np.inf, "not all finite"),
+    ],
+)
+def test_refuses_floats_of_another_range(run, low, high, said):
+    images = np.linspace(low, high, 128).reshape(2, 8, 8) if np.isfinite(high) else np.full((2, 8, 8), high)
+    with pytest.raises(BadImages, match=said):
+        load_classifier(run.workdir).predict(images)
+
+
+@pytest.mark.parametrize("reading", ["consolidated", "auxiliary"])
+def test_as_it_was_after_each_task(run, reading):
+    """As often right on the classes of its time as the run said then."""
+    summary = json.loads((run.workdir / "summary.json").read_text())
+    test = small_runs.digits(8, small_runs.SIX, 24, (70, -3, 12, 5, 900, 41))
+    for task, n_classes in enumerate((3, 5, 6)):
+        classifier = load_classifier(run.workdir, after_task=task, reading=reading)
+        assert classifier.labels == load_memory(run.workdir, after_task=task).labels
+        of_classes = np.isin(test.y_test, classifier.labels)
+        labels, probabilities = classifier.predict(test.x_test[of_classes])
+        measured = summary[f"A_{n_classes}"][reading]["micro"]
+        assert np.mean(labels == test.y_test[of_classes]) == pytest.approx(measured)
+        assert probabilities.shape[1] == n_classes
+    newest = load_classifier(run.workdir, reading=reading)
+    pixels = test.x_test
+    assert classifier.logits(pixels).tobytes() == newest.logits(pixels).tobytes()
+    for task in (-1, 3):
+        with pytest.raises(NoMemory, match=f"after_task={task}, but .* has 3 finished tasks, from 0"):
+            load_classifier(run.workdir, after_task=task)
+
+
+def test_after_a_task_whose_checkpoint_is_not_there(run, tmp_path):
+    folder = small_runs.copied(run.workdir, tmp_path / "run")
+    shutil.rmtree(sorted((folder / "checkpoints").iterdir())[0])
+    with pytest.raises(NoMemory, match="after_task=0: .* has no whole checkpoint with the classifier of that time"):
+        load_classifier(folder, after_task=0)
 
 
 def test_refuses_folders(run, tmp_path):
@@ -121,6 +206,6 @@ def test_the_command(run, tmp_path, capsys):
     assert main(["predict", str(run.workdir), str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}: is a folder; expected image files\n"
     assert main(["predict", str(paths[0]), str(paths[0])]) == 2
-    assert "is a file; expected the --workdir of a run" in capsys.readouterr().err
+    assert "is no whole exported file: it does not begin as a file that" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "none"), str(paths[0])]) == 2
     assert "expected the --workdir of a run" in capsys.readouterr().err

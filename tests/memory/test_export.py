@@ -1,5 +1,6 @@
 """A memory for those who have no dgm_jax: arrays, and a program that draws."""
 
+import dataclasses
 import io
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 from support import children, small_runs
 from support.marks import slow_but
 
+from dgm_jax import load_classifier
 from dgm_jax.errors import UserError
 from dgm_jax.memory import export
 from dgm_jax.memory.file import decode, encode
@@ -53,11 +55,37 @@ assert not any(name.startswith("dgm_jax") for name in sys.modules)
     assert np.isnan(drawn["unknown"]).all()
 
 
+def test_the_program_predicts_what_the_classifier_predicts(tmp_path):
+    """In a process that has JAX and not this package, for any number of images."""
+    run = small_runs.unequal()
+    classifier = load_classifier(run.workdir)
+    images = np.concatenate([np.asarray(run.memories[-1].sample(label, 3, jax.random.key(0))) for label in (12, 41)])
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "classifier.stablehlo").write_bytes(export.to_stablehlo(classifier))
+    code = f"""
+import sys, jax, numpy as np
+call = jax.export.deserialize(bytearray(open({str(tmp_path / "classifier.stablehlo")!r}, "rb").read())).call
+images = np.load({str(tmp_path / "images.npy")!r})
+np.savez({str(tmp_path / "predicted.npz")!r}, *call(images), *call(images[:1]))
+assert not any(name.startswith("dgm_jax") for name in sys.modules)
+"""
+    children.outputs(children.start(code))
+    predicted = np.load(tmp_path / "predicted.npz")
+    labels, probabilities = classifier.predict(images)
+    assert np.array_equal(predicted["arr_0"], labels) and predicted["arr_0"].dtype == np.int32
+    np.testing.assert_allclose(predicted["arr_1"], probabilities, rtol=0, atol=2e-6)
+    assert predicted["arr_2"].tolist() == [labels[0]]
+    np.testing.assert_allclose(predicted["arr_3"], probabilities[:1], rtol=0, atol=2e-6)
+
+
 def test_labels_of_more_than_32_bits(memory):
-    large = decode(encode(memory))
+    large = decode(encode(memory)).memory
     object.__setattr__(large, "labels", (2**31, *large.labels[1:]))
-    with pytest.raises(UserError, match="to 2147483648 do not fit into the sampler's 32 bits"):
+    with pytest.raises(UserError, match="to 2147483648 do not fit into the program's 32 bits"):
         export.to_stablehlo(large)
+    classifier = load_classifier(small_runs.unequal().workdir)
+    with pytest.raises(UserError, match="from -2147483649 to 900 do not fit"):
+        export.to_stablehlo(dataclasses.replace(classifier, labels=(-(2**31) - 1, *classifier.labels[1:])))
 
 
 def test_npz_has_every_array(memory):

@@ -12,6 +12,7 @@ from support.marks import slow_but
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NoMemory
 from dgm_jax.memory.task import TaskMemory
+from dgm_jax.system.pinned import OtherGenerator
 from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 RUNS = {
@@ -244,3 +245,108 @@ def test_a_task_that_opens_nothing_draws_grey():
     closed = dataclasses.replace(memory.tasks[0], masks=[np.zeros(5, bool), np.zeros(3, bool)])
     memory = dataclasses.replace(memory, tasks=(closed, memory.tasks[1]))
     assert not np.any(memory.sample(9, 2, jax.random.key(0)))
+
+
+# ---- inside other programs ----
+
+
+@pytest.fixture(scope="module", params=["dgma", "dgmw"])
+def memory(request):
+    return _memory(request.param)
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.key(3), jax.random.key(4)
+
+
+@pytest.fixture(scope="module")
+def drawn(memory, keys):
+    """For two classes: the parameters, the function, and what `sample` draws with each key."""
+    return [(*memory.sampler(label), [np.asarray(memory.sample(label, 256, k)) for k in keys]) for label in (9, 6)]
+
+
+class TestSampler:
+    """The pure function draws bit for bit what `sample` draws, wherever its parameters are arguments."""
+
+    def test_by_itself_and_in_jit(self, keys, drawn):
+        assert np.std(drawn[1][2][0]) > 0
+        for params, draw, expected in drawn:
+            for key, images in zip(keys, expected, strict=True):
+                assert np.asarray(draw(params, key)).tobytes() == images[:128].tobytes()
+                assert np.asarray(jax.jit(draw)(params, key, 128)).tobytes() == images[128:].tobytes()
+                assert np.asarray(jax.jit(draw)(params, key, 5))[:123].tobytes() == images[5:128].tobytes()
+
+    def test_in_scan_and_vmap(self, keys, drawn):
+        params, draw, expected = drawn[1]
+
+        @jax.jit
+        def all_chunks(params, key):
+            return jax.lax.scan(lambda start, _: (start + 128, draw(params, key, start)), 0, length=2)[1]
+
+        assert np.asarray(all_chunks(params, keys[0])).tobytes() == expected[0].tobytes()
+        mapped = jax.jit(jax.vmap(draw, (None, 0)))(params, jax.numpy.stack(keys))
+        for images, whole in zip(np.asarray(mapped), expected, strict=True):
+            assert images.tobytes() == whole[:128].tobytes()
+
+    def test_derivatives(self, keys, drawn):
+        params, draw, _ = drawn[1]
+        loss = jax.jit(lambda params: (draw(params, keys[0]) ** 2).mean())
+        gradient = jax.jit(jax.grad(loss))(params)
+        slope = sum(float((g * g).sum()) for g in jax.tree.leaves(gradient))
+        assert np.isfinite(slope) and slope > 0
+        tangent = jax.jvp(loss, (params,), (gradient,))[1]
+        np.testing.assert_allclose(tangent, slope, rtol=1e-3)
+
+    def test_settings_of_the_caller_do_not_matter(self, keys, drawn):
+        params, draw, expected = drawn[1]
+        with (
+            jax.enable_x64(True),
+            jax.threefry_partitionable(False),
+            jax.numpy_dtype_promotion("strict"),
+            jax.default_matmul_precision("bfloat16"),
+            jax.default_prng_impl("rbg"),
+        ):
+            images = jax.jit(draw)(params, keys[0])
+        assert images.dtype == np.float32 and np.asarray(images).tobytes() == expected[0][:128].tobytes()
+
+    def test_what_is_refused(self, memory, keys, drawn):
+        params, draw, _ = drawn[1]
+        with pytest.raises(ValueError, match="the memory knows no class 77"):
+            memory.sampler(77)
+        for call in (draw, jax.jit(draw)):
+            with pytest.raises(OtherGenerator, match="a key of the generator rbg would draw other images"):
+                call(params, jax.random.key(0, impl="rbg"))
+        with pytest.raises(ValueError, match="inside jit, vmap, scan or grad; use the function of `sampler`"):
+            jax.jit(lambda key: memory.sample(memory.labels[0], 2, key))(keys[0])
+
+
+class TestBatches:
+    def test_classes_take_turns_and_images_are_those_of_sample(self, memory):
+        key, batch_size, n_batches = jax.random.key(7), 50, 3 * 128 // 50 + 1
+        found = {label: [] for label in memory.labels}
+        batches = memory.batches(batch_size, key)
+        for _, (images, labels) in zip(range(n_batches), batches):
+            size = memory.image_size
+            assert images.shape == (batch_size, size, size, 1) and images.dtype == np.float32
+            assert labels.shape == (batch_size,) and labels.dtype == np.int64
+            counts = [int(np.sum(labels == label)) for label in memory.labels]
+            assert max(counts) - min(counts) <= 1
+            for image, label in zip(images, labels):
+                found[int(label)].append(image)
+        assert max(map(len, found.values())) - min(map(len, found.values())) <= 1
+        for index, label in enumerate(memory.labels):
+            expected = memory.sample(label, len(found[label]), jax.random.fold_in(key, index))
+            assert np.stack(found[label]).tobytes() == np.asarray(expected).tobytes()
+        assert len(found[9]) > 128
+
+    def test_only_classes_that_were_learnt(self, memory):
+        memory = dataclasses.replace(memory, tasks=memory.tasks[:1])  # More classes are announced.
+        labels = next(memory.batches(7, jax.random.key(0)))[1]
+        assert labels.tolist() == 7 * [9]
+
+    def test_what_is_refused(self, memory):
+        with pytest.raises(ValueError, match="batch_size=0: expected at least 1"):
+            memory.batches(0, jax.random.key(0))
+        with pytest.raises(OtherGenerator):
+            memory.batches(5, jax.random.key(0, impl="rbg"))

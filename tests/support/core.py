@@ -1,4 +1,4 @@
-"""What the core does alone: a program for an environment without the extras, `python core.py MEMORY.dgm`."""
+"""What the core does alone: a program for an environment without the extras, `python core.py MEMORY.safetensors`."""
 
 import hashlib
 import sys

@@ -9,7 +9,8 @@ import pytest
 from support import children
 
 from dgm_jax import load_memory
-from dgm_jax.memory import file as memory_file
+from dgm_jax.memory import memory_section
+from dgm_jax.memory.container import DamagedMemoryFile, Section
 from dgm_jax.system.pinned import KEYS, OtherGenerator, new_key, pinned
 
 MEMORY = Path(__file__).parents[1] / "fixtures" / "format-1" / "memory.dgm"
@@ -80,10 +81,10 @@ def test_a_key_of_another_generator_is_refused():
 
 
 def test_the_memory_file_names_its_generator():
-    content = memory_file.encode(load_memory(MEMORY))
-    assert f'"keys":"{KEYS}"'.encode() in content
-    with pytest.raises(memory_file.DamagedMemoryFile, match="random numbers of 'xyz', only threefry2x32 is known"):
-        memory_file._check(memory_file.dataclasses.replace(memory_file._header_of(load_memory(MEMORY)), keys="xyz"))
+    section = memory_section.encode(load_memory(MEMORY))
+    assert section.header["keys"] == KEYS
+    with pytest.raises(DamagedMemoryFile, match="random numbers of 'xyz', only threefry2x32 is known"):
+        memory_section.decode(Section(section.header | {"keys": "xyz"}, section.tensors))
 
 
 def test_the_generator_is_the_one_of_every_memory_so_far():

@@ -1,0 +1,274 @@
+"""The section of a file that holds a memory: only what drawing from it needs, and only weights that some task uses.
+
+All shapes follow from a few numbers in its header, so that no two parts of it can contradict each other.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dgm_jax.data.dataset import composed
+from dgm_jax.memory.container import DamagedMemoryFile, Section
+from dgm_jax.memory.memory import Memory, used_weights
+from dgm_jax.memory.task import TaskMemory, unite_masks
+from dgm_jax.models import NETWORKS, pair
+from dgm_jax.models.generator import Generator
+from dgm_jax.system.pinned import KEYS
+from dgm_jax.types import Norm, Statistics
+
+IMAGE_SIZES = (8, 16, 32, 64, 128)
+_MOST_WEIGHTS = 2**28  # A file may hold no more weights, 1 GiB, once decompressed.
+_MOST_WORK = 2**32
+
+
+@dataclass(frozen=True)
+class TaskHeader:
+    """What the shapes of a task follow from."""
+
+    labels: list[int]
+    names: list[str]
+    widths: list[int]
+    n_conditioned: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What all shapes follow from."""
+
+    network: str
+    image_size: int
+    channels: int
+    noise_dim: int
+    gates: str  # "units" (DGMa) or "weights" (DGMw).
+    gate_before_norm: bool
+    tasks: list[TaskHeader]
+    keys: str  # The generator of random numbers that images are drawn with.
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Header":
+        """Checks every number, before anything of such a size is made.
+
+        Raises:
+          DamagedMemoryFile: if a value is none that a memory can have.
+        """
+        try:
+            header = cls(**{**found, "tasks": [TaskHeader(**task) for task in found["tasks"]]})
+            _check(header)
+        # Other names, other types.
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedMemoryFile(
+                f"its header cannot be read ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
+        if json.dumps(dataclasses.asdict(header)) != json.dumps(found):
+            raise DamagedMemoryFile("its header is not in the form in which it is written")
+        return header
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the shared weights that some task uses; units grown since then are left out."""
+        return tuple(map(max, zip(*(task.widths for task in self.tasks), strict=True)))
+
+    @property
+    def generator(self) -> Generator:
+        """How its layers are wired."""
+        return pair(self.network).generator(self.image_size)
+
+    def kernel_shapes(self) -> list[tuple[int, int, int, int]]:
+        """Of the shared weights."""
+        return self.generator.kernel_shapes(self.widths, self.noise_dim)
+
+    def mask_shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
+        """Of the masks of a task, or of all, of these widths."""
+        return self.generator.mask_shapes("dgma" if self.gates == "units" else "dgmw", widths, self.noise_dim)
+
+    def parameter_shapes(self, task: TaskHeader) -> list[tuple[int, ...]]:
+        """Of what is a task's own: scale and shift of each layer, mean and variance of each layer, output layers."""
+        window = self.generator.output.window
+        of_norms = [(width,) for width in task.widths for _ in range(2)]
+        return [*of_norms, *of_norms, (len(task.labels), window, window, task.widths[-1], self.channels)]
+
+    def tensor_sizes(self) -> dict[str, int]:
+        """Of what belongs to single tasks: bytes of masks, and numbers of parameters."""
+        sizes = {}
+        for t, task in enumerate(self.tasks):
+            sizes[f"{t}.masks"] = sum(-(-math.prod(shape) // 8) for shape in self.mask_shapes(task.widths))
+            sizes[f"{t}.parameters"] = sum(map(math.prod, self.parameter_shapes(task)))
+        return sizes
+
+
+def encode(memory: Memory) -> Section:
+    """A memory as a section; the same memory gives the same section."""
+    header = Header(
+        network=memory.network,
+        image_size=memory.image_size,
+        channels=memory.channels,
+        noise_dim=memory.noise_dim,
+        gates="units" if memory.tasks[0].masks[0].ndim == 1 else "weights",
+        gate_before_norm=memory.gate_before_norm,
+        tasks=[
+            TaskHeader(
+                labels=[memory.labels[index] for index in task.classes],
+                names=[memory.names[index] for index in task.classes],
+                widths=list(task.widths),
+                n_conditioned=task.n_conditioned,
+            )
+            for task in memory.tasks
+        ],
+        keys=KEYS,
+    )
+    tensors = {}
+    for t, task in enumerate(memory.tasks):
+        norms = [array for norm in task.norms for array in (norm.scale, norm.shift)]
+        statistics = [array for running in task.statistics for array in (running.mean, running.var)]
+        tensors[f"{t}.masks"] = np.concatenate([np.packbits(mask) for mask in task.masks])
+        tensors[f"{t}.parameters"] = _flat([*norms, *statistics, task.heads])
+    corners = [tuple(slice(0, n) for n in shape) for shape in header.kernel_shapes()]
+    tensors["weights"] = _flat(
+        [
+            kernel[corner][used[corner]]
+            for kernel, used, corner in zip(memory.kernels, used_weights(memory), corners, strict=True)
+        ]
+    )
+    return Section(dataclasses.asdict(header), tensors)
+
+
+def decode(section: Section) -> Memory:
+    """Undoes `encode`; the memory draws bit for bit what the encoded one does.
+
+    Raises:
+      DamagedMemoryFile: if the section is none that `encode` makes.
+    """
+    header, tensors = Header.from_json(section.header), section.tensors
+    sizes = header.tensor_sizes()
+    if set(tensors) != {*sizes, "weights"}:
+        odd = sorted(set(tensors) ^ {*sizes, "weights"})
+        raise DamagedMemoryFile(f"it lacks arrays or has superfluous ones: {', '.join(odd)[:200]}")
+    for name, size in sizes.items():
+        require_array(name, tensors[name], np.uint8 if name.endswith("masks") else np.float32, (size,))
+    numbers = itertools.count()
+    tasks = tuple(
+        _task(header, task, tuple(itertools.islice(numbers, len(task.labels))), t, tensors)
+        for t, task in enumerate(header.tasks)
+    )
+    memory = Memory(
+        kernels=[np.zeros(shape, np.float32) for shape in header.kernel_shapes()],
+        reserved=list(unite_masks(tasks, header.mask_shapes(header.widths))),
+        tasks=tasks,
+        noise_dim=header.noise_dim,
+        network=header.network,
+        image_size=header.image_size,
+        labels=tuple(label for task in header.tasks for label in task.labels),
+        names=tuple(composed(name) for task in header.tasks for name in task.names),
+        gate_before_norm=header.gate_before_norm,
+    )
+    used = used_weights(memory)
+    require_array("weights", tensors["weights"], np.float32, (sum(int(of_kernel.sum()) for of_kernel in used),))
+    taken = 0
+    for kernel, of_kernel in zip(memory.kernels, used, strict=True):
+        n = int(of_kernel.sum())
+        kernel[of_kernel] = tensors["weights"][taken : taken + n]
+        taken += n
+    return memory
+
+
+def require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
+    """Refuses an array of a file that has another dtype or shape, or a number that is not finite."""
+    if array.dtype != dtype or array.shape != shape:
+        raise DamagedMemoryFile(
+            f"{name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}"
+        )
+    if dtype is np.float32 and not np.isfinite(array).all():
+        raise DamagedMemoryFile(f"a number in {name} is not finite")
+
+
+def require_classes(labels: Any, names: Any) -> None:
+    """Refuses what are no labels and names of classes."""
+    for values in (labels, names):
+        _require(type(values) is list, f"{values!r} is no list")
+    _require(len(labels) == len(names) > 0, f"{len(labels)} labels and {len(names)} names")
+    for label in labels:
+        _require_number(label, -(2**63), 2**63 - 1, "label")
+    _require(all(type(name) is str for name in names), "a name that is no text")
+    _require(len(set(labels)) == len(labels), "a label that two classes have")
+
+
+def require_images(network: Any, image_size: Any, channels: Any) -> None:
+    """Refuses what is no network, or no shape of images."""
+    _require(network in NETWORKS, f"network {network!r} is none of {', '.join(NETWORKS)}")
+    for name, value, choices in (("image_size", image_size, IMAGE_SIZES), ("channels", channels, (1, 3))):
+        # 8.0 and True are equal to such numbers, and are none.
+        _require(type(value) is int and value in choices, f"{name} {value!r} is none of {choices}")
+
+
+def _require(right: bool, what: str) -> None:
+    if not right:
+        raise DamagedMemoryFile(f"its header is not valid: {what[:200]}")
+
+
+def _require_number(value: Any, low: int, high: int, what: str) -> None:
+    _require(type(value) is int and low <= value <= high, f"{what} {value!r} is not within {low} to {high}")
+
+
+def _check(header: Header) -> None:
+    require_images(header.network, header.image_size, header.channels)
+    _require_number(header.noise_dim, 2, 2**20, "noise_dim")
+    _require(header.gates in ("units", "weights"), f"gates {header.gates!r}")
+    _require(type(header.gate_before_norm) is bool, f"gate_before_norm {header.gate_before_norm!r}")
+    _require(not (header.gate_before_norm and header.gates == "weights"), "weights gated before the norm")
+    _require(header.keys == KEYS, f"random numbers of {header.keys!r}, only {KEYS} is known")
+    layers = header.generator.n_layers
+    _require(len(header.tasks) > 0, "no task")
+    known = 0
+    for task in header.tasks:
+        require_classes(task.labels, task.names)
+        _require(type(task.widths) is list, f"{task.widths!r} is no list")
+        _require(len(task.widths) == layers, f"{len(task.widths)} widths of {layers} layers in a task")
+        for width in task.widths:
+            _require_number(width, 1, 2**20, "width")
+        known += len(task.labels)
+        _require_number(task.n_conditioned, known, header.noise_dim - 1, "n_conditioned")
+    labels = [label for task in header.tasks for label in task.labels]
+    _require(len(set(labels)) == len(labels), "a label that two classes have")
+    weights = sum(map(math.prod, header.kernel_shapes()))
+    _require(weights <= _MOST_WEIGHTS, f"{weights:,} weights, at most {_MOST_WEIGHTS:,} are read")
+    work = weights * len(header.tasks)  # Each task's part of them is looked at.
+    _require(work <= _MOST_WORK, f"{work:,} weights in all tasks together, at most {_MOST_WORK:,} are read")
+
+
+def _task(
+    header: Header, task: TaskHeader, classes: tuple[int, ...], number: int, tensors: dict[str, np.ndarray]
+) -> TaskMemory:
+    packed, taken, masks = tensors[f"{number}.masks"], 0, []
+    for shape in header.mask_shapes(task.widths):
+        n = math.prod(shape)
+        bits = np.unpackbits(packed[taken : taken + -(-n // 8)])
+        if bits[n:].any():
+            raise DamagedMemoryFile("a mask has more open gates than gates")
+        masks.append(bits[:n].reshape(shape).astype(bool))
+        taken += -(-n // 8)
+    arrays = _shaped(tensors[f"{number}.parameters"], header.parameter_shapes(task))
+    norms = [Norm(scale=next(arrays), shift=next(arrays)) for _ in task.widths]
+    statistics = [Statistics(mean=next(arrays), var=next(arrays)) for _ in task.widths]
+    if any((running.var < 0).any() for running in statistics):
+        raise DamagedMemoryFile("a variance in it is negative")
+    return TaskMemory(classes, tuple(task.widths), masks, norms, statistics, next(arrays), task.n_conditioned)
+
+
+def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    for array in arrays:
+        if array.dtype != np.float32:
+            raise TypeError(f"a memory's numbers are float32, found {array.dtype}")
+    return np.concatenate([array.reshape(-1) for array in arrays])
+
+
+def _shaped(flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> Iterator[np.ndarray]:
+    """Undoes `_flat`."""
+    ends = list(itertools.accumulate(map(math.prod, shapes)))
+    for shape, end in zip(shapes, ends, strict=True):
+        yield flat[end - math.prod(shape) : end].reshape(shape)
