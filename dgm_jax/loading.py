@@ -44,11 +44,11 @@ def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
 
 
 def _memory_of_run(path: Path) -> Memory:
+    from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
-    from dgm_jax.runs.reading import read_checkpoint
 
     folder = Workdir(path)
-    restored = read_checkpoint(folder, on_damage=_warn)
+    restored = checkpoints.restore(folder.checkpoints, on_damage=_warn)
     if restored is None and folder.seeds():
         raise NoMemory(f"{path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
     if restored is None:
@@ -72,8 +72,9 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
       NoMemory: if there is none yet, or the run is a baseline's.
       UserError: if `reading` is unknown, or what is there cannot be read.
     """
+    from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
-    from dgm_jax.runs.reading import read_checkpoint, read_config
+    from dgm_jax.runs.reading import read_config
 
     if reading not in _READINGS:
         raise UserError(f"reading={reading!r} is unknown; choose one of {', '.join(_READINGS)}")
@@ -82,7 +83,7 @@ def load_classifier(workdir: str | Path, *, reading: str = "consolidated") -> Cl
         raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run")
     if folder.seeds() and not folder.config.exists():
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
-    restored = read_checkpoint(folder, on_damage=_warn, holding=_READINGS[reading])
+    restored = checkpoints.restore(folder.checkpoints, on_damage=_warn, holding=_READINGS[reading])
     if restored is None or "memory" not in restored.metadata:
         raise NoMemory(f"{folder.path} has no classifier; expected the workdir of a run of dgm with a finished task")
     own: Any = restored.tree[_READINGS[reading]]
@@ -112,11 +113,11 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     import jax
 
     from dgm_jax.methods import with_method_settings
+    from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
-    from dgm_jax.runs.reading import read_checkpoint
     from dgm_jax.runs.session import new_method
 
-    restored = read_checkpoint(Workdir(workdir), on_damage=_warn)
+    restored = checkpoints.restore(Workdir(workdir).checkpoints, on_damage=_warn)
     if restored is None:
         raise NoMemory(f"{workdir} holds no checkpoint of {config.method}; run it first")
     method = new_method(with_method_settings(config), stream, jax.local_devices()[:1])
