@@ -27,8 +27,8 @@ def restore(
 
     Args:
       directory: the run's folder of checkpoints; the run may be in progress.
-      on_damage: called with a message for each damaged checkpoint that is skipped: what is damaged, and which checkpoint
-        is used instead.
+      on_damage: called with a message for each damaged checkpoint that is skipped: what is damaged, and which
+        checkpoint is used instead.
       holding: skip checkpoints whose tree has no entry of this name, such as those within the first task.
 
     Returns:

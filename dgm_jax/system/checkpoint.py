@@ -90,7 +90,7 @@ def save(folder: files.PathLike, tree: Tree, metadata: dict[str, Any]) -> None:
     }
     metadata = _seal(content)["metadata"]  # Raises now, before anything is written, if metadata is not JSON.
     # Orbax refuses arrays without numbers, and keeps None. Their shapes and dtypes are in the description.
-    stored = jax.tree.structure(tree).unflatten([array if array.size else None for array in arrays.values()])
+    stored = jax.tree.unflatten(jax.tree.structure(tree), [array if array.size else None for array in arrays.values()])
 
     partial = folder.with_name(f".{folder.name}.partial")
     # Orbax writes in background threads. Interrupted, they would write on to a deleted folder and log many errors.
@@ -219,7 +219,7 @@ def _load_arrays(folder: Path, leaves: dict[str, dict[str, Any]]) -> tuple[Tree,
                 raise _Damage(f"leaf {name}: expected shape {facts['shape']}, found nothing")
             array = np.zeros(facts["shape"], facts["dtype"])
         arrays[name] = array
-    return structure.unflatten(arrays.values()), arrays
+    return jax.tree.unflatten(structure, arrays.values()), arrays
 
 
 def _load(folder: Path, item: str) -> Tree:

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import disk, power_cut
 from dgm_jax.runs import checkpoints
+from dgm_jax.system import checkpoint
 
 ROOT = Path(__file__).parents[2]
 

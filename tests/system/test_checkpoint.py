@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit, or its damage is named. Which checkpoint is used then: runs/test_checkpoints."""
+"""What is saved comes back bit for bit, or its damage is named. What is used then: runs/test_checkpoints."""
 
 import errno
 import json
