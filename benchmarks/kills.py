@@ -28,6 +28,7 @@ from benchmarks import machine
 from dgm_jax import Learner, data
 from dgm_jax.config import Config, Variant, preset
 from dgm_jax.errors import exit_status
+from dgm_jax.runs import checkpoints
 from dgm_jax.runs.events import Callback
 from dgm_jax.system import checkpoint
 from dgm_jax.system.compilation import keep_programs
@@ -100,7 +101,7 @@ def kill_at_random(child: subprocess.Popen[bytes], workdir: Path, chance: random
     seen, there = 0, False
     while child.poll() is None:
         if in_write:
-            now = any((workdir / "checkpoints").glob(".*.partial"))
+            now = is_writing(workdir)
             seen, there = seen + (now and not there), now
             if seen == writes:
                 time.sleep(chance.uniform(0, 0.05))
@@ -110,18 +111,23 @@ def kill_at_random(child: subprocess.Popen[bytes], workdir: Path, chance: random
         time.sleep(0.001)
     if child.poll() is not None:
         return ""
-    writing = any((workdir / "checkpoints").glob(".*.partial"))
+    writing = is_writing(workdir)
     child.send_signal(signal.SIGKILL)
     child.wait()
     phase = phase_file(workdir).read_text()
     return "a checkpoint is written" if writing else phase.partition(", ")[2] or phase.partition(" ")[2].split()[-1]
 
 
+def is_writing(workdir: Path) -> bool:
+    """Returns whether a checkpoint is being written, of a finished task or within one."""
+    return any(any(workdir.glob(f"{folder}/.*.partial")) for folder in ("checkpoints", "checkpoints/within_task"))
+
+
 def end_of(workdir: Path) -> tuple[Any, dict[str, Any]]:
     """Returns what must be equal in two runs: the last checkpoint's arrays, and all other files, without times."""
-    restored = checkpoint.restore(workdir / "checkpoints", on_damage=print)
+    restored = checkpoints.restore(workdir / "checkpoints", on_damage=print)
     assert restored is not None
-    rest: dict[str, Any] = {"steps": checkpoint.steps(workdir / "checkpoints")}
+    rest: dict[str, Any] = {"checkpoints": sorted(path.name for path in (workdir / "checkpoints").iterdir())}
     for path in sorted(workdir.rglob("*")):
         name = path.relative_to(workdir).as_posix()
         if path.is_dir() or name.startswith(("checkpoints", ".")) or name == "report.html":  # It shows the time.
@@ -192,9 +198,8 @@ def kill(variant: Variant, n: int) -> dict[str, Any]:
 
 def flip_every_byte(directory: Path) -> dict[str, int]:
     """Flips one bit of each byte of each file of the smallest checkpoint; counts flips and unnoticed ones."""
-    step = min(checkpoint.steps(directory), key=lambda s: _bytes(directory / f"{s:010d}"))
+    folder = min((path for path in directory.iterdir() if path.name.isdecimal()), key=_bytes)
     flipped = unnoticed = 0
-    folder = directory / f"{step:010d}"
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         descriptor = os.open(path, os.O_RDWR)
         for at in range(os.fstat(descriptor).st_size):
@@ -202,14 +207,14 @@ def flip_every_byte(directory: Path) -> dict[str, int]:
             os.pwrite(descriptor, bytes([byte[0] ^ (1 << at % 8)]), at)
             flipped += 1
             try:
-                checkpoint.restore(directory, step, on_damage=print)
+                checkpoint.read(folder)
                 unnoticed += 1
                 print(f"not noticed: {path}, byte {at}", flush=True)
-            except (checkpoint.DamagedCheckpoint, FileNotFoundError):
+            except checkpoint.DamagedCheckpoint:
                 pass
             os.pwrite(descriptor, byte, at)
         os.close(descriptor)
-    assert checkpoint.restore(directory, step, on_damage=print) is not None
+    checkpoint.read(folder)
     return {"flipped": flipped, "unnoticed": unnoticed}
 
 

@@ -27,15 +27,16 @@ from dgm_jax import Learner, data
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import UserError, exit_status
-from dgm_jax.runs.checkpoints import STEPS_PER_TASK
+from dgm_jax.runs import checkpoints
+from dgm_jax.runs.checkpoints import Position
 from dgm_jax.runs.events import Callback
 from dgm_jax.runs.folder import Workdir
-from dgm_jax.runs.reading import read_checkpoint
 from dgm_jax.system import checkpoint
 from dgm_jax.system.compilation import keep_programs
 
+NOTHING = (0, 0)  # The position of a run that has saved nothing.
 RUN = "new/run"  # The run's folder; it makes both, so that the upper one can be lost, too.
-SAVED = "newest save on the disk: "
+SAVED = "newest save on the disk: "  # Then its position: finished tasks, and epochs done of the next.
 _LEARN = "import pathlib, sys; from benchmarks import power_cut; power_cut.learn(pathlib.Path(sys.argv[1]))"
 
 
@@ -62,18 +63,20 @@ class _Saved(Callback):
         self.folder = workdir / "checkpoints"
 
     def on_epoch_end(self, event: Any) -> None:
+        newest = checkpoints.restore(self.folder, on_damage=print)
+        finished_tasks, epochs_done = checkpoints.position(newest) if newest else NOTHING
         with open(os.devnull, "w") as file:
-            file.write(SAVED + f"{max(checkpoint.steps(self.folder), default=-1)}\n")
+            file.write(SAVED + f"{finished_tasks} {epochs_done}\n")
 
     on_task_end = on_epoch_end
 
 
 class Cut(NamedTuple):
-    """What a power cut leaves: of which kind it is, and the newest save that was over (-1: none)."""
+    """What a power cut leaves: of which kind it is, and the position of the newest save that was over."""
 
     kind: str
     content: disk.Tree
-    saved: int
+    saved: Position
 
 
 class Save(NamedTuple):
@@ -83,25 +86,25 @@ class Save(NamedTuple):
     metrics: bytes
 
 
-def cut_everywhere(made: Sequence[disk.Call], base: str, seed: int) -> tuple[list[Cut], dict[int, disk.Tree]]:
+def cut_everywhere(made: Sequence[disk.Call], base: str, seed: int) -> tuple[list[Cut], dict[str, disk.Tree]]:
     """Cuts the power after each call, in all kinds.
 
     Returns:
       The cuts whose content differs, each with the newest save that was over at the last moment when it may come; and
-      what a process saw when the run named each checkpoint.
+      by the path of each checkpoint below the run's, what a process saw when the run named it.
     """
-    files, saved = disk.Disk(base), -1
+    files, saved, folder = disk.Disk(base), NOTHING, Path(base) / RUN / "checkpoints"
     found: dict[str, Cut] = {}
-    named: dict[int, disk.Tree] = {}
+    named: dict[str, disk.Tree] = {}
     for at, call in enumerate(made):
         if call.data.startswith(SAVED.encode()):
-            saved = int(call.data.split()[-1])
+            saved = (int(call.data.split()[-2]), int(call.data.split()[-1]))
         elif call.paths[0].startswith(base):
             files.do(call)
         else:
             continue
-        if call.name.startswith("rename") and (step := os.path.basename(call.paths[1])).isdecimal():
-            named[int(step)] = disk.tree(files.now)
+        if call.name.startswith("rename") and (path := Path(call.paths[1])).name.isdecimal():
+            named[str(path.relative_to(folder))] = disk.tree(files.now)
         for number, kind in enumerate(disk.KINDS):
             content = files.after_cut(kind, random.Random(f"{seed} {at} {number}"))
             name = disk.content_hash(content)
@@ -128,24 +131,23 @@ class _StopAtOnce(Callback):
         raise _Opened
 
 
-def judge(cut: Cut, folder: Path, saves: Mapping[int, Save]) -> str:
+def judge(cut: Cut, folder: Path, saves: Mapping[Position, Save]) -> str:
     """Opens what a cut left, as the package does; returns what is wrong, or ""."""
     disk.write(cut.content, folder)
     workdir = Workdir(folder / RUN)
     try:
-        restored = read_checkpoint(workdir, on_damage=lambda _: None)
+        restored = checkpoints.restore(workdir.checkpoints, on_damage=lambda _: None)
         with contextlib.suppress(_Opened):
             learn(workdir.path, _StopAtOnce())
     except UserError as error:
         return f"refused: {str(error)[:200]}".replace(str(folder), "")
-    step = -1 if restored is None else restored.step
-    if step < cut.saved:
-        lost_task = (step + 1) // STEPS_PER_TASK < (cut.saved + 1) // STEPS_PER_TASK
-        return "lost a finished task" if lost_task else "lost a save within a task"
+    position = NOTHING if restored is None else checkpoints.position(restored)
+    if position < cut.saved:
+        return "lost a finished task" if position[0] < cut.saved[0] else "lost a save within a task"
     metrics = workdir.metrics.read_bytes() if workdir.metrics.exists() else b""
     if restored is None:
         return "metrics without a checkpoint" if metrics else ""
-    expected = saves[step]
+    expected = saves[position]
     if kills.differences((restored.tree, restored.metadata), (expected.checkpoint.tree, expected.checkpoint.metadata)):
         return "restored wrongly"
     return "" if metrics == expected.metrics else "restored with other metrics"
@@ -163,11 +165,10 @@ def measure(n_states: int, n_ends: int, seed: int) -> dict[str, Any]:
         made = disk.calls(folder / "trace", str(base), SAVED)
         found, named = cut_everywhere(made, str(base), seed)
         saves = {}
-        for step, content in named.items():
+        for path, content in named.items():
             disk.write(content, state)
-            restored = checkpoint.restore(workdir.checkpoints, step, on_damage=print)
-            assert restored is not None
-            saves[step] = Save(restored, workdir.metrics.read_bytes())
+            restored = checkpoint.read(workdir.checkpoints / path)
+            saves[checkpoints.position(restored)] = Save(restored, workdir.metrics.read_bytes())
         chosen = choose(found, n_states, chance)
         wrong: Counter[str] = Counter()
         for number, cut in enumerate(chosen):

@@ -47,11 +47,11 @@ def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
 
 
 def _memory_of_run(path: Path) -> Memory:
+    from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
-    from dgm_jax.runs.reading import read_checkpoint
 
     folder = Workdir(path)
-    restored = read_checkpoint(folder, on_damage=_warn)
+    restored = checkpoints.restore(folder.checkpoints, on_damage=_warn)
     if restored is None and folder.seeds():
         raise NoMemory(f"{path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
     if restored is None:
@@ -91,24 +91,25 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
 
 
 def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Classifier:
+    from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
-    from dgm_jax.runs.reading import read_checkpoint, read_config
+    from dgm_jax.runs.reading import read_config
 
     folder, place = Workdir(path), _READINGS[reading]
     if not folder.path.is_dir():
         raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run, or an exported file")
     if folder.seeds() and not folder.config.exists():
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
-    restored = read_checkpoint(folder, on_damage=_warn, wanted=lambda found: place in found.tree)
+    restored = checkpoints.restore(folder.checkpoints, _warn, wanted=lambda found: place in found.tree)
     if restored is None or "memory" not in restored.metadata:
         raise NoMemory(f"{folder.path} has no classifier; expected the workdir of a run of dgm with a finished task")
     n_tasks = len(restored.metadata["memory"]["tasks"])
     if after_task is not None and not 0 <= after_task < n_tasks:
         raise NoMemory(f"after_task={after_task}, but {path} has {n_tasks} finished tasks, from 0")
     if after_task is not None and after_task < n_tasks - 1:
-        restored = read_checkpoint(
-            folder,
-            on_damage=_warn,
+        restored = checkpoints.restore(
+            folder.checkpoints,
+            _warn,
             wanted=lambda found: place in found.tree and len(found.metadata["memory"]["tasks"]) == after_task + 1,
         )
         if restored is None:
@@ -140,11 +141,11 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     import jax
 
     from dgm_jax.methods import with_method_settings
+    from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
-    from dgm_jax.runs.reading import read_checkpoint
     from dgm_jax.runs.session import new_method
 
-    restored = read_checkpoint(Workdir(workdir), on_damage=_warn)
+    restored = checkpoints.restore(Workdir(workdir).checkpoints, on_damage=_warn)
     if restored is None:
         raise NoMemory(f"{workdir} holds no checkpoint of {config.method}; run it first")
     method = new_method(with_method_settings(config), stream, jax.local_devices()[:1])

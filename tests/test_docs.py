@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
+import json
 import re
 import shlex
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -13,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 import tyro
-from support import small_runs
+from support import small_runs, stopping
 
 import dgm_jax
 from benchmarks import checksums, kills, mutants, power_cut, replay, run, step
@@ -25,6 +28,7 @@ from dgm_jax.config import PRESETS
 from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
+from dgm_jax.system import checkpoint
 from studies import consolidate, results, tune
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,6 +186,61 @@ def test_restore_and_ship(desk) -> None:
     drawn = desk["memory"].sample(3, 128, jax.random.key(0))
     assert float(desk["brightness"](desk["params"], jax.random.key(0))) == pytest.approx(float(drawn.mean()), abs=1e-6)
     assert desk["header"]["format"] == 3 and desk["weights"].dtype == np.float32
+
+
+ORBAX_ALONE = """
+import hashlib, json, os, sys
+
+class Blocker:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "dgm_jax":
+            raise ImportError(f"{name} is not here")
+
+sys.meta_path.insert(0, Blocker())
+found = []
+for folder in sys.argv[1:-1]:
+    os.chdir(folder)
+    for lines in json.loads(sys.argv[-1]):
+        names = {}
+        exec(lines, names)
+        import jax
+        arrays = {
+            jax.tree_util.keystr(path): (array.shape, str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest())
+            for path, array in jax.tree.leaves_with_path(names["state"])
+        }
+        found.append([names["after_task"], arrays, names.get("metadata")])
+assert "dgm_jax" not in sys.modules
+print(json.dumps(found))
+"""
+
+
+def test_orbax_alone_reads_the_newest_finished_task(tmp_path) -> None:
+    """The page's lines, in a process that cannot import this package; also while the next task is in progress."""
+    config = small_runs.small("dgmw", image_size=8)
+    folders = [tmp_path / "finished", tmp_path / "stopped"]
+    runs = [folder / "runs" / "digits-dgma-seed0" for folder in folders]
+    small_runs.copied(small_runs.finished(config).workdir, runs[0])
+    stopping.interrupt(config, runs[1], "epoch end", 1, 2)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert any("within_task" in path.parts for path in files)
+
+    first, second = [text for text in blocks(ROOT / "docs" / "ship.md", "python") if "orbax" in text]
+    assert all(len([line for line in text.splitlines() if line]) == 5 for text in (first, second))
+    command = [sys.executable, "-c", ORBAX_ALONE, *map(str, folders), json.dumps([first, second])]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = iter(json.loads(ended.stdout.splitlines()[-1]))
+    for run, after_task in zip(runs, (2, 0), strict=True):
+        ours = checkpoint.read(run / "checkpoints" / str(after_task))
+        expected = {
+            jax.tree_util.keystr(path): [list(a.shape), str(a.dtype), hashlib.sha256(a.tobytes()).hexdigest()]
+            for path, a in jax.tree.leaves_with_path(ours.tree)
+        }
+        for metadata in (ours.metadata, None):  # The older interface is not asked for them.
+            assert next(found) == [after_task, expected, metadata]
+        masks = ours.tree["memory"]["tasks"][0]["masks"] + ours.tree["memory"]["reserved"]
+        assert all(mask.dtype == bool and mask.ndim == 4 for mask in masks)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_readme(desk) -> None:

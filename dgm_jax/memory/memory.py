@@ -226,13 +226,13 @@ class Memory:
         return pictures.to_uint8(self.sample_index(index, n, key))
 
     def to_tree(self) -> tuple[Tree, dict[str, Any]]:
-        """What a checkpoint holds: arrays, with masks packed to one bit a gate, and values that JSON can hold."""
+        """What a checkpoint holds: arrays, and values that JSON can hold."""
         tree = {
             "kernels": list(self.kernels),
-            "reserved": [np.packbits(mask) for mask in self.reserved],
+            "reserved": list(self.reserved),
             "tasks": [
                 {
-                    "masks": [np.packbits(mask) for mask in task.masks],
+                    "masks": list(task.masks),
                     "norms": params_to_tree(task.norms),
                     "statistics": params_to_tree(task.statistics),
                     "heads": task.heads,
@@ -247,12 +247,10 @@ class Memory:
             "gate_before_norm": self.gate_before_norm,
             "labels": list(self.labels),
             "names": list(self.names),
-            "mask_shapes": [list(mask.shape) for mask in self.reserved],
             "tasks": [
                 {
                     "classes": list(task.classes),
                     "widths": list(task.widths),
-                    "mask_shapes": [list(mask.shape) for mask in task.masks],
                     "n_conditioned": task.n_conditioned,
                 }
                 for task in self.tasks
@@ -267,7 +265,7 @@ class Memory:
             TaskMemory(
                 classes=tuple(data["classes"]),
                 widths=tuple(data["widths"]),
-                masks=_unpacked(arrays["masks"], data["mask_shapes"]),
+                masks=_masks(arrays["masks"], data),
                 norms=norms_from_tree(arrays["norms"]),
                 statistics=statistics_from_tree(arrays["statistics"]),
                 heads=arrays["heads"],
@@ -277,7 +275,7 @@ class Memory:
         )
         return cls(
             kernels=tree["kernels"],
-            reserved=_unpacked(tree["reserved"], plain["mask_shapes"]),
+            reserved=_masks(tree["reserved"], plain),
             tasks=tasks,
             noise_dim=plain["noise_dim"],
             # Early checkpoints lack these fields; they were all DCGANs.
@@ -295,10 +293,13 @@ class Memory:
         return replace(self, tasks=tasks, labels=self.labels[:n_classes], names=self.names[:n_classes])
 
 
-def _unpacked(packed: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> list[np.ndarray]:
+def _masks(arrays: Sequence[np.ndarray], plain: dict[str, Any]) -> list[np.ndarray]:
+    """Binary masks; early checkpoints have 8 gates in a byte, and say the shapes."""
+    if "mask_shapes" not in plain:
+        return list(arrays)
     return [
         np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
-        for bits, shape in zip(packed, shapes, strict=True)
+        for bits, shape in zip(arrays, plain["mask_shapes"], strict=True)
     ]
 
 

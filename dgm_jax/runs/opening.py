@@ -11,9 +11,10 @@ from dgm_jax.data import TaskStream
 from dgm_jax.data.classes import few
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
+from dgm_jax.runs import checkpoints
 from dgm_jax.runs.continuation import LearntSoFar, Placement, place_stream
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
-from dgm_jax.runs.reading import NoRun, StoredConfig, read_checkpoint, read_config, read_summary
+from dgm_jax.runs.reading import NoRun, StoredConfig, read_config, read_summary
 from dgm_jax.system import files
 
 _UNEQUAL = 4  # A run says so if its largest class has at least four times as many images as its smallest.
@@ -61,7 +62,7 @@ def place_in(folder: Workdir, stream: TaskStream) -> Placement:
     learnt = LearntSoFar.of(read_config(folder)) if folder.config.exists() else None
     if learnt is None or (describe(stream) == learnt.stream and tuple(stream.class_names) == learnt.names):
         return alone
-    restored = read_checkpoint(folder, on_damage=lambda _: None)  # The run itself reports damage.
+    restored = checkpoints.restore(folder.checkpoints, on_damage=lambda _: None)  # The run itself reports damage.
     record = restored.metadata["record"] if restored is not None else {"finished_tasks": 0, "epochs_done": 0}
     try:
         return place_stream(stream, learnt, record["finished_tasks"], record["epochs_done"])

@@ -1,11 +1,11 @@
-"""The one reader of a run's folder: its configuration, its summary, its checkpoints, and all that a page shows."""
+"""The one reader of a run's folder: its configuration, its summary, and all that a page shows."""
 
 import csv
 import io
 import json
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dgm_jax.data.dataset import composed
 from dgm_jax.errors import ConfigError, UserError, is_of_environment
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.summary import Summary
-from dgm_jax.system import checkpoint, files
+from dgm_jax.system import files
 
 Matrix = list[list[float | None]]  # [after task][class], None where it is not known.
 
@@ -86,40 +86,6 @@ def read_summary(folder: Workdir) -> Summary | None:
         if is_of_environment(error):
             raise
         raise NoRun(f"{folder.summary} cannot be read ({type(error).__name__}: {error})") from error
-
-
-def read_checkpoint(
-    folder: Workdir,
-    on_damage: Callable[[str], None],
-    *,
-    wanted: Callable[[checkpoint.Checkpoint], bool] = lambda _: True,
-) -> checkpoint.Checkpoint | None:
-    """Reads the newest whole checkpoint.
-
-    Args:
-      folder: of the run, which may be live.
-      on_damage: told of each damaged checkpoint that was passed over.
-      wanted: pass over checkpoints for which this is false.
-
-    Raises:
-      DamagedCheckpoint: if there are checkpoints, but none is whole.
-    """
-    if not folder.checkpoints.is_dir():
-        return None
-    newest = checkpoint.restore(folder.checkpoints, on_damage=on_damage)
-    if newest is None or wanted(newest):
-        return newest
-    for step in reversed(checkpoint.steps(folder.checkpoints)):
-        try:
-            restored = checkpoint.restore(folder.checkpoints, step, on_damage=on_damage)
-        except FileNotFoundError:  # A live run has just deleted it.
-            continue
-        except checkpoint.DamagedCheckpoint as error:
-            on_damage(str(error))
-            continue
-        if restored is not None and wanted(restored):
-            return restored
-    return None
 
 
 def require_run(path: Path) -> Workdir:

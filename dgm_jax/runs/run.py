@@ -181,7 +181,6 @@ class Run:
             else:
                 if 0 < done < self.stream.n_tasks:  # If it was the last task of its stream, it was not expanded yet.
                     self.state = self.method.expand(done - 1, self.key, self.state)
-                self.checkpoints.delete_in_progress_before(restored.step)  # A kill may have come before this.
         processes.check_equal("checkpoints", self.record.position)
         processes.on_first(self._truncate_metrics)
 
@@ -199,7 +198,7 @@ class Run:
                 what = "is not finite" if np.ndim(leaf) else f"became {leaf}"
                 raise NotFinite(
                     f"{self.config.method}: {name} {what} {when}, seed {self.config.seed}; the last good checkpoint "
-                    f"is {self.checkpoints.newest()}. Try a smaller step size."
+                    f"is {self.checkpoints.newest or 'none'}. Try a smaller step size."
                 )
 
     def _log(self, line: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """Checkpoints: Orbax writes the arrays, and a description with checksums beside them shows whether they are intact.
 
-Orbax can restore a flipped byte without an error, and it accepts an empty folder as a checkpoint. Therefore
-`<step>/checkpoint.json` holds the nesting of the tree, the shape, dtype and SHA-256 of every leaf, the size and SHA-256
-of every file, the caller's metadata, and a SHA-256 of itself. The folder is an ordinary Orbax checkpoint, too:
-`orbax.checkpoint.v1.load(folder)` gives a flat `{"generator/0/kernel": array}`.
+A checkpoint is one folder, as Orbax itself writes it: its item `state` is the tree, nested as it was saved, and its
+custom metadata are the caller's. Orbax can restore a flipped byte without an error, and it accepts an empty folder as a
+checkpoint. Therefore `checkpoint.json` beside the arrays holds the shape, dtype and SHA-256 of every array, the size
+and SHA-256 of every file, the metadata, and a SHA-256 of itself.
 
-Only one run at a time writes to a directory (`lock.RunLock`), and only its first process; anyone may read it.
+Only one run at a time writes to a folder (`lock.RunLock`), and only its first process; anyone may read it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -34,16 +33,16 @@ from dgm_jax.system.interruption import uninterrupted
 with naming_extras():
     from orbax.checkpoint import v1 as ocp
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Tree = Any  # Nested dicts and lists with arrays at the leaves.
 
 _DESCRIPTION = "checkpoint.json"
-_ARRAYS = "arrays"
+_STATE = "state"  # The item that Orbax's readers expect if none is named.
 
 
 class DamagedCheckpoint(UserError, RuntimeError):
-    """A checkpoint is damaged, and no intact one can replace it."""
+    """A checkpoint is damaged; the message says which file or array, what was expected and what was found."""
 
 
 class UnreadableCheckpoint(UserError, RuntimeError):
@@ -51,7 +50,7 @@ class UnreadableCheckpoint(UserError, RuntimeError):
 
 
 class _Damage(Exception):
-    """One step is damaged; the message says which file or leaf, what was expected and what was found."""
+    """What is damaged in a folder."""
 
 
 @dataclass(frozen=True)
@@ -61,118 +60,79 @@ class Checkpoint:
     The tree has NumPy arrays (on the host) at its leaves, equal bit for bit to those that were saved.
     """
 
-    step: int
+    folder: Path
     tree: Tree
     metadata: dict[str, Any]
 
 
-def save(directory: files.PathLike, step: int, tree: Tree, metadata: dict[str, Any]) -> Path:
-    """Writes `directory/<step>` atomically, and replaces an older checkpoint with the same number.
+def save(folder: files.PathLike, tree: Tree, metadata: dict[str, Any]) -> None:
+    """Writes a checkpoint atomically, and replaces an older one in this folder.
 
     In a run of several processes, all must call this with the same tree, because Orbax waits for all of them; only the
     first process writes. Ctrl-C takes effect after the checkpoint is written.
 
     Args:
-      directory: the folder of all steps, created if it is missing.
-      step: number of the checkpoint, at least 0.
-      tree: nested dicts (with text keys) and lists, which may be empty, with NumPy or JAX arrays of any shape at the
-        leaves. Save a random key as `jax.random.key_data(key)`; plain numbers and text belong in `metadata`.
+      folder: to be made; those above it are created if they are missing.
+      tree: a nested dict or list, not empty, with NumPy or JAX arrays of any shape at the leaves; the keys of a dict
+        are text without "." and "/". Save a random key as `jax.random.key_data(key)`; plain numbers and text belong in
+        `metadata`.
       metadata: values that JSON can hold; no NaN, no infinity.
-
-    Returns:
-      The folder of the step.
 
     Raises:
       TypeError: if a node is not a dict, a list or an array (the message names it), or `metadata` is not JSON.
-      ValueError: if `step` is negative, or a number in `metadata` is NaN or infinite.
-      OSError: if the disk is full or cannot be written; earlier checkpoints are unchanged.
+      ValueError: if the tree is empty, a key has a "." or "/", or a number in `metadata` is NaN or infinite.
+      OSError: if the disk is full or cannot be written; other checkpoints are unchanged.
     """
-    if step < 0:
-        raise ValueError(f"step={step} must be at least 0.")
-    arrays: dict[str, np.ndarray] = {}
+    folder = Path(folder)
+    arrays = _flatten(tree)
     content = {
         "format_version": FORMAT_VERSION,
-        "step": step,
         "metadata": metadata,
-        "structure": _describe(tree, (), arrays),
         "leaves": {name: _describe_leaf(array) for name, array in arrays.items()},
     }
-    _seal(content)  # Raises now, before anything is written, if metadata is not JSON.
+    metadata = _seal(content)["metadata"]  # Raises now, before anything is written, if metadata is not JSON.
+    # Orbax refuses arrays without numbers, and keeps None. Their shapes and dtypes are in the description.
+    stored = jax.tree.unflatten(jax.tree.structure(tree), [array if array.size else None for array in arrays.values()])
 
-    folder = _folder(directory, step)
     partial = folder.with_name(f".{folder.name}.partial")
     # Orbax writes in background threads. Interrupted, they would write on to a deleted folder and log many errors.
     with uninterrupted():
-        processes.on_first(_make_room, folder.parent)
+        processes.on_first(_make_room, partial, sum(array.nbytes for array in arrays.values()))
         try:
-            _save_arrays(partial, arrays)
+            _save_arrays(partial, stored, metadata)
             processes.on_first(_complete, partial, folder, content)
         finally:
             if processes.is_first():
                 _sweep(folder.parent)
-    return folder
 
 
-def steps(directory: files.PathLike) -> list[int]:
-    """The steps whose folder has a description, ascending; remains of a killed `save` or `delete` are not listed."""
-    return [step for step in _numbered(directory) if (_folder(directory, step) / _DESCRIPTION).is_file()]
-
-
-def restore(
-    directory: files.PathLike, step: int | None = None, *, on_damage: Callable[[str], None]
-) -> Checkpoint | None:
-    """Reads the newest intact checkpoint, or exactly `step`, and verifies every leaf.
-
-    Args:
-      directory: the folder of all steps.
-      step: the step to read, without fallback; None reads the newest intact one.
-      on_damage: called with a message for each damaged step that is skipped: which file or leaf, what was expected and
-        found, and which step is used instead.
-
-    Returns:
-      The checkpoint; None if `step` is None and there are no steps.
+def read(folder: files.PathLike) -> Checkpoint:
+    """Reads a checkpoint and verifies every array.
 
     Raises:
-      DamagedCheckpoint: if there are steps but none is intact, or if `step` is damaged.
-      FileNotFoundError: if there is no such `step`; the message lists the existing ones.
-      NewerFormat: if a later version of this package wrote it; skipping it would lose work without notice.
-      UnreadableCheckpoint, OSError, MemoryError: if a step cannot be read although its checksums do not differ; an
-        older one would lose work, too.
+      DamagedCheckpoint: if anything in the folder is not what was written, or is missing.
+      NewerFormat: if a later version of this package wrote it.
+      UnreadableCheckpoint, OSError, MemoryError: if it cannot be read although its checksums do not differ.
     """
-    there = _numbered(directory)
-    if step is not None and step not in there:
-        raise FileNotFoundError(f"there is no {_folder(directory, step)}; the existing steps are {steps(directory)}.")
-    damaged: list[str] = []
-    for candidate in reversed(there) if step is None else [step]:
-        folder = _folder(directory, candidate)
-        try:
-            checkpoint = _read(folder)
-        except _Damage as damage:
-            if step is None and not folder.exists():  # Since it was listed, a running process has replaced it.
-                return restore(directory, on_damage=on_damage)
-            damaged.append(f"{folder} is damaged: {damage}")
-            continue
-        for text in damaged:
-            on_damage(f"{text}; step {candidate} is used instead.")
-        return checkpoint
-    if step is not None:
-        others = [other for other in steps(directory) if other != step]
-        raise DamagedCheckpoint(f"{damaged[0]}; the other existing steps are {others}.")
-    if damaged:
-        raise DamagedCheckpoint(
-            f"no intact checkpoint is left in {directory}; restore one from a backup, or start in another folder:\n  "
-            + "\n  ".join(damaged)
-        )
-    return None
+    folder = Path(folder)
+    try:
+        return _read(folder)
+    except _Damage as damage:
+        raise DamagedCheckpoint(f"{folder} is damaged: {damage}") from damage
 
 
-def delete(directory: files.PathLike, step: int) -> None:
-    """Deletes a step.
+def is_described(folder: files.PathLike) -> bool:
+    """Whether the folder has a description; an empty folder, or what another program wrote, has none."""
+    return (Path(folder) / _DESCRIPTION).is_file()
+
+
+def delete(folder: files.PathLike) -> None:
+    """Deletes a checkpoint, or a folder of checkpoints.
 
     Raises:
-      FileNotFoundError: if there is no such step.
+      FileNotFoundError: if there is no such folder.
     """
-    folder = _folder(directory, step)
+    folder = Path(folder)
     _sweep(folder.parent)
     # Renamed first, so that a half-deleted one is not taken for a checkpoint.
     folder.rename(folder.with_name(f".{folder.name}.deleted"))
@@ -187,8 +147,6 @@ def _read(folder: Path) -> Checkpoint:
             f"{folder} has format version {content['format_version']}, this dgm_jax reads up to {FORMAT_VERSION}; "
             "upgrade dgm_jax."
         )
-    if content["step"] != int(folder.name):
-        raise _Damage(f"{_DESCRIPTION}: expected step {int(folder.name)}, as the folder says, found {content['step']}")
     # Checked before Orbax parses anything: for damaged files it raises a dozen kinds of errors, some in later tasks.
     try:
         found = _describe_files(folder)
@@ -202,16 +160,29 @@ def _read(folder: Path) -> Checkpoint:
             damaged.append(f"{name}: expected {facts['bytes']} bytes, found no file")
     if damaged:
         raise _Damage("; ".join(damaged))
-    arrays = _load_arrays(folder, content["leaves"])
+    if content["format_version"] == 1:
+        tree, arrays = _load_format_1(folder, content)
+    else:
+        tree, arrays = _load_arrays(folder, content["leaves"])
+    if arrays.keys() != content["leaves"].keys():
+        raise _Damage(f"expected the arrays {list(content['leaves'])}, found {list(arrays)}")
     for name, facts in content["leaves"].items():
         if damaged := _differences(f"leaf {name}", facts, _describe_leaf(arrays[name])):
             raise _Damage(damaged[0])
-    return Checkpoint(content["step"], _rebuild(content["structure"], arrays), content["metadata"])
+    return Checkpoint(folder, tree, content["metadata"])
 
 
-def _make_room(directory: Path) -> None:
-    files.make_folder(directory)
-    _sweep(directory)
+def _make_room(partial: Path, size: int) -> None:
+    """Makes the folder above, removes remains, and raises OSError if the disk has too little space.
+
+    If Orbax runs out of space, its threads log many errors.
+    """
+    files.make_folder(partial.parent)
+    _sweep(partial.parent)
+    disk = os.statvfs(partial.parent)
+    needed = 2 * size + 2**17  # Orbax writes twice the size; descriptions have less than 2^17 bytes.
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < needed:  # Without f_blocks the space is unknown.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
 
 
 def _complete(partial: Path, folder: Path, content: dict[str, Any]) -> None:
@@ -226,17 +197,11 @@ def _complete(partial: Path, folder: Path, content: dict[str, Any]) -> None:
     files.sync(folder.parent)
 
 
-def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    # Orbax refuses empty arrays and trees without arrays. The description has their shapes and dtypes, which suffices.
-    stored = {name: array for name, array in arrays.items() if array.size}
-    if not stored:
-        processes.on_first(folder.mkdir)
-        return
-    processes.on_first(_require_room, folder, sum(array.nbytes for array in stored.values()))
+def _save_arrays(folder: Path, stored: Tree, metadata: dict[str, Any]) -> None:
     # All processes must make this call: Orbax synchronises them when it checks the name of the folder.
     try:
         with _quiet():
-            ocp.save(folder.absolute(), stored, checkpointable_name=_ARRAYS)
+            ocp.save(folder.absolute(), stored, checkpointable_name=_STATE, custom_metadata=metadata)
     except ValueError as error:  # The C++ code of Orbax raises it if the disk is full or missing.
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
@@ -244,29 +209,48 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
 
 
-def _require_room(folder: Path, size: int) -> None:
-    """Raises OSError if the disk has too little space. If Orbax runs out of space, its threads log many errors."""
-    disk = os.statvfs(folder.parent)
-    needed = 2 * size + 2**17  # Orbax writes twice the size; descriptions have less than 2^17 bytes.
-    if disk.f_blocks and disk.f_bavail * disk.f_frsize < needed:  # Without f_blocks the space is unknown.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+def _load_arrays(folder: Path, leaves: dict[str, dict[str, Any]]) -> tuple[Tree, dict[str, np.ndarray]]:
+    """The tree of a folder, and its arrays by name; Orbax has None for arrays without numbers."""
+    found, structure = jax.tree.flatten_with_path(_load(folder, _STATE), is_leaf=lambda node: node is None)
+    arrays = {}
+    for path, array in found:
+        name = _name(path)
+        if array is None:
+            facts = leaves.get(name, {"shape": None})
+            if 0 not in (facts["shape"] or ()):
+                raise _Damage(f"leaf {name}: expected shape {facts['shape']}, found nothing")
+            array = np.zeros(facts["shape"], facts["dtype"])
+        arrays[name] = array
+    return jax.tree.unflatten(structure, arrays.values()), arrays
 
 
-def _load_arrays(folder: Path, leaves: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
-    arrays = {name: np.zeros(leaf["shape"], leaf["dtype"]) for name, leaf in leaves.items() if 0 in leaf["shape"]}
-    stored = [name for name in leaves if name not in arrays]
-    if not stored:
-        return arrays
+def _load(folder: Path, item: str) -> Tree:
+    """What Orbax reads: NumPy arrays, as they were saved, on the host."""
     processes.require_device()
     try:
-        with _quiet(), _without_other_processes():  # np.ndarray keeps arrays on the host, in the dtype of the file.
-            return arrays | ocp.load(folder.absolute(), dict.fromkeys(stored, np.ndarray), checkpointable_name=_ARRAYS)
+        with _quiet(), _without_other_processes():
+            return ocp.load(folder.absolute(), checkpointable_name=item)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # For example, Orbax has another version.
         raise UnreadableCheckpoint(
             f"{folder} is intact, but Orbax cannot read it here ({type(error).__name__}: {error})"
         ) from error
+
+
+def _load_format_1(folder: Path, content: dict[str, Any]) -> tuple[Tree, dict[str, np.ndarray]]:
+    """As `_load_arrays`: in format 1, Orbax has a flat dict without empty arrays, and the description the nesting."""
+    leaves = content["leaves"]
+    empty = {name: np.zeros(leaf["shape"], leaf["dtype"]) for name, leaf in leaves.items() if 0 in leaf["shape"]}
+    arrays = empty if len(empty) == len(leaves) else empty | _load(folder, "arrays")
+
+    def rebuilt(structure: dict[str, Any]) -> Tree:
+        ((kind, value),) = structure.items()
+        if kind == "dict":
+            return {key: rebuilt(child) for key, child in value.items()}
+        return [rebuilt(child) for child in value] if kind == "list" else arrays[value]
+
+    return rebuilt(content["structure"]), arrays
 
 
 def _describe_leaf(array: np.ndarray) -> dict[str, Any]:
@@ -288,36 +272,39 @@ def _differences(name: str, expected: dict[str, Any], found: dict[str, Any]) -> 
     return [f"{name}: expected {what} {e}, found {found[what]}" for what, e in expected.items() if found[what] != e]
 
 
-def _describe(node: Tree, path: tuple[str, ...], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the nesting of a tree as JSON, and adds the leaves to `arrays` under unique names."""
-    if isinstance(node, dict):
-        if not all(isinstance(key, str) for key in node):
-            raise TypeError(f"{_name(path) or 'the tree'}: the keys of a dict must be text, got {list(node)}.")
-        return {"dict": {key: _describe(child, (*path, key), arrays) for key, child in node.items()}}
-    if isinstance(node, list):
-        return {"list": [_describe(child, (*path, str(i)), arrays) for i, child in enumerate(node)]}
+def _flatten(tree: Tree) -> dict[str, np.ndarray]:
+    """The arrays of a tree by name, in the order of its leaves; raises an error that names what is not to be saved."""
+    if type(tree) not in (dict, list):
+        raise TypeError(f"the tree: expected a dict, a list or an array, got {type(tree).__name__}.")
+    if not tree:
+        raise ValueError("the tree is empty; a checkpoint needs an array.")
+    arrays = {}
+    # Empty dicts and lists are leaves here, so that the keys on the way to them are checked as well.
+    for path, node in jax.tree.leaves_with_path(tree, is_leaf=lambda node: type(node) not in (dict, list) or not node):
+        name = _name(path)
+        for key in (entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)):
+            if not isinstance(key, str):
+                raise TypeError(f"{name}: the keys of a dict must be text, got {key!r}.")
+            if "." in key or "/" in key:  # For Orbax, "a.b" is b below a.
+                raise ValueError(f"{name}: the keys of a dict must not hold '.' or '/', got {key!r}.")
+        if type(node) not in (dict, list):
+            arrays[name] = _as_array(name, node)
+    return arrays
+
+
+def _as_array(name: str, node: Any) -> np.ndarray:
     if isinstance(node, jax.Array) and jax.dtypes.issubdtype(node.dtype, jax.dtypes.prng_key):
-        raise TypeError(f"{_name(path)}: a random key is saved as its data; pass jax.random.key_data(key).")
-    if not (path and isinstance(node, np.ndarray | np.generic | jax.Array)):
-        raise TypeError(f"{_name(path) or 'the tree'}: expected a dict, a list or an array, got {type(node).__name__}.")
+        raise TypeError(f"{name}: a random key is saved as its data; pass jax.random.key_data(key).")
+    if not isinstance(node, np.ndarray | np.generic | jax.Array):
+        raise TypeError(f"{name}: expected a dict, a list or an array, got {type(node).__name__}.")
     array = np.asarray(node, order="C")
     if not (array.dtype.isnative and (array.dtype.kind in "biufc" or array.dtype == jax.numpy.bfloat16)):
-        raise TypeError(f"{_name(path)}: arrays of dtype {array.dtype} are not saved.")
-    arrays[_name(path)] = array
-    return {"leaf": _name(path)}
+        raise TypeError(f"{name}: arrays of dtype {array.dtype} are not saved.")
+    return array
 
 
-def _rebuild(structure: dict[str, Any], arrays: dict[str, np.ndarray]) -> Tree:
-    ((kind, value),) = structure.items()
-    if kind == "dict":
-        return {key: _rebuild(child, arrays) for key, child in value.items()}
-    if kind == "list":
-        return [_rebuild(child, arrays) for child in value]
-    return arrays[value]
-
-
-def _name(path: tuple[str, ...]) -> str:
-    return "/".join(quote(key, safe=" ") for key in path)
+def _name(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _seal(content: dict[str, Any]) -> dict[str, Any]:
@@ -350,17 +337,6 @@ def _unseal(path: Path) -> dict[str, Any]:
 
 def _digest_json(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _folder(directory: files.PathLike, step: int) -> Path:
-    return Path(directory) / f"{step:010d}"
-
-
-def _numbered(directory: files.PathLike) -> list[int]:
-    """All steps that have a folder, with or without a description, ascending."""
-    if not Path(directory).is_dir():
-        return []
-    return sorted(int(p.name) for p in Path(directory).iterdir() if re.fullmatch(r"[0-9]{10,}", p.name) and p.is_dir())
 
 
 def _sweep(directory: Path) -> None:

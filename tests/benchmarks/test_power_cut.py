@@ -1,4 +1,4 @@
-"""What may be left after a power cut, on files of a few bytes and on two checkpoints."""
+"""What may be left after a power cut, on files of a few bytes and on four checkpoints."""
 
 import random
 import subprocess
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import disk, power_cut
+from dgm_jax.runs import checkpoints
 from dgm_jax.system import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -37,14 +38,21 @@ SAVES = """
 import sys
 import numpy as np
 from pathlib import Path
-from benchmarks.power_cut import SAVED
-from dgm_jax.system import checkpoint, files
-run, sync = Path(sys.argv[1]) / "new" / "run", files.sync
+from benchmarks.power_cut import RUN, SAVED
+from dgm_jax.runs.checkpoints import RunCheckpoints
+from dgm_jax.system import files
+folder, sync = Path(sys.argv[1]) / RUN / "checkpoints", files.sync
 if sys.argv[2] == "only folders of checkpoints":
-    files.sync = lambda path: sync(path) if Path(path) in (run, *run.parents) else None
-for step in (1, 2):
-    checkpoint.save(run, step, {"a": np.full(40, step)}, {})
-    print(f"{SAVED}{step}", flush=True)
+    files.sync = lambda path: sync(path) if Path(path) in (folder, folder / "within_task", *folder.parents) else None
+saves = RunCheckpoints(folder)
+for position in ((0, 2), (1, 0), (1, 2), (2, 0)):
+    tree = {"a": np.full(40, 10 * position[0] + position[1])}
+    plain = {"record": dict(zip(("finished_tasks", "epochs_done"), position))}
+    if position[1]:
+        saves.save_in_progress(*position, tree, plain)
+    else:
+        saves.save_finished(position[0] - 1, tree, plain)
+    print(f"{SAVED}{position[0]} {position[1]}", flush=True)
 """
 
 
@@ -99,15 +107,17 @@ def test_a_save_that_is_over_is_not_lost(synced: str, tmp_path: Path) -> None:
     """If only Orbax syncs files, some states lose it: it gives its folder a name before all files are on the disk."""
     base = tmp_path / "base"
     found, named = power_cut.cut_everywhere(calls(SAVES, base, synced), str(base), 0)
-    assert list(named) == [1, 2]
+    assert list(named) == ["within_task/2", "0", "within_task/1000002", "1"]
     lost = 0
     for cut in power_cut.choose(found, 60, random.Random(0)):
         disk.write(cut.content, tmp_path / "state")
         try:
-            restored = checkpoint.restore(tmp_path / "state" / power_cut.RUN, on_damage=lambda _: None)
+            restored = checkpoints.restore(tmp_path / "state" / power_cut.RUN / "checkpoints", on_damage=lambda _: None)
         except checkpoint.DamagedCheckpoint:
             restored = None
+        position = power_cut.NOTHING
         if restored is not None:
-            np.testing.assert_array_equal(restored.tree["a"], np.full(40, restored.step))
-        lost += (-1 if restored is None else restored.step) < cut.saved
+            position = checkpoints.position(restored)
+            np.testing.assert_array_equal(restored.tree["a"], np.full(40, 10 * position[0] + position[1]))
+        lost += position < cut.saved
     assert (lost > 0) == (synced != "all")

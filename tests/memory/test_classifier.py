@@ -65,7 +65,7 @@ def test_after_a_part_of_the_tasks(run, tmp_path):
 def test_a_damaged_checkpoint_is_passed_over(run, tmp_path):
     folder = small_runs.copied(run.workdir, tmp_path / "run")
     checks.flip_a_byte(folder)
-    with pytest.warns(UserWarning, match="is damaged.*step 1999999 is used instead"):
+    with pytest.warns(UserWarning, match="is damaged.*/checkpoints/1 is used instead"):
         assert load_classifier(folder).labels == (12, 900, -3, 70, 5)
 
 

@@ -405,10 +405,10 @@ def test_a_folder_without_a_run(tmp_path):
 def test_training_that_breaks_down_is_refused_and_nothing_of_it_is_saved(method, changes, tmp_path):
     config = _config(method)
     interrupt(config, tmp_path, "epoch end", 1, 1)
-    saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    saved = sorted((tmp_path / "checkpoints").rglob("*"))
     with pytest.raises(NotFinite, match=f"^{method}: .* (task 1|after task 1).*, seed 0; the last good checkpoint is "):
         _fit(config.with_changes(**changes), tmp_path, resume_anyway=True)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == saved
+    assert sorted((tmp_path / "checkpoints").rglob("*")) == saved
 
 
 def test_baselines_work_on_the_residual_pair_with_several_classes_a_task(tmp_path):

@@ -79,11 +79,11 @@ def test_a_full_disk_as_orbax_tells_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.ocp, "save", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        checkpoint.save(tmp_path / "run", 0, {"a": np.ones(3)}, {})
-    assert caught.value.errno == 28 and checkpoint.steps(tmp_path / "run") == []
+        checkpoint.save(tmp_path / "run" / "0", {"a": np.ones(3)}, {})
+    assert caught.value.errno == 28 and not os.listdir(tmp_path / "run")
     said = "something else"
     with pytest.raises(ValueError, match="something else"):
-        checkpoint.save(tmp_path / "run", 0, {"a": np.ones(3)}, {})
+        checkpoint.save(tmp_path / "run" / "0", {"a": np.ones(3)}, {})
 
 
 def test_moved_elsewhere_and_with_any_times(tmp_path, undisturbed):

@@ -23,6 +23,14 @@ def step_by_step(monkeypatch):
     monkeypatch.setattr(trainer, "_SECONDS_PER_CALL", 0.0)
 
 
+def leave_within_task(workdir, task, epochs_done):
+    """As if a kill had come between saving a finished task and deleting what was saved within it."""
+    left = checkpoint.read(workdir / "checkpoints" / "0")
+    record = left.metadata["record"] | {"finished_tasks": task, "epochs_done": epochs_done}
+    folder = workdir / "checkpoints" / "within_task" / str(task * 1_000_000 + epochs_done)
+    checkpoint.save(folder, left.tree, left.metadata | {"record": record})
+
+
 class TestResume:
     @pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgmw"))
     @pytest.mark.parametrize("place", [("epoch end", 1, 0), ("train", 1, 1)], ids=["epoch-end", "mid-epoch"])
@@ -127,25 +135,22 @@ class TestResume:
         assert_same_results(tmp_path, small_runs.finished(TINY).workdir)
 
     def test_killed_before_the_checkpoints_of_a_task_are_cleared_away(self, tmp_path):
-        """They go with those of the next task."""
+        """They go when the run is resumed."""
         workdir = small_runs.copied(small_runs.finished(TINY).workdir, tmp_path / "run")
-        checkpoints = workdir / "checkpoints"
-        for step in (1_999_999, 2_999_999):
-            shutil.rmtree(checkpoints / f"{step:010d}")
-        left = checkpoint.restore(checkpoints, 999_999, on_damage=print)
-        checkpoint.save(checkpoints, 2, left.tree, left.metadata)
+        for task in (1, 2):
+            shutil.rmtree(workdir / "checkpoints" / str(task))
+        leave_within_task(workdir, 0, 2)
         (workdir / "summary.json").unlink()
         small_runs.fit(TINY, workdir)
-        assert checkpoint.steps(checkpoints) == [999_999, 1_999_999, 2_999_999]
+        assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["0", "1", "2"]
 
     def test_killed_after_the_last_task_was_saved(self, tmp_path):
         """What lies there of its epochs goes, although nothing is left to learn."""
         workdir = small_runs.copied(small_runs.finished(TINY).workdir, tmp_path / "run")
-        checkpoints = workdir / "checkpoints"
-        before = checkpoint.restore(checkpoints, 1_999_999, on_damage=print)
-        checkpoint.save(checkpoints, 2_000_002, before.tree, before.metadata)
+        leave_within_task(workdir, 2, 2)
+        (workdir / "checkpoints" / "within_task" / ".2000003.partial").mkdir()
         small_runs.fit(TINY, workdir)
-        assert checkpoint.steps(checkpoints) == [999_999, 1_999_999, 2_999_999]
+        assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["0", "1", "2"]
         assert_same_results(workdir, small_runs.finished(TINY).workdir)
 
     def test_a_damaged_checkpoint_is_passed_over(self, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dgm_jax.runs import checkpoints
 from support import small_runs
 
 
@@ -23,7 +24,7 @@ def assert_equal_trees(a: Any, b: Any) -> None:
 
 def flip_a_byte(workdir: Path) -> Path:
     """Damages the newest checkpoint: one bit of its largest file. Returns its folder."""
-    folder = sorted((workdir / "checkpoints").glob("[0-9]*"))[-1]
+    folder = small_runs.newest(workdir).folder
     file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -42,7 +43,7 @@ def table(path):
 def assert_same_results(a: Path, b: Path):
     """Everything two runs leave behind is equal bit for bit, but for their seconds."""
     first, second = small_runs.newest(a), small_runs.newest(b)
-    assert first.step == second.step
+    assert checkpoints.position(first) == checkpoints.position(second)
     assert_equal_trees(first.tree, second.tree)
     assert first.metadata["memory"] == second.metadata["memory"]
     for name in ("accuracy_matrix.csv", "capacity.csv"):

@@ -16,6 +16,7 @@ from dgm_jax import Learner, Memory, data, load_memory
 from dgm_jax.config import Config, all_facts
 from dgm_jax.data import Dataset, TaskStream
 from dgm_jax.methods import METHODS, classifying
+from dgm_jax.runs import checkpoints
 from dgm_jax.runs.events import Callback, TaskEnd
 from dgm_jax.system import checkpoint
 from dgm_jax.training.task import Networks
@@ -160,6 +161,6 @@ def newest(workdir: Path) -> checkpoint.Checkpoint:
     def refuse(text: str) -> None:
         raise AssertionError(text)
 
-    restored = checkpoint.restore(workdir / "checkpoints", on_damage=refuse)
+    restored = checkpoints.restore(workdir / "checkpoints", on_damage=refuse)
     assert restored is not None
     return restored
