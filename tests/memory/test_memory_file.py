@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors
 from support import checks, children, damage, small_runs
+from support.marks import slow_but
 
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NewerFormat, NoMemory
@@ -36,7 +37,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=slow_but(list(RUNS), "dgma", "dgmw", "dgma-several-classes", "dgma-resnet"))
 def memory(request) -> Memory:
     return RUNS[request.param]().memories[-1]
 
