@@ -89,7 +89,19 @@ class Copy:
 
     def run(self, files: Sequence[str], limit: float) -> tuple[str, str]:
         """Runs test files up to the first failure: "killed" and the test, or "survived", or "timed out"."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-m",
+            "slow or not slow",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+        ]
         command += [f"--basetemp={self.folder / 'tests'}", *files]
         child = subprocess.Popen(
             command,

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import jax
@@ -15,7 +16,10 @@ from dgm_jax.system.compilation import cache_folder, keep_programs
 _MOST_MAPS = 30_000
 
 
-def pytest_configure():
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # The workers get the folder from the process that starts them.
+        config.shared = tempfile.TemporaryDirectory(prefix="dgm_jax_tests_")
+        os.environ["DGM_JAX_TESTS_SCRATCH"] = config.shared.name
     # All workers, the programs that they start, and the next run share one folder of compiled programs.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -24,6 +28,11 @@ def pytest_configure():
     jax.config.update("jax_default_matmul_precision", "highest")  # Accelerators would otherwise use TF32 or bfloat16.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # A shell lets its background jobs ignore Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "shared"):
+        config.shared.cleanup()
 
 
 @pytest.fixture

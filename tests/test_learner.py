@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from support import checks, small_runs
 from support.checks import assert_same_results, lines, table
+from support.marks import slow_but
 from support.stopping import TINY, Log, interrupt
 
 from dgm_jax import Learner, data, load_memory
 from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, NotFinite
+from dgm_jax.methods import METHODS
 from dgm_jax.runs.events import Callback
 from dgm_jax.system import checkpoint
 from dgm_jax.training import trainer
@@ -37,7 +39,7 @@ def test_a_training_step_is_compiled_once(tmp_path, monkeypatch):
     assert traces == [1]
 
 
-@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+@pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgma"))
 def test_a_short_run_learns(variant, tmp_path):
     config = Config().with_changes(
         variant=variant,
@@ -144,7 +146,7 @@ def test_that_nothing_tells_the_generator_the_class_is_said_at_the_beginning(tol
     assert sum("nothing tells the generator" in note for note in log.heard("on_note")) == said
 
 
-@pytest.mark.parametrize("method", ["dgm", "er", "icarl", "joint", "ewc", "dgr", "mergan", "mergan-jtr"])
+@pytest.mark.parametrize("method", slow_but(list(METHODS), "dgm", "icarl", "dgr"))
 def test_classes_smaller_than_a_mini_batch_are_learnt(method, tmp_path):
     """Of 2, 24 and 5 images, with 8 in a mini-batch: each is learnt, and the run says so."""
     config, log = small_runs.small("dgma", method, image_size=8, epochs=2), Log()

@@ -64,6 +64,7 @@ def called(tmp_path_factory):
     return process.stdout, records.read(folder / "gpu.jsonl")
 
 
+@pytest.mark.slow
 def test_checks_times_and_runs(called):
     printed, (checked, point, run) = called
     assert checked["agreement"]["agrees"]

@@ -23,6 +23,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_cold_and_warm(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     file = run.write_npz(run.split_classes(small_runs.digits(8, (0, 1)), 3), tmp_path / "three.npz")
@@ -65,6 +66,7 @@ def test_classes_are_split(n_classes):
     assert dataclasses.asdict(made)["name"] == "digits"
 
 
+@pytest.mark.slow
 def test_what_is_run_and_written(tmp_path, monkeypatch, capsys):
     commands = []
     one = {

@@ -26,6 +26,7 @@ def tiny(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 def test_a_point_is_measured_and_written(tiny, tmp_path, capsys):
     file = tmp_path / "step.jsonl"
     step.main(out=file)

@@ -44,6 +44,7 @@ def small_preset(monkeypatch):
         monkeypatch.setattr(f"dgm_jax.system.compilation.{name}", lambda: None)
 
 
+@pytest.mark.slow
 def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):
     monkeypatch.chdir(tmp_path)
     names = {0: "Ähren, reif", 1: "dog", 2: "日本", 3: "zebra's"}
@@ -127,6 +128,7 @@ def test_no_folder_of_images(make, said, tmp_path, small_preset, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_class_is_enough_to_begin_with(tmp_path, monkeypatch, small_preset):
     monkeypatch.chdir(tmp_path)
     write_images(Path("monday"), (0,), {0: "cat"})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.marks import slow_but
 from support.stopping import lose_a_ctrl_c
 
 from dgm_jax import data
@@ -68,7 +69,9 @@ def test_help_does_not_wait_for_jax(kind: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "svhn", "cifar10", "arrays", "joined", "imagenet50"])
+@pytest.mark.parametrize(
+    "name", slow_but(["digits", "mnist", "svhn", "cifar10", "arrays", "joined", "imagenet50"], "digits", "imagenet50")
+)
 def test_an_experiment_is_a_module_that_can_be_run(name: str) -> None:
     command = [sys.executable, "-m", f"experiments.{name}", "--preset", "paper-mnist", "--help"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from support import small_runs
+from support.marks import slow_but
 
 from dgm_jax import Learner
 from dgm_jax.commands import table, table_runs
@@ -155,7 +156,7 @@ def test_ablations_have_a_figure_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("method", [*table_runs.COMPARED, *table_runs.ABLATIONS])
-@pytest.mark.parametrize("data", table_runs.DATA)
+@pytest.mark.parametrize("data", slow_but(list(table_runs.DATA), "digits", "imagenet50"))
 def test_every_run_is_a_command_that_the_experiments_take(data, method, tmp_path):
     command = TableRun(data, method, 3, tmp_path, quick=True).command
     kind = ImageNetOptions if "imagenet50" in command[1] else Options

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from support import children, small_runs
+from support.marks import slow_but
 
 from dgm_jax.errors import UserError
 from dgm_jax.memory import export
@@ -22,7 +23,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=slow_but(list(RUNS), "dgma", "dgmw-pairs", "dgma-unequal"))
 def memory(request):
     return RUNS[request.param]().memories[-1]
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from support import checks, golden_names, programs, small_runs
+from support.marks import slow_but
 
 from dgm_jax import Memory, load_memory
 from dgm_jax.errors import NoMemory
@@ -32,7 +33,10 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(
+    scope="module",
+    params=slow_but(list(RUNS), "dgma-16", "dgmw-16", "dgma-8-unequal", "dgma-resnet", "dgmw-8-beyond-pairs"),
+)
 def run(request):
     return RUNS[request.param]()
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import checks, small_runs
+from support.marks import slow_but
 from support.stopping import Log, interrupt
 
 from dgm_jax import Learner, load_memory
@@ -31,11 +32,15 @@ SETTINGS = {
     "epochs": 2,
     "consolidation_steps": 60,
     "consolidation_samples": 24,
-    "memory_size": 12,
+    "memory_size": 18,
     "discriminator_width": 8,
 }
 BASELINES = [method for method in METHODS if method != "dgm"]
 baselines = pytest.mark.parametrize("method", BASELINES)
+
+
+def some_baselines(*fast):
+    return pytest.mark.parametrize("method", slow_but(BASELINES, *fast))
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +57,12 @@ def _fit(config, workdir, *callbacks, **options):
     return small_runs.fit(config, workdir, *callbacks, **options)
 
 
+def _finished(config, to):
+    """A copy of a whole run, which is made once, and its summary."""
+    folder = small_runs.copied(small_runs.finished(config).workdir, to)
+    return folder, json.loads((folder / "summary.json").read_text())
+
+
 def _method(config):
     return new_method(config, small_runs.stream(config), jax.local_devices()[:1])
 
@@ -66,13 +77,13 @@ def _learn(method, state, task, stream, key):
     return method.end(training, Watch())[0]
 
 
-@baselines
+@some_baselines("icarl", "mergan")
 @pytest.mark.parametrize("place", [("train", 2, 0), ("epoch end", 1, 1)], ids=["begin", "epoch-end"])
 def test_interrupted_is_uninterrupted(method, place, tmp_path, monkeypatch):
     """Also within a task: the end is the same bit for bit."""
-    monkeypatch.setattr(trainer, "_SECONDS_PER_CALL", 0.0)  # Progress after every step.
     config = _config(method)
-    whole = _fit(config, tmp_path / "whole")
+    _, whole = _finished(config, tmp_path / "whole")
+    monkeypatch.setattr(trainer, "_SECONDS_PER_CALL", 0.0)  # Progress after every step.
     interrupt(config, tmp_path / "stopped", *place)
     assert json.loads((tmp_path / "stopped" / "summary.json").read_text())["finished_tasks"] == place[1]
     log = Log()
@@ -91,41 +102,41 @@ def test_interrupted_is_uninterrupted(method, place, tmp_path, monkeypatch):
     assert [name for name, _ in log.events] == ["on_run_end"]  # Finished: nothing is trained.
 
 
-@baselines
+@some_baselines("ewc", "dgr")
 def test_several_seeds_are_as_if_each_had_run_alone(method, tmp_path):
     config = _config(method)
     streams = [small_runs.stream(config) for _ in range(2)]
     summary = Learner(config, devices=1).fit_seeds((0, 5), streams, tmp_path / "both")
     accuracies = summary["A_3"]["classifier"]["macro"]["values"]
     for seed, accuracy in zip((0, 5), accuracies, strict=True):
-        alone = _fit(config.with_changes(seed=seed), tmp_path / f"alone{seed}")
+        _, alone = _finished(config.with_changes(seed=seed), tmp_path / f"alone{seed}")
         assert accuracy == pytest.approx(alone["A_3"]["classifier"]["macro"], abs=0.15)
         mine, other = (small_runs.newest(tmp_path / f).tree for f in (f"both/seed{seed}", f"alone{seed}"))
         for a, b in zip(jax.tree.leaves(mine["params"]), jax.tree.leaves(other["params"]), strict=True):
             np.testing.assert_allclose(a, b, atol=0.05)  # Alike to rounding, which training magnifies.
 
 
-@baselines
+@some_baselines("er", "mergan-jtr")
 def test_a_finished_run_continues_with_new_classes(method, tmp_path):
-    config = _config(method, memory_size=18)
-    _fit(config, tmp_path)
-    first = small_runs.newest(tmp_path).tree
+    config = _config(method)
+    workdir, _ = _finished(config, tmp_path / "run")
+    first = small_runs.newest(workdir).tree
     log = Log()
     names = (7, 8, 9)
-    summary = _fit(config, tmp_path, log, labels=(3, 4, 5), names=names)
+    summary = _fit(config, workdir, log, labels=(3, 4, 5), names=names)
     assert log.heard("on_run_start")[0].resumed_from == (3, 0)
     assert [event.task for event in log.heard("on_task_end")] == [3, 4, 5]
     assert summary["finished"] and [len(task) for task in summary["tasks"]] == [1] * 6
-    head = small_runs.newest(tmp_path).tree["params"]["classifier"]["bias"]
+    head = small_runs.newest(workdir).tree["params"]["classifier"]["bias"]
     assert len(head) == 6 and len(first["params"]["classifier"]["bias"]) == 3
 
 
 @baselines
 def test_what_is_loaded_classifies_as_the_run_did(method, tmp_path):
     config = _config(method)
-    summary = _fit(config, tmp_path)
+    workdir, summary = _finished(config, tmp_path / "run")
     stream = small_runs.stream(config)
-    loaded, state = load_method(config, stream, tmp_path)
+    loaded, state = load_method(config, stream, workdir)
     stream.begin(2)
     images, labels = stream.test(2)
     predictor = loaded.reading(2, state) if hasattr(loaded, "reading") else state.classifier
@@ -136,7 +147,7 @@ def test_what_is_loaded_classifies_as_the_run_did(method, tmp_path):
     assert summary["bytes"]["memory"] == loaded.memory_bytes(state)
 
 
-@baselines
+@some_baselines("joint", "mergan")
 def test_what_a_run_says_while_it_learns(method, tmp_path):
     """Epochs and their losses, and how fast it is."""
     log, err, ticks = Log(), io.StringIO(), itertools.count()
@@ -185,11 +196,11 @@ def test_the_ceiling_is_above_the_floor(tmp_path):
 def test_no_real_image_of_an_old_class_is_kept(method, tmp_path):
     """Nothing that is saved is an image, by its type, or holds the pixels of one, scaled."""
     config = _config(method)
-    _fit(config, tmp_path)
+    workdir, _ = _finished(config, tmp_path / "run")
     stream = small_runs.stream(config)
     stream.begin(0)
     whole = np.concatenate([stream.train(0)[0].reshape(24, -1) / 127.5 - 1] * 2, axis=1)
-    for leaf in jax.tree.leaves(small_runs.newest(tmp_path).tree):
+    for leaf in jax.tree.leaves(small_runs.newest(workdir).tree):
         leaf = np.asarray(leaf)
         assert leaf.dtype != np.uint8
         values = set(np.round(leaf.ravel().astype(float), 5).tolist())
@@ -312,6 +323,24 @@ def test_generative_replay_is_labelled_by_the_solver():
         assert data.count == 48  # New images first, then as many replayed ones.
         np.testing.assert_array_equal(data.images[:24], images)
         np.testing.assert_array_equal(data.labels[:48], [*labels, *said])
+
+
+def test_a_generator_without_masks_continues_as_the_task_before_left_it():
+    config = _config("dgr")
+    stream = small_runs.stream(config)
+    method = _method(config)
+    key = jax.random.key(0)
+    state = _learn(method, method.new_state(key), 0, stream, key).state
+    stream.begin(1)
+    training = method.begin(1, [TaskInput(key, state, *stream.train(1))], Watch())
+    (begun,) = jax.device_get(training.running.states())
+    kept = state.generator.tasks[0]
+    checks.assert_equal_trees(begun.generator_statistics, kept.statistics)
+    checks.assert_equal_trees(begun.generator.norms, kept.norms)
+    checks.assert_equal_trees(begun.generator.kernels, state.generator.kernels)
+    np.testing.assert_array_equal(begun.generator.heads, kept.heads[:1])
+    fresh = method.new_state(key).generator
+    assert fresh is None and np.any(kept.statistics[0].mean)  # Otherwise nothing was shown.
 
 
 @pytest.mark.parametrize("n_old, devices", [(9, 1), (9, 8), (40, 2), (46, 1)])

@@ -78,6 +78,7 @@ def test_two_seeds_are_learnt_side_by_side(undisturbed, tmp_path) -> None:
     checks.assert_equal_trees(first["images"], single["images"])
 
 
+@pytest.mark.slow
 def test_on_two_devices(undisturbed, tmp_path) -> None:
     workdir, on_one = undisturbed
     child = in_a_child(

@@ -338,3 +338,20 @@ def test_a_stride_or_padding_out_of_range_is_refused(convolve, stride, padding):
 def test_a_padding_that_drops_everything_is_refused():
     with pytest.raises(ValueError, match="padding 2 leaves no output"):
         nn.conv_transpose(jnp.ones((1, 1, 1, 1)), jnp.ones((3, 3, 1, 1)), stride=1, padding=2)
+
+
+def test_a_padding_that_drops_all_of_the_shorter_side_is_refused():
+    with pytest.raises(ValueError, match=r"padding 2 leaves no output for an image of \(1, 9\)"):
+        nn.conv_transpose(jnp.ones((1, 1, 9, 1)), jnp.ones((3, 3, 1, 1)), stride=1, padding=2)
+
+
+def test_one_padded_window_is_not_the_whole_image():
+    """A window as large as the image that meets it once, and not from its corner on."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 4, 4, 3)).astype(np.float32), rng.normal(size=(4, 4, 3, 5)).astype(np.float32)
+    arguments = {"window_strides": (3, 3), "padding": [(1, 1)] * 2, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    expected, transpose = jax.vjp(lambda x: jax.lax.conv_general_dilated(x, kernel, **arguments), x)
+    actual, ours = jax.vjp(lambda x: nn.conv(x, kernel, stride=3, padding=1), x)
+    assert actual.shape == (2, 1, 1, 5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours(actual)[0], transpose(actual)[0], rtol=1e-4, atol=1e-4)

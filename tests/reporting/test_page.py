@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import small_runs
+from support.marks import slow_but
 
 from dgm_jax import Learner
 from dgm_jax.commands.main import main
@@ -32,7 +33,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=slow_but(list(RUNS), "dgmw-pairs"))
 def run(request) -> Path:
     return RUNS[request.param]()
 

@@ -171,6 +171,7 @@ def test_the_same_images_under_other_names_are_refused(stages, monkeypatch):
         learn(config, (2, 3), workdir)
 
 
+@pytest.mark.slow
 def test_a_third_stage(stages, tmp_path):
     config, workdir, _, drawn, _ = stages
     folder = small_runs.copied(workdir, tmp_path / "run")

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from support import checks, children, small_runs
+from support.marks import slow_but
 
 from dgm_jax import load_classifier, load_memory
 from dgm_jax.runs.events import Callback
@@ -52,7 +53,7 @@ sys.exit(exit_status(lambda: small_runs.fit(small_runs.small("dgma"), Path(sys.a
 """
 
 
-@pytest.mark.parametrize("kilobytes", [450, 560, 700])
+@pytest.mark.parametrize("kilobytes", slow_but([450, 560, 700], 560))
 def test_a_full_disk_in_the_middle_of_a_run(kilobytes, tmp_path, undisturbed):
     """In a process of its own: Orbax's threads have their say when it ends."""
     disk = tmp_path / "disk"

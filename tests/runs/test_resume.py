@@ -8,6 +8,7 @@ import signal
 import pytest
 from support import checks, children, small_runs
 from support.checks import assert_same_results, lines
+from support.marks import slow_but
 from support.stopping import TINY, Log, interrupt
 
 from dgm_jax import Learner
@@ -23,7 +24,7 @@ def step_by_step(monkeypatch):
 
 
 class TestResume:
-    @pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+    @pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgmw"))
     @pytest.mark.parametrize("place", [("epoch end", 1, 0), ("train", 1, 1)], ids=["epoch-end", "mid-epoch"])
     def test_interrupted_is_uninterrupted(self, variant, place, tmp_path, step_by_step):
         config = small_runs.small(variant)
@@ -43,12 +44,14 @@ class TestResume:
         small_runs.fit(TINY, tmp_path)
         assert_same_results(tmp_path, small_runs.finished(TINY).workdir)
 
+    @pytest.mark.slow
     def test_interrupted_again_and_again(self, tmp_path, step_by_step):
         for place in (("epoch end", 0, 1), ("train", 1, 0), ("epoch end", 1, 2), ("train", 2, 2)):
             interrupt(TINY, tmp_path, *place)
         small_runs.fit(TINY, tmp_path)
         assert_same_results(tmp_path, small_runs.finished(TINY).workdir)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "config, stream",
         [
@@ -70,6 +73,7 @@ class TestResume:
         begun_as = json.loads((tmp_path / "summary.json").read_text())["begun_as"]
         assert [len(own) for own in begun_as] == [0, *(len(task.classes) for task in whole.memories[-1].tasks[1:])]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "changes",
         [
@@ -100,7 +104,9 @@ class TestResume:
         with pytest.raises(AssertionError):
             checks.assert_equal_trees(plain["classifier"]["params"], other["classifier"]["params"])
 
-    @pytest.mark.parametrize("stops_after", [1, 2, 3, 5])  # Epochs: within a task, and at the end of one.
+    @pytest.mark.parametrize(
+        "stops_after", slow_but([1, 2, 3, 5], 2, 3)
+    )  # Epochs: within a task, and at the end of one.
     def test_asked_to_stop(self, stops_after, tmp_path):
         """What was learnt is saved there, even if no checkpoint is due."""
         config, epochs = TINY.with_changes(checkpoint_epochs=1000), []

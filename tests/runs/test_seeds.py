@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from support import small_runs
+from support.marks import slow_but
 
 from dgm_jax import Learner, load_memory
 from dgm_jax.errors import ConfigError, NoMemory, OtherConfiguration
@@ -68,7 +69,7 @@ def test_each_seed_is_as_if_it_had_run_alone(together):
     assert log.ends == [(0, 0), (0, 5), (1, 0), (1, 5)]
 
 
-@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+@pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgma"))
 def test_several_classes_a_task(variant, tmp_path):
     """With a critic that is told the class, which acts there alone."""
     config = small_runs.small(variant, image_size=8, epochs=2, critic_condition="projection", warm_start=True)
@@ -81,6 +82,7 @@ def test_several_classes_a_task(variant, tmp_path):
         _assert_alike(load_memory(tmp_path / f"seed{seed}"), load_memory(alone.workdir))
 
 
+@pytest.mark.slow
 def test_with_all_that_goes_beyond_the_paper(tmp_path):
     """And with masks that settle before a task ends."""
     config = small_runs.beyond("dgma", mask_share=0.5, headroom=1)

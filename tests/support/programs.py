@@ -1,7 +1,7 @@
 """Programs that tests compile once and share."""
 
 import functools
-import tempfile
+import os
 from pathlib import Path
 
 import jax
@@ -15,9 +15,6 @@ quick_jit = functools.partial(
 )
 
 
-@functools.cache
 def scratch() -> Path:
-    """A folder for what several test modules share; removed when the process ends."""
-    holder = tempfile.TemporaryDirectory(prefix="dgm_jax_tests_")
-    scratch.holder = holder  # type: ignore[attr-defined]  # Its finaliser removes the folder.
-    return Path(holder.name)
+    """A folder for what tests share, also with other workers; removed when all tests have ended."""
+    return Path(os.environ["DGM_JAX_TESTS_SCRATCH"])

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 from support import checks, small_runs
+from support.marks import slow_but
 
 from dgm_jax import load_memory
 
-variants = pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+variants = pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgmw"))
 
 
 def _run(variant, **changes):

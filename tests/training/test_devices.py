@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from support import children, small_runs
+from support.marks import slow_but
 
 from dgm_jax import Learner
 from dgm_jax.config import Config
@@ -48,11 +49,12 @@ def assert_close(actual: Any, expected: Any) -> None:
 # ---- devices of one process ----
 
 
-@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+@pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgmw"))
 def test_n_devices_train_as_one(variant: str) -> None:
     children.outputs(children.start(f"import test_devices as t; t.compare({variant!r})", **virtual_devices(8)))
 
 
+@pytest.mark.slow
 def test_what_goes_beyond_the_paper_is_split_over_devices_too() -> None:
     code = "from support import small_runs\nimport test_devices as t\n"
     code += "c = small_runs.beyond('dgma', image_size=16, epochs=10)\n"
@@ -90,6 +92,7 @@ def trained(config: Config, n: int, backend: str) -> Any:
     return jax.device_get(state), means
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_on_another_number_of_devices(tmp_path: Path) -> None:
     code = f"import pathlib, test_devices as t; t.go_on_elsewhere(pathlib.Path({str(tmp_path)!r}))"
     children.outputs(children.start(code, **virtual_devices(2)))
@@ -158,6 +161,7 @@ BASELINE = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> None:
     code = "import pathlib, test_devices as t; t.{}"
     for name, options in {"one": OPTIONS, "baseline-one": BASELINE}.items():
@@ -202,7 +206,7 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
     assert re.match("devices=1, but 2 processes have 2 .cpu.; use equally many of each process", first["errors"][3])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", slow_but([1, 2], 1))
 def test_sigterm_saves_and_ends_all_processes_at_the_same_epoch(processes: int, tmp_path: Path) -> None:
     """A scheduler's time limit: status 143, what to do, and a checkpoint although none was due."""
     command = [sys.executable, "-m", "experiments.digits", *OPTIONS.split(), "--workdir", str(tmp_path / "run")]

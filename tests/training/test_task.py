@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from support import checks, programs, small_runs
+from support.marks import slow_but
 
 from dgm_jax import nn
 from dgm_jax.training import task as tasks
@@ -84,7 +85,10 @@ def _surplus(array, like):
 
 @pytest.fixture(
     scope="module",
-    params=[*((v, s) for v in ("dgma", "dgmw") for s in (8, 16, "resnet")), ("dgma", 16, "bf16"), ("dgmw", 16, "bf16")],
+    params=slow_but(
+        [*((v, s) for v in ("dgma", "dgmw") for s in (8, 16, "resnet")), ("dgma", 16, "bf16"), ("dgmw", 16, "bf16")],
+        *[("dgma", 8), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet")],
+    ),
     ids=lambda p: "-".join(map(str, p)),
 )
 def trained(request):
@@ -292,9 +296,7 @@ def _one_generator_step(config, state, capacity, noise):
     return fake, metrics, after.generator, optax.tree_utils.tree_get(after.generator_optimiser, "mu")
 
 
-@pytest.mark.parametrize(
-    "variant, size", [("dgma", 8), ("dgma", 16), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet")]
-)
+@pytest.mark.parametrize("variant, size", [("dgma", 8), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet")])
 def test_padding_contributes_nothing(variant, size):
     """The same generator step at two paddings: equal where both have entries, exactly 0 where one is padding."""
     results = []

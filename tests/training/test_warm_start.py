@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_runs
+from support.marks import slow_but
 
 from dgm_jax import nn
 from dgm_jax.config import PRESETS
@@ -31,7 +32,7 @@ def test_all_begin_as_classes_of_the_task_that_most_images_look_like(taken_for, 
     assert warm_start.most_similar_classes(np.array(taken_for), LABELS, (4, 5), TASKS) == expected
 
 
-@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("asked", slow_but([True, False], True))
 def test_a_run_asks_its_last_classifier(asked, tmp_path, monkeypatch):
     begun = []
 
