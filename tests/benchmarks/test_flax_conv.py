@@ -1,12 +1,20 @@
 """The benchmark of stock Flax networks at a tiny size, through its command line."""
 
+import jax
 import pytest
 
 from benchmarks import flax_conv, records
 from dgm_jax.errors import UserError
 
 
-def test_a_size_is_measured_and_written(monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def compiled_fast():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_size_is_measured_and_written(compiled_fast, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(flax_conv, "SIZES", (flax_conv.Size("tiny", (2, 4, 4, 1), (2,), 3, 2),))
     monkeypatch.setattr(flax_conv, "SECONDS", 0.01)
     file = tmp_path / "flax_conv.jsonl"
