@@ -111,8 +111,7 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
 
 # Benchmarks whose options are the arguments of `main`; that of GPUs reads its command line without tyro.
 MEASURING = {
-    benchmark.__name__: benchmark
-    for benchmark in (checksums, flax_conv, kills, mutants, power_cut, replay, run, step)
+    benchmark.__name__: benchmark for benchmark in (checksums, flax_conv, kills, mutants, power_cut, replay, run, step)
 }
 
 # Studies, which try changes of settings.
