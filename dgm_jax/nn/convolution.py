@@ -16,7 +16,7 @@ from jax import lax
 
 from dgm_jax.nn.geometry import Geometry, Padding, Pairs, Sizes, extents, pairs, per_axis
 from dgm_jax.nn.patches import fold_p, unfold_p
-from dgm_jax.nn.product import Product, is_sharded, product, promoted, rounded, rounds
+from dgm_jax.nn.product import Product, is_placed, is_sharded, product, promoted, rounded, rounds
 
 Convolution = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
 
@@ -149,8 +149,7 @@ def by_platform(
     """By patches on CPUs and by XLA elsewhere."""
     if is_split_in_space(x, kernel):
         return by_xla(x, kernel, geometry)
-    in_shard_map = jax.sharding.get_abstract_mesh().manual_axes
-    if geometry.groups > 1 or in_shard_map or any(is_sharded(a, range(a.ndim)) for a in (x, kernel)):
+    if geometry.groups > 1 or is_placed(x) or is_placed(kernel):
         # Chosen now: `platform_dependent` traces both forms, and XLA's convolution of groups or of sharded arrays lacks
         # some derivatives.
         return (by_patches if jax.default_backend() == "cpu" else by_xla)(x, kernel, geometry)

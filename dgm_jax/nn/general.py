@@ -67,13 +67,13 @@ def conv_general_dilated(
     shape = jax.eval_shape(in_xla, lhs, rhs).shape  # Raises what XLA's convolution raises.
     axes = lhs.ndim - 2
     ones = (1,) * axes
+    numbers = (ones if listed is None else listed for listed in (window_strides, lhs_dilation, rhs_dilation))
+    stride, spread, dilation = (tuple(map(index, listed)) for listed in numbers)
     if isinstance(padding, str):
-        spans = extents(rhs.shape[:-2], rhs_dilation or ones)
-        around = string_padding(padding, lhs.shape[1:-1], spans, window_strides)
+        spans = extents(rhs.shape[:-2], dilation)
+        around = string_padding(padding, lhs.shape[1:-1], spans, stride)
     else:
         around = tuple((index(before), index(after)) for before, after in padding)
-    numbers = (window_strides, lhs_dilation or ones, rhs_dilation or ones)
-    stride, spread, dilation = (tuple(map(index, listed)) for listed in numbers)
     obstacles = {
         f"dimension_numbers={dimension_numbers}": lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
         != layout(axes),
