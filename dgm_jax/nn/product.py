@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import ad
+
+from dgm_jax.nn.primitives import linear, transposes
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -16,17 +20,20 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     are those of its derivatives, on every platform. Sums and all other operations stay in float32. A factor of 0
     stays 0, so closed gates stay closed.
 
-    Factors of different dtypes are promoted as JAX does. Differentiable in forward and reverse mode; in forward mode
-    only if nothing is rounded.
+    Factors of different dtypes are promoted as JAX does. Differentiable in forward and reverse mode, any number of
+    times.
     """
     x, matrix = promoted(x, matrix)
     if rounds(x):
-        return _rounded_product(x, matrix)
+        in_shard_map = jax.sharding.get_abstract_mesh().manual_axes
+        if in_shard_map or is_sharded(x, range(x.ndim)) or is_sharded(matrix, range(2)):
+            return rounded(jnp.matmul)(x, matrix)
+        return _rounded_product_p.bind(x, matrix)
     if x.ndim <= 2 or is_sharded(x, range(1, x.ndim)):
         return x @ matrix
     # As matrices: of a product over more axes, JAX's derivative makes XLA:CPU copy `x` into another memory order, and a
     # training iteration takes a quarter longer.
-    return (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
+    return (_rows(x) @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
 
 
 def is_sharded(x: jax.Array, axes: Iterable[int]) -> bool:
@@ -51,52 +58,51 @@ def rounded(multiply: Product) -> Product:
 
     The rounded factors stay float32 arrays, so their products are exact and no device adds them up in bfloat16.
     """
-
-    @jax.custom_vjp
-    def rounding(x, y):
-        return multiply(_to_bfloat16(x), _to_bfloat16(y))
-
-    def forward(x, y):
-        return rounding(x, y), (x, y)
-
-    def backward(factors, gradient):
-        x, y = factors
-        by_x = rounded(lambda g, y: jax.linear_transpose(lambda x: multiply(x, y), x)(g)[0])
-        by_y = rounded(lambda x, g: jax.linear_transpose(lambda y: multiply(x, y), y)(g)[0])
-        return by_x(gradient, y), by_y(x, gradient)
-
-    rounding.defvjp(forward, backward)
-    return rounding
+    return lambda x, y: _unrounded_p.bind(multiply(_rounded_p.bind(x), _rounded_p.bind(y)))
 
 
-def _to_bfloat16(x: jax.Array) -> jax.Array:
-    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+# A derivative multiplies one factor by the gradient of the result. It is rounded because rounding, which counts as
+# linear, is the transpose of the map that leaves a result as it is.
+_rounded_p, _unrounded_p = transposes(
+    "round_to_bfloat16",
+    lambda x: jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7),
+    "round_the_gradient_to_bfloat16",
+    lambda y: y,
+)
 
 
-def _with_derivative(multiply: Product) -> Product:
-    """Gives a product a derivative that consists of the same product, applied to matrices.
-
-    JAX's derivative contracts over all axes except the last one; for that, XLA:CPU first copies `x` into another memory
-    order, and a training iteration takes a quarter longer.
-    """
-    differentiable = jax.custom_vjp(multiply)
-
-    def forward(x, matrix):
-        return differentiable(x, matrix), (x, matrix)
-
-    def backward(factors, gradient):
-        x, matrix = factors
-        rows, gradients = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-        by_x = differentiable(gradient, matrix.T)
-        # There are two ways to multiply them; transposing the wider matrix is faster.
-        if gradients.shape[1] > rows.shape[1]:
-            return by_x, differentiable(gradients.T, rows).T
-        return by_x, differentiable(rows.T, gradients)
-
-    differentiable.defvjp(forward, backward)
-    return differentiable
-
-
-@_with_derivative
 def _rounded_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    return jnp.matmul(x.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    """The product in bfloat16, with sums in float32: faster than `rounded` where a device has such a product.
+
+    If `matrix` has more than two axes, it is a stack of matrices, and `x` one of as many arrays.
+    """
+
+    def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
+        return jnp.matmul(x.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+    for _ in range(matrix.ndim - 2):
+        multiply = jax.vmap(multiply)
+    return multiply(x, matrix)
+
+
+def _by_x(gradient: jax.Array, _: jax.Array, matrix: jax.Array) -> jax.Array:
+    return _rounded_product_p.bind(gradient, matrix.mT)
+
+
+def _by_matrix(gradient: jax.Array, x: jax.Array, matrix: Any) -> jax.Array:
+    stacked = matrix.aval.ndim - 2
+    rows, gradients = _rows(x, stacked), _rows(gradient, stacked)
+    # There are two ways to multiply them; transposing the wider matrix is faster.
+    if gradients.shape[-1] > rows.shape[-1]:
+        return _rounded_product_p.bind(gradients.mT, rows).mT
+    return _rounded_product_p.bind(rows.mT, gradients)
+
+
+_rounded_product_p = linear("rounded_product", _rounded_product)
+ad.defbilinear(_rounded_product_p, _by_x, _by_matrix)
+
+
+def _rows(x: jax.Array, stacked: int = 0) -> jax.Array:
+    """`x` as a matrix, or as a stack of matrices: all other axes become one, but for the last."""
+    lead = x.shape[:stacked]
+    return x.reshape(*lead, math.prod(x.shape[stacked:-1]), x.shape[-1])
