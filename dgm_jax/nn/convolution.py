@@ -169,9 +169,7 @@ def _conv_transpose_by_patches(x: jax.Array, kernel: jax.Array, geometry: Geomet
         axes = range(len(window))
         by_input = kernel.transpose(len(window), *axes, len(window) + 1).reshape(c_in, math.prod(window) * c_out)
         spans = extents(window, geometry.kernel_dilation)
-        size = tuple(
-            (x.shape[1 + a] - 1) * geometry.stride[a] - sum(geometry.padding[a]) + spans[a] for a in axes
-        )
+        size = tuple((x.shape[1 + a] - 1) * geometry.stride[a] - sum(geometry.padding[a]) + spans[a] for a in axes)
         return fold_p.bind(product(x, by_input), size=size, **_of_patches(window, geometry))
 
     return _by_groups(convolve, geometry.groups)(x, kernel)
