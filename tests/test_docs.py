@@ -15,7 +15,7 @@ import tyro
 from support import small_runs
 
 import dgm_jax
-from benchmarks import checksums, kills, mutants, power_cut, replay, run, step
+from benchmarks import checksums, flax_conv, kills, mutants, power_cut, replay, run, step
 from dgm_jax import data
 from dgm_jax.commands import main, options, table
 from dgm_jax.commands.parsing import parse
@@ -110,7 +110,9 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
 
 
 # Benchmarks whose options are the arguments of `main`; that of GPUs reads its command line without tyro.
-MEASURING = {benchmark.__name__: benchmark for benchmark in (checksums, kills, mutants, power_cut, replay, run, step)}
+MEASURING = {
+    benchmark.__name__: benchmark for benchmark in (checksums, flax_conv, kills, mutants, power_cut, replay, run, step)
+}
 
 # Studies, which try changes of settings.
 CHANGING = {study.__name__: study for study in (tune, consolidate)}

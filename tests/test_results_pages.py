@@ -327,6 +327,20 @@ def test_seconds_of_a_run():
         require_equal(row["peak memory"].removesuffix(" GB"), [cold["peak_host_bytes"] / 1e9], str(row))
 
 
+def test_stock_flax_networks():
+    measured = {(record["size"], record["loss"]): record for record in read("flax_conv")}
+    rows = rows_with(PAGES / "speed.md", "size", "loss")
+    assert [(row["size"], row["loss"]) for row in rows] == list(measured)
+    for row in rows:
+        record = measured[row["size"], row["loss"]]
+        for header, field in {"in scan, ms": "ours in scan", "JAX's": "jax in scan", "alone, ms": "ours"}.items():
+            require_equal(row[header], [record["milliseconds"][field]], str(row))
+        require_equal(row["JAX's alone"], [record["milliseconds"]["jax"]], str(row))
+        require_equal(row["ratio in scan"], [record["ratio_in_scan"]], str(row))
+        require_equal(row["ratio alone"], [record["ratio"]], str(row))
+        assert record["loss_difference"] < 1e-6
+
+
 def test_power_cut():
     (record,) = [record for record in read("power_cut") if "note" not in record]
     page = " ".join((ROOT / "docs" / "faq.md").read_text().split())

@@ -3,6 +3,7 @@
 from dgm_jax.nn.convolution import conv, conv_transpose
 from dgm_jax.nn.expansion import expand, grown_unit_widths, grown_weight_widths, padded_width
 from dgm_jax.nn.gates import annealed_scale, binarise, gate, reserve, sparsity
+from dgm_jax.nn.general import conv_general_dilated
 from dgm_jax.nn.masked import gate_units, gates_weights, masked_conv, masked_conv_transpose, masked_dense
 from dgm_jax.nn.patches import fold, unfold
 from dgm_jax.nn.product import product
@@ -28,6 +29,7 @@ __all__ = [
     "chain",
     "compensate",
     "conv",
+    "conv_general_dilated",
     "conv_transpose",
     "expand",
     "fold",

@@ -4,21 +4,21 @@ XLA's CPU backend is slow at the convolutions that a derivative needs (dilated a
 convolutions are therefore written as one matrix product and one of two linear maps, `unfold` (image to patches) and
 `fold` (patches to image). Each map is the transpose of the other, so every derivative consists of the same three
 operations again, including the gradient of a gradient that the gradient penalty needs. Other platforms use XLA's
-convolution, and so does a convolution with input dilation everywhere.
+convolution.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from dgm_jax.nn.geometry import Geometry, Padding, Pairs, Sizes, extents, pairs, per_axis
 from dgm_jax.nn.patches import fold_p, unfold_p
-from dgm_jax.nn.product import is_sharded, product, promoted, rounded, rounds
+from dgm_jax.nn.product import Product, is_placed, is_sharded, product, promoted, rounded, rounds
 
-Convolution = Callable[[jax.Array, jax.Array], jax.Array]
+Convolution = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
 
 
 def conv(
@@ -59,18 +59,15 @@ def conv(
     spread = per_axis("input_dilation", input_dilation, axes)
     dilation = per_axis("kernel_dilation", kernel_dilation, axes)
     size, spans = extents(x.shape[1:-1], spread), extents(window, dilation)
-    if isinstance(padding, str) and padding == "SAME":
-        around = same_padding(size, spans, step)
+    if isinstance(padding, str) and padding in ("SAME", "VALID"):
+        around = string_padding(padding, size, spans, step)
     else:
-        around = pairs(0 if padding == "VALID" else padding, axes)
+        around = pairs(padding, axes)
     if any(n + sum(p) < span for n, p, span in zip(size, around, spans)):
         shape = "x".join(map(str, spans))
         raise ValueError(f"a {shape} kernel does not fit an image of {size} with padding {padding}")
     geometry = Geometry(step, around, spread, dilation, feature_group_count)
-    in_xla: Convolution = partial(_conv_by_xla, geometry=geometry)
-    if max(spread) > 1 or _is_split_in_space(x, kernel):
-        return in_xla(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(_conv_by_patches, geometry=geometry), default=in_xla)
+    return by_platform(x, kernel, geometry, conv_by_patches, conv_by_xla)
 
 
 def conv_transpose(
@@ -102,11 +99,7 @@ def conv_transpose(
     if min(size) < 1:
         raise ValueError(f"padding {padding} leaves no output for an image of {x.shape[1:-1]}; use a smaller padding")
     geometry = Geometry(step, dropped, (1,) * axes, dilation, feature_group_count)
-    in_xla: Convolution = partial(_conv_transpose_by_xla, geometry=geometry)
-    if _is_split_in_space(x, kernel):
-        return in_xla(x, kernel)
-    in_patches: Convolution = partial(_conv_transpose_by_patches, geometry=geometry)
-    return lax.platform_dependent(x, kernel, cpu=in_patches, default=in_xla)
+    return by_platform(x, kernel, geometry, _conv_transpose_by_patches, _conv_transpose_by_xla)
 
 
 def layout(axes: int) -> lax.ConvDimensionNumbers:
@@ -115,10 +108,9 @@ def layout(axes: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(image, (axes + 1, axes, *range(axes)), image)
 
 
-def same_padding(size: Sequence[int], spans: Sequence[int], stride: Sequence[int]) -> Pairs:
-    """The padding of 'SAME': half of what is missing before the image, the rest after it."""
-    missing = (max((-(-n // s) - 1) * s + span - n, 0) for n, span, s in zip(size, spans, stride, strict=True))
-    return tuple((total // 2, total - total // 2) for total in missing)
+def string_padding(padding: str, size: Sequence[int], spans: Sequence[int], stride: Sequence[int]) -> Pairs:
+    """What a name of JAX, such as 'SAME', adds before and after each axis."""
+    return tuple((int(before), int(after)) for before, after in lax.padtype_to_pads(size, spans, stride, padding))
 
 
 def _dropped(padding: Padding, spans: Sequence[int], stride: Sequence[int]) -> Pairs:
@@ -133,6 +125,8 @@ def _dropped(padding: Padding, spans: Sequence[int], stride: Sequence[int]) -> P
 
 def _checked(x: jax.Array, kernel: jax.Array, groups: int) -> tuple[jax.Array, jax.Array, tuple[int, ...]]:
     """Both arrays in one dtype, and the window of the kernel."""
+    if groups < 1:
+        raise ValueError(f"feature_group_count={groups}; expected a whole number >= 1")
     if not (x.ndim == kernel.ndim and 3 <= x.ndim <= 5):
         fits = False
     elif groups == 1:
@@ -149,14 +143,37 @@ def _checked(x: jax.Array, kernel: jax.Array, groups: int) -> tuple[jax.Array, j
     return (*promoted(x, kernel), kernel.shape[:-2])
 
 
-def _is_split_in_space(x: jax.Array, kernel: jax.Array) -> bool:
+def by_platform(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, by_patches: Convolution, by_xla: Convolution
+) -> jax.Array:
+    """By patches on CPUs and by XLA elsewhere."""
+    if is_split_in_space(x, kernel):
+        return by_xla(x, kernel, geometry)
+    if geometry.groups > 1 or is_placed(x) or is_placed(kernel):
+        # Chosen now: `platform_dependent` traces both forms, and XLA's convolution of groups or of sharded arrays lacks
+        # some derivatives.
+        return (by_patches if jax.default_backend() == "cpu" else by_xla)(x, kernel, geometry)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: by_patches(x, kernel, geometry),
+        default=lambda x, kernel: by_xla(x, kernel, geometry),
+    )
+
+
+def is_split_in_space(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether images or windows are split over devices: patches are cut out of whole images."""
     return is_sharded(x, range(1, x.ndim - 1)) or is_sharded(kernel, range(kernel.ndim - 2))
 
 
-def _conv_by_patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def conv_by_patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """`conv` of arrays that fit, as a product of patches and a matrix."""
+
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         *window, c_in, c_out = kernel.shape
+        if max(geometry.input_dilation) > 1:
+            between = tuple((0, 0, d - 1) for d in (1, *geometry.input_dilation, 1))
+            x = lax.pad(x, jnp.zeros((), x.dtype), between)
         patches = unfold_p.bind(x, size=x.shape[1:-1], **_of_patches(window, geometry))
         return product(patches, kernel.reshape(math.prod(window) * c_in, c_out))
 
@@ -184,7 +201,7 @@ def _of_patches(window: Sequence[int], geometry: Geometry) -> dict[str, tuple[ob
     }
 
 
-def _by_groups(convolve: Convolution, groups: int) -> Convolution:
+def _by_groups(convolve: Product, groups: int) -> Product:
     """The convolution of each group of channels, side by side."""
     if groups == 1:
         return convolve
@@ -199,7 +216,9 @@ def _by_groups(convolve: Convolution, groups: int) -> Convolution:
     return grouped
 
 
-def _conv_by_xla(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def conv_by_xla(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """`conv` of arrays that fit, as XLA's convolution."""
+
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
             x,
@@ -221,4 +240,4 @@ def _conv_transpose_by_xla(x: jax.Array, kernel: jax.Array, geometry: Geometry) 
     around = tuple((span - 1 - p, span - 1 - q) for span, (p, q) in zip(spans, geometry.padding, strict=True))
     ones = (1,) * len(spans)
     turned = Geometry(ones, around, geometry.stride, geometry.kernel_dilation, geometry.groups)
-    return _conv_by_xla(x, lax.rev(kernel, axes), turned)
+    return conv_by_xla(x, lax.rev(kernel, axes), turned)

@@ -1,9 +1,9 @@
 """Masked layers: linear maps whose weights (DGMw) or output units (DGMa) are gated.
 
-Parameters are plain dicts, `{"kernel": array}`. There are no biases, because no gate would protect them. The shape of
-the gate chooses the variant: the shape of the kernel gates weights, `[c_out]` gates units, None gates nothing. If a
-norm or a non-linearity follows a layer of gated units, call the layer without a gate and then `gate_units`, because a
-closed unit must emit exactly 0.
+Parameters are plain dicts, `{"kernel": array}`. There are no biases, because no gate would protect them: a bias, or
+any other name, is refused. The shape of the gate chooses the variant: the shape of the kernel gates weights, `[c_out]`
+gates units, None gates nothing. If a norm or a non-linearity follows a layer of gated units, call the layer without a
+gate and then `gate_units`, because a closed unit must emit exactly 0.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dgm_jax.nn import convolution
+from dgm_jax.nn.geometry import Padding, Sizes
 from dgm_jax.nn.product import product, promoted
 
 
@@ -27,26 +28,58 @@ def masked_dense(params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array 
       [batch, c_out].
 
     Raises:
-      ValueError: if the gate has neither shape.
+      ValueError: if the gate has neither shape, or `params` has anything beside a kernel.
     """
-    kernel, units = _split(params["kernel"], gate)
+    kernel, units = _split(params, gate)
     return gate_units(product(x, kernel), units)
 
 
 def masked_conv(
-    params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None, *, stride: int, padding: int
+    params: Mapping[str, jax.Array],
+    x: jax.Array,
+    gate: jax.Array | None = None,
+    *,
+    stride: Sizes,
+    padding: Padding,
+    input_dilation: Sizes = 1,
+    kernel_dilation: Sizes = 1,
+    feature_group_count: int = 1,
 ) -> jax.Array:
-    """Convolves `x` with a gated kernel; see `masked_dense` for the gate and `conv` for everything else."""
-    kernel, units = _split(params["kernel"], gate)
-    return gate_units(convolution.conv(x, kernel, stride=stride, padding=padding), units)
+    """Convolves `x` with a gated kernel; see `masked_dense` for the gate, and `conv` for everything else."""
+    kernel, units = _split(params, gate)
+    y = convolution.conv(
+        x,
+        kernel,
+        stride=stride,
+        padding=padding,
+        input_dilation=input_dilation,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+    )
+    return gate_units(y, units)
 
 
 def masked_conv_transpose(
-    params: Mapping[str, jax.Array], x: jax.Array, gate: jax.Array | None = None, *, stride: int, padding: int
+    params: Mapping[str, jax.Array],
+    x: jax.Array,
+    gate: jax.Array | None = None,
+    *,
+    stride: Sizes,
+    padding: Padding,
+    kernel_dilation: Sizes = 1,
+    feature_group_count: int = 1,
 ) -> jax.Array:
     """Applies a transposed convolution with a gated kernel; see `masked_dense` and `conv_transpose`."""
-    kernel, units = _split(params["kernel"], gate)
-    return gate_units(convolution.conv_transpose(x, kernel, stride=stride, padding=padding), units)
+    kernel, units = _split(params, gate)
+    y = convolution.conv_transpose(
+        x,
+        kernel,
+        stride=stride,
+        padding=padding,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+    )
+    return gate_units(y, units)
 
 
 def gate_units(x: jax.Array, gate: jax.Array | None) -> jax.Array:
@@ -69,8 +102,14 @@ def gates_weights(gate: jax.Array) -> bool:
     return gate.ndim > 1
 
 
-def _split(kernel: jax.Array, gate: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+def _split(params: Mapping[str, jax.Array], gate: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
     """Returns the kernel, gated if `gate` is for weights, and the gate that is still to be applied to the units."""
+    if set(params) != {"kernel"}:
+        raise ValueError(
+            f"params has {sorted(params)}; expected only ['kernel']. A masked layer has no bias, because no gate would "
+            "protect it: remove it, or add it outside the layer, where nothing is gated"
+        )
+    kernel = params["kernel"]
     if gate is None:
         return kernel, None
     if gate.shape == kernel.shape:

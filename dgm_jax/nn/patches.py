@@ -51,7 +51,7 @@ def fold(
 def _parameters(
     axes: int, window: Sizes, stride: Sizes, padding: Padding, dilation: Sizes, size: Sequence[int]
 ) -> dict[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         "window": per_axis("window", window, axes),
         "stride": per_axis("stride", stride, axes),
         "padding": pairs(padding, axes),

@@ -25,10 +25,8 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """
     x, matrix = promoted(x, matrix)
     if rounds(x):
-        in_shard_map = jax.sharding.get_abstract_mesh().manual_axes
-        if in_shard_map or is_sharded(x, range(x.ndim)) or is_sharded(matrix, range(2)):
-            return rounded(jnp.matmul)(x, matrix)
-        return _rounded_product_p.bind(x, matrix)
+        multiply = rounded(jnp.matmul) if is_placed(x) or is_placed(matrix) else _rounded_product_p.bind
+        return multiply(x, matrix)
     if x.ndim <= 2 or is_sharded(x, range(1, x.ndim)):
         return x @ matrix
     # As matrices: of a product over more axes, JAX's derivative makes XLA:CPU copy `x` into another memory order, and a
@@ -40,6 +38,11 @@ def is_sharded(x: jax.Array, axes: Iterable[int]) -> bool:
     """Whether the type of `x` says that one of these axes is split over devices (explicit sharding)."""
     spec = jax.typeof(x).sharding.spec
     return any(spec[axis] is not None for axis in axes if axis < len(spec))
+
+
+def is_placed(x: jax.Array) -> bool:
+    """Whether the type of `x` says that devices hold different parts of it: explicit sharding, or `shard_map`."""
+    return is_sharded(x, range(x.ndim)) or bool(jax.typeof(x).manual_axis_type.varying)
 
 
 def promoted(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

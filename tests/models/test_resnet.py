@@ -12,7 +12,7 @@ from support import checks, programs, small_runs
 
 from dgm_jax import Memory, nn
 from dgm_jax.memory.task import TaskMemory
-from dgm_jax.models import resnet
+from dgm_jax.models import dcgan, resnet
 from dgm_jax.training.losses import gradient_penalty
 from dgm_jax.types import GeneratorParams, Norm, Statistics
 
@@ -305,3 +305,10 @@ def test_the_arithmetic_of_the_discriminator_by_hand():
     first = 2 * (8**2 * (9 * 3 * 3 + 9 * 3 * 3))
     second = 4**2 * (9 * 3 * 6 + 9 * 6 * 6 + 3 * 6) + 4**2 * (9 * 6 * 6 + 9 * 6 * 6)
     assert resnet.discriminator_flops(3, 8, 2) == 2 * (stem + first + second)
+
+
+def test_the_sparsity_term_counts_units_of_one_pair_and_weights_of_the_other():
+    assert dcgan.generator(16).size((5, 3), NOISE) == 5 + 3
+    generator = resnet.generator(8)
+    expected = sum(int(np.prod(shape)) for shape in generator.kernel_shapes((4, 3, 5), NOISE))
+    assert generator.size((4, 3, 5), NOISE) == expected > 4 + 3 + 5

@@ -9,9 +9,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "layers.md"
 
 
 def test_the_example_keeps_its_first_task_bit_for_bit(capsys):
-    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    example, of_flax = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
     names: dict = {}
     exec(compile(example, str(PAGE), "exec"), names)
+    exec(compile(of_flax, str(PAGE), "exec"), names)
+    assert names["params"]["params"]["kernel"].shape == (3, 3, 3, 16)
     printed = capsys.readouterr().out
 
     outputs, labels = names["outputs"], names["test_labels"]

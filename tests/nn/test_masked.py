@@ -287,6 +287,8 @@ def test_a_gate_of_neither_shape_is_refused(kind):
 @pytest.mark.parametrize("layer", [nn.masked_conv, nn.masked_conv_transpose])
 def test_a_map_that_does_not_fit_is_refused(layer):
     text = "x has shape (2, 4, 4, 5) and kernel (3, 3, 2, 3); "
-    text += "expected [batch, height, width, c_in] and [k, k, c_in, c_out]"
+    text += (
+        "expected [batch, *space, c_in] and [*window, c_in, c_out], with as many axes of window as of space (1 to 3)"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         layer({"kernel": jnp.ones((3, 3, 2, 3))}, jnp.ones((2, 4, 4, 5)), stride=1, padding=1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dgm_jax import nn
+from dgm_jax.nn.product import is_sharded
 
 
 def _rounded(a):
@@ -109,3 +110,10 @@ def test_all_platforms_round_the_same_factors(convolve, monkeypatch):
         close = np.isclose(own, patches, rtol=1e-5, atol=1e-5 * np.max(np.abs(patches)))
         assert np.mean(close) > 0.9
         np.testing.assert_allclose(own, patches, atol=4e-3 * np.max(np.abs(patches)))
+
+
+def test_axes_that_are_split_over_devices_are_known_from_the_type():
+    mesh = jax.make_mesh((1,), ("devices",))
+    x = jax.device_put(jnp.ones((2, 4, 3)), jax.NamedSharding(mesh, jax.P(None, "devices")))
+    assert is_sharded(x, (0, 1)) and not is_sharded(x, (0, 2)) and not is_sharded(x, ())
+    assert not is_sharded(jnp.ones((2, 4, 3)), (0, 1, 2))

@@ -338,6 +338,16 @@ def test_where_branches_meet_a_weight_is_blocked_by_its_own_ends():
         np.testing.assert_array_equal(factor, ~mask)
 
 
+def test_ends_that_are_no_network_are_refused():
+    kernels, reserved = [np.zeros((3, 3))] * 2, [jnp.ones(3, bool)] * 2
+    with pytest.raises(
+        ValueError, match=r"ends=\[\(0, 1\), \(-1, 0\)\] must feed the layers 0, 1, 2, ... in this order"
+    ):
+        nn.reserved_weights(reserved, kernels, [(0, 1), (nn.INPUT, 0)])
+    with pytest.raises(ValueError, match="a kernel reads the input .-1. or a layer before the one it feeds"):
+        nn.reserved_weights(reserved, kernels, [(nn.INPUT, 0), (1, 1)])
+
+
 def test_masks_must_be_as_many_as_layers_or_kernels():
     kernels = [np.zeros((3, 3)) for _ in BLOCK]
     with pytest.raises(ValueError, match="4 reserved masks; expected 3, one per layer"):
