@@ -109,7 +109,11 @@ def reserved_weights(variables: Variables, *paths: Path) -> dict[Any, Any]:
 
 
 def protect(variables: Variables, *paths: Path) -> optax.GradientTransformationExtraArgs:
-    """Keeps the reserved weights where they are; chain it after the optimiser, see `nn.protect`."""
+    """Keeps the reserved weights where they are; chain it after the optimiser, see `nn.protect`.
+
+    The masks are those of now. After `reserve`, make a new optimiser, or give the old one's state the new masks by
+    `nn.with_reserved(state, reserved_weights(variables, *paths))`.
+    """
     return protect_weights(reserved_weights(variables, *paths))
 
 

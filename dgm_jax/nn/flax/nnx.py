@@ -157,7 +157,11 @@ def reserved_weights(model: nnx.Module, *paths: Path) -> dict[Any, Any]:
 
 
 def protect(model: nnx.Module, *paths: Path) -> optax.GradientTransformationExtraArgs:
-    """Keeps the reserved weights where they are; chain it after the optimiser, see `nn.protect`."""
+    """Keeps the reserved weights where they are; chain it after the optimiser, see `nn.protect`.
+
+    The masks are those of now. After `reserve`, make a new optimiser, or give the old one's state the new masks by
+    `nn.with_reserved(state, reserved_weights(model, *paths))`.
+    """
     return protect_weights(reserved_weights(model, *paths))
 
 
@@ -174,7 +178,7 @@ def reserve(model: nnx.Module, *paths: Path) -> Task:
     """
     structure, state = nnx.split(model)
     ended, task = network.reserve(_read(model), paths, structure)
-    nnx.update(model, nnx.from_flat_state(_named(ended)))
+    nnx.update(model, _state(ended))
     return task
 
 
@@ -188,7 +192,7 @@ def use(model: nnx.Module, task: Task) -> Any:
     Raises:
       ValueError: if the task's masks do not fit the model.
     """
-    old = nnx.merge(task.structure, nnx.from_flat_state(_named(network.use(_read(model), task))))
+    old = nnx.merge(task.structure, _state(network.use(_read(model), task)))
     old.eval()
     return old
 
@@ -203,7 +207,7 @@ def expand(old: nnx.Module, fresh: ModelT, *paths: Path) -> ModelT:
         inputs grow must be in a path behind the layer that it reads.
     """
     structure, _ = nnx.split(fresh)
-    return nnx.merge(structure, nnx.from_flat_state(_named(network.grown(_read(old), _read(fresh), paths))))
+    return nnx.merge(structure, _state(network.grown(_read(old), _read(fresh), paths)))
 
 
 def expand_moments(old_state: Any, fresh_state: Any, old: nnx.Module, fresh: nnx.Module, *paths: Path) -> Any:
@@ -218,7 +222,7 @@ def expand_moments(old_state: Any, fresh_state: Any, old: nnx.Module, fresh: nnx
 
 def _read(model: nnx.Module) -> Network:
     """The arrays of a module."""
-    variables = dict(nnx.to_flat_state(nnx.state(model)))
+    variables: dict[Any, Any] = dict(nnx.to_flat_state(nnx.state(model)))
     found = Network({}, {}, {}, {})
     for path, variable in variables.items():
         value = variable.get_value()
@@ -233,7 +237,8 @@ def _read(model: nnx.Module) -> Network:
     return found
 
 
-def _named(arrays: Network) -> dict[network.Name, jax.Array]:
-    """The arrays by the names that they have in a module."""
+def _state(arrays: Network) -> Any:
+    """The inverse of `_read`: a state that `nnx.merge` and `nnx.update` take."""
     parts = {"kernel": arrays.kernels, "gate": arrays.gates, "reserved": arrays.reserved}
-    return arrays.others | {(*name, leaf): array for leaf, part in parts.items() for name, array in part.items()}
+    named: Any = {(*name, leaf): array for leaf, part in parts.items() for name, array in part.items()}
+    return nnx.from_flat_state(arrays.others | named)
