@@ -447,6 +447,20 @@ def test_where_branches_are_added_a_unit_of_any_counts():
         masked_nnx.reserved_weights(model, ["a", "c"], ["b", "c"])
 
 
+def test_gates_that_do_not_fit_their_kernel_are_refused():
+    stacked = MaskedLinear(3, 3, rngs=nnx.Rngs(0))  # As `nnx.vmap` makes them.
+    for variable in (stacked.kernel, stacked.gate, stacked.reserved):
+        variable.set_value(jnp.stack([variable[...]] * 2))
+    text = "^layer has gates of shape .2, 3. and a kernel of shape .2, 3, 3.; expected one gate per unit or per weight"
+    model = nnx.Dict(layer=stacked)
+    with pytest.raises(ValueError, match=text):
+        masked_nnx.protect(model)
+    model.layer.weights = model.layer.kernel
+    del model.layer.kernel
+    with pytest.raises(ValueError, match="^layer has gates, but no array called 'kernel'$"):
+        masked_nnx.protect(model)
+
+
 def test_a_task_is_a_pytree_of_copies():
     """It outlives donated buffers; a checkpoint of it is restored into one that a model of its widths gives."""
     network = Nnx(WIDTHS, "units").open_some(1)

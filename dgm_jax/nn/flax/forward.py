@@ -53,6 +53,8 @@ def _over_batch(axes: int, convolve: Linear) -> Linear:
 
     def convolved(params: Mapping[str, jax.Array], x: jax.Array, mask: jax.Array | None) -> jax.Array:
         lead = x.shape[: x.ndim - axes - 1]
+        if len(lead) == 1:
+            return convolve(params, x, mask)
         y = convolve(params, x.reshape(-1, *x.shape[len(lead) :]), mask)
         return y.reshape(*lead, *y.shape[1:])
 

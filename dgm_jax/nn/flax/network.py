@@ -132,11 +132,18 @@ def reserved_weights(layers: Mapping[Name, Layer], masks: Arrays) -> Arrays:
     With the masks of one task, these are the weights that it uses. A layer that reads the sum of others reads a unit if
     any of them emits it. Inputs of the network count as reserved, and so do the units of layers without unit gates.
     """
+    if unknown := [dotted(name) for name in masks if name not in layers]:
+        raise ValueError(f"{', '.join(unknown)} has gates, but no array called 'kernel'")
     return {name: _reserved(layers[name], masks) for name in masks}
 
 
 def _reserved(layer: Layer, masks: Arrays) -> jax.Array:
     mask = masks[layer.name]
+    if mask.shape not in (layer.shape, layer.shape[-1:]):
+        raise ValueError(
+            f"{dotted(layer.name)} has gates of shape {mask.shape} and a kernel of shape {layer.shape}; expected one "
+            "gate per unit or per weight. Layers that are stacked by vmap or scan are not understood"
+        )
     if mask.ndim > 1:
         return mask
     of_units = all(source in masks and masks[source].ndim == 1 for source in layer.sources)
@@ -223,8 +230,10 @@ def growth(old: Network, fresh: Network, paths: Sequence[Path]) -> Grow:
         if array.shape == into.shape:
             return array
         if array.shape[:-1] != into.shape[:-1]:
-            raise ValueError(f"{changes}, but it is in no path behind another layer, so where its inputs belong is "
-                             "not known; add it to a path, even if it has no gates")  # fmt: skip
+            raise ValueError(
+                f"{changes}, but it is in no path behind another layer, so where its inputs belong is not known; add "
+                "it to a path, even if it has no gates"
+            )
         if (array.shape[-1], into.shape[-1]) not in widths:
             raise ValueError(f"{changes}; no layer grows like this, so where its entries belong is not known")
         return expand(array, into)
@@ -264,8 +273,10 @@ def grown_moments(old_state: Any, fresh_state: Any, old: Network, fresh: Network
         if path not in moments:
             raise ValueError(f"the old state has no {dotted(name)}; expected the states of one kind of optimiser")
         if kernel is not None and moments[path].shape not in ((), into.shape, old.kernels[kernel[:-1]].shape):
-            raise ValueError(f"{dotted(name)} of shape {moments[path].shape} is no moment of {dotted(kernel)}; such "
-                             "an optimiser cannot grow: begin with its fresh state")  # fmt: skip
+            raise ValueError(
+                f"{dotted(name)} of shape {moments[path].shape} is no moment of {dotted(kernel)}; such an optimiser "
+                "cannot grow: begin with its fresh state"
+            )
         return grow(name if kernel is None else kernel, moments[path], into)
 
     moments = leaves(old_state)
