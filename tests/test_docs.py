@@ -312,6 +312,7 @@ def test_every_block_of_python_is_run() -> None:
     run_above = ("ship", "start", "own-images", "arrays", "formats", "extend", "devices")
     tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
     tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
+    tested.add("docs/flax.md")  # tests/nn/test_flax_examples.py
     with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
     assert with_python == tested
 

@@ -179,11 +179,11 @@ def _fitted(reserved: Any, params: Any) -> Any:
 
     Structures differ (dicts, dataclasses, the states of Flax), names do not.
     """
-    masks = {_name(path): mask for path, mask in jax.tree_util.tree_flatten_with_path(reserved)[0]}
+    masks = {name_of(path): mask for path, mask in jax.tree_util.tree_flatten_with_path(reserved)[0]}
     leaves, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_absent)
     fitted, found = [], set()
     for path, leaf in leaves:
-        name = _name(path)
+        name = name_of(path)
         place = next((name[:length] for length in range(len(name), -1, -1) if name[:length] in masks), None)
         found.add(place)
         if _is_absent(leaf):
@@ -195,7 +195,7 @@ def _fitted(reserved: Any, params: Any) -> Any:
         fitted.append(jnp.broadcast_to(mask, leaf.shape))
     if unknown := set(masks) - found:
         names = ", ".join(sorted(".".join(name) for name in unknown))
-        known = ", ".join(".".join(_name(path)) for path, _ in leaves)
+        known = ", ".join(".".join(name_of(path)) for path, _ in leaves)
         raise ValueError(f"there are masks for {names}, but no such parameters; the parameters are {known}")
     return jax.tree_util.tree_unflatten(structure, fitted)
 
@@ -207,7 +207,8 @@ def _is_absent(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)
 
 
-def _name(path: Any) -> tuple[str, ...]:
+def name_of(path: Any) -> tuple[str, ...]:
+    """The name of a parameter: the parts of a path of `jax.tree_util`, as strings."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # What Flax's nnx adds to the name of a variable.
         path = path[:-1]
     return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
