@@ -411,6 +411,7 @@ def test_training_that_breaks_down_is_refused_and_nothing_of_it_is_saved(method,
     assert sorted((tmp_path / "checkpoints").rglob("*")) == saved
 
 
+@pytest.mark.slow
 def test_baselines_work_on_the_residual_pair_with_several_classes_a_task(tmp_path):
     summaries, options = {}, {"labels": small_runs.SIX, "classes_per_task": 2}
     for method in ("joint", "mergan", "icarl"):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from support import checks, small_runs
+from support.marks import slow_but
 
 from dgm_jax import Learner, data, load_memory
 from dgm_jax.data import DataError, PastTaskError
@@ -52,7 +53,7 @@ class _Notes(Callback):
         self.heard.append(text)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=slow_but(list(CONFIGS), "dgma"))
 def stages(request, tmp_path_factory):
     """Two stages of two classes each: settings, folder, and what was drawn after the first."""
     config, workdir = CONFIGS[request.param](), tmp_path_factory.mktemp("stages")

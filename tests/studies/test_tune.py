@@ -85,6 +85,7 @@ def test_records_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
         tune.main(argv)
 
 
+@pytest.mark.slow
 def test_each_change_reaches_the_learner(tmp_path, monkeypatch):
     learnt = []
 
