@@ -87,7 +87,12 @@ CASES = [(nn.conv, xla_conv, case) for case in CONVOLUTIONS]
 CASES += [(nn.conv_transpose, xla_conv_transpose, case) for case in TRANSPOSED]
 
 
-@pytest.mark.parametrize("layer, reference, case", CASES, ids=str)
+def named(value):
+    """The name of a function, without its address: all workers must give a test the same name."""
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize("layer, reference, case", CASES, ids=named)
 def test_values_and_gradients(layer, reference, case, float64):
     """Of the form of this platform; the values also of the form that others take."""
     x, kernel = data(*case)
@@ -106,7 +111,7 @@ def test_values_and_gradients(layer, reference, case, float64):
         assert_close(jax.jit(partial(layer, **case[2]))(x, kernel), expected[1])
 
 
-@pytest.mark.parametrize("layer, reference, case", [CASES[1], CASES[-3]], ids=str)
+@pytest.mark.parametrize("layer, reference, case", [CASES[1], CASES[-3]], ids=named)
 def test_second_derivatives_and_forward_mode(layer, reference, case, float64):
     x, kernel = data(*case)
 
