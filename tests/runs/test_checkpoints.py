@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support import format_1, small_runs
 from support.checks import assert_equal_trees, assert_same_results
+from support.marks import slow_but
 from support.stopping import TINY, Log, interrupt
 
 from dgm_jax import load_classifier, load_memory
@@ -217,7 +218,7 @@ def test_the_order_over_both_layouts(tmp_path: Path) -> None:
     assert names(tmp_path) == ["2"]
 
 
-@pytest.mark.parametrize("variant", ["dgma", "dgmw"])
+@pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgma"))
 @pytest.mark.parametrize("place", [("epoch end", 1, 2), ("train", 2, 0)], ids=["within a task", "between tasks"])
 def test_a_run_that_an_earlier_version_began_ends_with_the_same_bits(variant, place, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(trainer, "_SECONDS_PER_CALL", 0.0)  # The run can be stopped in the middle of an epoch.

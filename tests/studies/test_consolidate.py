@@ -12,6 +12,7 @@ from studies import consolidate
 CONFIG = small_runs.small(image_size=8, epochs=1)
 
 
+@pytest.mark.slow
 def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
     consolidated = []

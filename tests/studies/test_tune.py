@@ -63,6 +63,7 @@ def test_only_training_images_of_two_classes_are_seen():
     assert np.bincount(seen.y_train).tolist() == [30, 30]
 
 
+@pytest.mark.slow
 def test_records_are_kept_and_not_measured_twice(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "digits", {"dgma": CONFIG})
     file = tmp_path / "tune.jsonl"

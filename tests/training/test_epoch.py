@@ -113,7 +113,14 @@ def test_before_the_first_task_nothing_is_replayed():
     assert count == 1 and sorted(numbers[0].tolist()) == list(range(BATCH))
 
 
-@pytest.mark.parametrize("variant, replay_steps", [("dgma", None), ("dgma", 1), ("dgmw", 2)])
+@pytest.mark.parametrize(
+    "variant, replay_steps",
+    [
+        pytest.param("dgma", None, marks=pytest.mark.slow),
+        pytest.param("dgma", 1, marks=pytest.mark.slow),
+        ("dgmw", 2),
+    ],
+)
 def test_it_is_the_plain_loop(variant, replay_steps, monkeypatch):
     """Against Python's loop over the three steps, made of XLA's own convolutions, on the same random numbers."""
     config = small_runs.small(variant, image_size=8, replay_steps=replay_steps)
