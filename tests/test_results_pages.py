@@ -350,6 +350,12 @@ def test_power_cut():
     assert counts == [record["restored"], record["runs"], record["equal"]] and not record["wrong"]
 
 
+def test_a_classifier_that_learnt_from_a_memory():
+    shares = [100 * record["accuracy"] for record in read("batches")]
+    assert len(shares) == 3
+    assert f"recognises {min(shares):.0f} to {max(shares):.0f} % of the 360" in (ROOT / "docs" / "ship.md").read_text()
+
+
 def test_mutants():
     modules = read("mutants")
     tried, noticed = (sum(record[name] for record in modules) for name in ("mutants", "killed"))
