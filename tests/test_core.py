@@ -163,3 +163,11 @@ def _plain(requirement: str) -> str:
     found = re.match(r"[\w.-]+", requirement)
     assert found is not None
     return found[0].lower().replace("_", "-")
+
+
+def test_without_flax_its_layers_name_the_extra() -> None:
+    code = WITHOUT.format(names=("flax",)) + (
+        "try:\n    import dgm_jax.nn.flax.nnx\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    (out,) = children.outputs(children.start(code))
+    assert out == 'flax is not installed; run: python -m pip install "dgm-jax[flax]"\n'

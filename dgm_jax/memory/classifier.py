@@ -82,7 +82,7 @@ class Classifier:
 def _checked(images: ArrayLike, channels: int) -> np.ndarray:
     """Images as uint8, or as float32 in [-1, 1], [n, height, width, channels]."""
     pixels = np.asarray(images)
-    if pixels.ndim == 3:
+    if pixels.ndim == 3 and pixels.shape[2] != 1:  # One image [height, width, 1] is no batch of grey ones.
         pixels = pixels[..., None]
     is_float = jnp.issubdtype(pixels.dtype, jnp.floating)
     is_image = pixels.ndim == 4 and pixels.shape[3] == channels and 0 not in pixels.shape[1:]

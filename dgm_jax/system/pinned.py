@@ -47,7 +47,10 @@ def as_key(key: jax.Array) -> jax.Array:
 
     Raises:
       OtherGenerator: naming the generator, and the line that makes a right key.
+      TypeError: if it is no key at all.
     """
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"key={key!r}; expected a random key, such as jax.random.key(0)")
     typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and key.shape == (2,):  # The raw form, of `jax.random.PRNGKey`: two numbers are a key of threefry.
         return jax.random.wrap_key_data(key, impl=KEYS)

@@ -120,6 +120,7 @@ def test_what_a_memory_draws_is_not_rounded(run):
         np.zeros((2, 8, 8, 1), bool),
         np.zeros((2, 8, 8, 1), np.complex64),
         np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 1), np.uint8),  # One image without the axis of a batch.
         np.zeros((1, 0, 8), np.uint8),
         np.zeros((2, 8, 8, 3), np.float32),
         np.array("text"),

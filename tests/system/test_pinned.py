@@ -74,6 +74,8 @@ def test_a_key_of_another_generator_is_refused():
     text += "jax.random.key(seed, impl='threefry2x32')"
     with pytest.raises(OtherGenerator, match=f"^{re.escape(text)}$"):
         memory.sample(memory.labels[0], 2, jax.random.key(0, impl="rbg"))
+    with pytest.raises(TypeError, match=r"^key=0; expected a random key, such as jax.random.key\(0\)$"):
+        memory.sample(memory.labels[0], 2, 0)
     with pytest.raises(OtherGenerator):
         next(memory.stream(memory.labels[0], 2, jax.random.key(0, impl="unsafe_rbg")))
     with jax.default_prng_impl("rbg"):

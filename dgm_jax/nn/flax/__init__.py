@@ -2,3 +2,12 @@
 
 Importing `dgm_jax.nn` does not import this package, and so not Flax.
 """
+
+from importlib import import_module
+
+try:
+    import_module("flax")
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f'{missing.name} is not installed; run: python -m pip install "dgm-jax[flax]"', name=missing.name
+    ) from None
