@@ -20,9 +20,6 @@ RUNS = {
     "dgmw-16": lambda: small_runs.finished(small_runs.small("dgmw")),
     # Arrays that outgrow their padding, and several classes a task.
     "dgma-8-unequal": small_runs.unequal,
-    "dgmw-8-pairs": lambda: small_runs.finished(
-        small_runs.small("dgmw", image_size=8, headroom=2), labels=small_runs.SIX, classes_per_task=2
-    ),
     "dgma-resnet": lambda: small_runs.finished(small_runs.residual("dgma", seed=1)),
     "dgma-16-beyond": lambda: small_runs.finished(small_runs.beyond("dgma", image_size=16)),
     "dgmw-8-beyond-pairs": lambda: small_runs.finished(
