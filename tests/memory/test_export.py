@@ -70,7 +70,8 @@ np.savez({str(tmp_path / "predicted.npz")!r}, *call(images), *call(images[:1]))
 assert not any(name.startswith("dgm_jax") for name in sys.modules)
 """
     children.outputs(children.start(code))
-    predicted = np.load(tmp_path / "predicted.npz")
+    with np.load(tmp_path / "predicted.npz") as file:
+        predicted = dict(file)
     labels, probabilities = classifier.predict(images)
     assert np.array_equal(predicted["arr_0"], labels) and predicted["arr_0"].dtype == np.int32
     np.testing.assert_allclose(predicted["arr_1"], probabilities, rtol=0, atol=2e-6)

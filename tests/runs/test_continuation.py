@@ -17,7 +17,7 @@ from dgm_jax.runs.events import Callback
 NAMES = ("nought", "one", "two", "three", "four", "five")
 CONFIGS = {
     "dgma": lambda: small_runs.small("dgma", image_size=8, headroom=2),
-    "dgmw-resnet": lambda: small_runs.residual("dgmw"),  # Its discriminator goes on from task to task.
+    "dgmw": lambda: small_runs.small("dgmw", image_size=8, reinitialise_discriminator=False),
 }
 
 
