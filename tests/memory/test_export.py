@@ -45,7 +45,8 @@ np.savez({str(tmp_path / "drawn.npz")!r}, **drawn)
 assert not any(name.startswith("dgm_jax") for name in sys.modules)
 """
     children.outputs(children.start(code))
-    drawn = np.load(tmp_path / "drawn.npz")
+    with np.load(tmp_path / "drawn.npz") as file:
+        drawn = dict(file)
     for label in labels:
         expected = np.asarray(memory.sample(label, CHUNK, jax.random.key(3)))
         np.testing.assert_allclose(drawn[str(label)], expected, rtol=0, atol=5e-6)
