@@ -179,11 +179,14 @@ def _fitted(reserved: Any, params: Any) -> Any:
 
     Structures differ (dicts, dataclasses, the states of Flax), names do not.
     """
-    masks = {name_of(path): mask for path, mask in jax.tree_util.tree_flatten_with_path(reserved)[0]}
     leaves, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_absent)
+    places = {name[:length] for path, _ in leaves for name in [_parts(path)] for length in range(len(name) + 1)}
+    masks = {}
+    for path, mask in jax.tree_util.tree_flatten_with_path(reserved)[0]:
+        masks[_parts(path) if _parts(path) in places else name_of(path)] = mask
     fitted, found = [], set()
     for path, leaf in leaves:
-        name = name_of(path)
+        name = _parts(path)
         place = next((name[:length] for length in range(len(name), -1, -1) if name[:length] in masks), None)
         found.add(place)
         if _is_absent(leaf):
@@ -191,7 +194,9 @@ def _fitted(reserved: Any, params: Any) -> Any:
             continue
         mask = jnp.zeros((), bool) if place is None else jnp.asarray(masks[place]).astype(bool)
         if mask.ndim > leaf.ndim or any(m not in (1, n) for m, n in zip(mask.shape[::-1], leaf.shape[::-1])):
-            raise ValueError(f"a mask of shape {mask.shape} does not fit {'.'.join(name)} of shape {leaf.shape}")
+            raise ValueError(
+                f"a mask of shape {mask.shape} does not fit {'.'.join(name_of(path))} of shape {leaf.shape}"
+            )
         fitted.append(jnp.broadcast_to(mask, leaf.shape))
     if unknown := set(masks) - found:
         names = ", ".join(sorted(".".join(name) for name in unknown))
@@ -211,6 +216,10 @@ def name_of(path: Any) -> tuple[str, ...]:
     """The name of a parameter: the parts of a path of `jax.tree_util`, as strings."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # What Flax's nnx adds to the name of a variable.
         path = path[:-1]
+    return _parts(path)
+
+
+def _parts(path: Any) -> tuple[str, ...]:
     return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 

@@ -2,6 +2,9 @@
 
 import itertools
 import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -354,3 +357,22 @@ def test_masks_must_be_as_many_as_layers_or_kernels():
         nn.multipliers([jnp.ones(3, bool)] * 4, kernels, BLOCK)
     with pytest.raises(ValueError, match="3 reserved masks; expected 4, one per kernel"):
         nn.multipliers([jnp.ones((3, 3), bool)] * 3, kernels, BLOCK)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["query", "value"], meta_fields=[])
+@dataclass
+class Attention:
+    query: Any
+    value: Any
+
+
+@pytest.mark.parametrize(
+    "mask", [Attention(None, jnp.ones(3, bool)), {"value": jnp.ones(3, bool)}], ids=["own", "dict"]
+)
+def test_a_parameter_may_be_called_value(mask):
+    """As the variables of Flax's nnx call what they hold; there, it is no part of the name."""
+    params = {"layer": Attention(jnp.ones(3), jnp.ones(3))}
+    optimiser = optax.chain(optax.sgd(1.0), nn.protect({"layer": mask}))
+    updates, _ = optimiser.update(params, optimiser.init(params), params)
+    np.testing.assert_array_equal(updates["layer"].query, -np.ones(3))
+    np.testing.assert_array_equal(updates["layer"].value, np.zeros(3))
