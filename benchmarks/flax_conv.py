@@ -1,7 +1,7 @@
 """Seconds of a training step of stock Flax networks, with `nn.conv_general_dilated` and with JAX's own.
 
-Each step is timed in turns with the same step of JAX's convolution, in the same process: as a program of its own, and
-inside `lax.scan`, where XLA's convolutions on CPUs are slowest. The losses are the cross-entropy, and the cross-entropy
+Each step is timed twice with each of the two convolutions, in turns within one process: compiled by itself, and inside
+`lax.scan`, where XLA's convolutions on CPUs are slowest. The losses are the cross-entropy, and the cross-entropy
 with a gradient penalty, whose gradient is a second derivative. At size "wide", patches should lose outside of loops:
 its images are small and its channels many, so XLA's convolution comes closest to a matrix product.
 
@@ -106,8 +106,8 @@ def measure(size: Size, *, seconds: float) -> list[dict[str, Any]]:
       seconds: how long to measure each row, without compiling; three rounds at least.
 
     Returns:
-      For each loss: milliseconds of a step with ours and with JAX's convolution, in a scan and alone; the median
-      ratios; and the largest relative difference between their losses over the steps of a scan.
+      A record for each loss. It has the milliseconds of a step with each convolution, inside a scan and by itself; the
+      median ratios; and the largest relative difference between the losses of both over the steps of a scan.
     """
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=size.images), jnp.float32)

@@ -8,8 +8,7 @@ from dgm_jax.version import __version__
 
 
 def main(argv: Sequence[str] | None = None, *, called: str | None = None) -> int:
-    """Runs one command, as `commands.main.main` does; `--version`, and what is missing, are said by the core alone."""
-
+    """Runs one command, as `commands.main.main` does. `--version` and naming a missing extra need only the core."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         print(f"dgm-jax {__version__}")

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 # The machine has no more of something, or a disk or a network does not answer now.
 _PASSING = (
@@ -84,12 +85,22 @@ def naming_extras() -> Iterator[None]:
     except ImportError as error:
         # JAX says in its own words what it misses; the cause has the name.
         missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-        extra = EXTRAS.get((missing.name or "").partition(".")[0])
-        if extra is None or isinstance(error, MissingExtra):
+        package = (missing.name or "").partition(".")[0]
+        extra = EXTRAS.get(package)
+        if (
+            extra is None or isinstance(error, MissingExtra) or _is_installed(package)
+        ):  # Too old or broken, it says why.
             raise
         raise MissingExtra(
             f'{missing.name} is not installed; run: python -m pip install "dgm-jax[{extra}]"', name=missing.name
         ) from None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return False
 
 
 def user_message(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import pytest
 from support import children, small_runs
 from support.core import draw
 
+from dgm_jax import errors
 from dgm_jax.errors import EXTRAS, MissingExtra, exit_status, naming_extras
 from dgm_jax.memory import file as memory_file
 
@@ -58,8 +59,15 @@ def test_other_modules_that_are_missing_are_no_extras() -> None:
     assert not isinstance(error.value, MissingExtra)
 
 
-def test_what_jax_misses_is_named_too(capsys) -> None:
+def test_a_package_that_is_there_and_too_old_is_not_called_missing() -> None:
+    with pytest.raises(ImportError, match="cannot import name 'no_such_name' from 'rich'") as error, naming_extras():
+        from rich import no_such_name  # noqa: F401
+    assert not isinstance(error.value, MissingExtra)
+
+
+def test_what_jax_misses_is_named_too(capsys, monkeypatch) -> None:
     """JAX raises an error of its own for flatbuffers, which exporting a program needs."""
+    monkeypatch.setattr(errors, "_is_installed", lambda package: False)
 
     def command() -> None:
         try:

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from dgm_jax.data.dataset import composed
+from dgm_jax.memory.checks import require_array, require_classes, require_images
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.container import DamagedMemoryFile, Section
-from dgm_jax.memory.memory_section import require_array, require_classes, require_images
 from dgm_jax.models import pair
 from dgm_jax.system.pinned import new_key
 from dgm_jax.types import DiscriminatorParams, Statistics

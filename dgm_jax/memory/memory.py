@@ -150,10 +150,12 @@ class Memory:
           set labels them.
 
         Raises:
-          ValueError: if batch_size < 1, or the key is of another generator.
+          ValueError: if batch_size < 1, the memory knows no class, or the key is of another generator.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected at least 1")
+        if not self.tasks:
+            raise ValueError("the memory knows no class yet, and so there is nothing to draw")
         with pinned():
             keys = [jax.random.fold_in(as_key(key), index) for index in range(self.n_classes)]
         return self._batches(batch_size, [self._endless(index, own) for index, own in enumerate(keys)])

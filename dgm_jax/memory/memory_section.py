@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.data.dataset import composed
+from dgm_jax.memory.checks import require, require_array, require_classes, require_images, require_number
 from dgm_jax.memory.container import DamagedMemoryFile, Section
 from dgm_jax.memory.memory import Memory, used_weights
 from dgm_jax.memory.task import TaskMemory, unite_masks
-from dgm_jax.models import NETWORKS, pair
+from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator
 from dgm_jax.system.pinned import KEYS
 from dgm_jax.types import Norm, Statistics
 
-IMAGE_SIZES = (8, 16, 32, 64, 128)
 _MOST_WEIGHTS = 2**28  # A file may hold no more weights, 1 GiB, once decompressed.
 _MOST_WORK = 2**32
 
@@ -177,68 +177,30 @@ def decode(section: Section) -> Memory:
     return memory
 
 
-def require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
-    """Refuses an array of a file that has another dtype or shape, or a number that is not finite."""
-    if array.dtype != dtype or array.shape != shape:
-        raise DamagedMemoryFile(
-            f"{name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}"
-        )
-    if dtype is np.float32 and not np.isfinite(array).all():
-        raise DamagedMemoryFile(f"a number in {name} is not finite")
-
-
-def require_classes(labels: Any, names: Any) -> None:
-    """Refuses what are no labels and names of classes."""
-    for values in (labels, names):
-        _require(type(values) is list, f"{values!r} is no list")
-    _require(len(labels) == len(names) > 0, f"{len(labels)} labels and {len(names)} names")
-    for label in labels:
-        _require_number(label, -(2**63), 2**63 - 1, "label")
-    _require(all(type(name) is str for name in names), "a name that is no text")
-    _require(len(set(labels)) == len(labels), "a label that two classes have")
-
-
-def require_images(network: Any, image_size: Any, channels: Any) -> None:
-    """Refuses what is no network, or no shape of images."""
-    _require(network in NETWORKS, f"network {network!r} is none of {', '.join(NETWORKS)}")
-    for name, value, choices in (("image_size", image_size, IMAGE_SIZES), ("channels", channels, (1, 3))):
-        # 8.0 and True are equal to such numbers, and are none.
-        _require(type(value) is int and value in choices, f"{name} {value!r} is none of {choices}")
-
-
-def _require(right: bool, what: str) -> None:
-    if not right:
-        raise DamagedMemoryFile(f"its header is not valid: {what[:200]}")
-
-
-def _require_number(value: Any, low: int, high: int, what: str) -> None:
-    _require(type(value) is int and low <= value <= high, f"{what} {value!r} is not within {low} to {high}")
-
-
 def _check(header: Header) -> None:
     require_images(header.network, header.image_size, header.channels)
-    _require_number(header.noise_dim, 2, 2**20, "noise_dim")
-    _require(header.gates in ("units", "weights"), f"gates {header.gates!r}")
-    _require(type(header.gate_before_norm) is bool, f"gate_before_norm {header.gate_before_norm!r}")
-    _require(not (header.gate_before_norm and header.gates == "weights"), "weights gated before the norm")
-    _require(header.keys == KEYS, f"random numbers of {header.keys!r}, only {KEYS} is known")
+    require_number(header.noise_dim, 2, 2**20, "noise_dim")
+    require(header.gates in ("units", "weights"), f"gates {header.gates!r}")
+    require(type(header.gate_before_norm) is bool, f"gate_before_norm {header.gate_before_norm!r}")
+    require(not (header.gate_before_norm and header.gates == "weights"), "weights gated before the norm")
+    require(header.keys == KEYS, f"random numbers of {header.keys!r}, only {KEYS} is known")
     layers = header.generator.n_layers
-    _require(len(header.tasks) > 0, "no task")
+    require(len(header.tasks) > 0, "no task")
     known = 0
     for task in header.tasks:
         require_classes(task.labels, task.names)
-        _require(type(task.widths) is list, f"{task.widths!r} is no list")
-        _require(len(task.widths) == layers, f"{len(task.widths)} widths of {layers} layers in a task")
+        require(type(task.widths) is list, f"{task.widths!r} is no list")
+        require(len(task.widths) == layers, f"{len(task.widths)} widths of {layers} layers in a task")
         for width in task.widths:
-            _require_number(width, 1, 2**20, "width")
+            require_number(width, 1, 2**20, "width")
         known += len(task.labels)
-        _require_number(task.n_conditioned, known, header.noise_dim - 1, "n_conditioned")
+        require_number(task.n_conditioned, known, header.noise_dim - 1, "n_conditioned")
     labels = [label for task in header.tasks for label in task.labels]
-    _require(len(set(labels)) == len(labels), "a label that two classes have")
+    require(len(set(labels)) == len(labels), "a label that two classes have")
     weights = sum(map(math.prod, header.kernel_shapes()))
-    _require(weights <= _MOST_WEIGHTS, f"{weights:,} weights, at most {_MOST_WEIGHTS:,} are read")
+    require(weights <= _MOST_WEIGHTS, f"{weights:,} weights, at most {_MOST_WEIGHTS:,} are read")
     work = weights * len(header.tasks)  # Each task's part of them is looked at.
-    _require(work <= _MOST_WORK, f"{work:,} weights in all tasks together, at most {_MOST_WORK:,} are read")
+    require(work <= _MOST_WORK, f"{work:,} weights in all tasks together, at most {_MOST_WORK:,} are read")
 
 
 def _task(

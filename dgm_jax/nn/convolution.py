@@ -103,7 +103,7 @@ def conv_transpose(
 
 
 def layout(axes: int) -> lax.ConvDimensionNumbers:
-    """How arrays are laid out, for so many axes of space: NHWC and HWIO for two."""
+    """The order of the axes of images and kernels: for two axes of space NHWC and HWIO."""
     image = (0, axes + 1, *range(1, axes + 1))
     return lax.ConvDimensionNumbers(image, (axes + 1, axes, *range(axes)), image)
 

@@ -36,9 +36,12 @@ def conv_general_dilated(
 
     For `flax.linen.Conv(..., conv_general_dilated=nn.conv_general_dilated)` and `flax.nnx.Conv` alike. Where nothing is
     differentiated, XLA's convolution computes the values. Where something is, values and derivatives on CPUs are those
-    of `conv`, which differ from XLA's in their last bits; other platforms use XLA's. What patches cannot do goes to
-    XLA: channels that are not last, dtypes other than float32 and float64, groups of the batch, negative padding, a
-    precision, a preferred dtype or a sharding of the output, images that are split over devices in space.
+    of `conv`, which differ from XLA's in their last bits; other platforms use XLA's. What patches cannot
+    do goes to XLA: channels that are not last, dtypes other than float32 and float64, groups of the batch, negative
+    padding, a precision, a preferred dtype or a sharding of the output, images that are split over devices in space.
+
+    Within `jax.default_matmul_precision("bfloat16")` factors are rounded on every platform, as by `product`; what goes
+    to XLA is computed as JAX does there.
 
     Args:
       form: which convolution serves always: "patches" that of patches, on every platform, "xla" that of XLA. To pin it

@@ -157,7 +157,7 @@ def _is_finished(folder: Path) -> bool:
 
 
 def _require_position(found: checkpoint.Checkpoint) -> None:
-    """Refuses a folder whose name says otherwise than the checkpoint in it: the name alone does not count."""
+    """Refuses a folder whose name and content disagree about the position."""
     try:
         says = position(found)
     except (KeyError, TypeError):

@@ -345,5 +345,7 @@ class TestBatches:
     def test_what_is_refused(self, memory):
         with pytest.raises(ValueError, match="batch_size=0: expected at least 1"):
             memory.batches(0, jax.random.key(0))
+        with pytest.raises(ValueError, match="the memory knows no class yet"):
+            dataclasses.replace(memory, tasks=()).batches(5, jax.random.key(0))
         with pytest.raises(OtherGenerator):
             memory.batches(5, jax.random.key(0, impl="rbg"))

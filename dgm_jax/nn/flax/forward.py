@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -63,7 +64,7 @@ def _over_batch(axes: int, convolve: Linear) -> Linear:
 
 def window(kernel_size: int | Sequence[int]) -> tuple[int, ...]:
     """The shape of a window; a single number is one of one axis, as in Flax."""
-    return (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
+    return tuple(kernel_size) if isinstance(kernel_size, Sequence) else (operator.index(kernel_size),)
 
 
 def fixed(value: Any) -> Any:
@@ -127,5 +128,7 @@ def _in(mask: jax.Array, x: jax.Array) -> jax.Array:
 def _precision(precision: PrecisionLike) -> Any:
     if precision is None:
         return nullcontext()
+    if isinstance(precision, tuple):
+        raise ValueError(f"precision={precision}; expected one precision for both factors")
     name = precision.name.lower() if isinstance(precision, jax.lax.Precision) else precision
     return jax.default_matmul_precision(name)

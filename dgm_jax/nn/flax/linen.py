@@ -167,6 +167,9 @@ def expand_moments(old_state: Any, fresh_state: Any, old: Variables, fresh: Vari
 
 def _read(variables: Variables) -> Network:
     """The arrays of variables."""
+    boxes = linen.meta.AxisMetadata
+    if any(isinstance(leaf, boxes) for leaf in jax.tree.leaves(variables, is_leaf=lambda x: isinstance(x, boxes))):
+        raise ValueError("the variables are boxed (`linen.with_partitioning`); give `linen.meta.unbox(variables)`")
     collections = {name: network.flat(tree) for name, tree in variables.items()}
     if "reserved" not in collections:
         raise ValueError(f"the collections are {', '.join(collections)}; expected 'params', 'reserved' and all others")

@@ -39,7 +39,7 @@ class Layer(NamedTuple):
     name: Name
     sources: tuple[Name, ...]  # The layers whose units it reads; none: it reads the input of the network.
     shape: tuple[int, ...]  # Of its kernel, [*window, inputs, c_out].
-    positions: int  # It reads each unit so many times: more than once after a flatten, where channels are last.
+    positions: int  # How many times it reads each unit: 1, or the number of pixels after a flatten (channels are last).
 
     @property
     def view(self) -> tuple[int, ...]:
@@ -70,7 +70,9 @@ class Task:
 
 
 def nested(arrays: Mapping[Name, Any]) -> dict[str | int, Any]:
-    """Nested dicts by the parts of names."""
+    """Nested dicts by the parts of names. In a model that is one layer, the name is empty, and nothing is nested."""
+    if () in arrays:
+        return arrays[()]  # type: ignore[no-any-return]
     result: dict[str | int, Any] = {}
     for name, array in arrays.items():
         inner = result
@@ -101,6 +103,8 @@ def connected(network: Network, paths: Sequence[Path]) -> dict[Name, Layer]:
     for path in paths:
         if isinstance(path, str):
             raise ValueError(f"the path {path!r} is a string; expected a list of the names of layers, as data flow")
+        if not all(isinstance(name, str) for name in path):
+            raise ValueError(f"the path {path!r} holds more than names; give each path as an argument of its own")
         if unknown := [name for name in path if name not in known]:
             raise ValueError(f"no layer {unknown[0]!r} with a kernel; the layers are {', '.join(known) or '(none)'}")
         if len(set(path)) < len(path):
