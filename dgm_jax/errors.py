@@ -135,12 +135,12 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def exit_status(command: Callable[[], int | None], *, interrupted: str = "interrupted", debug: bool = False) -> int:
+def exit_status(command: Callable[[], int | None], *, resume: str = "", debug: bool = False) -> int:
     """Runs a command; prints one line instead of a traceback for an error that the user can fix, Ctrl-C and SIGTERM.
 
     Args:
       command: returns its exit status; None means 0.
-      interrupted: the line printed after Ctrl-C or SIGTERM.
+      resume: how to go on after Ctrl-C or SIGTERM; it ends the line that is printed then.
       debug: raise errors with their traceback instead of printing one line.
 
     Returns:
@@ -157,5 +157,6 @@ def exit_status(command: Callable[[], int | None], *, interrupted: str = "interr
         print(user_message(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(interrupted, file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        what, status = ("stopped by SIGTERM", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+        print(f"{what}; {resume}" if resume else what, file=sys.stderr)
+        return status

@@ -85,4 +85,4 @@ def _require_same_memory(base: Config, config: Config, change: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, interrupted="interrupted; run the same command to resume"))
+    sys.exit(exit_status(main, resume="run the same command to resume"))

@@ -29,4 +29,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, interrupted="interrupted; run the same command to resume"))
+    sys.exit(exit_status(main, resume="run the same command to resume"))

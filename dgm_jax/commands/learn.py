@@ -32,7 +32,7 @@ def run(name: str, argv: Sequence[str], *, called: str | None = None) -> int:
     command = " ".join([called or program_of(name), *map(shlex.quote, argv)])
     return exit_status(
         lambda: _learn(name, parse(find(name), argv, called=called), command),
-        interrupted="interrupted; run the same command to resume",
+        resume="run the same command to resume",
         debug="--debug" in argv,
     )
 

@@ -104,5 +104,5 @@ def run(argv: Sequence[str], *, called: str | None = None) -> int:
     command = " ".join([called or f"{program()} table", *map(shlex.quote, argv)])
     return exit_status(
         lambda: parse(argv, called=called).run(command),
-        interrupted="interrupted; run the same command to resume",
+        resume="run the same command to resume",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,12 +29,14 @@ class Signals:
         self._sigterm, self._interrupted = sigterm, False
         self._stop_at: float | None = None
         self._before: dict[int, Any] = {}
+        self._report = sys.unraisablehook
 
     def __enter__(self) -> Signals:
         """Starts listening."""
         if threading.current_thread() is threading.main_thread():
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+                self._report, sys.unraisablehook = sys.unraisablehook, self._report_others
             if self._sigterm and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
         return self
@@ -42,6 +45,8 @@ class Signals:
         """Stops listening."""
         for number, before in self._before.items():
             signal.signal(number, before)
+        if signal.SIGINT in self._before:
+            sys.unraisablehook = self._report
 
     def asked_to_stop(self) -> bool:
         """Whether SIGTERM has been heard."""
@@ -57,6 +62,11 @@ class Signals:
     def _interrupt(self, *_: object) -> None:
         self._interrupted = True
         raise KeyboardInterrupt
+
+    def _report_others(self, lost: sys.UnraisableHookArgs) -> None:
+        """A Ctrl-C that Python loses is raised later, so a traceback of it would tell nothing."""
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            self._report(lost)
 
     def _terminate(self, *_: object) -> None:
         now = time.monotonic()

@@ -15,7 +15,7 @@ from dgm_jax.commands import learn, parsing
 from dgm_jax.commands.experiments import NAMES, find
 from dgm_jax.commands.options import Options, parse_seeds
 from dgm_jax.config import PRESETS, Config, preset
-from dgm_jax.errors import UserError
+from dgm_jax.errors import Terminated, UserError
 from dgm_jax.methods.er import ReservoirSettings
 from dgm_jax.reporting.console import ConsoleProgress
 
@@ -378,6 +378,7 @@ _FULL = (
         (UserError("the folder is in use"), 2, "error: the folder is in use\n"),
         (OSError(28, "No space left on device"), 2, _FULL),
         (KeyboardInterrupt(), 130, "interrupted; run the same command to resume\n"),
+        (Terminated(), 143, "stopped by SIGTERM; run the same command to resume\n"),
     ],
 )
 def test_what_ends_a_run_early(failure, status: int, said: str, learner, capsys) -> None:
@@ -386,7 +387,7 @@ def test_what_ends_a_run_early(failure, status: int, said: str, learner, capsys)
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # Nor is there a traceback.
 @pytest.mark.parametrize("event", ["on_progress", "on_epoch_end"])
 def test_a_lost_ctrl_c_ends_the_run_at_its_next_word(event: str, learner, monkeypatch, capsys) -> None:
     """What is raised while garbage is collected goes no further: Python prints it, and goes on."""

@@ -28,7 +28,7 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
     assert not done and signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # Nor is there a traceback.
 def test_a_ctrl_c_that_was_lost_is_raised_again() -> None:
     before = signal.getsignal(signal.SIGINT)
     with Signals() as ctrl_c:

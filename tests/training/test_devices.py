@@ -230,7 +230,7 @@ def test_sigterm_saves_and_ends_all_processes_at_the_same_epoch(processes: int, 
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [143] * processes, ended
-    assert all("interrupted; run the same command to resume" in error for _, error in ended)
+    assert all("stopped by SIGTERM; run the same command to resume" in error for _, error in ended)
     done = metrics.read_text().count("\n")
     assert [path.name for path in (tmp_path / "run" / "checkpoints" / "within_task").iterdir()] == [str(done)]
 
