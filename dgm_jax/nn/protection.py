@@ -114,7 +114,7 @@ def protect(reserved: Any = None) -> optax.GradientTransformationExtraArgs:
     masks = reserved
 
     def init(params):
-        return ProtectState(_fitted(masks, params))
+        return ProtectState(_placed(_fitted(masks, params), params))
 
     def update(updates, state, params=None, *, reserved=None, multipliers=None, **_):
         del params
@@ -133,7 +133,7 @@ def protect(reserved: Any = None) -> optax.GradientTransformationExtraArgs:
 def with_reserved(state: Any, reserved: Any) -> Any:
     """The state of an optimiser with other masks in every `protect` inside it; its moments stay.
 
-    Shapes stay, too, so a step that was compiled for the old state serves the new one.
+    Shapes and devices stay, too, so a step that was compiled for the old state serves the new one.
 
     Args:
       state: of an optimiser that contains `protect`.
@@ -150,7 +150,9 @@ def with_reserved(state: Any, reserved: Any) -> Any:
         raise ValueError("there is no nn.protect in this optimiser, and so there are no masks to exchange")
 
     def exchanged(node):
-        return ProtectState(_fitted(reserved, node.reserved)) if is_protection(node) else node
+        if not is_protection(node):
+            return node
+        return ProtectState(_placed(_fitted(reserved, node.reserved), node.reserved))
 
     return jax.tree.map(exchanged, state, is_leaf=is_protection)
 
@@ -203,6 +205,17 @@ def _fitted(reserved: Any, params: Any) -> Any:
         known = ", ".join(".".join(name_of(path)) for path, _ in leaves)
         raise ValueError(f"there are masks for {names}, but no such parameters; the parameters are {known}")
     return jax.tree_util.tree_unflatten(structure, fitted)
+
+
+def _placed(masks: Any, like: Any) -> Any:
+    """Copies of the masks, so that an optimiser's state can be donated; each lies where the array in its place lies."""
+
+    def place(mask: jax.Array, array: Any) -> jax.Array:
+        copy = jnp.copy(mask)
+        is_placed = isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and array.committed
+        return jax.device_put(copy, array.sharding) if is_placed else copy
+
+    return jax.tree.map(place, masks, like)
 
 
 def _is_absent(leaf: Any) -> bool:

@@ -409,3 +409,23 @@ def test_boxed_variables_are_refused():
         masked_linen.reserve(variables)
     _, task = masked_linen.reserve(linen.meta.unbox(variables))
     assert task.masks.shape == (5,)  # The model is one layer, and so its name is empty.
+
+
+@pytest.mark.parametrize("gates", ["units", "weights"])
+def test_a_step_may_donate_model_and_optimiser(gates):
+    network = Nnx(WIDTHS, gates).open_some(1)
+    network.reserve(PATH)
+    optimiser = nnx.Optimizer(
+        network.model, optax.chain(optax.adam(0.1), masked_nnx.protect(network.model, PATH)), wrt=nnx.Param
+    )
+
+    @nnx.jit(donate_argnums=(0, 1))
+    def step(model, optimiser):
+        optimiser.update(model, nnx.grad(lambda model: jnp.mean(model(X, slope=1.0) ** 2))(model))
+
+    before = network.arrays()
+    for _ in range(2):
+        step(network.model, optimiser)
+    task = network.reserve(PATH)  # The reserved masks are still there.
+    after = network.arrays()
+    assert np.any(before["dense.kernel"] != after["dense.kernel"]) and task.masks["dense"].shape

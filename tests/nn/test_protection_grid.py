@@ -4,6 +4,8 @@ Each test lets moments grow while nothing is reserved, exchanges the masks as be
 gradients of which some are NaN or infinite: reserved weights stay where they are, all others move.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -164,10 +166,51 @@ def check_shard_map(setting: str) -> None:
     print("checked")
 
 
-def test_under_shard_map():
-    code = "from nn.test_protection_grid import check_shard_map as check; check('chain'); check('all of them')"
+def check_split_parameters() -> None:
+    """Masks lie where their parameters lie, so a step that is compiled for these serves all masks."""
+    mesh, optimiser, traces = jax.make_mesh((2,), ("d",)), SETTINGS["chain"]("adamw"), []
+    params, reserved = {"kernel": jnp.ones((4, 3))}, {"kernel": np.arange(12).reshape(4, 3) % 2 == 0}
+    params = jax.device_put(params, NamedSharding(mesh, P("d", None)))
+
+    @jax.jit
+    def step(state, params):
+        traces.append(len(traces))
+        updates, state = optimiser.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimiser.init(params)
+    for _ in BEFORE:
+        params, state = step(state, params)
+    first, before = params, len(traces)
+    params, state = step(nn.with_reserved(state, reserved), params)
+    np.testing.assert_array_equal(np.asarray(first["kernel"]) == np.asarray(params["kernel"]), reserved["kernel"])
+    assert len(traces) == before
+    print("checked")
+
+
+def test_over_two_devices():
+    code = "from nn import test_protection_grid as t; t.check_shard_map('chain'); t.check_shard_map('all of them')"
+    code = f"{code}; t.check_split_parameters()"
     (out,) = children.outputs(children.start(code, XLA_FLAGS="--xla_force_host_platform_device_count=2"))
-    assert out.splitlines() == ["checked", "checked"]
+    assert out.splitlines() == ["checked"] * 3
+
+
+def test_a_donated_state_leaves_masks_intact():
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}
+    mask = jnp.array([[True, False, False]] * 2)
+    optimiser = optax.chain(optax.adam(0.1), nn.protect(mask))  # One array serves both parameters.
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state):
+        updates, state = optimiser.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    _, state = step(params, optimiser.init(params))
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}
+    params, _ = step(params, nn.with_reserved(state, {"a": mask, "b": ~mask}))
+    assert not mask.is_deleted()
+    np.testing.assert_array_equal(params["a"] == 1, mask)
+    np.testing.assert_array_equal(params["b"] == 1, ~mask)
 
 
 @pytest.mark.parametrize("setting", ["chain", "multi_transform", "all of them"])

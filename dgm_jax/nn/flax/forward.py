@@ -32,19 +32,20 @@ def conv_transpose(window: Sequence[int], strides: Sizes | None, padding: Paddin
     """A convolution with the arguments of Flax's `ConvTranspose`.
 
     Flax counts the zeros around the spread image, `masked_conv_transpose` the pixels dropped from the result; together
-    they are the window less 1. Flax's kernel is the other one flipped.
+    they are the window less 1. More zeros than that are no pixel's neighbours: the result is 0 there. Flax's kernel is
+    the other one flipped.
     """
-    axes = len(window)
+    axes, beyond = len(window), [(0, 0)] * (len(window) + 2)
     if not isinstance(padding, str):
-        around = [(k - 1 - before, k - 1 - after) for k, (before, after) in zip(window, pairs(padding, axes))]
-        if min(map(min, around)) < 0:
-            raise ValueError(f"padding={padding!r} is more than a window of {tuple(window)} less 1 on a side")
-        padding = around
+        dropped = [(k - 1 - before, k - 1 - after) for k, (before, after) in zip(window, pairs(padding, axes))]
+        padding = [(max(before, 0), max(after, 0)) for before, after in dropped]
+        beyond[1:-1] = [(max(-before, 0), max(-after, 0)) for before, after in dropped]
 
     def flipped(params: Mapping[str, jax.Array], x: jax.Array, units: jax.Array | None) -> jax.Array:
         kernel = jnp.flip(params["kernel"], range(axes))
         mask = units if units is None or units.ndim == 1 else jnp.flip(units, range(axes))
-        return masked_conv_transpose({"kernel": kernel}, x, mask, stride=strides or 1, padding=padding)
+        y = masked_conv_transpose({"kernel": kernel}, x, mask, stride=strides or 1, padding=padding)
+        return jnp.pad(y, beyond)
 
     return _over_batch(axes, flipped)
 

@@ -172,6 +172,16 @@ def sparsity(network: Network, slope: ArrayLike) -> jax.Array:
     return gates.sparsity(masks, reserved)
 
 
+def not_gates(params: Any) -> Any:
+    """A mask for optax: True for every parameter but the embeddings of gates.
+
+    Weight decay has nothing to pull on in a gate, and would turn a gate that is closed for ever, -inf, into NaN:
+
+        optax.adamw(1e-3, mask=not_gates)
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: name_of(path)[-1] != "gate", params)
+
+
 def reserve(network: Network, paths: Sequence[Path], structure: Any = None) -> tuple[Network, Task]:
     """Ends a task: what its open gates need is reserved, and the gates are as at the beginning, 0 (or -inf, closed)."""
     layers = connected(network, paths)

@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from dgm_jax.nn.flax import forward, network
 from dgm_jax.nn.flax.network import Network, Path, Task
+from dgm_jax.nn.flax.network import not_gates as not_gates
 from dgm_jax.nn.geometry import Padding, Sizes
 from dgm_jax.nn.protection import protect as protect_weights
 
