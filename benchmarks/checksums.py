@@ -26,7 +26,7 @@ import tyro
 
 from dgm_jax.errors import UserError, exit_status
 
-_STEPS = "--consolidation-steps 100 --checkpoint-epochs 2"
+_STEPS = "--consolidation-steps 100 --checkpoint-seconds 0"
 _EPOCHS = f"--epochs 6 {_STEPS}"
 _SHORT = f"{_EPOCHS} --consolidation-samples 100"
 _GROUPS = "--classes-per-task 5"

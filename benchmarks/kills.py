@@ -43,7 +43,7 @@ def config(variant: Variant) -> Config:
         generator_width=6,
         discriminator_width=8,
         epochs=8,
-        checkpoint_epochs=1,
+        checkpoint_seconds=0,
         consolidation_steps=60,
     )
 

@@ -42,7 +42,7 @@ _LEARN = "import pathlib, sys; from benchmarks import power_cut; power_cut.learn
 
 def config() -> Config:
     """Returns the settings of a run of seconds, which saves three times within a task and keeps two of these."""
-    return kills.config("dgma").with_changes(checkpoint_epochs=2, consolidation_steps=20)
+    return kills.config("dgma").with_changes(checkpoint_seconds=0, consolidation_steps=20)
 
 
 def stream() -> TaskStream:

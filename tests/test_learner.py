@@ -52,7 +52,7 @@ def test_a_short_run_learns(variant, tmp_path):
         headroom=4,
         consolidation_steps=200,
         consolidation_samples=200,
-        checkpoint_epochs=40,
+        checkpoint_seconds=1e6,
     )
     summary = small_runs.fit(config, tmp_path, labels=(0, 1, 2, 3))
     for reading in ("consolidated", "auxiliary"):  # Chance is 0.25; three seeds gave 0.75 to 0.85.

@@ -341,6 +341,19 @@ def test_stock_flax_networks():
         assert record["loss_difference"] < 1e-6
 
 
+def test_prediction():
+    measured = {record["network"]: record["ways"] for record in read("predict")}
+    rows = rows_with(PAGES / "speed.md", "network", "way")
+    assert [(row["network"], row["way"]) for row in rows] == [
+        (name, way) for name in measured for way in measured[name]
+    ]
+    for row in rows:
+        found = measured[row["network"]][row["way"]]
+        for header, field in {"CPU us an image": "cpu_us", "wall us": "wall_us", "CPU ratio": "ratio"}.items():
+            require_equal(row[header], [found[field]], str(row))
+        assert found["largest_difference"] < 3e-8
+
+
 def test_power_cut():
     (record,) = [record for record in read("power_cut") if "note" not in record]
     page = " ".join((ROOT / "docs" / "faq.md").read_text().split())

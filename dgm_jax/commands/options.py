@@ -67,9 +67,14 @@ class Options:
         """What the data are read from."""
         return self.data_dir or data.default_folder()
 
+    @property
+    def decoded_per_class(self) -> int | None:
+        """How many training images of each class are read; None: all, of which the last ones may be judged by."""
+        return None if self.evaluate_on == "training" else self.settings.data.train_per_class
+
     def load(self, name: str) -> Dataset:
         """Loads the data set of the experiment `name`; raises UserError if it cannot be used."""
-        return data.load(name, self.where)
+        return data.load(name, self.where, train_per_class=self.decoded_per_class)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +125,15 @@ class ImageOptions(Options):
         data.parse_class_order(self.class_order, tuple(names), names)
         data.task_sizes(data.parse_classes_per_task(self.classes_per_task), len(chosen or there))
         if not self.data:
-            return data.load("imagenet32", self.where, classes=chosen or there)
-        size = self.settings.data.image_size
+            return data.load("imagenet32", self.where, classes=chosen or there, train_per_class=self.decoded_per_class)
         return data.from_folder(
-            self.data, size=size, classes=chosen, grey=self.grey, unreadable=self.unreadable, parts=parts
+            self.data,
+            size=self.settings.data.image_size,
+            classes=chosen,
+            grey=self.grey,
+            unreadable=self.unreadable,
+            parts=parts,
+            train_per_class=self.decoded_per_class,
         )
 
     def check_classes(self, there: Sequence[str]) -> None:
@@ -169,7 +179,8 @@ class JoinedOptions(Options):
     def load(self, name: str) -> Dataset:
         """Loads them, at the size that the networks see."""
         names = [part.strip() for part in self.of.split(",")]
-        return data.join([data.load(part, self.where) for part in names], self.settings.data.image_size)
+        parts = [data.load(part, self.where, train_per_class=self.decoded_per_class) for part in names]
+        return data.join(parts, self.settings.data.image_size)
 
 
 def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:

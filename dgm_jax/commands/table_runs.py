@@ -28,7 +28,7 @@ from dgm_jax.system.interruption import sigterm_raises
 
 DATA = {  # name -> (experiment, arguments, further arguments with --quick)
     "digits": ("digits", (), ()),
-    "mnist-500": ("mnist", ("--train-per-class", "500"), ("--epochs", "10", "--checkpoint-epochs", "5")),
+    "mnist-500": ("mnist", ("--train-per-class", "500"), ("--epochs", "10")),
     "mnist": ("mnist", (), ("--epochs", "1")),
     "svhn": ("svhn", (), ("--epochs", "5")),
     "cifar10": ("cifar10", (), ("--epochs", "5")),

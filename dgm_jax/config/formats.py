@@ -34,16 +34,19 @@ REMOVED: dict[str, Any] = {
     "consolidation_average": 0.0,
     "distillation_weight": 0.0,
 }
+_WITHOUT_EFFECT = ("checkpoint_epochs",)  # Settings of earlier versions on which no result depends.
 
 
 def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as config.json or summary.json has them, in the present format, as `dataclasses.asdict` gives it.
 
     Settings of format 1 are put into their groups. Settings that the method did not read are left out, and so are
-    removed ones that had their default value; removed ones that had another value stand under "removed".
+    removed ones that had their default value; removed ones that had another value stand under "removed". A removed
+    setting on which no result depends is left out, whatever its value.
     """
+    settings = {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
     if any(isinstance(value, Mapping) for value in settings.values()):
-        return dict(settings)
+        return settings
     method = settings.get("method", "dgm")
     places, unread = places_of(), unread_defaults(method)
     nested: dict[str, Any] = {}

@@ -83,7 +83,6 @@ _DIGITS = _MNIST.with_changes(
     image_size=16,
     epochs=100,
     consolidation_steps=400,
-    checkpoint_epochs=25,  # Epochs are short here: saving every 10 epochs took a tenth of the run.
 )
 
 

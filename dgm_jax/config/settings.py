@@ -22,8 +22,8 @@ class Config(Settings):
     """Seed of everything random."""
     protocol: Literal["strict", "paper"] = setting("strict")
     """strict: the last epoch counts. paper: the epoch that is best on held-out REAL images of all classes so far."""
-    checkpoint_epochs: int = setting(10, above=0, changeable=True)
-    """Save a checkpoint every N epochs, besides the one after each task."""
+    checkpoint_seconds: float = setting(60.0, at_least=0, changeable=True)
+    """Within a task, save a checkpoint at the first end of an epoch N seconds after the last one; 0: at every end."""
     data: Data = Data()
     networks: Networks = Networks()
     gan: Gan = Gan()

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from dgm_jax.data.classes import check_classes, few
-from dgm_jax.data.dataset import DataError, Dataset, composed, from_scaled_arrays
+from dgm_jax.data.dataset import DataError, Dataset, Images, composed, from_scaled_arrays, rows_of
 from dgm_jax.data.image_files import read_files
 from dgm_jax.system.files import PathLike
 
@@ -59,6 +59,7 @@ def from_folder(
     grey: Grey = "convert",
     unreadable: Unreadable = "refuse",
     parts: Parts | None = None,
+    train_per_class: int | None = None,
     name: str | None = None,
 ) -> Dataset:
     """Loads a data set from class folders of images, in the usual formats.
@@ -82,6 +83,8 @@ def from_folder(
         stay grey. The mode of a file decides whether it is grey; three equal channels count as colour.
       unreadable: whether files that cannot be read as images are refused (after all files were read) or skipped.
       parts: names of the folders in `path` that hold training and test images; None: found by their names.
+      train_per_class: keep only the first N training images of each class that can be read. The other files are opened,
+        because all of them decide whether images are grey, but not decoded. None: all.
       name: the name of the data set in reports; by default that of the folder.
 
     Returns:
@@ -93,11 +96,12 @@ def from_folder(
         test images, or an image is refused.
     """
     path = Path(path)
-    _check_options(size, grey, unreadable)
+    _check_options(size, grey, unreadable, train_per_class)
     chosen, train, test, notes = _list_files(path, classes, parts)
     files = [file for part in (train, test) for of_class in part for file in of_class]
     labels = np.concatenate([np.repeat(np.arange(len(chosen)), [len(f) for f in part]) for part in (train, test)])
-    images, is_grey, faults, deep = read_files(files, size)
+    in_test = np.arange(len(files)) >= sum(map(len, train))
+    images, is_grey, faults, deep, kept = _read_first(files, size, labels, in_test, train_per_class)
     read = np.array([not fault for fault in faults])
     names = [str(file.relative_to(path)) for file in files]
     faulty = [f"{file} ({fault})" for file, fault in zip(names, faults, strict=True) if fault]
@@ -115,8 +119,7 @@ def from_folder(
         )
 
     arrays = []
-    in_test = np.arange(len(files)) >= sum(map(len, train))
-    for what, rows in (("training", read & ~in_test), ("test", read & in_test)):
+    for what, rows in (("training", kept & ~in_test), ("test", kept & in_test)):
         empty = [chosen[label] for label in np.setdiff1d(np.arange(len(chosen)), labels[rows])]
         if empty:
             raise DataError(f"{path}: none of the {what} images of {few(empty)} can be read; skipped: {few(faulty)}.")
@@ -125,9 +128,32 @@ def from_folder(
     return dataclasses.replace(dataset, notes=(*dataset.notes, *_notes(converted, faulty), *deep, *notes))
 
 
-def _check_options(size: int, grey: str, unreadable: str) -> None:
+def _read_first(
+    files: list[Path], size: int, labels: np.ndarray, in_test: np.ndarray, train_per_class: int | None
+) -> tuple[Images, np.ndarray, list[str], list[str], np.ndarray]:
+    """What `read_files` returns, and which images are kept: test images, and the first of each class for training."""
+
+    def first(there: np.ndarray) -> np.ndarray:
+        kept, training = there.copy(), np.flatnonzero(there & ~in_test)
+        if train_per_class is not None and training.size:
+            for rows in rows_of(labels[training]).values():
+                kept[training[rows[train_per_class:]]] = False
+        return kept
+
+    wanted = first(np.ones(len(files), bool))
+    while True:
+        images, is_grey, faults, notes = read_files(files, size, wanted)
+        kept = first(np.array([not fault for fault in faults]))
+        if not (kept & ~wanted).any():
+            return images, is_grey, faults, notes, kept
+        wanted |= kept  # The next files take the places of those that cannot be read.
+
+
+def _check_options(size: int, grey: str, unreadable: str, train_per_class: int | None) -> None:
     if size < 1:
         raise DataError(f"size={size}: expected at least 1 pixel.")
+    if train_per_class is not None and train_per_class < 1:
+        raise DataError(f"train_per_class={train_per_class}: expected at least 1.")
     for option, value, choices in (("grey", grey, Grey), ("unreadable", unreadable, Unreadable)):
         if value not in get_args(choices):
             raise DataError(f"{option}={value!r}: expected one of {', '.join(get_args(choices))}.")

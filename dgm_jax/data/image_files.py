@@ -47,6 +47,7 @@ _FORMATS = (
     "XPM",
 )
 _WHITES = (255, 4095, 65535)  # The largest values of 8, 12 and 16 bits.
+_GREY = ("1", "L", "LA", "La")
 _COLOURED = ("RGB", "RGBA", "LA", "RGBX", "CMYK")
 _DEEP_COLOURS = -1  # In place of the largest value: Pillow reads only the upper 8 bits of such a file.
 
@@ -66,7 +67,7 @@ def read_images(
       DataError: if files cannot be read as images; the message names them.
     """
     paths = [Path(file) for file in files]
-    images, _, faults, notes = read_files(paths, size)
+    images, _, faults, notes = read_files(paths, size, np.ones(len(paths), bool))
     for note in notes:
         on_note(note)
     faulty = [f"{path} ({fault})" for path, fault in zip(paths, faults, strict=True) if fault]
@@ -81,8 +82,14 @@ def read_images(
 
 
 @naming_extras()
-def read_files(files: Sequence[Path], size: int) -> tuple[Images, np.ndarray, list[str], list[str]]:
+def read_files(files: Sequence[Path], size: int, wanted: np.ndarray) -> tuple[Images, np.ndarray, list[str], list[str]]:
     """Reads files in threads (Pillow releases the interpreter lock while it decodes).
+
+    Args:
+      files: the files.
+      size: height and width of the images.
+      wanted: bool [n]: which images are needed. Other files are opened, and decoded only if they have more than 8 bits,
+        because the largest value of all such files says what is white.
 
     Returns:
       Images [n, size, size, 3], which of them are grey, what is wrong with each file ("" if nothing), and notes.
@@ -93,6 +100,9 @@ def read_files(files: Sequence[Path], size: int) -> tuple[Images, np.ndarray, li
 
     def read(row: int, white: int = _WHITES[-1]) -> str:
         try:
+            if not wanted[row] and (seen := _without_decoding(files[row])) is not None:
+                grey[row], largest[row] = seen
+                return ""
             image, largest[row] = _read(files[row], size, white)
         except Exception as error:  # For a damaged file decoders raise SyntaxError, struct.error and others.
             if is_of_environment(error):
@@ -139,14 +149,11 @@ def _read(file: Path, size: int, white: int) -> tuple[Images, int]:
     """
     from PIL import Image, ImageOps
 
-    if not file.is_file():  # For example a pipe: opening it would wait for ever.
-        raise FileNotFoundError("not a file")
-    Image.init()
-    with Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as opened:
+    with _open(file) as opened:
         # JPEGs only: decodes at the smallest of 1, 1/2, 1/4, 1/8 of the size that is at least as large as this. With
         # twice `size`, ImageNet is not read faster, and single pixels change by 30 levels.
         opened.draft(None, (4 * size, 4 * size))
-        has_deep_colours = opened.mode in _COLOURED and _is_deep(opened)
+        has_deep_colours = _has_deep_colours(opened)
         opened.load()
         ImageOps.exif_transpose(opened, in_place=True)
         image, largest = _grey_or_rgb(opened, white)
@@ -154,6 +161,27 @@ def _read(file: Path, size: int, white: int) -> tuple[Images, int]:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(square).reshape(size, size, -1), _DEEP_COLOURS if has_deep_colours else largest
+
+
+def _without_decoding(file: Path) -> tuple[bool, int] | None:
+    """Whether an image is grey, and what `_read` says of its largest value; None if only its pixels tell that."""
+    with _open(file) as opened:
+        if opened.mode.startswith("I"):
+            return None
+        return opened.mode in _GREY, _DEEP_COLOURS if _has_deep_colours(opened) else 0
+
+
+def _open(file: Path) -> Image:
+    from PIL import Image
+
+    if not file.is_file():  # For example a pipe: opening it would wait for ever.
+        raise FileNotFoundError("not a file")
+    Image.init()
+    return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def _has_deep_colours(image: Image) -> bool:
+    return image.mode in _COLOURED and _is_deep(image)
 
 
 def _is_deep(image: Image) -> bool:
@@ -173,7 +201,7 @@ def _grey_or_rgb(image: Image, white: int) -> tuple[Image, int]:
         return Image.fromarray(np.round(values / (white / 255)).astype(np.uint8)), int(values.max())
     if image.mode == "F":
         raise ValueError("floating-point values, expected 8 or 16 bits")
-    grey = image.mode in ("1", "L", "LA", "La")
+    grey = image.mode in _GREY
     if not image.has_transparency_data:
         return image.convert("L" if grey else "RGB"), 0
     image = image.convert("LA" if grey else "RGBA")

@@ -20,7 +20,13 @@ _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _MEDMNIST_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] | None = None) -> Dataset:
+def load(
+    name: str,
+    data_dir: PathLike | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    train_per_class: int | None = None,
+) -> Dataset:
     """Loads a data set by name into memory.
 
     Args:
@@ -30,6 +36,8 @@ def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] 
       data_dir: the folder that holds `mnist/<version>/` and so on; the newest version is read.
       classes: names of the classes to keep (see `class_names`); they are labelled 0, 1, ... in this order, and images
         of other classes are not decoded. By default all classes are kept, with their stored labels.
+      train_per_class: keep only the first N training images of each class, as `Dataset.first_per_class` does; the
+        others are not decoded. None: all.
 
     Returns:
       The data set, in stored order.
@@ -39,8 +47,11 @@ def load(name: str, data_dir: PathLike | None = None, *, classes: Sequence[str] 
         damaged or in another format.
     """
     if name == "digits":
-        return _load_digits(classes)
-    return tfds.read_data_set(name, tfds.whole_folder(name, data_dir), classes)
+        digits = _load_digits(classes)
+        return digits if train_per_class is None else digits.first_per_class(train_per_class)
+    if train_per_class is not None and train_per_class < 1:
+        raise DataError(f"train_per_class={train_per_class}: expected at least 1.")
+    return tfds.read_data_set(name, tfds.whole_folder(name, data_dir), classes, train_per_class)
 
 
 def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:

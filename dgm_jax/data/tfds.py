@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ def label_names(name: str, builder: Any, folder: Path) -> list[str]:
     return names
 
 
-def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dataset:
+def read_data_set(name: str, folder: Path, classes: Sequence[str] | None, train_per_class: int | None) -> Dataset:
     """Reads both splits of a folder that `check_folder` accepts; `sources.load` says what it returns.
 
     Raises:
@@ -208,7 +209,8 @@ def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dat
             f"{folder} has images of shape {image.shape} and type {dtype}; expected a fixed (h, w, c) of uint8."
         )
     new = None if classes is None else new_labels(classes, names, f"of {name}")
-    parts = [_read_split(builder, split, folder, new) for split in splits(name)]
+    limits = (train_per_class, None)  # Of test images, all are read.
+    parts = [_read_split(builder, *of, folder, new) for of in zip(splits(name), limits, strict=True)]
     for (_, labels), split in zip(parts, splits(name), strict=True):
         missing = [label for i, label in enumerate(classes or ()) if i not in labels]
         if missing:
@@ -219,17 +221,29 @@ def read_data_set(name: str, folder: Path, classes: Sequence[str] | None) -> Dat
     )
 
 
-def _read_split(builder: Any, split: str, folder: Path, new: Mapping[int, int] | None) -> tuple[Images, Labels]:
-    """Reads a split in stored order. `new` has the new label of each stored label to keep; None keeps all labels."""
-    # Images are decoded below, only those that are kept: a few classes of ImageNet are a small part of it.
+def _read_split(
+    builder: Any, split: str, limit: int | None, folder: Path, new: Mapping[int, int] | None
+) -> tuple[Images, Labels]:
+    """Reads a split in stored order: the first `limit` images of each label, or all; reading ends where all are found.
+
+    `new` has the new label of each stored label to keep; None keeps all labels. Other images are not decoded.
+    """
     source = builder.as_data_source(split=split, decoders={"image": import_tfds().decode.SkipDecoding()})
     feature = builder.info.features["image"]
+    n_labels = getattr(builder.info.features["label"], "num_classes", None) if new is None else len(new)
     images, labels = [], []
+    found: Counter[int] = Counter()
     for start in range(0, len(source), _ROWS_AT_ONCE):
+        if limit is not None and sum(n == limit for n in found.values()) == n_labels:
+            break
         stop = min(start + _ROWS_AT_ONCE, len(source))
+        kept = []
         try:
-            rows = source.__getitems__(list(range(start, stop)))
-            kept = [(i, row) for i, row in enumerate(rows, start) if new is None or row["label"] in new]
+            for i, row in enumerate(source.__getitems__(list(range(start, stop))), start):
+                label = row["label"]
+                if (new is None or label in new) and (limit is None or found[label] < limit):
+                    found[label] += 1
+                    kept.append((i, row))
             decoded = [feature.decode_example_np(row["image"]) for _, row in kept]
         except (RuntimeError, OSError, ValueError, LookupError) as error:
             if is_of_environment(error):

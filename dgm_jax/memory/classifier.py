@@ -51,7 +51,7 @@ class Classifier:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What the class head reads of images as `logits` takes them: float32 [n, features]."""
-        return predict(self.params, self.statistics, images, network=self.network)[1]
+        return predict(self.params, self.statistics, images, network=self.network, part="features")
 
     def predict(self, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Predicts the class of images.

@@ -14,7 +14,7 @@ from jax import lax
 from dgm_jax.errors import UserError
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory, sample_chunk
-from dgm_jax.models import pair
+from dgm_jax.models.prediction import discriminated
 from dgm_jax.system import files
 from dgm_jax.system.pinned import KEYS, pinned
 from dgm_jax.types import params_to_tree
@@ -95,9 +95,7 @@ def predictor(classifier: Classifier) -> Callable[[jax.Array], tuple[jax.Array, 
 
     @pinned()
     def predict(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        with jax.default_matmul_precision("highest"):
-            discriminate = pair(classifier.network).discriminate
-            output, _ = discriminate(classifier.params, classifier.statistics, images, train=False)
+        output = discriminated(classifier.params, classifier.statistics, images, network=classifier.network)
         probabilities = jax.nn.softmax(output.logits[:, : len(labels)])
         return jnp.asarray(labels)[jnp.argmax(probabilities, axis=1)], probabilities
 

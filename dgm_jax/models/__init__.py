@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 
@@ -34,6 +34,7 @@ class Pair(Protocol):
         *,
         train: bool,
         axis_name: str | None = None,
+        form: Literal["xla"] | None = None,
     ) -> tuple[Output, list[Statistics]]:
         """Computes the critic's value D(x) and the auxiliary classifier's logits of each image.
 
@@ -43,6 +44,7 @@ class Pair(Protocol):
           images: [batch, height, width, channels] in [-1, 1].
           train: normalise by the batch, and update the running statistics.
           axis_name: the mapped axis over which the batch is split, if any.
+          form: of the convolutions, as `nn.conv` takes it.
 
         Returns:
           (critic [batch], logits [batch, classes], features [batch, n]) and the new running statistics.

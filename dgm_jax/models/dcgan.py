@@ -8,6 +8,7 @@ convolutions. Kernels are [k, k, c_in, c_out].
 import itertools
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import jax
 import numpy as np
@@ -63,7 +64,7 @@ def _trunk_widths(width: int, image_size: int) -> list[int]:
     return [width * 2**i for i in range(n_doublings(image_size))]
 
 
-@partial(jax.jit, static_argnames=("train", "axis_name"))
+@partial(jax.jit, static_argnames=("train", "axis_name", "form"))
 def discriminate(
     params: DiscriminatorParams,
     statistics: Sequence[Statistics],
@@ -71,12 +72,13 @@ def discriminate(
     *,
     train: bool,
     axis_name: str | None = None,
+    form: Literal["xla"] | None = None,
 ) -> tuple[Output, list[Statistics]]:
     """Computes critic, logits and features of images; see `Pair.discriminate`."""
     x = images
     updated = []
     for i, layer in enumerate(params.trunk["trunk"]):
-        x = conv(x, layer["kernel"], stride=2, padding=2)
+        x = conv(x, layer["kernel"], stride=2, padding=2, form=form)
         if "norm" in layer:
             x, running = batch_norm(layer["norm"], statistics[i - 1], x, train=train, axis_name=axis_name)
             updated.append(running)

@@ -11,7 +11,7 @@ The discriminator is a ResNet-18 whose first convolution is 3x3 with stride 1, w
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,7 @@ def _blocks(width: int, image_size: int) -> Iterator[tuple[int, int, int]]:
             c_in = c_out
 
 
-@partial(jax.jit, static_argnames=("train", "axis_name"))
+@partial(jax.jit, static_argnames=("train", "axis_name", "form"))
 def discriminate(
     params: DiscriminatorParams,
     statistics: Sequence[Statistics],
@@ -113,6 +113,7 @@ def discriminate(
     *,
     train: bool,
     axis_name: str | None = None,
+    form: Literal["xla"] | None = None,
 ) -> tuple[Output, list[Statistics]]:
     """Computes critic, logits and features of images; see `Pair.discriminate`."""
     trunk, remaining = params.trunk, iter(statistics)
@@ -125,7 +126,7 @@ def discriminate(
 
     def convolved(layer: Tree, x: jax.Array, stride: int) -> jax.Array:
         padding = layer["kernel"].shape[0] // 2
-        return normalised(layer, conv(x, layer["kernel"], stride=stride, padding=padding))
+        return normalised(layer, conv(x, layer["kernel"], stride=stride, padding=padding, form=form))
 
     x = jax.nn.relu(convolved(trunk["stem"], images, 1))
     for block in trunk["blocks"]:

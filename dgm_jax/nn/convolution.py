@@ -9,6 +9,7 @@ convolution.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def conv(
     input_dilation: Sizes = 1,
     kernel_dilation: Sizes = 1,
     feature_group_count: int = 1,
+    form: Literal["xla"] | None = None,
 ) -> jax.Array:
     """Cross-correlates `x` with `kernel`, zero outside the image. Names and meanings are those of `flax.linen.Conv`.
 
@@ -46,6 +48,8 @@ def conv(
       kernel_dilation: step between two entries of the kernel; like `stride`.
       feature_group_count: number of groups into which the channels are split; each group of outputs reads one group of
         inputs.
+      form: "xla": XLA's convolution on every platform. On CPUs it is up to three times as fast where only values are
+        needed, outside of loops; the values differ in their last bits. None: the form whose derivatives are fast.
 
     Returns:
       [batch, *positions, c_out]; without dilation an axis of n pixels has (n + padding - k) // stride + 1 positions.
@@ -67,6 +71,8 @@ def conv(
         shape = "x".join(map(str, spans))
         raise ValueError(f"a {shape} kernel does not fit an image of {size} with padding {padding}")
     geometry = Geometry(step, around, spread, dilation, feature_group_count)
+    if form == "xla":
+        return conv_by_xla(x, kernel, geometry)
     return by_platform(x, kernel, geometry, conv_by_patches, conv_by_xla)
 
 

@@ -42,6 +42,7 @@ class Session:
         self.config, self.stream = configs[0], streams[0]  # What is read from them here holds for all seeds.
         self.method, self.callback, self.building = method, callback, BuildClock()
         self.should_stop, self._epochs_done = should_stop, 0
+        self._saved = time.perf_counter()  # When the last checkpoint was written, or this session began.
         self.runs = [
             Run(config, stream, folder, method, callback.on_note, show_real=show_real)
             for config, stream, folder in zip(configs, streams, folders, strict=True)
@@ -94,10 +95,11 @@ class Session:
             self.callback.on_epoch_end(EpochEnd(task, epoch, _mean(means), seconds))
             self._epochs_done += 1
             stops = processes.must_stop(self.should_stop(), self._epochs_done)
-            if stops or (epoch + 1) % self.config.checkpoint_epochs == 0 and epoch + 1 < plan.epochs:
+            if stops or epoch + 1 < plan.epochs and self._is_save_due():
                 with watch.phase("checkpoint"):
                     for run, tree in zip(runs, method.in_progress(training), strict=True):
                         run.save_in_progress(task, tree)
+                self._saved = time.perf_counter()
             if stops:
                 raise Terminated
         if until is not None and until < plan.epochs:
@@ -120,6 +122,12 @@ class Session:
             with watch.phase("save", runs=[run]):
                 run.end_task(task, state, own)
             self.callback.on_task_end(run.task_end(task, own, time.perf_counter() - begun))
+        self._saved = time.perf_counter()
+
+    def _is_save_due(self) -> bool:
+        """Whether the last checkpoint is old enough for another one; the clock of the first process decides for all."""
+        age = time.perf_counter() - self._saved
+        return bool(processes.value_of_first(age >= self.config.checkpoint_seconds))
 
     def _announce(self) -> None:
         stream, devices = self.stream, self.method.setting.devices

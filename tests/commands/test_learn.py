@@ -117,7 +117,7 @@ def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
     digits = data.load("digits")
-    monkeypatch.setattr(data, "load", lambda name, where: dataclasses.replace(digits, name=name))
+    monkeypatch.setattr(data, "load", lambda name, where, **_: dataclasses.replace(digits, name=name))
     options = parsing.parse(find("joined"), ["--of", "digits, mnist", "--image-size", "8"])
     (stream,) = learn.make_streams("joined", options, [0])
     assert stream.n_tasks == 20 and stream.class_names[3] == "digits 3" and stream.class_names[13] == "mnist 3"

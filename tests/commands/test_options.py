@@ -151,7 +151,6 @@ def test_the_settings_of_a_run_are_a_file_of_settings(tmp_path: Path) -> None:
         replay_steps=None,
         consolidation_steps=6,
         consolidation_samples=16,
-        checkpoint_epochs=1,
     )
 
 

@@ -215,7 +215,7 @@ def test_an_unfinished_run_says_so(tmp_path):
         ({"dataset": "mnist"}, "another run, with dataset='mnist' instead of 'digits'; choose other --runs"),
         ({"tasks": [[0, 1], [2, 3]]}, "another run, with classes_per_task='2' instead of '1'"),
         ({"config": {"epochs": 3}}, "another run, with .*'"),
-        ({"config": {"epochs": 3, "method": "joint"}}, "another run, with checkpoint_epochs=10 instead of 25"),
+        ({"config": {"epochs": 3, "method": "joint"}}, "another run, with image_size=32 instead of 16"),
     ],
 )
 def test_a_run_of_another_configuration_is_refused(changes, text, tmp_path):

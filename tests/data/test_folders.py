@@ -2,10 +2,12 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from support.pictures import save
 
 from dgm_jax import data
@@ -25,7 +27,7 @@ def _fails(path, message, **options):
 def test_cifar10_as_class_folders_comes_back(second, data_dir, tmp_path):
     folder = tfds.find_version("cifar10", data_dir)
     builder = tfds.import_tfds().builder_from_directory(str(folder))
-    images, labels = tfds._read_split(builder, "test[:200]", folder, None)
+    images, labels = tfds._read_split(builder, "test[:200]", None, folder, None)
     kept = {0: "plane", 5: "dog", 9: "a lorry"}
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         if label in kept:
@@ -200,12 +202,55 @@ def test_pixels_whose_white_is_unknown_are_not_read(pieces, photo):
     assert "cat/0.tif (floating-point values, expected 8 or 16 bits), cat/1.tif (values " in str(error.value)
 
 
+# ---- the first training images of each class ----
+
+
+def test_only_the_training_files_that_are_kept_are_decoded(pieces, monkeypatch):
+    path, _ = pieces
+    whole, decoded = data.from_folder(path, size=8), []
+    load = PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda self: decoded.append(self.filename) or load(self))
+    few = data.from_folder(path, size=8, train_per_class=2)
+    assert {path.name for path in map(Path, decoded)} == {"0.png", "1.png", "4.png"}  # The last one is for tests.
+    expected = whole.first_per_class(2)
+    for part in ("x_train", "y_train", "x_test", "y_test"):
+        np.testing.assert_array_equal(getattr(few, part), getattr(expected, part), err_msg=part)
+
+
+def test_files_that_are_not_kept_decide_about_colour_and_white_as_before(photo, tmp_path):
+    """Of four files of a class the last one is for tests; the third is in colour, or deep."""
+    for i, name in enumerate(("0.png", "1.png", "3.png")):
+        save(tmp_path / "a" / name, photo[16 * i : 16 * i + 16, :16, 0])
+        save(tmp_path / "b" / name, photo[16 * i : 16 * i + 16, :16, 1])
+    save(tmp_path / "a" / "2.png", photo[:16, 16:32])
+    colour = data.from_folder(tmp_path, size=8, train_per_class=1)
+    assert colour.x_train.shape == (2, 8, 8, 3)
+    (tmp_path / "a" / "2.png").unlink()
+    for name, most in (("0.png", 4000), ("2.png", 60000)):
+        Image.fromarray(np.linspace(0, most, 256).reshape(16, 16).astype(np.uint16)).save(tmp_path / "a" / name)
+    deep, whole = data.from_folder(tmp_path, size=8, train_per_class=1), data.from_folder(tmp_path, size=8)
+    assert deep.notes == whole.notes
+    np.testing.assert_array_equal(deep.x_train, whole.first_per_class(1).x_train)
+
+
+def test_the_next_files_replace_those_that_cannot_be_read(pieces):
+    path, _ = pieces
+    for name in ("0.png", "1.png"):  # One of them looks like an image until it is decoded.
+        content = (path / "cat" / name).read_bytes()
+        (path / "cat" / name).write_bytes(content[: len(content) // 2] if name == "0.png" else b"text")
+    few = data.from_folder(path, size=8, train_per_class=2, unreadable="skip")
+    whole = data.from_folder(path, size=8, unreadable="skip")
+    assert few.y_train.tolist() == [0, 0, 1, 1] and few.notes == whole.notes
+    np.testing.assert_array_equal(few.x_train, whole.first_per_class(2).x_train)
+    _fails(path, "train_per_class=0: expected at least 1.", train_per_class=0)
+
+
 # ---- folders that cannot be read, told before any image is ----
 
 
 @pytest.fixture
 def unread(monkeypatch):
-    def read(file, size):
+    def read(file, *_):
         raise AssertionError(f"{file} was read")
 
     monkeypatch.setattr(folders, "read_files", read)

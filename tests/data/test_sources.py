@@ -68,7 +68,7 @@ def test_rows_are_read_in_stored_order(data_dir, name, shape):
     tfds.check_folder(name, folder)
     builder = tfds.import_tfds().builder_from_directory(str(folder))
     # Slices, because decoding all of MNIST takes longer than all other tests.
-    images, labels = tfds._read_split(builder, "train[:5000]", folder, None)
+    images, labels = tfds._read_split(builder, "train[:5000]", None, folder, None)
     assert images.shape == (5000, *shape) and images.dtype == np.uint8
     if name == "mnist":
         assert labels[:10].tolist() == [4, 1, 0, 7, 8, 1, 2, 7, 1, 6], "as in the official data set"
@@ -148,6 +148,55 @@ def test_of_imagenet_only_chosen_classes_are_decoded(imagenet, monkeypatch):
         np.testing.assert_array_equal(getattr(chosen, f"y_{part}"), np.where(y[rows] == 2, 0, 1))
     with pytest.raises(data.DataError, match="classes of imagenet32: n01440765 is not among the 4 available classes"):
         data.load("imagenet32", root, classes=["n01440765"])
+
+
+@pytest.mark.parametrize("classes", [None, ["n01440764", "n02119789"]])
+@pytest.mark.parametrize("n", [1, 2, 5])  # There are three training images of each class.
+def test_only_the_training_images_that_are_kept_are_decoded(n, classes, imagenet, monkeypatch):
+    monkeypatch.setattr(tfds, "_ROWS_AT_ONCE", 5)
+    root, _ = imagenet
+    whole = data.load("imagenet32", root, classes=classes)
+    feature = tfds.import_tfds().features.Image
+    decode, decoded = feature.decode_example_np, []
+    monkeypatch.setattr(feature, "decode_example_np", lambda self, png: decoded.append(png) or decode(self, png))
+    few = data.load("imagenet32", root, classes=classes, train_per_class=n)
+    assert len(decoded) == len(few.x_train) + len(few.x_test)
+    expected = whole.first_per_class(n)
+    for part in ("x_train", "y_train", "x_test", "y_test"):
+        np.testing.assert_array_equal(getattr(few, part), getattr(expected, part), err_msg=part)
+
+
+def test_reading_ends_where_all_kept_images_are_found(data_dir):
+    """The images after those, most of MNIST, are not even read."""
+    folder = tfds.find_version("mnist", data_dir)
+    builder = tfds.open_builder(folder)
+    asked = []
+
+    class Source:
+        def __init__(self, source):
+            self.source = source
+
+        def __len__(self):
+            return len(self.source)
+
+        def __getitems__(self, rows):
+            asked.extend(rows)
+            return self.source.__getitems__(rows)
+
+    class Builder:
+        info = builder.info
+
+        def as_data_source(self, **options):
+            return Source(builder.as_data_source(**options))
+
+    images, labels = tfds._read_split(Builder(), "train", 2, folder, None)
+    assert np.bincount(labels).tolist() == [2] * 10 and len(images) == 20 and len(asked) == 4096
+
+
+def test_no_training_image_is_refused(imagenet):
+    for name in ("digits", "imagenet32"):
+        with pytest.raises(data.DataError, match="=0.*: expected at least 1"):
+            data.load(name, imagenet[0], train_per_class=0)
 
 
 def test_imagenet_without_names_has_numbers(imagenet_copy):

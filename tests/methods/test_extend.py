@@ -16,7 +16,7 @@ from dgm_jax.runs import checkpoints
 # The page's method takes the place of a known one, because the settings accept only the names of known methods.
 NAME = "er"
 # 250 steps a task are three epochs of at most 100 steps, with a checkpoint after each.
-CONFIG = small_runs.small(method=NAME, image_size=8, consolidation_steps=250, checkpoint_epochs=1)
+CONFIG = small_runs.small(method=NAME, image_size=8, consolidation_steps=250, checkpoint_seconds=0)
 LABELS = (0, 1)
 
 

@@ -353,3 +353,11 @@ def test_one_padded_window_is_not_the_whole_image():
     assert actual.shape == (2, 1, 1, 5)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ours(actual)[0], transpose(actual)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES[:2])
+def test_the_form_of_xla_is_xla_s_convolution_on_every_platform(geometry):
+    _, stride, padding, *_ = geometry
+    x, kernel = data(geometry)
+    ours = nn.conv(x, kernel, stride=stride, padding=padding, form="xla")
+    np.testing.assert_array_equal(ours, xla_conv(x, kernel, stride=stride, padding=padding))

@@ -131,7 +131,7 @@ class TestFormat1:
 
     def test_it_goes_on(self, tmp_path, drawn):
         """Its last task is learnt again from the checkpoint before it."""
-        config = small_runs.small("dgma", image_size=8, headroom=2)
+        config = small_runs.small("dgma", image_size=8, headroom=2, checkpoint_seconds=60.0)
         folder = small_runs.copied(FIXTURE / "run", tmp_path / "run")
         newest = sorted((folder / "checkpoints").iterdir())[-1]
         shutil.rmtree(newest)
@@ -141,7 +141,7 @@ class TestFormat1:
         self.assert_draws(load_memory(folder).as_of(2), {label: drawn[label] for label in (0, 1)})
 
     def test_it_grows(self, tmp_path, drawn):
-        config = small_runs.small("dgma", image_size=8, headroom=2)
+        config = small_runs.small("dgma", image_size=8, headroom=2, checkpoint_seconds=60.0)
         folder = small_runs.copied(FIXTURE / "run", tmp_path / "run")
         small_runs.fit(config, folder, labels=(3, 4))
         memory = load_memory(folder)

@@ -78,7 +78,7 @@ def test_the_critic_may_see_the_class_from_now_on_if_tasks_have_one(tmp_path):
 
 
 STUBBORN = CONFIG.with_changes(batch_size=32, variant="dgmw")  # Arrays or results depend on these.
-CHANGEABLE = CONFIG.with_changes(epochs=7, checkpoint_epochs=2)
+CHANGEABLE = CONFIG.with_changes(epochs=7, checkpoint_seconds=2)
 
 
 def _refused(folder, config, *, resume_anyway=False):
@@ -99,7 +99,7 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
         == "batch_size is 64, now 32; variant is 'dgma', now 'dgmw'. Choose another --workdir."
     )
     assert _refused(folder, CHANGEABLE) == (
-        "checkpoint_epochs is 10, now 2; epochs is 101, now 7. "
+        "checkpoint_seconds is 60.0, now 2; epochs is 101, now 7. "
         "Choose another --workdir, or pass --resume-anyway to continue with the settings given now."
     )
 

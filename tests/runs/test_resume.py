@@ -117,7 +117,7 @@ class TestResume:
     )  # Epochs: within a task, and at the end of one.
     def test_asked_to_stop(self, stops_after, tmp_path):
         """What was learnt is saved there, even if no checkpoint is due."""
-        config, epochs = TINY.with_changes(checkpoint_epochs=1000), []
+        config, epochs = TINY.with_changes(checkpoint_seconds=1e6), []
         learner = Learner(config, devices=1, should_stop=lambda: epochs.append(1) or len(epochs) == stops_after)
         with pytest.raises(Terminated):
             learner.fit(small_runs.stream(config), tmp_path)

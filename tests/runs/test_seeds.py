@@ -13,7 +13,7 @@ from dgm_jax.errors import ConfigError, NoMemory, OtherConfiguration
 from dgm_jax.runs.events import Callback
 
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
-CONFIG = small_runs.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_epochs=1)
+CONFIG = small_runs.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_seconds=0)
 LABELS = (0, 1)
 LABELS_OF_PAIRS = (0, 1, 2, 3)
 SEEDS = (0, 5)

@@ -46,7 +46,7 @@ SMALL = Config().with_changes(
     headroom=4,
     consolidation_steps=6,
     consolidation_samples=16,
-    checkpoint_epochs=1,
+    checkpoint_seconds=0,
 )
 """A run of seconds; what does not change its programs (epochs, replay, ...) may be changed for free."""
 

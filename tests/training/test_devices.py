@@ -154,11 +154,11 @@ def test_an_unknown_backend() -> None:
 
 OPTIONS = """
     --classes-per-task 5 --train-per-class 8 --image-size 8 --noise-dim 16 --generator-width 3 --discriminator-width 4
-    --epochs 2 --batch-size 8 --scale-max 10 --consolidation-steps 6 --consolidation-samples 16 --checkpoint-epochs 1
+    --epochs 2 --batch-size 8 --scale-max 10 --consolidation-steps 6 --consolidation-samples 16 --checkpoint-seconds 0
 """
 BASELINE = """
     --method er --memory-size 20 --classes-per-task 5 --train-per-class 8 --image-size 8 --discriminator-width 4
-    --batch-size 8 --consolidation-steps 6 --checkpoint-epochs 1
+    --batch-size 8 --consolidation-steps 6 --checkpoint-seconds 0
 """
 
 
@@ -211,7 +211,7 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
 def test_sigterm_saves_and_ends_all_processes_at_the_same_epoch(processes: int, tmp_path: Path) -> None:
     """A scheduler's time limit: status 143, what to do, and a checkpoint although none was due."""
     command = [sys.executable, "-m", "experiments.digits", *OPTIONS.split(), "--workdir", str(tmp_path / "run")]
-    command += ["--epochs", "400", "--checkpoint-epochs", "1000"]
+    command += ["--epochs", "400", "--checkpoint-seconds", "1000000"]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         where = f"--distributed --coordinator localhost:{free.getsockname()[1]} --num-processes 2 --process-id".split()
