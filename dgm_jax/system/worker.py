@@ -4,7 +4,6 @@ import time
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 
 import jax
 
@@ -59,11 +58,10 @@ class Worker:
         if job is None:
             return
         begun = time.perf_counter()
-        with suppress(Exception):
-            job.result()
+        error = job.exception()
         jax.monitoring.record_event_duration_secs(WAITED, time.perf_counter() - begun)
         self._jobs[name] = _DONE
-        if error := job.exception():
+        if error:
             text = (
                 f"compiling ahead failed ({type(error).__name__}: {error}); the program is compiled when it is needed"
             )

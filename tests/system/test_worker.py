@@ -98,6 +98,7 @@ def test_the_settings_of_jax_are_pinned_there_too():
 PROGRAM = """
 import signal, sys, threading, jax, jax.numpy as jnp
 from dgm_jax.system import worker
+from dgm_jax.system.interruption import sigterm_raises
 worker.usable_cores = lambda: 2
 begun = threading.Event()
 
@@ -112,7 +113,7 @@ def job():
     lowered.compile()
     print("compiled", flush=True)
 
-with worker.Worker(jax.devices()) as ahead:
+with sigterm_raises(), worker.Worker(jax.devices()) as ahead:
     ahead.prepare("job", job)
     ahead.prepare("next", lambda: print("never"))
     begun.wait()
@@ -123,16 +124,21 @@ with worker.Worker(jax.devices()) as ahead:
 
 @pytest.mark.parametrize(
     "then, status",
-    [("sys.exit(3)", 3), ("raise KeyboardInterrupt", -signal.SIGINT), ("ahead.wait('job')", -signal.SIGINT)],
-    ids=["exit", "error", "Ctrl-C while it waits"],
+    [
+        ("sys.exit(3)", 3),
+        ("raise KeyboardInterrupt", -signal.SIGINT),
+        ("ahead.wait('job')  # SIGINT", -signal.SIGINT),
+        ("ahead.wait('job')  # SIGTERM", 1),
+    ],
+    ids=["exit", "error", "Ctrl-C while it waits", "SIGTERM while it waits"],
 )
 def test_a_process_ends_well_while_xla_compiles(then, status):
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, "-c", PROGRAM.replace("{then}", then)]
     with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as child:
         assert child.stdout.readline() == "begun\n"
-        if "wait" in then:
-            child.send_signal(signal.SIGINT)
+        if "#" in then:
+            child.send_signal(getattr(signal, then.split()[-1]))
         out, error = child.communicate(timeout=200)
     assert child.returncode == status, error
     assert out == "compiled\n" and "Fatal" not in error
