@@ -35,8 +35,12 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         """Drops what has not begun, and waits for what has: a process cannot end well while XLA compiles."""
         if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+            self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
+            # Not by joining the thread: after a Ctrl-C there, Python 3.11 takes the thread for ended, and then crashes.
+            for job in self._jobs.values():
+                if not job.cancelled():
+                    job.exception()
         self._jobs.clear()
 
     @property
