@@ -24,7 +24,7 @@ class Worker:
         on_cpus = all(device.platform == "cpu" for device in devices)
         self._helps = bool(devices) and on_cpus and usable_cores() > 1 and jax.process_count() == 1
         self._executor: ThreadPoolExecutor | None = None
-        self._jobs: dict[Hashable, Future[None]] = {}
+        self._jobs: dict[Hashable, Future[object]] = {}
 
     def __enter__(self) -> "Worker":
         """Begins to accept work."""
@@ -51,7 +51,7 @@ class Worker:
     def prepare(self, name: Hashable, job: Callable[[], object]) -> None:
         """Does `job` soon, with JAX's settings pinned; does it once for each name."""
         if self._executor is not None and name not in self._jobs:
-            self._jobs[name] = self._executor.submit(pinned()(lambda: (job(), None)[1]))
+            self._jobs[name] = self._executor.submit(pinned()(job))
 
     def wait(self, name: Hashable) -> None:
         """Waits for the job of this name, if there is one; the seconds count as building programs (`BuildClock`).
@@ -66,11 +66,10 @@ class Worker:
         jax.monitoring.record_event_duration_secs(WAITED, time.perf_counter() - begun)
         self._jobs[name] = _DONE
         if error:
-            text = (
-                f"compiling ahead failed ({type(error).__name__}: {error}); the program is compiled when it is needed"
-            )
+            why = f"{type(error).__name__}: {error}"
+            text = f"compiling ahead failed ({why}); the program is compiled when it is needed"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
-_DONE: Future[None] = Future()  # In place of a job whose end was waited for.
+_DONE: Future[object] = Future()  # In place of a job whose end was waited for.
 _DONE.set_result(None)
