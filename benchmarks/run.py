@@ -6,6 +6,13 @@ The digits run is done twice: without compiled programs from before (cold), and 
     python -m benchmarks.run --seeds 0,1,2                         # and several seeds side by side
     python -m benchmarks.run --classes 47 --data-dir DIR           # 47 short tasks, from MNIST's images
 
+With --against, runs of this checkout and of another one take turns; the output is the share of the seconds of the other
+that this one takes:
+
+    git worktree add ../before COMMIT
+    python -m benchmarks.run --against ../before --rounds 3
+    python -m benchmarks.run --against ../before --command "mnist --preset best --train-per-class 500"
+
 With --classes, the images of each class are split into several artificial classes. Accuracy then means nothing, but the
 time of a task is real: it should grow no faster than the widths of the generator.
 """
@@ -14,6 +21,7 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -42,6 +50,7 @@ class Child:
 
     begun: float  # The `time.time` of its start.
     seconds: float
+    cpu_seconds: float
     peak_host_bytes: int
 
 
@@ -84,14 +93,57 @@ def measure_seeds(command: Sequence[str], seeds: str, one: float) -> dict[str, A
     }
 
 
-def run_child(command: Sequence[str], environment: Mapping[str, str]) -> Child:
-    """Runs a command to its end and measures its time and memory; its output goes to stderr, apart from ours.
+def compare(command: Sequence[str], against: Path, rounds: int) -> list[dict[str, Any]]:
+    """Runs an experiment of this checkout and of another in turns, cold and warm.
+
+    Args:
+      command: what follows `python -m`; --workdir is added.
+      against: the other checkout.
+      rounds: how often.
+
+    Returns:
+      For "cold" and for "warm": the medians over rounds of this checkout's wall and CPU seconds and of their ratios to
+      the other's, and whether both ended with the same accuracies in each round.
+    """
+    runs: dict[str, list[list[tuple[Child, Any]]]] = {"cold": [], "warm": []}
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory() as scratch:
+            for kind, found in runs.items():
+                found.append([])
+                for who, checkout in (("here", Path(__file__).parents[1]), ("against", against.resolve())):
+                    environment = os.environ | {
+                        "JAX_COMPILATION_CACHE_DIR": f"{scratch}/programs-{who}",
+                        "PYTHONPATH": str(checkout),
+                    }
+                    workdir = Path(scratch) / f"{kind}-{who}"
+                    words = [sys.executable, "-m", *command, "--workdir", str(workdir)]
+                    child = run_child(words, environment, checkout)
+                    found[-1].append((child, json.loads((workdir / "summary.json").read_text())))
+                    print(
+                        f"round {number}, {kind}, {who}: {child.seconds:.1f} s, CPU {child.cpu_seconds:.1f}", flush=True
+                    )
+    return [{"kind": kind, **compared(found)} for kind, found in runs.items()]
+
+
+def compared(rounds: Sequence[Sequence[tuple[Child, Any]]]) -> dict[str, Any]:
+    """The figures of `compare`, of rounds of one kind: in each, this checkout's run and the other's, with summaries."""
+    last = [[summary[f"A_{summary['final']}"] for _, summary in pair] for pair in rounds]
+    figures: dict[str, Any] = {}
+    for name in ("seconds", "cpu_seconds"):
+        figures[name] = statistics.median(getattr(here, name) for (here, _), _ in rounds)
+        ratios = [getattr(here, name) / getattr(other, name) for (here, _), (other, _) in rounds]
+        figures[f"ratio_{name}"] = statistics.median(ratios)
+    return figures | {"rounds": len(rounds), "same_accuracy": all(here == other for here, other in last)}
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None) -> Child:
+    """Runs a command in a folder to its end and measures its time and memory; its output goes to stderr.
 
     Raises:
       subprocess.CalledProcessError: if it fails.
     """
     begun, clock = time.time(), time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=sys.stderr)
+    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=sys.stderr)
     try:
         _, status, usage = os.wait4(process.pid, 0)  # `getrusage` would report the largest child so far.
     except BaseException:
@@ -101,7 +153,8 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> Child:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return Child(begun, time.perf_counter() - clock, machine.in_bytes(usage.ru_maxrss))
+    seconds, cpu_seconds = time.perf_counter() - clock, usage.ru_utime + usage.ru_stime
+    return Child(begun, seconds, cpu_seconds, machine.in_bytes(usage.ru_maxrss))
 
 
 def read(workdir: Path, child: Child) -> dict[str, Any]:
@@ -116,6 +169,7 @@ def read(workdir: Path, child: Child) -> dict[str, Any]:
     seconds = np.diff([child.begun, *ends]).tolist()
     return {
         "seconds": child.seconds,
+        "cpu_seconds": child.cpu_seconds,
         "phase_seconds": summary["seconds"],
         "other_seconds": child.seconds - sum(summary["seconds"].values()),
         "programs": summary["programs"],
@@ -194,7 +248,13 @@ def table(name: str, runs: Mapping[str, Any]) -> str:
 
 
 def main(
-    classes: int | None = None, seeds: str | None = None, data_dir: Path | None = None, out: Path | None = None
+    classes: int | None = None,
+    seeds: str | None = None,
+    data_dir: Path | None = None,
+    against: Path | None = None,
+    command: str = "digits",
+    rounds: int = 1,
+    out: Path | None = None,
 ) -> None:
     """Runs both variants, prints tables, and writes records.
 
@@ -202,18 +262,28 @@ def main(
       classes: number of artificial classes, a task each, instead of digits.
       seeds: seeds to run side by side as well, e.g. 0,1,2.
       data_dir: folder that holds MNIST (default: where data sets usually are).
+      against: another checkout; compares runs of `command` with those of this one, and does nothing else.
+      command: with --against, the experiment and its options.
+      rounds: with --against, how often each is run.
       out: file of JSON Lines; a line for each run is added.
     """
     machine.check("float32", out)
+    if against is not None:
+        for found in compare(shlex.split(f"experiments.{command}"), against, rounds):
+            ratios = ", ".join(f"{name} {found[f'ratio_{name}']:.2f}" for name in ("seconds", "cpu_seconds"))
+            same = "the same" if found["same_accuracy"] else "another"
+            print(f"{found['kind']}: this checkout's share of the other's: {ratios}; {same} accuracy", flush=True)
+            machine.keep(out, against=str(against), command=command, **found)
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        command, kinds, named = ["experiments.digits"], ["cold", "warm"], {}
+        words, kinds, named = ["experiments.digits"], ["cold", "warm"], {}
         if classes:
             mnist = data.load("mnist", data_dir or data.default_folder()).resized(32)
             artificial = split_classes(mnist, classes)
             file = write_npz(artificial, Path(scratch) / "artificial.npz")
-            command, kinds, named = ["experiments.arrays", "--npz", str(file), *_SHORT], ["cold"], {"classes": classes}
+            words, kinds, named = ["experiments.arrays", "--npz", str(file), *_SHORT], ["cold"], {"classes": classes}
         for variant in get_args(Variant):
-            with_variant = [*command, "--variant", variant]
+            with_variant = [*words, "--variant", variant]
             runs = measure(with_variant, kinds)
             print(table(variant, runs), flush=True)
             for kind, found in runs.items():

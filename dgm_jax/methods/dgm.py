@@ -10,6 +10,7 @@ run reports is in `dgm_state.py`. Sections are those of the paper; docs/method.m
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from dgm_jax.methods.best_epoch import BestEpoch
 from dgm_jax.methods.dgm_state import GenerativeMemory, State
 from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.method import InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
-from dgm_jax.methods.replay import images_of_all_classes, replayed_images
+from dgm_jax.methods.replay import images_of_all_classes, replayed_images, room_for_all_classes
 from dgm_jax.training import task as tasks
 from dgm_jax.training.epoch import TaskImages, padded
 from dgm_jax.training.shapes import physical_widths
@@ -37,6 +38,7 @@ class Training(InProgress[State]):
     running: TaskTraining
     replayed: Any = None  # Images of earlier classes, on the devices.
     best: list[BestEpoch] = field(default_factory=list)  # One for each seed in the paper protocol.
+    is_prepared: bool = False  # Whether what follows the task is being compiled.
 
 
 class DGM(GenerativeMemory[Training]):
@@ -55,7 +57,7 @@ class DGM(GenerativeMemory[Training]):
             n_classes=setting.n_classes,
             max_heads=max(map(len, setting.tasks)),
         )
-        self.trainer = Trainer(self.networks, setting.devices, backend=setting.backend)
+        self.trainer = Trainer(self.networks, setting.devices, backend=setting.backend, worker=setting.worker)
 
     def new_state(self, key: jax.Array) -> State:
         """An empty memory with fresh weights."""
@@ -97,6 +99,8 @@ class DGM(GenerativeMemory[Training]):
                 for given, (_, train_state, *_) in zip(inputs, begun, strict=True)
                 if given.validation is not None
             ]
+            keys = [derive_key(given.key, Purpose.CONSOLIDATE, task) for given in inputs]
+            self.trainer.prepare_consolidation(keys, room_for_all_classes(self.setting), self.setting.seen(task))
         return Training(task, inputs, [state for state, *_ in begun], running, best=best)
 
     def _begin(
@@ -148,7 +152,27 @@ class DGM(GenerativeMemory[Training]):
         if self.config.protocol == "paper":
             for run, state in enumerate(training.running.states()):
                 means[run]["validation_accuracy"] = training.best[run].offer(state)
+        elif epoch + 1 >= self.networks.mask_epochs:
+            self._prepare(training)
         return means
+
+    def _prepare(self, training: Training) -> None:
+        """Has a second core compile what follows the task: once masks are settled, they say at which shapes."""
+        if training.is_prepared or not self.setting.worker.works:
+            return
+        training.is_prepared, task = True, training.task
+        states = [self._freeze(training, run, state).state for run, state in enumerate(training.running.states())]
+        key, first_class = training.inputs[0].key, self.setting.tasks[task][0]
+        drawn = [partial(state.memory.images, first_class, 1, key) for state in states]
+        self.setting.worker.prepare(("sample", task), lambda: [draw() for draw in drawn])
+        if task + 1 == self.setting.n_tasks:
+            return
+        grown = [self.expand(task, given.key, state) for given, state in zip(training.inputs, states, strict=True)]
+        memory, physical = grown[0].memory, self.plan(task + 1, grown).physical_widths
+        begin = partial(tasks.begin_task, self.networks, key, memory.kernels, memory.reserved, discriminator=None)
+        training.running.prepare_next(
+            partial(begin, physical=physical, classes=self.setting.tasks[task + 1]), physical, training.replayed
+        )
 
     def _replay(self, training: Training, epoch: int, watch: Watch) -> Any:
         memories = [state.memory for state in training.states]
@@ -166,8 +190,10 @@ class DGM(GenerativeMemory[Training]):
     def end(self, training: Training, watch: Watch) -> list[Learnt[State]]:
         """Fixes what the task learnt, reserves what its masks open, and trains a classifier of all classes."""
         task = training.task
+        self._prepare(training)
         frozen = [self._freeze(training, run, state) for run, state in enumerate(training.running.states())]
         with watch.phase("consolidate", self.config.consolidation.consolidation_steps) as on_steps:
+            self.setting.worker.wait(("sample", task))
             sample_keys = [derive_key(given.key, Purpose.SAMPLE_FOR_CONSOLIDATION, task) for given in training.inputs]
             consolidated = self.trainer.consolidate(
                 [derive_key(given.key, Purpose.CONSOLIDATE, task) for given in training.inputs],

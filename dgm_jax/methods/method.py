@@ -21,6 +21,7 @@ from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models.discriminator import widened
+from dgm_jax.system.worker import Worker
 from dgm_jax.types import DiscriminatorParams, Statistics, statistics_from_tree
 from dgm_jax.types import Tree as Tree
 
@@ -41,6 +42,7 @@ class Setting:
     counts: tuple[tuple[int, ...], ...]  # Training images of each class of each task.
     labels: tuple[int, ...]  # The data set's label of each class.
     names: tuple[str, ...]  # The name of each class.
+    worker: Worker = field(default_factory=lambda: Worker(()))  # Compiles ahead.
 
     @property
     def n_tasks(self) -> int:

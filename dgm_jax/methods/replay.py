@@ -43,12 +43,18 @@ def images_of_all_classes(memory: Memory, setting: Setting, key: jax.Array) -> T
     There is room for all classes of the stream, so that one program serves all tasks. The class index is folded into
     the key.
     """
-    each, n_classes = setting.config.consolidation.consolidation_samples, setting.n_classes
-    images = np.zeros((n_classes * each, *setting.image_shape), np.uint8)
-    labels = np.repeat(np.arange(n_classes, dtype=np.int32), each)
+    each, filled = setting.config.consolidation.consolidation_samples, room_for_all_classes(setting)
+    images = np.asarray(filled.images)
     for index in range(memory.n_classes):
         images[index * each : (index + 1) * each] = memory.images(index, each, jax.random.fold_in(key, index))
-    return TaskImages(images, labels, np.int32(memory.n_classes * each))
+    return TaskImages(images, filled.labels, np.int32(memory.n_classes * each))
+
+
+def room_for_all_classes(setting: Setting) -> TaskImages:
+    """What `images_of_all_classes` fills: black images, which count as none."""
+    each, n_classes = setting.config.consolidation.consolidation_samples, setting.n_classes
+    labels = np.repeat(np.arange(n_classes, dtype=np.int32), each)
+    return TaskImages(np.zeros((n_classes * each, *setting.image_shape), np.uint8), labels, np.int32(0))
 
 
 def _picks_per_class(setting: Setting, task: int) -> int:

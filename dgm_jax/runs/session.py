@@ -18,6 +18,7 @@ from dgm_jax.runs.run import Run
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system import processes
 from dgm_jax.system.compilation import BuildClock
+from dgm_jax.system.worker import Worker
 
 
 class Session:
@@ -53,7 +54,7 @@ class Session:
         already_finished = all(run.is_finished for run in self.runs)
         if not already_finished:
             self._announce()
-            with self.building:
+            with self.building, self.method.setting.worker:
                 while not all(run.is_finished for run in self.runs):
                     self._advance()
         summaries = [run.summary() for run in self.runs]
@@ -208,6 +209,7 @@ def new_method(config: Config, stream: TaskStream, devices: Sequence[Any], backe
         counts=tuple(stream.train_counts(t) for t in range(stream.n_tasks)),
         labels=stream.classes,
         names=stream.class_names,
+        worker=Worker(devices),
     )
     return METHODS[config.method](setting)
 

@@ -3,20 +3,23 @@
 import hashlib
 import os
 import platform
+import threading
 import time
 from pathlib import Path
 
 import jax
 import jaxlib
 
-_BUILDING = "/jax/core/compile/"  # How JAX names these events.
+WAITED = "/dgm_jax/compile/waited_duration"  # The event of having waited for a program that another thread compiles.
+_BUILDING = ("/jax/core/compile/", WAITED)  # How the names of these events begin, JAX's own first.
 
 
 def cache_folder() -> Path:
     """The user's folder for compiled programs: under $XDG_CACHE_HOME if it is set, otherwise under ~/.cache.
 
     A program for CPUs contains instructions of the processor that it was compiled for. Therefore each kind of processor
-    and each version of jaxlib has a separate folder, even if several machines share a home folder.
+    and each version of jaxlib has a separate folder, even if several machines share a home folder. `keep_programs` adds
+    the number of cores.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     try:
@@ -28,16 +31,26 @@ def cache_folder() -> Path:
     return base / "dgm_jax" / "programs" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
+def usable_cores() -> int:
+    """How many cores a program for CPUs is compiled for: those that this process may use, as XLA counts them."""
+    for name in ("PJRT_NPROC", "NPROC"):  # In this order XLA asks for them.
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def keep_programs() -> str | None:
     """Lets JAX keep compiled programs for later processes, in a folder that only the user can read.
 
     If $JAX_COMPILATION_CACHE_DIR, a variable of JAX, is set, it names the folder, or a bucket such as gs://mine/cache.
+    There is a subfolder for each number of cores: work is split over cores when a program is compiled, and JAX takes a
+    program for one core also where there are two, where it is slower.
 
     Returns:
-      The folder; None if it cannot be created: then no programs are kept, and everything else works.
+      The subfolder; None if it cannot be created: then no programs are kept, and everything else works.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    folder = (chosen or str(cache_folder())).removeprefix("file://")
+    folder = (chosen or str(cache_folder())).removeprefix("file://").rstrip("/") + f"/{usable_cores()}-cores"
     if "://" not in folder:  # Otherwise it is a bucket, which JAX finds by itself.
         try:
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,10 +67,14 @@ def keep_no_programs() -> None:
 
 
 class BuildClock:
-    """A context manager that adds up the seconds spent on building programs: tracing, lowering, compiling."""
+    """A context manager that adds up the seconds spent on building programs: tracing, lowering, compiling.
+
+    What another thread compiles counts only as long as the thread that entered the block waits for it.
+    """
 
     def __init__(self) -> None:
         """Starts at 0 seconds."""
+        self._thread = threading.get_ident()
         self._spans: list[tuple[float, float]] = []
 
     @property
@@ -67,6 +84,7 @@ class BuildClock:
 
     def __enter__(self) -> "BuildClock":
         """Starts to listen."""
+        self._thread = threading.get_ident()
         jax.monitoring.register_event_duration_secs_listener(self._listen)
         return self
 
@@ -75,7 +93,7 @@ class BuildClock:
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
     def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if not event.startswith(_BUILDING):
+        if not event.startswith(_BUILDING) or threading.get_ident() != self._thread:
             return
         now = time.perf_counter()
         start = now - duration_secs

@@ -1,7 +1,7 @@
 """The one place that maps training over devices."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -50,13 +50,26 @@ def check_precision(precision: str, device: jax.Device) -> None:
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Puts a copy of each array on each of this process's devices, in its natural shape."""
+    return jax.device_put(tree, replicated(devices))
+
+
+def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
+    """Where `replicate` puts an array."""
     own = [device for device in devices if device.process_index == jax.process_index()]
-    return jax.device_put(tree, NamedSharding(Mesh(np.asarray(own), (AXIS,)), PartitionSpec()))
+    return NamedSharding(Mesh(np.asarray(own), (AXIS,)), PartitionSpec())
 
 
-def data_parallel(
-    function: Callable[..., Any], devices: Sequence[jax.Device], backend: str = "pmap"
-) -> Callable[..., Any]:
+class Mapped(Protocol):
+    """A function that is mapped over devices."""
+
+    def __call__(self, state: Any, *arguments: Any) -> Any:
+        """Calls it."""
+
+    def compile(self, state: Any, *arguments: Any) -> None:
+        """Compiles the program of a call; of large arguments, `jax.ShapeDtypeStruct`s will do. The call finds it."""
+
+
+def data_parallel(function: Callable[..., Any], devices: Sequence[jax.Device], backend: str = "pmap") -> Mapped:
     """Maps `function(state, *arguments, shard)` over devices.
 
     Every device gets the whole of `state` and `arguments` and its own number `shard`; by it, the function takes its
@@ -77,44 +90,59 @@ def data_parallel(
     return _BACKENDS[backend](function, devices)
 
 
-def _pmap(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    mapped = jax.pmap(
-        lambda state, arguments, shard: function(state, *arguments, shard),
-        axis_name=AXIS,
-        in_axes=(None, None, 0),
-        out_axes=None,
-        devices=devices,
-        donate_argnums=0,
-    )
-    # A process passes what its own devices are to get.
-    shards = np.flatnonzero([device.process_index == jax.process_index() for device in devices])
+class _Pmap:
+    def __init__(self, function: Callable[..., Any], devices: Sequence[jax.Device]) -> None:
+        self._mapped = jax.pmap(
+            lambda state, arguments, shard: function(state, *arguments, shard),
+            axis_name=AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,
+            devices=devices,
+            donate_argnums=0,
+        )
+        # A process passes what its own devices are to get.
+        self._shards = np.flatnonzero([device.process_index == jax.process_index() for device in devices])
 
-    def call(state: Any, *arguments: Any) -> Any:
-        return mapped(state, arguments, shards)
+    def __call__(self, state: Any, *arguments: Any) -> Any:
+        return self._mapped(state, arguments, self._shards)
 
-    return call
+    def compile(self, state: Any, *arguments: Any) -> None:
+        self._mapped.lower(state, arguments, self._shards).compile()
 
 
-def _shard_map(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    mesh, whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
-    body = jax.shard_map(
-        lambda state, arguments: function(state, *arguments, lax.axis_index(AXIS)),
-        mesh=mesh,
-        in_specs=whole,
-        out_specs=whole,
-        check_vma=False,  # With it, gradients would be summed over devices before the function averages them.
-    )
-    mapped = jax.jit(body, donate_argnums=0)
+class _ShardMap:
+    def __init__(self, function: Callable[..., Any], devices: Sequence[jax.Device]) -> None:
+        self._mesh, self._whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
+        body = jax.shard_map(
+            lambda state, arguments: function(state, *arguments, lax.axis_index(AXIS)),
+            mesh=self._mesh,
+            in_specs=self._whole,
+            out_specs=self._whole,
+            check_vma=False,  # With it, gradients would be summed over devices before the function averages them.
+        )
+        self._mapped = jax.jit(body, donate_argnums=0)
 
-    def call(state: Any, *arguments: Any) -> Any:
+    def __call__(self, state: Any, *arguments: Any) -> Any:
         # Here a program over several processes takes and gives arrays that span them; the buffers stay where they are.
-        inputs = multihost_utils.host_local_array_to_global_array((state, arguments), mesh, whole)
-        return multihost_utils.global_array_to_host_local_array(mapped(*inputs), mesh, whole)
+        inputs = multihost_utils.host_local_array_to_global_array((state, arguments), self._mesh, self._whole)
+        return multihost_utils.global_array_to_host_local_array(self._mapped(*inputs), self._mesh, self._whole)
 
-    return call
+    def compile(self, state: Any, *arguments: Any) -> None:
+        whole = NamedSharding(self._mesh, self._whole)
+        # Arrays that span processes are never weakly typed.
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=whole), (state, arguments))
+        self._mapped.lower(*shapes).compile()
 
 
-_BACKENDS = {"pmap": _pmap, "shard_map": _shard_map}
+_BACKENDS: dict[str, Callable[..., Mapped]] = {"pmap": _Pmap, "shard_map": _ShardMap}
+
+
+def shape_of(array: Any, *, n_runs: int = 1, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    """What stands for an array when a program is compiled: its shape, with a first axis for several runs, and type."""
+    shape, weak = np.shape(array), n_runs == 1 and getattr(array, "weak_type", False)
+    return jax.ShapeDtypeStruct(
+        shape if n_runs == 1 else (n_runs, *shape), array.dtype, sharding=sharding, weak_type=weak
+    )
 
 
 def share(batch: jax.Array, shard: jax.Array, n_devices: int) -> jax.Array:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgm_jax.system import processes
+from dgm_jax.system.worker import Worker
 from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Loss, init_classifier, run_classifier_steps
-from dgm_jax.training.devices import AXIS, data_parallel, replicate
+from dgm_jax.training.devices import AXIS, Mapped, data_parallel, replicate, replicated, shape_of
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
@@ -27,19 +28,30 @@ class Trainer:
     """The compiled programs of a run. Sees arrays, never a stream."""
 
     def __init__(
-        self, networks: Networks, devices: Sequence[jax.Device], *, backend: str = "pmap", step: type[Step] = Step
+        self,
+        networks: Networks,
+        devices: Sequence[jax.Device],
+        *,
+        backend: str = "pmap",
+        step: type[Step] = Step,
+        worker: Worker | None = None,
     ) -> None:
-        """Binds settings to devices; compiles nothing yet. `backend` maps over devices (`data_parallel`)."""
+        """Binds settings to devices; compiles nothing yet.
+
+        `backend` maps over devices (`data_parallel`); `worker` compiles what `prepare_epoch` and
+        `prepare_consolidation` say.
+        """
         self.networks, self.config = networks, networks.config
         self.devices, self.backend = devices, backend
         self.step = step.of(networks.config, AXIS)
         self._steps = partial(run_steps, step=self.step, n_conditioned=networks.n_conditioned, n_devices=len(devices))
-        self._mapped: dict[tuple[Any, int], Callable[..., Any]] = {}  # By the number of runs side by side.
+        self.worker = worker or Worker(())
+        self._mapped: dict[tuple[Any, int], Mapped] = {}  # By the number of runs side by side.
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
-        self._compiled: set[tuple[int, tuple[int, ...]]] = set()  # Runs and physical widths that have been trained at.
+        self._compiled: set[tuple[int, tuple[int, ...]]] = set()  # Runs and physical widths of programs that are there.
 
     def is_new_shape(self, physical: Sequence[int], n_runs: int) -> bool:
-        """Whether this process has still to compile a step of `n_runs` runs at these physical widths."""
+        """Whether this process has still to compile, or to finish compiling, the step of `n_runs` at these widths."""
         return (n_runs, tuple(physical)) not in self._compiled
 
     def stack_runs(self, trees: Sequence[Tree]) -> Tree:
@@ -73,16 +85,53 @@ class Trainer:
           The new state, and for each run the mean of each metric over the epoch.
         """
         clock = Clock(*map(np.int32, (task, epoch, self.networks.mask_epochs, steps)))
-        physical = tuple(norm.scale.shape[-1] for norm in state.generator.norms)
-        self._compiled.add((len(keys), physical))
-        # State, data, replay, capacity, key and sums differ from run to run.
-        run = self._program("train", self._steps, len(keys), (0, 0, 0, 0, None, 0, 0, None, None, None))
+        shape = (len(keys), tuple(norm.scale.shape[-1] for norm in state.generator.norms))
+        run = self._epoch_program(len(keys))
+        self.worker.wait(("train", shape))
+        self._compiled.add(shape)
         key, sums = _stacked(keys), _no_metrics(self.step.metric_names, len(keys))
         for start, stop in self._calls("train", 0, steps):
             state, sums = run(state, data, replay, capacity, clock, key, sums, np.int32(start), np.int32(stop))
             sums = jax.device_get(sums)
             on_steps(stop - start)
         return state, _means(self.step.metric_names, sums, steps)
+
+    def prepare_epoch(
+        self,
+        begun: Callable[[], tuple[TrainState, Capacity]],
+        physical: Sequence[int],
+        data: TaskImages,
+        replay: ReplayedImages,
+        keys: Sequence[jax.Array],
+    ) -> None:
+        """Lets the worker compile the program of `run_epoch` for these physical widths, if it is not there yet.
+
+        `begun` makes, on the host, a state and a capacity of these widths; the worker calls it. Of them and of
+        the other arguments only shapes count, which are those that `run_epoch` will get.
+        """
+        shape = (len(keys), tuple(physical))
+        if shape in self._compiled:
+            return
+        run, key, sums = self._epoch_program(len(keys)), _stacked(keys), _no_metrics(self.step.metric_names, len(keys))
+        placed = partial(shape_of, sharding=replicated(self.devices))
+        images = jax.tree.map(placed, (data, replay))
+
+        def job() -> None:
+            state, capacity = (self._shapes(tree, len(keys)) for tree in begun())
+            run.compile(state, *images, capacity, Clock(*[np.int32()] * 4), key, sums, np.int32(), np.int32())
+            self._compiled.add(shape)
+
+        self.worker.prepare(("train", shape), job)
+
+    def prepare_consolidation(self, keys: Sequence[jax.Array], data: TaskImages, seen: np.ndarray) -> None:
+        """Lets the worker compile the program of `consolidate`; of the arguments only shapes count."""
+        run, key, sums = self._classifier_program(len(keys)), _stacked(keys), _no_metrics(CLASSIFIER_METRICS, len(keys))
+
+        def job() -> None:
+            state, source = (self._shapes(tree, len(keys)) for tree in (self._new_classifier(keys[0]), data))
+            run.compile(state, (source,), seen, None, key, sums, np.int32(), np.int32())
+
+        self.worker.prepare(("classify", None, len(keys)), job)
 
     def train_classifier(
         self,
@@ -105,9 +154,8 @@ class Trainer:
         Returns:
           The new state, and for each run the mean of each metric over these steps.
         """
-        steps = partial(run_classifier_steps, config=self.config, n_devices=len(self.devices), loss=loss)
-        axes = (0, 0, None, 0, 0, 0, None, None, None)
-        run = self._program(("classify", loss), steps, len(keys), axes)
+        run = self._classifier_program(len(keys), loss)
+        self.worker.wait(("classify", loss, len(keys)))
         key, sums = _stacked(keys), _no_metrics(CLASSIFIER_METRICS, len(keys))
         for begin, end in self._calls("classify", start, stop):
             state, sums = run(state, sources, seen, anchor, key, sums, np.int32(begin), np.int32(end))
@@ -129,10 +177,8 @@ class Trainer:
           For each run the classifier, on the host, and the mean of its metrics over all steps.
         """
         init_keys, step_keys = zip(*map(jax.random.split, keys), strict=True)
-        sizes = {"channels": self.networks.channels, "n_classes": self.networks.n_classes}
-        fresh = [init_classifier(key, self.config, **sizes) for key in init_keys]
         state, means = self.train_classifier(
-            self.stack_runs(jax.device_get(fresh)),
+            self.stack_runs([self._new_classifier(key) for key in init_keys]),
             (self.stack_runs(data),),
             seen,
             step_keys,
@@ -142,7 +188,24 @@ class Trainer:
         )
         return list(zip(jax.device_get(self.split_runs(state, len(keys))), means, strict=True))
 
-    def _program(self, name: Any, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Any:
+    def _new_classifier(self, key: jax.Array) -> ClassifierState:
+        """A fresh classifier, on the host."""
+        sizes = {"channels": self.networks.channels, "n_classes": self.networks.n_classes}
+        return jax.device_get(init_classifier(key, self.config, **sizes))
+
+    def _shapes(self, tree: Tree, n_runs: int) -> Tree:
+        """What stands for `stack_runs([tree, ...])` when a program is compiled."""
+        return jax.tree.map(partial(shape_of, n_runs=n_runs, sharding=replicated(self.devices)), tree)
+
+    def _epoch_program(self, n_runs: int) -> Mapped:
+        # State, data, replay, capacity, key and sums differ from run to run.
+        return self._program("train", self._steps, n_runs, (0, 0, 0, 0, None, 0, 0, None, None, None))
+
+    def _classifier_program(self, n_runs: int, loss: Loss | None = None) -> Mapped:
+        steps = partial(run_classifier_steps, config=self.config, n_devices=len(self.devices), loss=loss)
+        return self._program(("classify", loss), steps, n_runs, (0, 0, None, 0, 0, 0, None, None, None))
+
+    def _program(self, name: Any, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Mapped:
         """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""
         if (name, n_runs) not in self._mapped:
             # A single run is not mapped: its program is the plain one.
@@ -212,6 +275,15 @@ class TaskTraining:
             on_steps=on_steps,
         )
         return means
+
+    def prepare_next(
+        self,
+        begun: Callable[[], tuple[TrainState, Capacity]],
+        physical: Sequence[int],
+        replay: ReplayedImages,
+    ) -> None:
+        """Has the program compiled with which a later task begins; see `Trainer.prepare_epoch`."""
+        self.trainer.prepare_epoch(begun, physical, self._data, replay, self.keys)
 
     def states(self) -> list[TrainState]:
         """The whole state of each run."""

@@ -1,6 +1,7 @@
 """The benchmark of whole runs, on runs of seconds."""
 
 import dataclasses
+import json
 import resource
 import subprocess
 
@@ -48,6 +49,37 @@ def test_a_run_cold_and_warm(tmp_path, monkeypatch):
 def test_a_failing_run_raises():
     with pytest.raises(subprocess.CalledProcessError):
         run.measure(["experiments.digits", "--no-such-option"])
+
+
+def test_another_checkout_is_compared_with_this_one(tmp_path, monkeypatch, capsys):
+    """Each run is here in another environment and folder, and the second of a kind finds the programs of the first."""
+    calls = []
+
+    def child(command, environment, folder):
+        calls.append((folder, environment["PYTHONPATH"], environment["JAX_COMPILATION_CACHE_DIR"], command[2:-2]))
+        here = folder != tmp_path
+        workdir = run.Path(command[-1])
+        workdir.mkdir()
+        (workdir / "summary.json").write_text(json.dumps({"final": 1, "A_1": 0.5 + (len(calls) == 8)}))
+        return run.Child(0.0, 3.0 if here else 4.0, 5.0 if here else 10.0, 1)
+
+    monkeypatch.setattr(run, "run_child", child)
+    run.main(against=tmp_path, command="mnist --preset 'best'", rounds=2, out=tmp_path / "run.jsonl")
+    assert all(words == ["experiments.mnist", "--preset", "best"] for *_, words in calls)
+    here, there = run.Path(run.__file__).parents[1], tmp_path
+    assert [folder for folder, *_ in calls] == [here, there] * 4
+    assert all(path == str(folder) for folder, path, *_ in calls)
+    caches = [cache for *_, cache, _ in calls]
+    assert caches[:2] == caches[2:4] and caches[4:6] == caches[6:] and len(set(caches)) == 4
+    cold, warm = records.read(tmp_path / "run.jsonl")
+    assert (cold["kind"], cold["ratio_seconds"], cold["ratio_cpu_seconds"], cold["same_accuracy"]) == (
+        "cold",
+        0.75,
+        0.5,
+        True,
+    )
+    assert warm["kind"] == "warm" and warm["rounds"] == 2 and not warm["same_accuracy"]
+    assert "warm: this checkout's share of the other's: seconds 0.75, cpu_seconds 0.50" in capsys.readouterr().out
 
 
 def test_growth_compares_ends():

@@ -69,5 +69,5 @@ def test_a_backend_that_is_not_installed_does_not_matter() -> None:
 
 def test_a_bucket_for_compiled_programs_makes_no_folder_here(tmp_path: Path) -> None:
     code = "from dgm_jax.system.compilation import keep_programs; print(keep_programs())"
-    done = run("-c", code, cwd=tmp_path, JAX_COMPILATION_CACHE_DIR="gs://bucket/cache")
-    assert done.stdout == "gs://bucket/cache\n" and not list(tmp_path.iterdir())
+    done = run("-c", code, cwd=tmp_path, JAX_COMPILATION_CACHE_DIR="gs://bucket/cache", NPROC="2")
+    assert done.stdout == "gs://bucket/cache/2-cores\n" and not list(tmp_path.iterdir())

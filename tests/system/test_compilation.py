@@ -8,6 +8,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from dgm_jax.system import compilation
 
@@ -42,9 +43,32 @@ def test_the_second_process_finds_the_programs_of_the_first(tmp_path):
 
 
 def test_the_variable_of_jax_names_another_folder(tmp_path):
-    assert _run(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), XDG_CACHE_HOME=str(tmp_path))[0] == str(
-        tmp_path / "mine"
-    )
+    folder = _run(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), XDG_CACHE_HOME=str(tmp_path))[0]
+    assert folder == str(tmp_path / "mine" / f"{compilation.usable_cores()}-cores")
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+def test_a_program_for_one_core_is_not_used_on_two(tmp_path, variable):
+    """XLA splits work over cores when it compiles; NPROC is how many it is told to use."""
+    one, two, again = (_run(NPROC=cores, **{variable: str(tmp_path)}) for cores in "121")
+    assert one[0] == again[0] != two[0]
+    assert one[2] == two[2] == "0" and int(again[2]) > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux to choose the cores of a process")
+def test_cores_are_those_that_the_process_may_use():
+    """As many as XLA has threads for."""
+    program = """
+import os, jax, jax.numpy as jnp
+from dgm_jax.system.compilation import usable_cores
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+jnp.dot(jnp.ones((300, 300)), jnp.ones((300, 300))).block_until_ready()
+names = [open(f"/proc/self/task/{thread}/comm").read() for thread in os.listdir("/proc/self/task")]
+print(usable_cores(), sum("Eigen" in name for name in names))
+"""
+    assert _run(program=program) == ["1", "1"]
+    assert _run(program=program, NPROC="3") == ["3", "3"]
+    assert _run(program=program, NPROC="3", PJRT_NPROC="2") == ["2", "2"]
 
 
 def test_a_folder_that_cannot_be_made_costs_only_time(tmp_path):
