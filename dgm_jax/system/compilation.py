@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
+from dgm_jax.system.compile_once import compile_once
+
 _BUILDING = "/jax/core/compile/"  # How JAX names these events.
 
 
@@ -45,6 +47,7 @@ def keep_programs() -> str | None:
             return None
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_once()
     return folder
 
 
