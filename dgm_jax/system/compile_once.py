@@ -65,12 +65,12 @@ def compile_once() -> None:
     if opened is None or getattr(opened, "waits", False):
         return
 
-    def get_file_cache(folder: str) -> Any:
-        found = opened(folder)
-        if found is None or "://" in folder:  # A bucket has no locks.
+    def get_file_cache(path: str) -> Any:
+        found = opened(path)
+        if found is None or "://" in path:  # A bucket has no locks.
             return found
         try:
-            return _WaitingCache(found[0], folder), found[1]
+            return _WaitingCache(found[0], path), found[1]
         except OSError:
             return found
 

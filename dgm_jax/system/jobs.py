@@ -1,39 +1,31 @@
 """Many jobs, each a process: at most so many at once on this machine, or all in the queue of a Slurm cluster.
 
-submitit starts the processes, writes the batch scripts and gives jobs back to the queue when their time is up. What a
-job has done is read from what it leaves on disk, so a job that is lost is simply started again.
+What a job has done is read from what it leaves on disk, so a job that is lost is simply started again.
 """
 
 import contextlib
-import getpass
 import os
 import signal
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
-from dgm_jax.errors import UserError
+from dgm_jax.errors import Terminated
+from dgm_jax.system.engines import Engine, Here, Slurm, submitit
 from dgm_jax.system.interruption import sigterm_raises
 
-T = TypeVar("T")
-
 _STOPPED = 143  # The exit status of a command that SIGTERM has ended.
-_YEAR = 365 * 24 * 60  # Minutes; submitit wants a limit.
-_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process does.
-
-    Calling it runs it here and returns its exit status.
-    """
+    """What a process does: calling it runs the function, and returns its exit status."""
 
     name: str
     function: Callable[[], int]  # Returns an exit status, as a command does; it is pickled.
@@ -62,9 +54,7 @@ class Job:
 
     def checkpoint(self) -> Any:
         """What submitit runs when the job has its turn again: the same."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
+        return submitit().helpers.DelayedSubmission(self)
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,11 @@ class Launcher:
 
     kind: Literal["local", "slurm"] = "local"
     at_once: int | None = None  # At most so many jobs; None: one after the other here, all in the queue of Slurm.
-    slurm: Mapping[str, str | bool] | None = None  # Options of sbatch, e.g. {"partition": "gpu", "exclusive": True}.
+    slurm: Mapping[str, str | bool] = field(default_factory=dict)  # Options of sbatch, as `engines.Slurm` takes them.
+
+    def engine(self, folder: Path) -> Engine:
+        """What starts the jobs; raises UserError if it cannot."""
+        return Slurm(folder, self.at_once, self.slurm) if self.kind == "slurm" else Here(folder, self.at_once)
 
 
 class Listener(Protocol):
@@ -112,18 +106,19 @@ def run(jobs: Sequence[Job], launcher: Launcher, folder: Path, listener: Listene
         return failed
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".jobs-", dir=folder, ignore_cleanup_errors=True) as own:
-        engine: _Engine = (_Slurm if launcher.kind == "slurm" else _Here)(Path(own), launcher)
+        engine = launcher.engine(Path(own))
         waiting, running = list(jobs), dict[int, tuple[Job, Any]]()
         try:
             with sigterm_raises():
                 while waiting or running:
                     for slot in sorted(set(range(engine.slots)) - set(running))[: len(waiting)]:
                         job = waiting.pop(0)
-                        running[slot] = (job, engine.submit(job, slot))
+                        with _undisturbed():
+                            running[slot] = (job, engine.submit(job.name, job, slot))
                         listener.on_start(job)
                     for slot in engine.ended({slot: handle for slot, (_, handle) in running.items()}):
                         job, handle = running.pop(slot)
-                        if (failure := _failure(job, handle)) is not None:
+                        if (failure := _failure(job, handle, engine.patience)) is not None:
                             failed[job] = failure
                         listener.on_end(job, failure)
                     time.sleep(engine.pause)
@@ -134,140 +129,21 @@ def run(jobs: Sequence[Job], launcher: Launcher, folder: Path, listener: Listene
     return failed
 
 
-class _Engine(Protocol):
-    """Starts jobs and knows which have ended."""
-
-    slots: int  # At most so many jobs at once.
-    pause: float  # Seconds between two looks.
-
-    def submit(self, job: Job, slot: int) -> Any: ...
-
-    def ended(self, handles: Mapping[int, Any]) -> list[int]: ...
-
-    def stop(self, handle: Any) -> None: ...
-
-
-class _Here:
-    """This machine: its cores and GPUs are shared among the slots."""
-
-    pause = 0.2
-
-    def __init__(self, folder: Path, launcher: Launcher) -> None:
-        import submitit
-
-        self.slots = launcher.at_once or 1
-        self._cores = usable_cores()
-        if self.slots > len(self._cores):
-            raise UserError(
-                f"--jobs {self.slots}: this machine has {len(self._cores)} usable cores; a job needs one, so use "
-                f"--jobs {len(self._cores)} or fewer"
-            )
-        self._gpus = _gpus()
-        self._executor = submitit.LocalExecutor(folder)
-        self._executor.update_parameters(timeout_min=_YEAR)
-
-    def submit(self, job: Job, slot: int) -> Any:
-        gpus = share(self._gpus, slot, self.slots) if self._gpus else None
-        with _inherited(share(self._cores, slot, self.slots)):
-            return self._executor.submit(_OnGpus(job, gpus))
-
-    def ended(self, handles: Mapping[int, Any]) -> list[int]:
-        return [slot for slot, handle in handles.items() if handle.done()]
-
-    def stop(self, handle: Any) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(handle.job_id), signal.SIGTERM)  # submitit's process passes it on; its own `cancel` would kill.
-
-
-class _Slurm:
-    """A cluster: Slurm says which job runs where and on what."""
-
-    pause = 5.0
-
-    def __init__(self, folder: Path, launcher: Launcher) -> None:
-        import submitit
-
-        self.slots = launcher.at_once or 1000
-        try:
-            self._executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6)
-        except RuntimeError as error:
-            raise UserError("--launcher slurm: srun is not here; start this where jobs are submitted") from error
-        self._executor.update_parameters(
-            time=60, cpus_per_task=1, stderr_to_stdout=True, additional_parameters=dict(launcher.slurm or {})
-        )
-
-    def submit(self, job: Job, slot: int) -> Any:
-        from submitit.core.utils import FailedJobError
-
-        self._executor.update_parameters(job_name=f"dgm_jax {job.name}")
-        try:
-            return self._executor.submit(job)
-        except FailedJobError as error:
-            raise UserError(f"--launcher slurm: {error}; see --slurm") from error
-
-    def ended(self, handles: Mapping[int, Any]) -> list[int]:
-        """Those that are not in the queue; submitit would ask the accounting, which not every cluster has."""
-        queue = ["squeue", "--noheader", "--format=%A", f"--user={getpass.getuser()}"]
-        found = subprocess.run(queue, capture_output=True, text=True)
-        if found.returncode:
-            return []  # Slurm does not answer now.
-        return [slot for slot, handle in handles.items() if handle.job_id not in found.stdout.split()]
-
-    def stop(self, handle: Any) -> None:
-        handle.cancel(check=False)
-
-
-@dataclass(frozen=True)
-class _OnGpus:
-    """A job of this machine that sees some of its GPUs."""
-
-    job: Job
-    gpus: Sequence[str] | None
-
-    def __call__(self) -> int:
-        if self.gpus is None:
-            os.environ.pop(_GPUS, None)  # submitit hides all.
-        else:
-            os.environ[_GPUS] = ",".join(self.gpus)
-        return self.job()
-
-
-def usable_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def share(items: Sequence[T], slot: int, slots: int) -> Sequence[T]:
-    """The part of `items` that a slot gets; slots share an item only if there are too few."""
-    if len(items) < slots:
-        return [items[slot % len(items)]]
-    return items[slot * len(items) // slots : (slot + 1) * len(items) // slots]
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA names them."""
-    chosen = os.environ.get(_GPUS)
-    if chosen is not None:
-        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip()]
-    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-
-
 @contextlib.contextmanager
-def _inherited(cores: Sequence[int]) -> Iterator[None]:
-    """A process that is started meanwhile runs on these cores, and does not hear the terminal's Ctrl-C."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    pins = hasattr(os, "sched_setaffinity")  # macOS has no such call.
-    ours = usable_cores()
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until a process is started and known; it will not hear the terminal's Ctrl-C itself."""
+    heard = []
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True)) if here else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # The process inherits it.
     try:
-        if pins:
-            os.sched_setaffinity(0, cores)
         yield
     finally:
-        if pins:
-            os.sched_setaffinity(0, ours)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if here:
+            signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if heard:
+        raise Terminated
 
 
 @contextlib.contextmanager
@@ -287,7 +163,7 @@ def _printing_to(log: Path) -> Iterator[None]:
             os.dup2(kept, number)
 
 
-def _stop(engine: _Engine, handles: dict[int, Any]) -> None:
+def _stop(engine: Engine, handles: dict[int, Any]) -> None:
     """Ends jobs, and waits until they have saved; another Ctrl-C asks them again, which ends them at once."""
     asked = False
     while handles:
@@ -304,12 +180,12 @@ def _stop(engine: _Engine, handles: dict[int, Any]) -> None:
             asked = False
 
 
-def _failure(job: Job, handle: Any) -> str | None:
+def _failure(job: Job, handle: Any, patience: float) -> str | None:
     """What went wrong in a job that has ended."""
     from submitit.core.utils import FailedJobError
 
-    deadline = time.monotonic() + 5
-    while not handle.paths.result_pickle.exists():  # A network file system may show it late.
+    deadline = time.monotonic() + patience
+    while not handle.paths.result_pickle.exists():
         if time.monotonic() > deadline:
             return f"its process was killed; run the same command to start it again (its output is in {job.log})"
         time.sleep(0.5)
