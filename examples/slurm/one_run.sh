@@ -16,7 +16,7 @@
 # --nodes, --ntasks-per-node: one process for each GPU; add --gpus-per-node, and never --gpus-per-task.
 # --time: in minutes. Short limits start sooner, and cost only the seconds of a start.
 # --signal: SIGTERM comes so many seconds before the limit. All processes then save at the end of the same epoch, so
-#   allow for two epochs at least.
+#   allow for three epochs at least.
 # --requeue: where a node fails, Slurm starts the job again, and the run continues from its last checkpoint.
 
 srun python -m dgm_jax learn "$@" --distributed
