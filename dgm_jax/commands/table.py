@@ -90,9 +90,10 @@ class Table:
     def _train(self, plan: Sequence[TableRun], runs: Path) -> dict[TableRun, str]:
         """Trains what is not finished, then measures what is not measured; each is a job. Returns what went wrong."""
         launcher = jobs.Launcher(self.launcher, self.jobs, parse_slurm(self.slurm))
+        begins = "in the queue" if self.launcher == "slurm" else "begins"
 
         def run_all(chosen: dict[jobs.Job, TableRun], outcome: Callable[[TableRun], str]) -> dict[TableRun, str]:
-            progress = JobsProgress(len(chosen), lambda job: outcome(chosen[job]))
+            progress = JobsProgress(len(chosen), lambda job: outcome(chosen[job]), begins=begins)
             failed = jobs.run(list(chosen), launcher, runs, progress)
             return {chosen[job]: failure for job, failure in failed.items()}
 

@@ -10,23 +10,29 @@ class JobsProgress:
     """Prints a line for each job that begins or ends."""
 
     def __init__(
-        self, total: int, outcome: Callable[[Job], str], *, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        outcome: Callable[[Job], str],
+        *,
+        begins: str = "begins",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prints nothing yet.
 
         Args:
           total: how many jobs there are.
           outcome: says in a few words what a job that did not fail has reached.
+          begins: what is said of a job that is started.
           clock: returns the time in seconds.
         """
-        self._total, self._outcome, self._clock = total, outcome, clock
+        self._total, self._outcome, self._begins, self._clock = total, outcome, begins, clock
         self._begun, self._done = clock(), 0
         self._running: list[str] = []
 
     def on_start(self, job: Job) -> None:
         """A job begins, or is in the queue."""
         self._running.append(job.name)
-        self._print(f"{job.name}: begins")
+        self._print(f"{job.name}: {self._begins}")
 
     def on_end(self, job: Job, failure: str | None) -> None:
         """A job has ended."""

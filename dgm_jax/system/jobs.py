@@ -4,6 +4,7 @@ What a job has done is read from what it leaves on disk, so a job that is lost i
 """
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 from dgm_jax.errors import Terminated
 from dgm_jax.system.engines import Engine, Here, Slurm, submitit
-from dgm_jax.system.interruption import sigterm_raises
+from dgm_jax.system.interruption import Signals, sigterm_raises
 
 _STOPPED = 143  # The exit status of a command that SIGTERM has ended.
 
@@ -37,6 +38,7 @@ class Job:
 
         def end_soon(*_: object) -> None:
             announced.append(True)
+            Signals.patience = math.inf  # When the time is really up, Slurm sends SIGTERM, which ends the work at once.
             signal.raise_signal(signal.SIGTERM)
 
         # submitit ignores SIGTERM. The function saves its work and ends.

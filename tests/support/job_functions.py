@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+from dgm_jax.system.interruption import Signals
+
 
 def report(folder: Path, name: str) -> int:
     """Leaves which cores it may use, and when it ran."""
@@ -42,4 +44,18 @@ def wait_for_the_end(file: Path) -> int:
             time.sleep(0.02)
         return 143
     file.write_text("saved")
+    return 143
+
+
+def end_when_told(folder: Path) -> int:
+    """Works until SIGTERM and ends as a run that has saved; when it is started again, it finishes."""
+    begun = folder / "begun"
+    if begun.exists():
+        return 0
+    heard = []
+    signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+    begun.write_text(str(os.getpid()))
+    while not heard:
+        time.sleep(0.02)
+    (folder / "patience").write_text(str(Signals.patience))
     return 143

@@ -198,3 +198,17 @@ def test_ctrl_c_takes_jobs_out_of_the_queue(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         jobs.run([job(tmp_path, "a", job_functions.refuse)], Launcher("slurm"), tmp_path, Log())
     assert (tmp_path / "cancelled").read_text() == "17\n"
+
+
+def test_a_job_whose_time_is_up_saves_and_is_started_again(tmp_path):
+    """As Slurm does it, which sends this signal to the process itself."""
+
+    def announce():
+        while not (begun := tmp_path / "begun").exists() or not begun.read_text():
+            time.sleep(0.05)
+        os.kill(int(begun.read_text()), signal.SIGUSR2)
+
+    threading.Thread(target=announce, daemon=True).start()
+    plan = [job(tmp_path, "long", job_functions.end_when_told, tmp_path)]
+    assert jobs.run(plan, Launcher(), tmp_path, Log()) == {}
+    assert (tmp_path / "patience").read_text() == "inf"  # It may save for as long as Slurm gives it.
