@@ -38,6 +38,7 @@ EXTRAS = {
     "jinja2": "report",
     "markupsafe": "report",
     "matplotlib": "report",
+    "submitit": "cluster",
     "tensorboardX": "tensorboard",
 }
 

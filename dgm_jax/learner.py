@@ -9,15 +9,16 @@ from typing import Any
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.data.stream import describe
-from dgm_jax.errors import ConfigError, OtherConfiguration
+from dgm_jax.errors import ConfigError
 from dgm_jax.methods import METHODS, with_method_settings
 from dgm_jax.methods.method import Method
 from dgm_jax.reporting import page
 from dgm_jax.runs import opening
+from dgm_jax.runs import seeds as of_seeds
 from dgm_jax.runs.events import Callback, Callbacks
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.session import Session, new_method
-from dgm_jax.runs.summary import Summary, summarise_seeds
+from dgm_jax.runs.summary import Summary
 from dgm_jax.system import files, processes
 from dgm_jax.system.lock import RunLock
 from dgm_jax.system.pinned import pinned
@@ -118,13 +119,8 @@ class Learner:
           Others: as in `fit`.
         """
         _check_seeds(seeds, streams)
-        top = Path(workdir)
-        if Workdir(top).config.exists():
-            raise OtherConfiguration(f"{top} is the folder of a run of one seed; choose another workdir")
-        folders = [top / f"seed{seed}" for seed in seeds]
-        summary = summarise_seeds(self._fit(seeds, streams, folders, resume_anyway), [f.name for f in folders])
-        processes.on_first(files.write_json, top / "summary.json", summary)
-        return summary
+        folders = of_seeds.folders(Path(workdir), seeds)
+        return of_seeds.finish(Path(workdir), self._fit(seeds, streams, folders, resume_anyway))
 
     @pinned()
     def _fit(

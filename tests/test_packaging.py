@@ -51,8 +51,8 @@ def pinned(file: str) -> dict[str, tuple[int, ...]]:
 def test_what_is_installed_is_what_is_pinned() -> None:
     """requirements.txt pins the core and all extras but that of TensorBoard, at versions that they allow."""
     extras = set(setup()["options.extras_require"])
-    assert extras == {"train", "data", "report", "flax", "tensorboard", "all"}
-    assert setup()["options.extras_require"]["all"].strip() == "dgm-jax[train,data,report,flax,tensorboard]"
+    assert extras == {"train", "data", "report", "flax", "cluster", "tensorboard", "all"}
+    assert setup()["options.extras_require"]["all"].strip() == "dgm-jax[train,data,report,flax,cluster,tensorboard]"
     core = requirements("options", "install_requires")
     assert len(core) <= 5, "the core is light"
     wanted = core.copy()

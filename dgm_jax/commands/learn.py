@@ -1,5 +1,7 @@
 """Learns a stream of tasks, as the command line says: reads the data, splits them into tasks, starts the learner."""
 
+import dataclasses
+import functools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 from dgm_jax import data
 from dgm_jax.commands.experiments import find
-from dgm_jax.commands.options import ImageOptions, Options, parse_seeds
+from dgm_jax.commands.options import ImageOptions, Options, check_jobs, parse_seeds
 from dgm_jax.commands.parsing import parse, program_of
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
@@ -44,6 +46,9 @@ def _learn(name: str, options: Options, command: str) -> None:
     method = settings.gates.variant if settings.method == "dgm" else settings.method
     called = name if options.preset == name else f"{name}-{options.preset}"
     workdir = options.workdir or Path("runs") / f"{called}-{method}-{which}"
+    if options.jobs is not None:
+        _learn_apart(name, options, seeds, workdir, command)
+        return
     progress, signals = ConsoleProgress(), Signals(sigterm=not options.distributed)
     callbacks: list[Callback] = [progress, _Command(command), _RaiseLost(signals)]
     if options.tensorboard:
@@ -83,6 +88,41 @@ def _learn(name: str, options: Options, command: str) -> None:
                     print(*seeds_report(summary, workdir), sep="\n")
     finally:
         progress.close()
+
+
+def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Path, command: str) -> None:
+    """Learns each seed in a process of its own."""
+    check_jobs(options.jobs)
+    if options.seeds is None:
+        raise UserError("--jobs is how many seeds are trained at once; it needs --seeds")
+    if options.distributed:
+        raise UserError("--jobs and --distributed do not go together; leave one away")
+    from dgm_jax.reporting.jobs import JobsProgress
+    from dgm_jax.runs import reading
+    from dgm_jax.runs import seeds as of_seeds
+    from dgm_jax.system import jobs
+
+    chosen = []
+    for seed, folder in zip(seeds, of_seeds.folders(workdir, seeds), strict=True):
+        settings = options.settings.with_changes(seed=seed)
+        own = dataclasses.replace(options, seeds=None, jobs=None, workdir=folder, settings=settings)
+        chosen.append(
+            jobs.Job(folder.name, functools.partial(_run_seed, name, own, command), folder.with_suffix(".log"))
+        )
+    progress = JobsProgress(len(chosen), lambda job: "finished")
+    failed = jobs.run(chosen, jobs.Launcher(at_once=options.jobs), workdir, progress)
+    if failed:
+        raise UserError("; ".join(f"{job.name}: {failure}" for job, failure in failed.items()))
+    summaries = [reading.read_summary(Workdir(workdir / job.name)) for job in chosen]
+    summary = of_seeds.finish(workdir, [found for found in summaries if found is not None], apart=True)
+    print(*seeds_report(summary, workdir), sep="\n")
+
+
+def _run_seed(name: str, options: Options, command: str) -> int:
+    """Learns one seed, as a command of its own process."""
+    return exit_status(
+        lambda: _learn(name, options, command), resume="run the same command to resume", debug=options.debug
+    )
 
 
 def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:

@@ -37,6 +37,8 @@ class Options:
     """training: a quarter of each class's training images takes the place of the test images, to choose settings by."""
     seeds: Annotated[str | None, shown("N,N,...", "--seed alone")] = None
     """Train several seeds at once, side by side in one program, e.g. 0,1,2; each gets a folder in that of the run."""
+    jobs: Annotated[int | None, shown("N", "side by side")] = None
+    """With --seeds: train each seed in a process of its own, N at once, each on cores of its own (docs/cluster.md)."""
     devices: Annotated[int | None, shown("N", "all")] = None
     """Use only N devices, the first ones; of several processes, equally many of each."""
     backend: Literal["pmap", "shard_map"] = "pmap"
@@ -181,6 +183,12 @@ class JoinedOptions(Options):
         names = [part.strip() for part in self.of.split(",")]
         parts = [data.load(part, self.where, train_per_class=self.decoded_per_class) for part in names]
         return data.join(parts, self.settings.data.image_size)
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Raises UserError for `--jobs` of less than one."""
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: expected a whole number of at least 1")
 
 
 def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:

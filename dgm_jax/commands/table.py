@@ -5,23 +5,28 @@ run the same command again to resume. Finished runs are only read. If a run fail
 command writes `table.md`, `table.csv`, `table.json` and figures.
 
     dgm-jax table --quick --data-dir DIR                # digits and MNIST-500, all methods: 30 minutes
+    dgm-jax table --quick --data-dir DIR --jobs 2       # two runs at once, each on a core of its own
+    dgm-jax table --data mnist --data-dir DIR --launcher slurm   # each run is a job of a Slurm cluster
     dgm-jax table --data cifar10 --methods dgmw mergan --seeds 0,1,2 --data-dir DIR
     dgm-jax table --ablations --data digits             # what each part of the method contributes
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from dgm_jax.commands import table_runs
 from dgm_jax.commands.arguments import Switch, as_called, parse_options, program, shown
-from dgm_jax.commands.options import parse_seeds
+from dgm_jax.commands.options import check_jobs, parse_seeds
+from dgm_jax.commands.table_runs import TableRun
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.reporting import table
+from dgm_jax.reporting.jobs import JobsProgress
+from dgm_jax.system import jobs
 
 _METHODS = (*table_runs.COMPARED, *table_runs.ABLATIONS)
 
@@ -54,6 +59,12 @@ class Table:
     """Class folders of ImageNet-50."""
     collect: Switch = False
     """Train nothing; write the table of the runs that are there."""
+    jobs: Annotated[int | None, shown("N", "1 here, all in the queue of Slurm")] = None
+    """At most N runs at once; here each gets cores of its own (docs/cluster.md)."""
+    launcher: Literal["local", "slurm"] = "local"
+    """slurm: each run is a job of the cluster."""
+    slurm: Annotated[tuple[str, ...], shown("NAME=VALUE [NAME=VALUE ...]", "time=60 cpus-per-task=1")] = ()
+    """With --launcher slurm: options of sbatch, e.g. partition=gpu gpus=1 time=120."""
 
     def run(self, command: str) -> int:
         """Trains what is not finished yet and writes the table, which names `command`; returns 1 if a run failed."""
@@ -64,16 +75,33 @@ class Table:
         every = ("joint", *table_runs.ABLATIONS) if self.ablations else tuple(table_runs.COMPARED)
         seeds = parse_seeds(self.seeds or ("0" if self.quick else "0,1,2"), 0)
         plan = [
-            table_runs.TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images)
+            TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images)
             for data in self.data
             for method in self.methods or every
             for seed in seeds
         ]
-        results = table_runs.collect(plan, train=not self.collect)
+        failed = {} if self.collect else self._train(plan, runs)
+        results = table_runs.collect(plan, failed)
         out = self.out or runs
         table.write(results, out, command=command, ablations=self.ablations)
         print((out / "table.md").read_text("utf-8"))
         return 1 if any(result.summary is None for result in results) else 0
+
+    def _train(self, plan: Sequence[TableRun], runs: Path) -> dict[TableRun, str]:
+        """Trains what is not finished, then measures what is not measured; each is a job. Returns what went wrong."""
+        launcher = jobs.Launcher(self.launcher, self.jobs, parse_slurm(self.slurm))
+        begins = "in the queue" if self.launcher == "slurm" else "begins"
+
+        def run_all(chosen: dict[jobs.Job, TableRun], outcome: Callable[[TableRun], str]) -> dict[TableRun, str]:
+            progress = JobsProgress(len(chosen), lambda job: outcome(chosen[job]), begins=begins)
+            failed = jobs.run(list(chosen), launcher, runs, progress)
+            return {chosen[job]: failure for job, failure in failed.items()}
+
+        if finished := sum(run.is_finished for run in plan):
+            print(f"{finished} of {len(plan)} runs are finished already", flush=True)
+        failed = run_all({run.job: run for run in plan if not run.is_finished}, TableRun.outcome)
+        run_all({run.measuring: run for run in plan if run.must_be_measured}, lambda run: "measured")
+        return failed
 
     def _check(self) -> None:
         for option, words, known in (("--data", self.data, table_runs.DATA), ("--methods", self.methods, _METHODS)):
@@ -83,6 +111,18 @@ class Table:
         for folder in (self.data_dir, self.images):
             if folder is not None and not folder.is_dir() and not self.collect:
                 raise UserError(f"{folder}: no such folder; expected one with data sets")
+        check_jobs(self.jobs)
+        if self.slurm and self.launcher != "slurm":
+            raise UserError("--slurm needs --launcher slurm")
+
+
+def parse_slurm(words: Sequence[str]) -> dict[str, str | bool]:
+    """Reads `--slurm`: options of sbatch as NAME=VALUE, or NAME alone."""
+    found: dict[str, str | bool] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        found[name.lstrip("-").replace("-", "_")] = value if equals else True
+    return found
 
 
 def parse(argv: Sequence[str], *, called: str | None = None) -> Table:

@@ -1,30 +1,28 @@
 """The runs of the table: the command of each, and what is read from its folder."""
 
+import functools
 import hashlib
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
+from dgm_jax.commands import learn
 from dgm_jax.commands.experiments import find
-from dgm_jax.commands.learn import make_streams
 from dgm_jax.commands.options import Options
 from dgm_jax.commands.parsing import parse
 from dgm_jax.config import GENERATIVE, Config, Method, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream
-from dgm_jax.errors import OtherConfiguration, Terminated, UserError
+from dgm_jax.errors import OtherConfiguration, UserError, exit_status
 from dgm_jax.reporting.table import Result
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import read_summary
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_json
-from dgm_jax.system.interruption import sigterm_raises
+from dgm_jax.system.jobs import Job
 
 DATA = {  # name -> (experiment, arguments, further arguments with --quick)
     "digits": ("digits", (), ()),
@@ -78,10 +76,15 @@ class TableRun:
     images: Path | None = None  # Class folders of ImageNet-50.
 
     @property
+    def name(self) -> str:
+        """What the run is called, e.g. digits/dgma-seed0."""
+        method = self.method.replace(":", "").replace(",", "").replace(" ", "-")
+        return f"{self.data}/{method}-seed{self.seed}"
+
+    @property
     def workdir(self) -> Path:
         """The folder of the run."""
-        name = self.method.replace(":", "").replace(",", "").replace(" ", "-")
-        return self.runs / self.data / f"{name}-seed{self.seed}"
+        return self.runs / self.name
 
     @property
     def command(self) -> list[str]:
@@ -106,28 +109,17 @@ class TableRun:
             return ["--data", str(self.images)]
         return ["--data-dir", str(self.data_dir)] if self.data_dir is not None and self.data != "digits" else []
 
-    def train(self) -> None:
-        """Runs or resumes the command; its output goes to a file beside the folder of the run.
+    @property
+    def job(self) -> Job:
+        """Runs or resumes the command; its output goes to a file beside the folder of the run."""
+        _, _, _, experiment, *arguments = self.command
+        words = [*arguments, "--workdir", str(self.workdir), *self._sources]
+        return Job(self.name, functools.partial(learn.run, experiment, words), self.workdir.with_suffix(".log"))
 
-        Raises:
-          UserError: if the command fails; with its error message.
-        """
-        where = ["--workdir", str(self.workdir), *self._sources]
-        self.workdir.parent.mkdir(parents=True, exist_ok=True)
-        log = self.workdir.with_suffix(".log")
-        with log.open("w") as file, sigterm_raises():
-            process = subprocess.Popen([sys.executable, *self.command, *where], stdout=file, stderr=file)
-            try:
-                status = process.wait()
-            except KeyboardInterrupt as stop:
-                if isinstance(stop, Terminated):
-                    process.terminate()  # The run may not have received the signal.
-                process.wait()  # It received the same Ctrl-C, and saves.
-                raise
-        if status:
-            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            message = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "")
-            raise UserError(f"{message.removeprefix('error: ')[:300]} (status {status}; the full output is in {log})")
+    @property
+    def measuring(self) -> Job:
+        """Measures the images that the memory draws, for `collect` to read."""
+        return Job(f"{self.name}: images", functools.partial(_measure, self), self.workdir.with_suffix(".quality.log"))
 
     def read(self) -> Summary:
         """The summary of the run.
@@ -159,35 +151,81 @@ class TableRun:
                 )
         return summary
 
-    def measure_memory(self, joint: "TableRun") -> dict[str, float]:
-        """Measures the images that the memory draws with the classifier of the run `joint`; once for the same two runs.
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder holds this run, finished."""
+        try:
+            self.read()
+        except _MISTAKES:
+            return False
+        return True
+
+    def outcome(self) -> str:
+        """What has come out, in a few words."""
+        try:
+            return f"A_final {100 * self.read().final_accuracy():.1f} %"
+        except _MISTAKES as error:
+            return _message(error)
+
+    @property
+    def joint(self) -> "TableRun":
+        """The run whose classifier, trained on all real images, measures those of this run's memory."""
+        return replace(self, method="joint")
+
+    @property
+    def must_be_measured(self) -> bool:
+        """Whether this run draws images that can be measured and are not yet."""
+        if not (self.is_finished and self.joint.is_finished and self.options.settings.method in GENERATIVE):
+            return False
+        return self._known_quality() is None
+
+    def measure_memory(self) -> dict[str, float]:
+        """Measures the images that the memory draws with the classifier of `joint`; once for the same two runs.
 
         Raises:
           UserError: as `read`, for either run; or if the data cannot be used.
         """
-        joint.read()
-        summaries = [Workdir(run.workdir).summary.read_bytes() for run in (self, joint)]
-        fingerprint = hashlib.sha256(b"".join(summaries)).hexdigest()
-        file = self.workdir / "quality.json"
-        if file.exists():
-            known: dict[str, Any] = json.loads(file.read_text("utf-8"))
-            if known.pop("of", None) == fingerprint:
-                return known
+        self.joint.read()
+        if (known := self._known_quality()) is not None:
+            return known
         from dgm_jax.loading import load_method
         from dgm_jax.metrics import quality
         from dgm_jax.system.pinned import new_key
 
         options = self.options
-        (stream,) = make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
+        (stream,) = learn.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
         last = stream.n_tasks - 1
         stream.begin(last)
         images, labels = stream.test(last)
-        method, state = load_method(joint.options.settings, stream, joint.workdir)
+        method, state = load_method(self.joint.options.settings, stream, self.joint.workdir)
         classifier = method.classifier(last, state)  # type: ignore[attr-defined]  # Every `joint` has one.
         memory, label = _load_memory(self.workdir, options.settings, stream)
         measured = quality.measure(memory, classifier, images, labels, new_key(self.seed), label=label)
-        write_json(file, measured | {"of": fingerprint})
+        write_json(self._quality, measured | {"of": self._both_summaries()})
         return measured
+
+    @property
+    def _quality(self) -> Path:
+        return self.workdir / "quality.json"
+
+    def _both_summaries(self) -> str:
+        summaries = [Workdir(run.workdir).summary.read_bytes() for run in (self, self.joint)]
+        return hashlib.sha256(b"".join(summaries)).hexdigest()
+
+    def _known_quality(self) -> dict[str, Any] | None:
+        """What was measured of these two runs, as they are."""
+        if not self._quality.exists():
+            return None
+        known: dict[str, Any] = json.loads(self._quality.read_text("utf-8"))
+        return known if known.pop("of", None) == self._both_summaries() else None
+
+
+def _measure(run: TableRun) -> int:
+    """A command of its own process."""
+    from dgm_jax.system.compilation import keep_programs
+
+    keep_programs()
+    return exit_status(lambda: print(run.measure_memory()))
 
 
 def _load_memory(
@@ -205,33 +243,24 @@ def _load_memory(
     return state.generator, solver
 
 
-def collect(plan: Sequence[TableRun], *, train: bool) -> list[Result]:
-    """Trains the runs that are not finished (if `train`), and reads all of them.
+def collect(plan: Sequence[TableRun], failed: Mapping[TableRun, str]) -> list[Result]:
+    """Reads all runs, and measures memories that are not measured.
 
-    A mistake in one run is written into its result and does not stop the others.
+    A mistake in one run is written into its result and does not stop the others; `failed` has those of its training.
     """
     results = []
-    begun = time.perf_counter()
-    for number, run in enumerate(plan, start=1):
-        result = Result(run.data, run.method, run.seed, " ".join(["python", *run.command]))
-        try:
-            if train:
-                print(f"{number} of {len(plan)}: {result.command}", end=" ... ", flush=True)
-                run.train()
-            result = replace(result, summary=run.read())
-        except _MISTAKES as error:
-            result = replace(result, error=_message(error))
+    for run in plan:
+        result = Result(run.data, run.method, run.seed, " ".join(["python", *run.command]), error=failed.get(run, ""))
+        if not result.error:
+            try:
+                result = replace(result, summary=run.read())
+            except _MISTAKES as error:
+                result = replace(result, error=_message(error))
         if result.summary is not None and result.summary.method in GENERATIVE:
             try:
-                result = replace(result, quality=run.measure_memory(replace(run, method="joint")))
+                result = replace(result, quality=run.measure_memory())
             except _MISTAKES as error:
                 result = replace(result, not_measured=_message(error))
-        if train:
-            left = (time.perf_counter() - begun) / number * (len(plan) - number) / 60
-            outcome = result.error
-            if result.summary is not None:
-                outcome = f"A_final {100 * result.summary.final_accuracy():.1f} %"
-            print(f"{outcome}; about {left:.0f} minutes left", flush=True)
         results.append(result)
     return results
 

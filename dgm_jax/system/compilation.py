@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
+from dgm_jax.system.compile_once import compile_once
+
 WAITED = "/dgm_jax/compile/waited_duration"  # The event of having waited for a program that another thread compiles.
 _BUILDING = ("/jax/core/compile/", WAITED)  # How the names of these events begin, JAX's own first.
 
@@ -58,6 +60,7 @@ def keep_programs() -> str | None:
             return None
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_once()
     return folder
 
 

@@ -8,11 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from dgm_jax.errors import Terminated
-
-_PATIENCE = 10.0  # Seconds; a scheduler that sends SIGTERM usually kills after 30.
 
 
 class Signals:
@@ -20,14 +18,16 @@ class Signals:
 
     Within `with`, Ctrl-C raises KeyboardInterrupt as usual and is also noted; `raise_if_heard` raises it again later,
     because Python loses the exception if it is raised during garbage collection. SIGTERM is only noted, so that the
-    work can be saved at the next good point (`asked_to_stop`); if there is none in ten seconds, `raise_if_heard` ends
+    work can be saved at the next good point (`asked_to_stop`); if there is none in `patience`, `raise_if_heard` ends
     it. Does nothing outside the main thread, or for a signal that is ignored or handled otherwise.
     """
+
+    patience: ClassVar[float] = 10.0  # Seconds; a scheduler that sends SIGTERM usually kills after 30.
 
     def __init__(self, *, sigterm: bool = True) -> None:
         """Nothing has been heard yet; without `sigterm`, it listens to Ctrl-C only."""
         self._sigterm, self._interrupted = sigterm, False
-        self._stop_at: float | None = None
+        self._asked_at: float | None = None
         self._before: dict[int, Any] = {}
         self._report = sys.unraisablehook
 
@@ -50,13 +50,13 @@ class Signals:
 
     def asked_to_stop(self) -> bool:
         """Whether SIGTERM has been heard."""
-        return self._stop_at is not None
+        return self._asked_at is not None
 
     def raise_if_heard(self) -> None:
         """Raises KeyboardInterrupt if Ctrl-C has been heard, and Terminated some time after SIGTERM."""
         if self._interrupted:
             raise KeyboardInterrupt
-        if self._stop_at is not None and time.monotonic() > self._stop_at:
+        if self._asked_at is not None and time.monotonic() > self._asked_at + self.patience:
             raise Terminated
 
     def _interrupt(self, *_: object) -> None:
@@ -70,9 +70,9 @@ class Signals:
 
     def _terminate(self, *_: object) -> None:
         now = time.monotonic()
-        if self._stop_at is None:
-            self._stop_at = now + _PATIENCE
-        elif now > self._stop_at - _PATIENCE + 1:  # A second one means: stop now. A parent may pass on the first one.
+        if self._asked_at is None:
+            self._asked_at = now
+        elif now > self._asked_at + 1:  # A second one means: stop now. A parent may pass on the first one.
             raise Terminated
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, machine, run, step
+from benchmarks import gpu, jobs, machine, run, step
 from dgm_jax.errors import ConfigError, exit_status
 
 NOPE = Path("/nope/x.jsonl")
@@ -18,6 +18,7 @@ NOPE = Path("/nope/x.jsonl")
         (lambda: step.main(data_dir=NOPE), "/nope"),
         (lambda: run.main(classes=12, data_dir=NOPE), "/nope"),
         (lambda: run.main(out=NOPE), "there is no folder /nope"),
+        (lambda: jobs.main(out=NOPE), "there is no folder /nope"),
         (lambda: gpu.main(["--npz", "/nope.npz", "--out", "/nope/gpu.jsonl"]), "there is no folder /nope"),
         (lambda: gpu.main(["--npz", "/nope.npz", "--out", "gpu.jsonl"]), "error: /nope.npz: no such file"),
     ],

@@ -2,10 +2,6 @@
 
 import csv
 import json
-import os
-import signal
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -21,7 +17,7 @@ from dgm_jax.commands.experiments import find
 from dgm_jax.commands.parsing import parse
 from dgm_jax.commands.table_runs import TableRun
 from dgm_jax.config import Method
-from dgm_jax.errors import NoMemory, OtherConfiguration, Terminated, UserError
+from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
 from dgm_jax.loading import load_method
 from dgm_jax.metrics.quality import measure
 from dgm_jax.reporting.table import Result, markdown, summarised, write
@@ -188,7 +184,8 @@ def test_a_run_that_fails_does_not_stop_the_table(tmp_path, capsys):
     assert table.run([*argv, "--data-dir", str(empty)]) == 1
     text = (runs / "table.md").read_text()
     assert "no result: seed 0: " in text and str(empty) in text
-    assert "2 of 2: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 of 2 done, about 0 minutes left" in out
     _place(TableRun("mnist", "joint", 0, runs), readings=("classifier",))
     assert table.run([*argv, "--collect"]) == 1
     text = (runs / "table.md").read_text()
@@ -260,14 +257,38 @@ def test_a_damaged_summary_stays_in_its_place(content, tmp_path):
     )
 
 
-def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+def test_only_what_is_not_finished_is_run(tmp_path, monkeypatch, capsys):
+    """And if that is lost, the table is made of the others and says so."""
+    started = []
+
+    def run(chosen, launcher, folder, progress):
+        started.extend((job.name, launcher.kind, launcher.at_once, launcher.slurm) for job in chosen)
+        return dict.fromkeys(chosen, "its process was killed")
+
+    monkeypatch.setattr("dgm_jax.system.jobs.run", run)
+    for method in ("joint", "er"):
+        _place(TableRun("digits", method, 0, tmp_path), readings=("classifier",))
+    _place(TableRun("digits", "icarl", 0, tmp_path), readings=("classifier",), finished=False, finished_tasks=3)
+    argv = ["--data", "digits", "--methods", "joint", "er", "icarl", "ewc", "--seeds", "0", "--runs", str(tmp_path)]
+    words = ["--jobs", "7", "--launcher", "slurm", "--slurm", "partition=night", "cpus-per-task=4", "exclusive"]
+    assert table.run([*argv, *words]) == 1
+    slurm = {"partition": "night", "cpus_per_task": "4", "exclusive": True}
+    assert started == [(f"digits/{method}-seed0", "slurm", 7, slurm) for method in ("icarl", "ewc")]
+    assert "2 of 4 runs are finished already" in capsys.readouterr().out
+    text = (tmp_path / "table.md").read_text()
+    assert "| digits | joint | classifier |" in text and "| digits | er | classifier |" in text
+    assert "| icarl | no result: seed 0: its process was killed |" in text
+
+
+def test_memories_are_measured_as_jobs_once_both_runs_are_finished(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("dgm_jax.system.jobs.run", lambda jobs, *_: started.extend(job.name for job in jobs) or {})
+    monkeypatch.setattr(TableRun, "measure_memory", lambda run: QUALITY)
+    _place(TableRun("digits", "dgma", 0, tmp_path))
+    argv = ["--data", "digits", "--seeds", "0", "--runs", str(tmp_path), "--methods", "dgma"]
+    assert table.run(argv) == 0 and not started
     _place(TableRun("digits", "joint", 0, tmp_path), readings=("classifier",))
-    monkeypatch.setattr(TableRun, "train", lambda run: None)
-    assert table.run(["--data", "digits", "--methods", "joint", "--seeds", "0", "--runs", str(tmp_path)]) == 0
-    said = capsys.readouterr().out.splitlines()[0]
-    assert said == (
-        "1 of 1: python -m dgm_jax learn digits --method joint --seed 0 ... A_final 50.0 %; about 0 minutes left"
-    )
+    assert table.run([*argv, "joint"]) == 0 and started == ["digits/dgma-seed0: images"]
 
 
 def test_what_cannot_be_judged_is_shown_without(tmp_path):
@@ -289,10 +310,11 @@ def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch
     method = SimpleNamespace(classifier=lambda *_: None)
     monkeypatch.setattr("dgm_jax.loading.load_method", lambda *_: (method, None))
     monkeypatch.setattr("dgm_jax.metrics.quality.measure", lambda *_, **__: measured.append(1) or QUALITY)
-    assert run.measure_memory(joint) == run.measure_memory(joint) == QUALITY
+    assert run.must_be_measured
+    assert run.measure_memory() == run.measure_memory() == QUALITY and not run.must_be_measured
     assert len(measured) == 1
     _place(joint, readings=("classifier",), seed=0, device="another")  # Run anew.
-    assert run.measure_memory(joint) == QUALITY and len(measured) == 2
+    assert run.must_be_measured and run.measure_memory() == QUALITY and len(measured) == 2
 
 
 def test_unknown_names_are_refused(capsys):
@@ -300,6 +322,8 @@ def test_unknown_names_are_refused(capsys):
         (["--data", "emnist"], "--data emnist: unknown; choose from digits, mnist-500"),
         (["--methods", "joint", "gan"], "--methods gan: unknown; choose from joint, dgma"),
         (["--metods", "joint"], "unknown option --metods; did you mean --methods?"),
+        (["--jobs", "0"], "--jobs 0: expected a whole number of at least 1"),
+        (["--slurm", "time=5"], "--slurm needs --launcher slurm"),
         (["--seeds", "0,a"], "--seeds '0,a' is not a list of different whole numbers"),
     ):
         assert table.run(argv) == 2
@@ -314,32 +338,12 @@ def test_a_data_folder_that_is_not_there_is_refused_before_the_first_run(tmp_pat
 
 
 def test_ctrl_c_says_how_to_resume(tmp_path, monkeypatch, capsys):
-    def interrupt(run):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(TableRun, "train", interrupt)
+    monkeypatch.setattr("dgm_jax.system.jobs.run", interrupt)
     assert table.run(["--quick", "--data", "digits", "--runs", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "interrupted; run the same command to resume\n"
-
-
-def test_sigterm_ends_the_run_that_is_trained(tmp_path, monkeypatch):
-    """Only the table receives the signal. It passes it on, and waits until the run has saved."""
-    child = "import pathlib, signal, sys, time\n"
-    child += "def end(*_): pathlib.Path(sys.argv[2], 'saved').touch(); sys.exit(143)\n"
-    child += "signal.signal(signal.SIGTERM, end)\npathlib.Path(sys.argv[2]).mkdir()\ntime.sleep(60)"
-    monkeypatch.setattr(TableRun, "command", ["-c", child])
-    run = TableRun("digits", "dgma", 0, tmp_path)
-
-    def terminate():
-        while not run.workdir.exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGTERM)
-    threading.Thread(target=terminate, daemon=True).start()
-    with pytest.raises(Terminated):
-        run.train()
-    assert (run.workdir / "saved").exists() and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_memory_is_judged_by_the_ceiling(tmp_path):

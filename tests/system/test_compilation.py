@@ -40,6 +40,7 @@ def test_the_second_process_finds_the_programs_of_the_first(tmp_path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700  # Whoever can write there can run code as the user.
     assert first[:2] == second[:2]
     assert first[2] == "0" and int(second[2]) > 0
+    assert (folder / "being-compiled").exists()  # The cache is one that waits.
 
 
 def test_the_variable_of_jax_names_another_folder(tmp_path):

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# One run over several processes of a Slurm cluster, for as long as it takes:
+#
+#     sbatch examples/slurm/one_run.sh cifar10 --data-dir DIR --workdir /shared/run
+#
+# The arguments are those of `python -m dgm_jax learn`. All hosts need this folder, the data, the compiled programs
+# (~/.cache, or $JAX_COMPILATION_CACHE_DIR) and --workdir. Options of sbatch, e.g. --time=240, go before the script.
+
+#SBATCH --job-name=dgm_jax
+#SBATCH --nodes=2 --ntasks-per-node=1
+#SBATCH --time=60
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --output=dgm_jax-%j.log --open-mode=append
+
+# --nodes, --ntasks-per-node: one process for each GPU; add --gpus-per-node, and never --gpus-per-task.
+# --time: in minutes. Short limits start sooner, and cost only the seconds of a start.
+# --signal: SIGTERM comes so many seconds before the limit. All processes then save at the end of the same epoch, so
+#   allow for three epochs at least.
+# --requeue: where a node fails, Slurm starts the job again, and the run continues from its last checkpoint.
+
+srun python -m dgm_jax learn "$@" --distributed
+status=$?
+if [ "$status" -eq 143 ]; then # Its time was up, and it has saved: give the job back to the queue.
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -1,0 +1,214 @@
+"""Jobs as processes: which cores each gets, how each ends, and what Ctrl-C and SIGTERM do."""
+
+import functools
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support import job_functions
+
+from dgm_jax.errors import Terminated, UserError
+from dgm_jax.system import engines, jobs
+from dgm_jax.system.jobs import Job, Launcher
+
+CORES = engines.usable_cores()
+needs_two_cores = pytest.mark.skipif(len(CORES) < 2, reason="this machine has one core")
+
+
+class Log:
+    def __init__(self):
+        self.events = []
+
+    def on_start(self, job):
+        self.events.append(("start", job.name))
+
+    def on_end(self, job, failure):
+        self.events.append(("end", job.name, failure))
+
+    def on_stop(self, running):
+        self.events.append(("stop", running))
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """The processes import the functions of tests."""
+    tests = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests.parent)]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def job(folder, name, function, *arguments):
+    return Job(name, functools.partial(function, *arguments), folder / f"{name}.log")
+
+
+@pytest.mark.parametrize(
+    "items, slots, expected",
+    [
+        ([0, 1, 2, 3], 2, [[0, 1], [2, 3]]),
+        ([0, 1, 2, 3, 4], 2, [[0, 1], [2, 3, 4]]),
+        ([3, 5], 2, [[3], [5]]),
+        ([0, 1, 2], 1, [[0, 1, 2]]),
+        (["0", "1"], 3, [["0"], ["1"], ["0"]]),
+    ],
+)
+def test_each_slot_has_its_share(items, slots, expected):
+    assert [list(engines.share(items, slot, slots)) for slot in range(slots)] == expected
+
+
+@needs_two_cores
+def test_two_at_once_each_on_cores_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-6")
+    names = ["first", "second", "third"]
+    log = Log()
+    plan = [job(tmp_path, name, job_functions.report, tmp_path, name) for name in names]
+    assert jobs.run(plan, Launcher(at_once=2), tmp_path, log) == {}
+    assert os.sched_getaffinity(0) == set(CORES)
+    found = {name: (tmp_path / name).read_text().split() for name in names}
+    assert {found["first"][0], found["second"][0]} == {
+        ",".join(map(str, engines.share(CORES, slot, 2))) for slot in (0, 1)
+    }
+    assert {found["first"][3], found["second"][3]} == {"4", "GPU-6"}
+    others_end = min(float(found[name][2]) for name in names[:2])
+    assert float(found["third"][1]) > others_end, "three ran at once"
+    assert (tmp_path / "first.log").read_text() == "first has reported\n"
+    assert sorted(event[0] for event in log.events) == ["end"] * 3 + ["start"] * 3
+    assert not list(tmp_path.glob(".jobs-*"))
+
+
+def test_how_jobs_end(tmp_path):
+    log = Log()
+    functions = {
+        "refused": job_functions.refuse,
+        "crashed": job_functions.crash,
+        "killed": job_functions.be_killed,
+    }
+    plan = [job(tmp_path, name, function) for name, function in functions.items()]
+    plan.append(job(tmp_path, "good", job_functions.report, tmp_path, "good"))
+    failed = jobs.run(plan, Launcher(), tmp_path, log)
+    said = {failing.name: failure for failing, failure in failed.items()}
+    assert said == {
+        "refused": f"this cannot work (status 2; the full output is in {tmp_path}/refused.log)",
+        "crashed": f"RuntimeError: a mistake in the program (status 1; the full output is in {tmp_path}/crashed.log)",
+        "killed": "its process was killed; run the same command to start it again "
+        f"(its output is in {tmp_path}/killed.log)",
+    }
+    assert [event[1] for event in log.events if event[0] == "end"] == ["refused", "crashed", "killed", "good"]
+    assert "Traceback" in (tmp_path / "crashed.log").read_text()
+
+
+def send(number, *files, times=1):
+    """Sends this process a signal, once all files are there; and again, a second and more later."""
+
+    def wait():
+        while not all(file.exists() for file in files):
+            time.sleep(0.05)
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+            time.sleep(1.5)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@needs_two_cores
+@pytest.mark.parametrize("number, raised", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_ctrl_c_and_sigterm_reach_all_and_all_save(number, raised, tmp_path):
+    log, names = Log(), ["a", "b", "never"]
+    plan = [job(tmp_path, name, job_functions.wait_for_the_end, tmp_path / name) for name in names]
+    before = signal.getsignal(signal.SIGTERM)
+    send(number, tmp_path / "a.begun", tmp_path / "b.begun")
+    with pytest.raises(raised):
+        jobs.run(plan, Launcher(at_once=2), tmp_path, log)
+    assert [(tmp_path / name).exists() for name in names] == [True, True, False]
+    assert log.events[-1] == ("stop", 2) and signal.getsignal(signal.SIGTERM) is before
+    assert not list(tmp_path.glob(".jobs-*"))
+
+
+def test_a_second_ctrl_c_asks_again(tmp_path):
+    (tmp_path / "a.slow").touch()
+    send(signal.SIGINT, tmp_path / "a.begun", times=2)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run([job(tmp_path, "a", job_functions.wait_for_the_end, tmp_path / "a")], Launcher(), tmp_path, Log())
+    assert not (tmp_path / "a").exists()
+
+
+def test_more_jobs_than_cores_are_refused(tmp_path):
+    most, asked = len(CORES), len(CORES) + 1
+    with pytest.raises(UserError) as error:
+        jobs.run([job(tmp_path, "a", job_functions.refuse)], Launcher(at_once=asked), tmp_path, Log())
+    assert str(error.value) == (
+        f"--jobs {asked}: this machine has {most} usable cores; a job needs one, so use --jobs {most} or fewer"
+    )
+
+
+def test_without_slurm_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="^--launcher slurm: srun is not here; start this where jobs are submitted$"):
+        jobs.run([job(tmp_path, "a", job_functions.refuse)], Launcher("slurm"), tmp_path, Log())
+
+
+def commands_of_slurm(folder, monkeypatch, **bodies):
+    """Scripts in the place of Slurm's commands."""
+    folder.mkdir()
+    for name, body in ({"srun": "", "sbatch": "", "squeue": "", "scancel": ""} | bodies).items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_what_slurm_is_told_and_a_job_that_is_lost(tmp_path, monkeypatch):
+    commands_of_slurm(tmp_path / "bin", monkeypatch, sbatch=f'cp "$1" {tmp_path}/script; echo Submitted batch job 17')
+    monkeypatch.setattr(engines.Slurm, "pause", 0.01)
+    monkeypatch.setattr(engines.Slurm, "patience", 0)
+    options = {"partition": "night", "time": "30", "exclusive": True}
+    plan = [job(tmp_path, "a", job_functions.refuse)]
+    failed = jobs.run(plan, Launcher("slurm", slurm=options), tmp_path, Log())
+    script = (tmp_path / "script").read_text().splitlines()
+    for line in (
+        "#SBATCH --partition=night",
+        "#SBATCH --time=30",
+        "#SBATCH --exclusive",
+        "#SBATCH --cpus-per-task=1",
+        "#SBATCH --signal=USR2@90",
+        "#SBATCH --job-name='dgm_jax a'",
+    ):
+        assert line in script
+    assert "its process was killed; run the same command" in failed[plan[0]]
+
+
+def test_what_slurm_refuses_is_said(tmp_path, monkeypatch):
+    commands_of_slurm(tmp_path / "bin", monkeypatch, sbatch="echo 'sbatch: error: invalid partition' >&2; exit 1")
+    with pytest.raises(UserError, match="^--launcher slurm: sbatch: error: invalid partition; see --slurm$"):
+        jobs.run([job(tmp_path, "a", job_functions.refuse)], Launcher("slurm"), tmp_path, Log())
+
+
+def test_ctrl_c_takes_jobs_out_of_the_queue(tmp_path, monkeypatch):
+    commands_of_slurm(
+        tmp_path / "bin",
+        monkeypatch,
+        sbatch=f"touch {tmp_path}/queued; echo Submitted batch job 17",
+        squeue=f"[ ! -e {tmp_path}/queued ] || echo 17",
+        scancel=f"rm {tmp_path}/queued; echo $1 > {tmp_path}/cancelled",
+    )
+    monkeypatch.setattr(engines.Slurm, "pause", 0.01)
+    monkeypatch.setattr(engines.Slurm, "patience", 0)
+    send(signal.SIGINT, tmp_path / "queued")
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run([job(tmp_path, "a", job_functions.refuse)], Launcher("slurm"), tmp_path, Log())
+    assert (tmp_path / "cancelled").read_text() == "17\n"
+
+
+def test_a_job_whose_time_is_up_saves_and_is_started_again(tmp_path):
+    """As Slurm does it, which sends this signal to the process itself."""
+
+    def announce():
+        while not (begun := tmp_path / "begun").exists() or not begun.read_text():
+            time.sleep(0.05)
+        os.kill(int(begun.read_text()), signal.SIGUSR2)
+
+    threading.Thread(target=announce, daemon=True).start()
+    plan = [job(tmp_path, "long", job_functions.end_when_told, tmp_path)]
+    assert jobs.run(plan, Launcher(), tmp_path, Log()) == {}
+    assert (tmp_path / "patience").read_text() == "inf"  # It may save for as long as Slurm gives it.
