@@ -1,25 +1,26 @@
-"""Convolutions whose first and second derivatives are fast, on CPUs as well as on accelerators.
+"""Convolutions whose first and second derivatives are fast on every platform.
 
-XLA's CPU backend is slow at the convolutions that a derivative needs (dilated and transposed ones). On CPUs both
-convolutions are therefore written as one matrix product and one of two linear maps, `unfold` (image to patches) and
-`fold` (patches to image). Each map is the transpose of the other, so every derivative consists of the same three
-operations again, including the gradient of a gradient that the gradient penalty needs. Other platforms use XLA's
-convolution.
+On CPUs and GPUs both convolutions are written as one matrix product and one of two linear maps, `unfold` (image to
+patches) and `fold` (patches to image). Each map is the transpose of the other, so every derivative consists of the same
+three operations again, including the gradient of a gradient that the gradient penalty needs. TPUs use XLA's convolution
+(`platforms` says why).
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dgm_jax.nn import platforms
 from dgm_jax.nn.geometry import Geometry, Padding, Pairs, Sizes, extents, pairs, per_axis
 from dgm_jax.nn.patches import fold_p, unfold_p
 from dgm_jax.nn.product import Product, is_placed, is_sharded, product, promoted, rounded, rounds
 
-Convolution = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
+Convolution = Callable[..., jax.Array]  # Of x, kernel and geometry.
 
 
 def conv(
@@ -152,19 +153,15 @@ def _checked(x: jax.Array, kernel: jax.Array, groups: int) -> tuple[jax.Array, j
 def by_platform(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, by_patches: Convolution, by_xla: Convolution
 ) -> jax.Array:
-    """By patches on CPUs and by XLA elsewhere."""
+    """By patches or by XLA, as the platform takes it (`platforms.FORMS`)."""
     if is_split_in_space(x, kernel):
         return by_xla(x, kernel, geometry)
+    forms = {"patches": by_patches, "xla": by_xla}
     if geometry.groups > 1 or is_placed(x) or is_placed(kernel):
-        # Chosen now: `platform_dependent` traces both forms, and XLA's convolution of groups or of sharded arrays lacks
-        # some derivatives.
-        return (by_patches if jax.default_backend() == "cpu" else by_xla)(x, kernel, geometry)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, kernel: by_patches(x, kernel, geometry),
-        default=lambda x, kernel: by_xla(x, kernel, geometry),
-    )
+        # Chosen now: XLA's convolution of groups or of sharded arrays lacks some derivatives, and may not be traced.
+        return forms[platforms.form_here("convolution")](x, kernel, geometry)
+    bound = {name: partial(form, geometry=geometry) for name, form in forms.items()}
+    return platforms.by_platform("convolution", x, kernel, **bound)
 
 
 def is_split_in_space(x: jax.Array, kernel: jax.Array) -> bool:

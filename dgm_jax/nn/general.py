@@ -32,13 +32,13 @@ def conv_general_dilated(
     *,
     form: Form | None = None,
 ) -> jax.Array:
-    """Takes and returns what `jax.lax.conv_general_dilated` does; its derivatives are fast on CPUs, too.
+    """Takes and returns what `jax.lax.conv_general_dilated` does; its derivatives are fast on every platform.
 
     For `flax.linen.Conv(..., conv_general_dilated=nn.conv_general_dilated)` and `flax.nnx.Conv` alike. Where nothing is
-    differentiated, XLA's convolution computes the values. Where something is, values and derivatives on CPUs are those
-    of `conv`, which differ from XLA's in their last bits; other platforms use XLA's. What patches cannot
-    do goes to XLA: channels that are not last, dtypes other than float32 and float64, groups of the batch, negative
-    padding, a precision, a preferred dtype or a sharding of the output, images that are split over devices in space.
+    differentiated, XLA's convolution computes the values. Where something is, values and derivatives are those of
+    `conv`, which on CPUs and GPUs differ from XLA's in their last bits. What patches cannot do goes to XLA: channels
+    that are not last, dtypes other than float32 and float64, groups of the batch, negative padding, a precision, a
+    preferred dtype or a sharding of the output, images that are split over devices in space.
 
     Within `jax.default_matmul_precision("bfloat16")` factors are rounded on every platform, as by `product`; what goes
     to XLA is computed as JAX does there.
@@ -105,7 +105,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 
 @partial(_convolve.defjvp, symbolic_zeros=True)
 def _(geometry: Geometry, arrays: Sequence[jax.Array], tangents: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
-    """Both in patches on CPUs, because a derivative needs the patches anyway."""
+    """Both in the form of `conv`: where it is that of patches, a derivative needs the patches anyway."""
     varied = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
     if not varied:
         y = conv_by_xla(arrays[0], arrays[1], geometry)

@@ -1,4 +1,4 @@
-"""Images to patches and back: the two linear maps of which convolutions on CPUs consist, beside a matrix product."""
+"""Images to patches and back: the two linear maps of which convolutions by patches consist, beside a matrix product."""
 
 import math
 from collections.abc import Sequence

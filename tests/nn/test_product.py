@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dgm_jax import nn
+from dgm_jax.nn.platforms import FORMS
 from dgm_jax.nn.product import is_sharded
 
 
@@ -72,11 +73,11 @@ def test_a_second_derivative(factors):
     assert np.any(rounded != exact)
 
 
-@pytest.mark.parametrize("form", ["cpu", "default"])
+@pytest.mark.parametrize("form", ["patches", "xla"])
 def test_convolutions_round_too(form, monkeypatch):
     rng = np.random.default_rng(1)
     x, kernel = (jnp.asarray(rng.normal(size=s).astype(np.float32)) for s in ((2, 8, 8, 3), (4, 4, 3, 5)))
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, **forms: forms[form](*args))
+    monkeypatch.setitem(FORMS["convolution"], "cpu", form)
     for convolve in (nn.conv, nn.conv_transpose):
         exact = convolve(x, kernel, stride=2, padding=1)
         with jax.default_matmul_precision("bfloat16"):
@@ -98,9 +99,9 @@ def test_all_platforms_round_the_same_factors(convolve, monkeypatch):
         return jnp.sum(by_x**2)
 
     results = []
-    for form in ("cpu", "default"):
+    for form in ("patches", "xla"):
         with monkeypatch.context() as patch, jax.default_matmul_precision("bfloat16"):
-            patch.setattr(jax.lax, "platform_dependent", lambda *args, form=form, **forms: forms[form](*args))
+            patch.setitem(FORMS["convolution"], "cpu", form)
             first = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel, stride=2, padding=1))), (0, 1))
             results.append((convolve(x, kernel, stride=2, padding=1), *first(x, kernel)))
             results[-1] += jax.grad(penalty, (0, 1))(x, kernel)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 from support import golden_names, small_runs
 
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
+from dgm_jax.nn.platforms import FORMS
 from dgm_jax.training import epoch as loop
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.gates import slopes
@@ -145,7 +145,8 @@ def test_it_is_the_plain_loop(variant, replay_steps, monkeypatch):
     sums = np.zeros(len(step.metric_names), np.float32)
     actual, _ = jax.jit(one)(state, data, replay, capacity, clock, key, sums, 0, STEPS, np.int32(0))
 
-    monkeypatch.setattr(lax, "platform_dependent", lambda *args, **forms: forms["default"](*args))
+    for forms in FORMS.values():
+        monkeypatch.setitem(forms, "cpu", forms["tpu"])
     jax.clear_caches()  # The networks are jitted: they would go on with the other form.
     expected = _plainly(step, state, data, replay, capacity, clock, key)
     jax.clear_caches()
