@@ -1,12 +1,13 @@
 """The one place that maps training over devices."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dgm_jax.errors import ConfigError
@@ -15,30 +16,40 @@ from dgm_jax.system import processes
 AXIS = "devices"
 
 
-def choose_devices(count: int | None, batch_size: int) -> list[jax.Device]:
-    """Returns the devices to train on, equally many of each process: `count` in all, or every one if None.
+def choose_devices(count: int | Literal["all"] | None) -> list[jax.Device]:
+    """Returns the devices of a run, equally many of each process: `count` in all, or one of each process if None.
 
     Raises:
       NoDevice: if JAX has none of the kind that it was asked for.
-      ConfigError: if there are fewer, or they do not split over processes, or the batch not over them.
+      ConfigError: if there are fewer, or they do not split over processes.
     """
     processes.require_device()
     present, n_processes = jax.devices(), jax.process_count()
-    n = len(present) if count is None else count
+    n = n_processes if count is None else len(present) if count == "all" else count
     devices = [d for process in range(n_processes) for d in jax.local_devices(process)[: n // n_processes]]
     if n < 1 or len(devices) != n:
         here = f"{len(present)} ({present[0].platform})"
         if n_processes == 1:
             raise ConfigError(f"devices={n}, but here are {here}; use 1 to {len(present)}")
         raise ConfigError(f"devices={n}, but {n_processes} processes have {here}; use equally many of each process")
-    if batch_size % n:
-        fitting = [d for d in range(n_processes, n, n_processes) if batch_size % d == 0]
+    return devices
+
+
+def check_batch(batch_size: int, n_devices: int) -> None:
+    """Refuses a mini-batch that does not split over devices; raises ConfigError."""
+    if batch_size % n_devices:
+        n_processes = jax.process_count()
+        fitting = [d for d in range(n_processes, n_devices, n_processes) if batch_size % d == 0]
         raise ConfigError(
-            f"batch_size={batch_size} does not split over {n} devices; "
-            f"use a multiple of {n}, e.g. {-(-batch_size // n) * n}"
+            f"batch_size={batch_size} does not split over {n_devices} devices; "
+            f"use a multiple of {n_devices}, e.g. {-(-batch_size // n_devices) * n_devices}"
             + (f" (or --devices {fitting[-1]})" if fitting else "")
         )
-    return devices
+
+
+def most_devices(n_runs: int, n_devices: int) -> int:
+    """The largest number of devices, at most `n_devices`, that can each train equally many of `n_runs` whole runs."""
+    return max(n for n in range(1, n_devices + 1) if n_runs % n == 0)
 
 
 def check_precision(precision: str, device: jax.Device) -> None:
@@ -48,21 +59,34 @@ def check_precision(precision: str, device: jax.Device) -> None:
         raise ConfigError(f"precision='tf32', but a {name} has no such numbers; use float32 or bf16")
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Puts a copy of each array on each of this process's devices, in its natural shape."""
-    own = [device for device in devices if device.process_index == jax.process_index()]
-    return jax.device_put(tree, NamedSharding(Mesh(np.asarray(own), (AXIS,)), PartitionSpec()))
+def place(tree: Any, devices: Sequence[jax.Device], *, apart: bool = False) -> Any:
+    """Puts arrays on devices as mapped programs take them: whole on each, or `apart`, entry i on device i.
+
+    With several processes, each calls this with its own copy, and the arrays span the devices of all; they are whole.
+    """
+    mesh, whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
+    if jax.process_count() == 1:
+        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS) if apart else whole))
+    local = jax.device_put(tree, NamedSharding(mesh.local_mesh, whole))
+    return multihost_utils.host_local_array_to_global_array(local, mesh, whole)
+
+
+def local(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """The copy of this process of whole arrays that may span processes; nothing is copied."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.global_array_to_host_local_array(tree, Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
 
 
 def data_parallel(
     function: Callable[..., Any], devices: Sequence[jax.Device], backend: str = "pmap"
 ) -> Callable[..., Any]:
-    """Maps `function(state, *arguments, shard)` over devices.
+    """Maps `function(state, *arguments, shard)` over devices that share each mini-batch.
 
     Every device gets the whole of `state` and `arguments` and its own number `shard`; by it, the function takes its
     share of each batch (`share`) and averages gradients over the axis `AXIS`, so that all results are equal. They come
-    back once, in natural shape, on this process's devices. `state` is donated. One device is mapped like many. All
-    processes make the same calls, each with its own copy of the arguments.
+    back once, in natural shape. `state` is donated. One device is mapped like many. All processes make the same calls,
+    each with its own copy of the arguments; those that are large should be made global once (`place`).
 
     Args:
       function: pure.
@@ -72,17 +96,35 @@ def data_parallel(
     Raises:
       ConfigError: if there is no such backend.
     """
-    if backend not in _BACKENDS:
-        raise ConfigError(f"backend {backend!r} is unknown; choose one of {', '.join(_BACKENDS)}")
-    return _BACKENDS[backend](function, devices)
+    return _backend(backend)(function, devices, None)
 
 
-def _pmap(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
+def run_parallel(
+    function: Callable[..., Any], devices: Sequence[jax.Device], backend: str, axes: Sequence[int | None]
+) -> Callable[..., Any]:
+    """Maps `function(state, *arguments, shard)` over devices that train runs of their own, in one process.
+
+    Args:
+      function: pure; it computes nothing together with other devices.
+      devices: one for each entry of the arguments that are split.
+      backend: as in `data_parallel`.
+      axes: for the state and each argument 0 if its first axis is split over the devices, None if all get the whole.
+
+    Returns:
+      A function whose results have such a first axis, too. `state` is donated.
+    """
+    return _backend(backend)(function, devices, axes)
+
+
+def _pmap(
+    function: Callable[..., Any], devices: Sequence[jax.Device], axes: Sequence[int | None] | None
+) -> Callable[..., Any]:
+    state_axis, argument_axes = (axes[0], tuple(axes[1:])) if axes else (None, None)
     mapped = jax.pmap(
         lambda state, arguments, shard: function(state, *arguments, shard),
         axis_name=AXIS,
-        in_axes=(None, None, 0),
-        out_axes=None,
+        in_axes=(state_axis, argument_axes, 0),
+        out_axes=state_axis,
         devices=devices,
         donate_argnums=0,
     )
@@ -95,21 +137,30 @@ def _pmap(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callab
     return call
 
 
-def _shard_map(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    mesh, whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
-    body = jax.shard_map(
-        lambda state, arguments: function(state, *arguments, lax.axis_index(AXIS)),
-        mesh=mesh,
-        in_specs=whole,
-        out_specs=whole,
+def _shard_map(
+    function: Callable[..., Any], devices: Sequence[jax.Device], axes: Sequence[int | None] | None
+) -> Callable[..., Any]:
+    def on_one_device(state: Any, arguments: Any) -> Any:
+        if axes is None:
+            return function(state, *arguments, lax.axis_index(AXIS))
+        state, *arguments = (
+            tree if axis is None else jax.tree.map(lambda leaf: leaf[0], tree)
+            for axis, tree in zip(axes, (state, *arguments), strict=True)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(state, *arguments, lax.axis_index(AXIS)))
+
+    state_spec, *argument_specs = (PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in axes or [None])
+    mapped = jax.shard_map(
+        on_one_device,
+        mesh=Mesh(np.asarray(devices), (AXIS,)),
+        in_specs=(state_spec, tuple(argument_specs) if axes else state_spec),
+        out_specs=state_spec,
         check_vma=False,  # With it, gradients would be summed over devices before the function averages them.
     )
-    mapped = jax.jit(body, donate_argnums=0)
+    compiled = jax.jit(mapped, donate_argnums=0)
 
     def call(state: Any, *arguments: Any) -> Any:
-        # Here a program over several processes takes and gives arrays that span them; the buffers stay where they are.
-        inputs = multihost_utils.host_local_array_to_global_array((state, arguments), mesh, whole)
-        return multihost_utils.global_array_to_host_local_array(mapped(*inputs), mesh, whole)
+        return compiled(state, arguments)
 
     return call
 
@@ -117,7 +168,26 @@ def _shard_map(function: Callable[..., Any], devices: Sequence[jax.Device]) -> C
 _BACKENDS = {"pmap": _pmap, "shard_map": _shard_map}
 
 
+def _backend(name: str) -> Callable[..., Any]:
+    if name not in _BACKENDS:
+        raise ConfigError(f"backend {name!r} is unknown; choose one of {', '.join(_BACKENDS)}")
+    return _BACKENDS[name]
+
+
 def share(batch: jax.Array, shard: jax.Array, n_devices: int) -> jax.Array:
     """The part of a batch, [batch, ...], that belongs to device number `shard`: [batch / n_devices, ...]."""
+    if n_devices == 1:
+        return batch
     size = batch.shape[0] // n_devices
     return lax.dynamic_slice_in_dim(batch, shard * size, size)
+
+
+def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
+    """The average of each array over devices that share a mini-batch; unchanged if there is no such axis.
+
+    All arrays travel as one vector: a small exchange takes as long as a large one, because devices wait for each other.
+    """
+    if axis_name is None:
+        return tree
+    vector, restored = ravel_pytree(tree)
+    return restored(lax.pmean(vector, axis_name))

@@ -9,7 +9,7 @@ from pathlib import Path
 def start(code: str, **environment: str) -> subprocess.Popen[str]:
     """Starts a Python of its own that can import the tests; compiled programs are shared."""
     tests = Path(__file__).parents[1]
-    path = [tests, tests / "training", tests.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [tests, tests / "training", tests / "methods", tests.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     settings = {
         "PYTHONPATH": os.pathsep.join(map(str, path)),
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import children, small_runs
+from support import checks, children, small_runs
 from support.marks import slow_but
 
 from dgm_jax import Learner
@@ -24,6 +24,7 @@ from dgm_jax.config import Config
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.runs import checkpoints
 from dgm_jax.runs.events import Callback
+from dgm_jax.training import devices, trainer
 from dgm_jax.training.devices import choose_devices, data_parallel
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
@@ -126,23 +127,78 @@ def go_on_elsewhere(folder: Path) -> None:
         assert_close(small_runs.newest(folder / name).tree, expected)
 
 
-def test_devices_that_the_batch_does_not_split_over() -> None:
+def test_one_device_is_used_unless_more_are_asked_for(tmp_path: Path) -> None:
     n = len(jax.devices())
     with pytest.raises(ConfigError, match=f"^devices={n + 1}, but here are {n} "):
-        choose_devices(n + 1, 8)
-    code = """
-import jax
-from dgm_jax.errors import ConfigError
-from dgm_jax.training.devices import choose_devices
-assert choose_devices(None, 8) == jax.devices()
-assert choose_devices(2, 8) == jax.devices()[:2]
-try:
-    choose_devices(None, 100)
-except ConfigError as error:
-    print(error)
-"""
-    (said,) = children.outputs(children.start(code, **virtual_devices(8)))
-    assert said == ("batch_size=100 does not split over 8 devices; use a multiple of 8, e.g. 104 (or --devices 5)\n")
+        choose_devices(n + 1)
+    code = f"import pathlib, test_devices as t; t.ask_for_devices(pathlib.Path({str(tmp_path)!r}))"
+    children.outputs(children.start(code, **virtual_devices(8)))
+
+
+def ask_for_devices(folder: Path) -> None:
+    """With eight devices: which are chosen, and a batch that does not split over them."""
+    assert choose_devices(None) == jax.devices()[:1]
+    assert choose_devices(2) == jax.devices()[:2]
+    assert choose_devices("all") == jax.devices()
+    config = small_runs.small("dgma", image_size=8, batch_size=100)
+    message = "^batch_size=100 does not split over 8 devices; use a multiple of 8, e.g. 104 .or --devices 5.$"
+    with pytest.raises(ConfigError, match=message):
+        Learner(config, devices="all").fit(small_runs.stream(config), folder)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("backend", slow_but(["pmap", "shard_map"], "pmap"))
+def test_each_device_trains_a_seed_of_its_own_bit_for_bit(backend: str, tmp_path: Path) -> None:
+    code = f"import pathlib, test_devices as t; t.train_seeds_apart(pathlib.Path({str(tmp_path)!r}), {backend!r})"
+    children.outputs(children.start(code, **virtual_devices(3)))
+
+
+def train_seeds_apart(folder: Path, backend: str) -> None:
+    """With three devices: two seeds, of which one is behind when the run is resumed."""
+    # Seven images do not split over two devices. With headroom, both seeds need arrays of the same width.
+    config = small_runs.small("dgma", image_size=8, epochs=2, batch_size=7)
+    seeds, streams = (0, 5), [small_runs.stream(config, (0, 1)) for _ in range(2)]
+
+    used: set[jax.Device] = set()
+
+    def place(*arguments: Any, **options: Any) -> Any:
+        placed = devices.place(*arguments, **options)
+        used.update(shard.device for leaf in jax.tree.leaves(placed) for shard in leaf.addressable_shards)
+        return placed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer, "place", place)
+        Learner(config, devices="all", backend=backend).fit_seeds(seeds, streams, folder / "apart")
+    assert used == set(jax.devices()[:2])
+    for seed in seeds:
+        own, alone = config.with_changes(seed=seed), folder / f"alone{seed}"
+        Learner(own).fit(small_runs.stream(own, (0, 1)), alone)
+        checks.assert_equal_trees(
+            small_runs.newest(folder / "apart" / f"seed{seed}").tree, small_runs.newest(alone).tree
+        )
+    shutil.rmtree(folder / "apart" / "seed5" / "checkpoints" / "1")  # As if this seed had been stopped in task 1.
+    (folder / "apart" / "seed5" / "summary.json").unlink()
+    before = small_runs.newest(folder / "alone5").tree
+    Learner(config, devices="all", backend=backend).fit_seeds(seeds, streams, folder / "apart")
+    checks.assert_equal_trees(small_runs.newest(folder / "apart" / "seed5").tree, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_a_device_trains_several_seeds_side_by_side(backend: str, tmp_path: Path) -> None:
+    code = f"import pathlib, test_devices as t; t.train_four_seeds(pathlib.Path({str(tmp_path)!r}), {backend!r})"
+    children.outputs(children.start(code, **virtual_devices(3)))
+
+
+def train_four_seeds(folder: Path, backend: str) -> None:
+    """Three devices: two of them train two seeds each, as a single one would."""
+    config, seeds = small_runs.small("dgmw", image_size=8), (0, 1, 2, 3)
+    for name, count, chosen in (("one", 1, "pmap"), ("all", "all", backend)):
+        streams = [small_runs.stream(config, (0, 1)) for _ in seeds]
+        Learner(config, devices=count, backend=chosen).fit_seeds(seeds, streams, folder / name)
+    for seed in seeds:
+        trees = [small_runs.newest(folder / name / f"seed{seed}").tree for name in ("all", "one")]
+        assert_close(*trees)
 
 
 def test_an_unknown_backend() -> None:
@@ -265,7 +321,7 @@ def be_one_of_two(process_id: int, port: int, folder: Path) -> None:
         error_of(lambda: fit(seed=process_id)),
         error_of(lambda: fit(seed=0)),
         error_of(lambda: processes.call_on_all(fail_in_the_second)),
-        error_of(lambda: choose_devices(1, 8)),
+        error_of(lambda: choose_devices(1)),
     ]
     print(json.dumps({"written": written, "errors": errors}))
 
