@@ -222,16 +222,21 @@ def _has(precision: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Checks, times and runs, as far as time allows; the status is 1 if results do not agree with the CPU's."""
+    """Checks, times and runs, as far as time allows.
+
+    Returns:
+      0, or 1 if results do not agree with the CPU's; a call that had to be cut off ends with 3.
+    """
     begun = time.perf_counter()
     # Processes with other flags need a part of the device's memory, and its peak is to be counted.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     options = parse(argv)
     if options.write_reference:
-        np.savez_compressed(REFERENCE, **small_case("float32"))
+        arrays: dict[str, Any] = dict(small_case("float32"))
+        np.savez_compressed(REFERENCE, **arrays)
         return 0
     machine.check(options.precisions[0], options.out)
-    end = threading.Timer(60 * options.minutes * (1 + _GRACE), os._exit, [0])  # Whatever is being compiled then.
+    end = threading.Timer(60 * options.minutes * (1 + _GRACE), os._exit, [3])  # Whatever is being compiled then.
     end.daemon = True
     end.start()
     try:
