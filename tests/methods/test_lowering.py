@@ -8,6 +8,7 @@ import re
 
 import jax
 import pytest
+from jax.experimental import topologies
 from support import children, dry_run, small_runs
 from support.marks import slow_but
 
@@ -78,3 +79,17 @@ def print_exchanges() -> None:
         texts = {step: found[step].lowered("cuda") for step in found if step.startswith("run_")}
         counts[name] = {step: len(EXCHANGE.findall(text)) for step, text in texts.items()}
     print(json.dumps(counts))
+
+
+@pytest.mark.slow
+def test_a_run_compiles_for_a_tpu() -> None:
+    pytest.importorskip("libtpu", reason='needs the compiler: python -m pip install "jax[tpu]"')
+    nobody_asks = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "JAX_PLATFORMS": "cpu"}
+    children.outputs(children.start("import test_lowering as t; t.compile_for_a_tpu()", **nobody_asks), seconds=1200)
+
+
+def compile_for_a_tpu() -> None:
+    """One chip of a v5e. In bfloat16, for float32 takes its compiler minutes for each convolution."""
+    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[:1]
+    for program in programs("bf16", devices=chips).values():
+        program.compile_for(chips)
