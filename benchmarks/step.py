@@ -73,7 +73,7 @@ def make_scene(point: Point, config: Config, dataset: Dataset, physical: Sequenc
     """
     labels = dataset.labels
     networks = Networks(config, channels=dataset.x_train.shape[3], n_classes=len(labels), max_heads=1)
-    trainer = Trainer(networks, choose_devices(1, config.gan.batch_size))
+    trainer = Trainer(networks, choose_devices(1))
     key = jax.random.key(0)
     generator = np.random.default_rng(0)
     reserved = []

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import jax
 
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
@@ -22,7 +24,7 @@ from dgm_jax.runs.summary import Summary
 from dgm_jax.system import files, processes
 from dgm_jax.system.lock import RunLock
 from dgm_jax.system.pinned import pinned
-from dgm_jax.training.devices import check_precision, choose_devices
+from dgm_jax.training.devices import check_batch, check_precision, choose_devices, most_devices
 
 _SHARED = ("dataset", "tasks", "image_shape", "train_counts")  # What the streams of several seeds have in common.
 
@@ -34,7 +36,7 @@ class Learner:
         self,
         config: Config,
         *,
-        devices: int | None = None,
+        devices: int | Literal["all"] | None = None,
         backend: str = "pmap",
         callbacks: Sequence[Callback] = (),
         show_real: bool = False,
@@ -44,7 +46,8 @@ class Learner:
 
         Args:
           config: the settings.
-          devices: how many devices to train on, of all processes together; None: all there are.
+          devices: how many devices to train on, of all processes together, or "all"; None: one of each process.
+            Devices share each mini-batch; those of one process train whole seeds instead, if there are several.
           backend: what maps over devices, "pmap" or "shard_map"; results do not depend on it.
           callbacks: hear of every event; with several processes, only those of the first one do.
           show_real: keep three real images of each class in the run's folder, for its page; otherwise it keeps none.
@@ -52,8 +55,8 @@ class Learner:
             `errors.Terminated`. Of several processes, JAX's own notice of preemption decides instead.
 
         Raises:
-          ConfigError: if there are fewer devices, the batch does not split over them, they lack the precision, or the
-            method does not know the protocol or does not read a setting that is given.
+          ConfigError: if there are fewer devices, they lack the precision, or the method does not know the protocol or
+            does not read a setting that is given.
         """
         protocols = METHODS[config.method].protocols
         if config.protocol not in protocols:
@@ -63,7 +66,7 @@ class Learner:
         if show_real and METHODS[config.method].memory is Method.memory:
             raise ConfigError(f"show_real=True has no effect for method {config.method!r}: it has no memory to show")
         self.config = with_method_settings(config)
-        self.devices = choose_devices(devices, config.gan.batch_size)
+        self.devices = choose_devices(devices)
         check_precision(config.gan.precision, self.devices[0])
         self.backend = backend
         self.show_real = show_real
@@ -87,7 +90,8 @@ class Learner:
           The summary, as in summary.json.
 
         Raises:
-          ConfigError: if settings and stream do not fit each other, or are not the same in all processes.
+          ConfigError: if settings and stream do not fit each other, or are not the same in all processes, or the batch
+            does not split over the devices.
           OtherConfiguration, WorkdirInUse, WorkdirError, DamagedCheckpoint, NewerFormat: about the folder.
           NotFinite: if training breaks down.
           OtherProcessFailed: if one of these errors came up in another process.
@@ -99,6 +103,7 @@ class Learner:
     ) -> dict[str, Any]:
         """Learns a stream with several seeds at once, as one vectorised program.
 
+        Several devices of one process train whole seeds, equally many each: as many devices as that is possible for.
         Each seed's results are those of a single run, to rounding (and to what `training.subnetwork` says of free
         weights of closed units), and lie in a folder of their own, `seed<number>`; `summary.json` beside these folders
         has mean and standard deviation. What ends one seed, such as a loss that is not finite any more, ends all; each
@@ -136,7 +141,12 @@ class Learner:
         processes.check_equal("data", [describe(stream) for stream in streams])
         for config, stream in zip(configs, streams, strict=True):
             opening.check_fit(config, stream)
-        method = new_method(configs[0], streams[0], self.devices, self.backend)  # It refuses settings that cannot work.
+        runs_apart = len(seeds) > 1 and jax.process_count() == 1
+        devices = self.devices[: most_devices(len(seeds), len(self.devices))] if runs_apart else self.devices
+        if not runs_apart:
+            check_batch(self.config.gan.batch_size, len(devices))
+        # It refuses settings that cannot work.
+        method = new_method(configs[0], streams[0], devices, self.backend, runs_apart=runs_apart)
         with ExitStack() as held:
 
             def claim() -> None:

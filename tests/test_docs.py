@@ -19,7 +19,7 @@ import tyro
 from support import small_runs, stopping
 
 import dgm_jax
-from benchmarks import checksums, flax_conv, jobs, kills, mutants, power_cut, replay, run, step
+from benchmarks import backends, checksums, flax_conv, jobs, kills, launches, mutants, power_cut, replay, run, step
 from dgm_jax import data
 from dgm_jax.commands import main, table
 from dgm_jax.commands.experiments import find
@@ -123,7 +123,7 @@ def understand(words: list[str]) -> None:
 # Benchmarks whose options are the arguments of `main`; that of GPUs reads its command line without tyro.
 MEASURING = {
     benchmark.__name__: benchmark
-    for benchmark in (checksums, flax_conv, jobs, kills, mutants, power_cut, replay, run, step)
+    for benchmark in (backends, checksums, flax_conv, jobs, kills, launches, mutants, power_cut, replay, run, step)
 }
 
 # Studies, which try changes of settings.

@@ -17,7 +17,6 @@ from dgm_jax.methods.method import InProgress, Learnt, Method, Plan, Predictor, 
 from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Loss, init_classifier, start_training
 from dgm_jax.training.epoch import TaskImages, padded
 from dgm_jax.training.task import Networks
-from dgm_jax.training.trainer import Trainer
 from dgm_jax.types import DiscriminatorParams, Statistics, params_to_tree
 
 _STEPS_PER_EPOCH = 100  # These methods count steps; between two epochs a run can be interrupted.
@@ -52,7 +51,7 @@ class ClassifierMethod(Method[State, Training]):
         """Binds the method to settings and devices."""
         super().__init__(setting)
         self.networks = Networks(self.config, setting.image_shape[2], setting.n_classes, max_heads=1)
-        self.trainer = Trainer(self.networks, setting.devices, backend=setting.backend)
+        self.trainer = setting.trainer(self.networks)
 
     # ---- What a subclass says ----
 

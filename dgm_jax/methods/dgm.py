@@ -27,7 +27,7 @@ from dgm_jax.training import task as tasks
 from dgm_jax.training.epoch import TaskImages, padded
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
-from dgm_jax.training.trainer import TaskTraining, Trainer
+from dgm_jax.training.trainer import TaskTraining
 from dgm_jax.training.warm_start import most_similar_classes
 
 
@@ -57,7 +57,7 @@ class DGM(GenerativeMemory[Training]):
             n_classes=setting.n_classes,
             max_heads=max(map(len, setting.tasks)),
         )
-        self.trainer = Trainer(self.networks, setting.devices, backend=setting.backend, worker=setting.worker)
+        self.trainer = setting.trainer(self.networks)
 
     def new_state(self, key: jax.Array) -> State:
         """An empty memory with fresh weights."""

@@ -21,7 +21,7 @@ from dgm_jax.training.classifier import init_classifier
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
 from dgm_jax.training.state import Capacity, TrainState, from_tree, to_tree
 from dgm_jax.training.step import Step
-from dgm_jax.training.trainer import TaskTraining, Trainer
+from dgm_jax.training.trainer import TaskTraining
 from dgm_jax.types import DiscriminatorParams, Statistics, norms_from_tree, params_to_tree, statistics_from_tree
 
 Keys = dict[str, jax.Array]  # By what they are for.
@@ -73,7 +73,7 @@ class UnmaskedGenerator(Method[State, Training]):
             max_heads=1,
             conditional=self.conditional,
         )
-        self.trainer = Trainer(self.networks, setting.devices, backend=setting.backend, step=self.step)
+        self.trainer = setting.trainer(self.networks, self.step)
         self.widths = self.networks.first_widths
 
     # ---- What a subclass says ----

@@ -22,6 +22,9 @@ from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.models.discriminator import widened
 from dgm_jax.system.worker import Worker
+from dgm_jax.training.step import Step
+from dgm_jax.training.task import Networks
+from dgm_jax.training.trainer import Trainer
 from dgm_jax.types import DiscriminatorParams, Statistics, statistics_from_tree
 from dgm_jax.types import Tree as Tree
 
@@ -36,6 +39,7 @@ class Setting:
     config: Config
     devices: Sequence[jax.Device]
     backend: str  # "pmap" or "shard_map".
+    runs_apart: bool  # Whether devices train whole seeds, each its own, instead of parts of a mini-batch.
     image_shape: tuple[int, int, int]
     stored_shape: tuple[int, ...]  # Of the images before they were resized.
     tasks: tuple[tuple[int, ...], ...]  # Class indices of each task.
@@ -58,6 +62,12 @@ class Setting:
     def largest_task(self) -> int:
         """Room for the training images of a task: of the largest one, or for a mini-batch, if that is more."""
         return max(self.config.gan.batch_size, *map(sum, self.counts))
+
+    def trainer(self, networks: Networks, step: type[Step] = Step) -> Trainer:
+        """The compiled programs of the run."""
+        return Trainer(
+            networks, self.devices, backend=self.backend, runs_apart=self.runs_apart, step=step, worker=self.worker
+        )
 
     def n_seen(self, task: int) -> int:
         """Classes seen once a task is learnt; 0 for task -1."""

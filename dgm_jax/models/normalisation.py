@@ -44,12 +44,13 @@ def batch_norm(
         return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
     def over_batch(values: jax.Array) -> jax.Array:
-        mean = jnp.mean(values, tuple(range(x.ndim - 1)))
-        return mean if axis_name is None else lax.pmean(mean, axis_name)
+        return jnp.mean(values, tuple(range(x.ndim - 1)))
 
     if train:
         mean = over_batch(x)
         var = over_batch(jnp.square(x - channelwise(mean)))
+        if axis_name is not None:
+            mean, var = _of_all_parts(mean, var, axis_name)
         count = x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
         new = Statistics(mean, var * (count / max(count - 1, 1)))
         statistics = jax.tree.map(lambda old, batch: (1 - MOMENTUM) * old + MOMENTUM * batch, statistics, new)
@@ -58,6 +59,13 @@ def batch_norm(
         mean, var = statistics.mean, statistics.var
     scale = lax.rsqrt(var + EPSILON) * params.scale
     return (x - channelwise(mean)) * channelwise(scale) + channelwise(params.shift), statistics
+
+
+def _of_all_parts(mean: jax.Array, var: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of a batch from those of its equal parts, [c] each, in one exchange between devices."""
+    means, variances = lax.all_gather(jnp.stack([mean, var]), axis_name, axis=1)
+    mean = jnp.mean(means, 0)
+    return mean, jnp.mean(variances + jnp.square(means - mean[None]), 0)
 
 
 def in_succession(before: Sequence[Statistics], after: Sequence[Statistics]) -> list[Statistics]:

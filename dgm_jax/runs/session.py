@@ -197,12 +197,15 @@ class _SessionWatch(Watch):
             run.record.add_seconds("compile", built)
 
 
-def new_method(config: Config, stream: TaskStream, devices: Sequence[Any], backend: str = "pmap") -> Method:
+def new_method(
+    config: Config, stream: TaskStream, devices: Sequence[Any], backend: str = "pmap", *, runs_apart: bool = False
+) -> Method:
     """The method that the settings name, for a stream."""
     setting = Setting(
         config=config,
         devices=devices,
         backend=backend,
+        runs_apart=runs_apart,
         image_shape=stream.image_shape,
         stored_shape=stream.stored_shape,
         tasks=stream.tasks,

@@ -19,7 +19,7 @@ from dgm_jax.models import pair
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.augmentation import augmented
-from dgm_jax.training.devices import AXIS, share
+from dgm_jax.training.devices import AXIS, mean_over_devices, share
 from dgm_jax.training.epoch import TaskImages
 from dgm_jax.training.losses import cross_entropy, only_seen
 from dgm_jax.training.state import init_optimiser
@@ -81,6 +81,7 @@ def run_classifier_steps(
       loss: what is minimised; None: the cross-entropy over the classes seen.
     """
     optimiser, discriminate = _optimiser(config), pair(config.classifier_network).discriminate
+    axis_name = AXIS if n_devices > 1 else None
 
     def minimised(params: DiscriminatorParams, output: Output, images: jax.Array, labels: jax.Array) -> jax.Array:
         if loss is None:
@@ -95,15 +96,15 @@ def run_classifier_steps(
         images, labels = share(images, shard, n_devices), share(labels, shard, n_devices)
 
         def loss_of(params: DiscriminatorParams) -> Any:
-            output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
+            output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=axis_name)
             correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             value = minimised(params, output, images, labels)
-            return value, (statistics, jnp.mean(correct, dtype=jnp.float32))
+            return value, (statistics, jnp.stack([value, jnp.mean(correct, dtype=jnp.float32)]))
 
-        (value, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, moments = optimiser.update(lax.pmean(gradients, AXIS), state.optimiser)
-        state = ClassifierState(optax.apply_updates(state.params, updates), statistics, moments)
-        return state, sums + lax.pmean(jnp.stack([value, accuracy]), AXIS)
+        gradients, (statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.params)
+        gradients, metrics = mean_over_devices((gradients, metrics), axis_name)
+        updates, moments = optimiser.update(gradients, state.optimiser)
+        return ClassifierState(optax.apply_updates(state.params, updates), statistics, moments), sums + metrics
 
     with jax.default_matmul_precision(config.matmul_precision):
         return lax.fori_loop(start, stop, body, (state, sums))

@@ -1,12 +1,13 @@
 """The one place that maps training over devices."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dgm_jax.errors import ConfigError
@@ -15,30 +16,40 @@ from dgm_jax.system import processes
 AXIS = "devices"
 
 
-def choose_devices(count: int | None, batch_size: int) -> list[jax.Device]:
-    """Returns the devices to train on, equally many of each process: `count` in all, or every one if None.
+def choose_devices(count: int | Literal["all"] | None) -> list[jax.Device]:
+    """Returns the devices of a run, equally many of each process: `count` in all, or one of each process if None.
 
     Raises:
       NoDevice: if JAX has none of the kind that it was asked for.
-      ConfigError: if there are fewer, or they do not split over processes, or the batch not over them.
+      ConfigError: if there are fewer, or they do not split over processes.
     """
     processes.require_device()
     present, n_processes = jax.devices(), jax.process_count()
-    n = len(present) if count is None else count
+    n = n_processes if count is None else len(present) if count == "all" else count
     devices = [d for process in range(n_processes) for d in jax.local_devices(process)[: n // n_processes]]
     if n < 1 or len(devices) != n:
         here = f"{len(present)} ({present[0].platform})"
         if n_processes == 1:
             raise ConfigError(f"devices={n}, but here are {here}; use 1 to {len(present)}")
         raise ConfigError(f"devices={n}, but {n_processes} processes have {here}; use equally many of each process")
-    if batch_size % n:
-        fitting = [d for d in range(n_processes, n, n_processes) if batch_size % d == 0]
+    return devices
+
+
+def check_batch(batch_size: int, n_devices: int) -> None:
+    """Refuses a mini-batch that does not split over devices; raises ConfigError."""
+    if batch_size % n_devices:
+        n_processes = jax.process_count()
+        fitting = [d for d in range(n_processes, n_devices, n_processes) if batch_size % d == 0]
         raise ConfigError(
-            f"batch_size={batch_size} does not split over {n} devices; "
-            f"use a multiple of {n}, e.g. {-(-batch_size // n) * n}"
+            f"batch_size={batch_size} does not split over {n_devices} devices; "
+            f"use a multiple of {n_devices}, e.g. {-(-batch_size // n_devices) * n_devices}"
             + (f" (or --devices {fitting[-1]})" if fitting else "")
         )
-    return devices
+
+
+def most_devices(n_runs: int, n_devices: int) -> int:
+    """The largest number of devices, at most `n_devices`, that can each train equally many of `n_runs` whole runs."""
+    return max(n for n in range(1, n_devices + 1) if n_runs % n == 0)
 
 
 def check_precision(precision: str, device: jax.Device) -> None:
@@ -48,34 +59,53 @@ def check_precision(precision: str, device: jax.Device) -> None:
         raise ConfigError(f"precision='tf32', but a {name} has no such numbers; use float32 or bf16")
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Puts a copy of each array on each of this process's devices, in its natural shape."""
-    return jax.device_put(tree, replicated(devices))
+def placement(devices: Sequence[jax.Device], *, apart: bool = False) -> NamedSharding:
+    """Where mapped programs of one process take arrays: whole on each device, or `apart`, entry i on device i."""
+    return NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS) if apart else PartitionSpec())
 
 
-def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
-    """Where `replicate` puts an array."""
-    own = [device for device in devices if device.process_index == jax.process_index()]
-    return NamedSharding(Mesh(np.asarray(own), (AXIS,)), PartitionSpec())
+def place(tree: Any, devices: Sequence[jax.Device], *, apart: bool = False) -> Any:
+    """Puts arrays where mapped programs take them (`placement`).
+
+    With several processes, each calls this with its own copy, and the arrays span the devices of all; they are whole.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, placement(devices, apart=apart))
+    mesh, whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
+    local = jax.device_put(tree, NamedSharding(mesh.local_mesh, whole))
+    return multihost_utils.host_local_array_to_global_array(local, mesh, whole)
 
 
-class Mapped(Protocol):
+def local(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """The copy of this process of whole arrays that may span processes; nothing is copied."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.global_array_to_host_local_array(tree, Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
+
+
+class Mapped:
     """A function that is mapped over devices."""
 
+    def __init__(self, program: Any, *shards: np.ndarray) -> None:
+        """Wraps a compiled program that takes the state, a tuple of all arguments, and perhaps numbers of devices."""
+        self._program, self._shards = program, shards
+
     def __call__(self, state: Any, *arguments: Any) -> Any:
-        """Calls it."""
+        """Calls it; `state` is donated."""
+        return self._program(state, arguments, *self._shards)
 
     def compile(self, state: Any, *arguments: Any) -> None:
-        """Compiles the program of a call; of large arguments, `jax.ShapeDtypeStruct`s will do. The call finds it."""
+        """Compiles the program of a call, which then finds it. Of large arguments, `jax.ShapeDtypeStruct`s will do."""
+        self._program.lower(state, arguments, *self._shards).compile()
 
 
 def data_parallel(function: Callable[..., Any], devices: Sequence[jax.Device], backend: str = "pmap") -> Mapped:
-    """Maps `function(state, *arguments, shard)` over devices.
+    """Maps `function(state, *arguments, shard)` over devices that share each mini-batch.
 
     Every device gets the whole of `state` and `arguments` and its own number `shard`; by it, the function takes its
     share of each batch (`share`) and averages gradients over the axis `AXIS`, so that all results are equal. They come
-    back once, in natural shape, on this process's devices. `state` is donated. One device is mapped like many. All
-    processes make the same calls, each with its own copy of the arguments.
+    back once, in natural shape. `state` is donated. One device is mapped like many. All processes make the same calls,
+    each with its own copy of the arguments; those that are large should be made global once (`place`).
 
     Args:
       function: pure.
@@ -85,67 +115,92 @@ def data_parallel(function: Callable[..., Any], devices: Sequence[jax.Device], b
     Raises:
       ConfigError: if there is no such backend.
     """
-    if backend not in _BACKENDS:
-        raise ConfigError(f"backend {backend!r} is unknown; choose one of {', '.join(_BACKENDS)}")
-    return _BACKENDS[backend](function, devices)
+    return _backend(backend)(function, devices, None)
 
 
-class _Pmap:
-    def __init__(self, function: Callable[..., Any], devices: Sequence[jax.Device]) -> None:
-        self._mapped = jax.pmap(
-            lambda state, arguments, shard: function(state, *arguments, shard),
-            axis_name=AXIS,
-            in_axes=(None, None, 0),
-            out_axes=None,
-            devices=devices,
-            donate_argnums=0,
-        )
-        # A process passes what its own devices are to get.
-        self._shards = np.flatnonzero([device.process_index == jax.process_index() for device in devices])
+def run_parallel(
+    function: Callable[..., Any], devices: Sequence[jax.Device], backend: str, axes: Sequence[int | None]
+) -> Mapped:
+    """Maps `function(state, *arguments, shard)` over devices that train runs of their own, in one process.
 
-    def __call__(self, state: Any, *arguments: Any) -> Any:
-        return self._mapped(state, arguments, self._shards)
+    Args:
+      function: pure; it computes nothing together with other devices.
+      devices: one for each entry of the arguments that are split.
+      backend: as in `data_parallel`.
+      axes: for the state and each argument 0 if its first axis is split over the devices, None if all get the whole.
 
-    def compile(self, state: Any, *arguments: Any) -> None:
-        self._mapped.lower(state, arguments, self._shards).compile()
+    Returns:
+      A function whose results have such a first axis, too. `state` is donated.
+    """
+    return _backend(backend)(function, devices, axes)
 
 
-class _ShardMap:
-    def __init__(self, function: Callable[..., Any], devices: Sequence[jax.Device]) -> None:
-        self._mesh, self._whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
-        body = jax.shard_map(
-            lambda state, arguments: function(state, *arguments, lax.axis_index(AXIS)),
-            mesh=self._mesh,
-            in_specs=self._whole,
-            out_specs=self._whole,
-            check_vma=False,  # With it, gradients would be summed over devices before the function averages them.
-        )
-        self._mapped = jax.jit(body, donate_argnums=0)
-
-    def __call__(self, state: Any, *arguments: Any) -> Any:
-        # Here a program over several processes takes and gives arrays that span them; the buffers stay where they are.
-        inputs = multihost_utils.host_local_array_to_global_array((state, arguments), self._mesh, self._whole)
-        return multihost_utils.global_array_to_host_local_array(self._mapped(*inputs), self._mesh, self._whole)
-
-    def compile(self, state: Any, *arguments: Any) -> None:
-        whole = NamedSharding(self._mesh, self._whole)
-        # Arrays that span processes are never weakly typed.
-        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=whole), (state, arguments))
-        self._mapped.lower(*shapes).compile()
-
-
-_BACKENDS: dict[str, Callable[..., Mapped]] = {"pmap": _Pmap, "shard_map": _ShardMap}
-
-
-def shape_of(array: Any, *, n_runs: int = 1, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    """What stands for an array when a program is compiled: its shape, with a first axis for several runs, and type."""
-    shape, weak = np.shape(array), n_runs == 1 and getattr(array, "weak_type", False)
-    return jax.ShapeDtypeStruct(
-        shape if n_runs == 1 else (n_runs, *shape), array.dtype, sharding=sharding, weak_type=weak
+def _pmap(function: Callable[..., Any], devices: Sequence[jax.Device], axes: Sequence[int | None] | None) -> Mapped:
+    state_axis, argument_axes = (axes[0], tuple(axes[1:])) if axes else (None, None)
+    program = jax.pmap(
+        lambda state, arguments, shard: function(state, *arguments, shard),
+        axis_name=AXIS,
+        in_axes=(state_axis, argument_axes, 0),
+        out_axes=state_axis,
+        devices=devices,
+        donate_argnums=0,
     )
+    # A process passes what its own devices are to get.
+    return Mapped(program, np.flatnonzero([device.process_index == jax.process_index() for device in devices]))
+
+
+def _shard_map(
+    function: Callable[..., Any], devices: Sequence[jax.Device], axes: Sequence[int | None] | None
+) -> Mapped:
+    def on_one_device(state: Any, arguments: Any) -> Any:
+        if axes is None:
+            return function(state, *arguments, lax.axis_index(AXIS))
+        state, *arguments = (
+            tree if axis is None else jax.tree.map(lambda leaf: leaf[0], tree)
+            for axis, tree in zip(axes, (state, *arguments), strict=True)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(state, *arguments, lax.axis_index(AXIS)))
+
+    state_spec, *argument_specs = (PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in axes or [None])
+    mapped = jax.shard_map(
+        on_one_device,
+        mesh=Mesh(np.asarray(devices), (AXIS,)),
+        in_specs=(state_spec, tuple(argument_specs) if axes else state_spec),
+        out_specs=state_spec,
+        check_vma=False,  # With it, gradients would be summed over devices before the function averages them.
+    )
+    return Mapped(jax.jit(mapped, donate_argnums=0))
+
+
+_BACKENDS = {"pmap": _pmap, "shard_map": _shard_map}
+
+
+def _backend(name: str) -> Callable[..., Any]:
+    if name not in _BACKENDS:
+        raise ConfigError(f"backend {name!r} is unknown; choose one of {', '.join(_BACKENDS)}")
+    return _BACKENDS[name]
+
+
+def shape_of(array: Any, sharding: NamedSharding, run_axes: Sequence[int] = ()) -> jax.ShapeDtypeStruct:
+    """What stands for an array when a program is compiled; several runs add axes before its own."""
+    weak = not run_axes and getattr(array, "weak_type", False)
+    return jax.ShapeDtypeStruct((*run_axes, *np.shape(array)), array.dtype, sharding=sharding, weak_type=weak)
 
 
 def share(batch: jax.Array, shard: jax.Array, n_devices: int) -> jax.Array:
     """The part of a batch, [batch, ...], that belongs to device number `shard`: [batch / n_devices, ...]."""
+    if n_devices == 1:
+        return batch
     size = batch.shape[0] // n_devices
     return lax.dynamic_slice_in_dim(batch, shard * size, size)
+
+
+def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
+    """The average of each array over devices that share a mini-batch; unchanged if there is no such axis.
+
+    All arrays travel as one vector: a small exchange takes as long as a large one, because devices wait for each other.
+    """
+    if axis_name is None:
+        return tree
+    vector, restored = ravel_pytree(tree)
+    return restored(lax.pmean(vector, axis_name))

@@ -12,7 +12,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from dgm_jax import nn
 from dgm_jax.config import Config
@@ -20,6 +19,7 @@ from dgm_jax.models import Pair, pair
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.generator import Generator
 from dgm_jax.models.normalisation import in_succession
+from dgm_jax.training.devices import mean_over_devices
 from dgm_jax.training.gates import open_gates, open_share
 from dgm_jax.training.losses import critic_loss, cross_entropy, gradient_penalty, only_seen
 from dgm_jax.training.state import Capacity, DiscriminatorState, Optimisers, TrainState, make_optimisers
@@ -88,8 +88,8 @@ class _Passes:
         return self.pair.discriminate(params, statistics, images, train=True, axis_name=self.axis_name)
 
     def mean(self, tree: Any) -> Any:
-        """Averages over devices."""
-        return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
+        """Averages over devices; called once a step, because each call is an exchange that all devices wait for."""
+        return mean_over_devices(tree, self.axis_name)
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,9 @@ class Step(_Passes):
 
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (statistics, accuracy)), gradients = value_and_grad(discriminator.params)
-        updated = self._update_discriminator(discriminator, self.mean(gradients), statistics)
-        return updated, self.mean({"classifier_loss": loss, "classifier_accuracy": accuracy})
+        metrics = {"classifier_loss": loss, "classifier_accuracy": accuracy}
+        gradients, metrics = self.mean((gradients, metrics))
+        return self._update_discriminator(discriminator, gradients, statistics), metrics
 
     def critic_step(
         self,
@@ -191,7 +192,8 @@ class Step(_Passes):
             return loss, (updated, metrics)
 
         gradients, (statistics, metrics) = jax.grad(loss_of, has_aux=True)(discriminator.params)
-        return self._update_discriminator(discriminator, self.mean(gradients), statistics), self.mean(metrics)
+        gradients, metrics = self.mean((gradients, metrics))
+        return self._update_discriminator(discriminator, gradients, statistics), metrics
 
     def generator_step(
         self,
@@ -240,9 +242,10 @@ class Step(_Passes):
             return loss, (generator_statistics, statistics, metrics)
 
         gradients, (generator_statistics, statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.generator)
-        state, update_metrics = self._update_generator(state, self.mean(gradients), scales, capacity)
+        gradients, metrics = self.mean((gradients, metrics))
+        state, update_metrics = self._update_generator(state, gradients, scales, capacity)
         state = replace(state, generator_statistics=generator_statistics, discriminator_statistics=statistics)
-        return state, self.mean(metrics | update_metrics)
+        return state, metrics | update_metrics
 
     def _update_generator(
         self, state: TrainState, gradients: GeneratorParams, scales: tuple[jax.Array, jax.Array], capacity: Capacity

@@ -12,7 +12,17 @@ import numpy as np
 from dgm_jax.system import processes
 from dgm_jax.system.worker import Worker
 from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Loss, init_classifier, run_classifier_steps
-from dgm_jax.training.devices import AXIS, Mapped, data_parallel, replicate, replicated, shape_of
+from dgm_jax.training.devices import (
+    AXIS,
+    Mapped,
+    data_parallel,
+    local,
+    most_devices,
+    place,
+    placement,
+    run_parallel,
+    shape_of,
+)
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.state import Capacity, Clock, TrainState
 from dgm_jax.training.step import Step
@@ -33,18 +43,25 @@ class Trainer:
         devices: Sequence[jax.Device],
         *,
         backend: str = "pmap",
+        runs_apart: bool = False,
         step: type[Step] = Step,
         worker: Worker | None = None,
     ) -> None:
         """Binds settings to devices; compiles nothing yet.
 
-        `backend` maps over devices (`data_parallel`); `worker` compiles what `prepare_epoch` and
-        `prepare_consolidation` say.
+        Args:
+          networks: kinds and sizes of the networks, and the settings.
+          devices: to train on.
+          backend: what maps over devices (`data_parallel`).
+          runs_apart: whether devices train whole runs, each its own, instead of parts of a mini-batch.
+          step: what an iteration is made of.
+          worker: compiles what `prepare_epoch` and `prepare_consolidation` say.
         """
         self.networks, self.config = networks, networks.config
-        self.devices, self.backend = devices, backend
-        self.step = step.of(networks.config, AXIS)
-        self._steps = partial(run_steps, step=self.step, n_conditioned=networks.n_conditioned, n_devices=len(devices))
+        self.devices, self.backend, self.runs_apart = devices, backend, runs_apart
+        self._n_shards = 1 if runs_apart else len(devices)  # Of a mini-batch.
+        self.step = step.of(networks.config, AXIS if self._n_shards > 1 else None)
+        self._steps = partial(run_steps, step=self.step, n_conditioned=networks.n_conditioned, n_devices=self._n_shards)
         self.worker = worker or Worker(())
         self._mapped: dict[tuple[Any, int], Mapped] = {}  # By the number of runs side by side.
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
@@ -55,16 +72,38 @@ class Trainer:
         return (n_runs, tuple(physical)) not in self._compiled
 
     def stack_runs(self, trees: Sequence[Tree]) -> Tree:
-        """Puts the arrays of each run on all devices: as they are for one run, stacked on a new first axis for more."""
-        tree = trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-        return replicate(tree, self.devices)
+        """Puts the arrays of each run on the devices that need them.
+
+        Those of one run are as they are; those of several are stacked on new first axes: one of devices, if runs are
+        apart on several, and one of runs side by side on a device, if there are several.
+        """
+        if len(trees) == 1:
+            return self._place(trees[0], 1)
+        axes = self._run_axes(len(trees))
+        tree = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*axes, *np.shape(leaves[0])), *trees)
+        return self._place(tree, len(trees))
 
     def split_runs(self, tree: Tree, n_runs: int) -> list[Tree]:
         """Undoes `stack_runs`; the arrays of more than one run are taken to the host."""
         if n_runs == 1:
-            return [tree]
-        host = jax.device_get(tree)
-        return [jax.tree.map(lambda a, i=i: a[i], host) for i in range(n_runs)]
+            return [local(tree, self._devices_of(1))]
+        host, n_axes = jax.device_get(local(tree, self._devices_of(n_runs))), len(self._run_axes(n_runs))
+        return [jax.tree.map(lambda a, i=i: a.reshape(n_runs, *a.shape[n_axes:])[i], host) for i in range(n_runs)]
+
+    def _n_apart(self, n_runs: int) -> int:
+        """Devices that train runs of their own; 1 if all work on the same runs."""
+        return most_devices(n_runs, len(self.devices)) if self.runs_apart else 1
+
+    def _devices_of(self, n_runs: int) -> Sequence[jax.Device]:
+        return self.devices[: self._n_apart(n_runs)] if self.runs_apart else self.devices
+
+    def _run_axes(self, n_runs: int) -> tuple[int, ...]:
+        """Sizes of the axes before those of a single run's arrays."""
+        n_apart = self._n_apart(n_runs)
+        return tuple(n for n in (n_apart, n_runs // n_apart) if n > 1)
+
+    def _place(self, tree: Tree, n_runs: int) -> Tree:
+        return place(tree, self._devices_of(n_runs), apart=self._n_apart(n_runs) > 1)
 
     def run_epoch(
         self,
@@ -89,7 +128,7 @@ class Trainer:
         run = self._epoch_program(len(keys))
         self.worker.wait(("train", shape))
         self._compiled.add(shape)
-        key, sums = _stacked(keys), _no_metrics(self.step.metric_names, len(keys))
+        key, sums = self._stack_keys(keys), self._no_metrics(self.step.metric_names, len(keys))
         for start, stop in self._calls("train", 0, steps):
             state, sums = run(state, data, replay, capacity, clock, key, sums, np.int32(start), np.int32(stop))
             sums = jax.device_get(sums)
@@ -112,12 +151,11 @@ class Trainer:
         shape = (len(keys), tuple(physical))
         if shape in self._compiled:
             return
-        run, key, sums = self._epoch_program(len(keys)), _stacked(keys), _no_metrics(self.step.metric_names, len(keys))
-        placed = partial(shape_of, sharding=replicated(self.devices))
-        images = jax.tree.map(placed, (data, replay))
+        run, key = self._epoch_program(len(keys)), self._stack_keys(keys)
+        sums, images = self._no_metrics(self.step.metric_names, len(keys)), self._shapes((data, replay), len(keys), ())
 
         def job() -> None:
-            state, capacity = (self._shapes(tree, len(keys)) for tree in begun())
+            state, capacity = self._shapes(begun(), len(keys))
             run.compile(state, *images, capacity, Clock(*[np.int32()] * 4), key, sums, np.int32(), np.int32())
             self._compiled.add(shape)
 
@@ -125,10 +163,11 @@ class Trainer:
 
     def prepare_consolidation(self, keys: Sequence[jax.Array], data: TaskImages, seen: np.ndarray) -> None:
         """Lets the worker compile the program of `consolidate`; of the arguments only shapes count."""
-        run, key, sums = self._classifier_program(len(keys)), _stacked(keys), _no_metrics(CLASSIFIER_METRICS, len(keys))
+        run, key = self._classifier_program(len(keys)), self._stack_keys(keys)
+        sums = self._no_metrics(CLASSIFIER_METRICS, len(keys))
 
         def job() -> None:
-            state, source = (self._shapes(tree, len(keys)) for tree in (self._new_classifier(keys[0]), data))
+            state, source = self._shapes((self._new_classifier(keys[0]), data), len(keys))
             run.compile(state, (source,), seen, None, key, sums, np.int32(), np.int32())
 
         self.worker.prepare(("classify", None, len(keys)), job)
@@ -156,7 +195,7 @@ class Trainer:
         """
         run = self._classifier_program(len(keys), loss)
         self.worker.wait(("classify", loss, len(keys)))
-        key, sums = _stacked(keys), _no_metrics(CLASSIFIER_METRICS, len(keys))
+        key, sums = self._stack_keys(keys), self._no_metrics(CLASSIFIER_METRICS, len(keys))
         for begin, end in self._calls("classify", start, stop):
             state, sums = run(state, sources, seen, anchor, key, sums, np.int32(begin), np.int32(end))
             sums = jax.device_get(sums)
@@ -193,25 +232,39 @@ class Trainer:
         sizes = {"channels": self.networks.channels, "n_classes": self.networks.n_classes}
         return jax.device_get(init_classifier(key, self.config, **sizes))
 
-    def _shapes(self, tree: Tree, n_runs: int) -> Tree:
+    def _shapes(self, tree: Tree, n_runs: int, run_axes: tuple[int, ...] | None = None) -> Tree:
         """What stands for `stack_runs([tree, ...])` when a program is compiled."""
-        return jax.tree.map(partial(shape_of, n_runs=n_runs, sharding=replicated(self.devices)), tree)
+        axes = self._run_axes(n_runs) if run_axes is None else run_axes
+        sharding = placement(self._devices_of(n_runs), apart=self._n_apart(n_runs) > 1)
+        return jax.tree.map(lambda array: shape_of(array, sharding, axes), tree)
 
     def _epoch_program(self, n_runs: int) -> Mapped:
         # State, data, replay, capacity, key and sums differ from run to run.
         return self._program("train", self._steps, n_runs, (0, 0, 0, 0, None, 0, 0, None, None, None))
 
     def _classifier_program(self, n_runs: int, loss: Loss | None = None) -> Mapped:
-        steps = partial(run_classifier_steps, config=self.config, n_devices=len(self.devices), loss=loss)
+        steps = partial(run_classifier_steps, config=self.config, n_devices=self._n_shards, loss=loss)
         return self._program(("classify", loss), steps, n_runs, (0, 0, None, 0, 0, 0, None, None, None))
 
     def _program(self, name: Any, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Mapped:
         """A loop of steps, mapped over devices, and over runs if there are several; `axes`: which arguments are."""
         if (name, n_runs) not in self._mapped:
-            # A single run is not mapped: its program is the plain one.
-            vectorised = steps if n_runs == 1 else jax.vmap(steps, in_axes=axes)
-            self._mapped[name, n_runs] = data_parallel(vectorised, self.devices, self.backend)
+            devices, n_apart = self._devices_of(n_runs), self._n_apart(n_runs)
+            # A single run on a device is not mapped: its program is the plain one.
+            vectorised = steps if n_runs == n_apart else jax.vmap(steps, in_axes=axes)
+            if n_apart > 1:
+                self._mapped[name, n_runs] = run_parallel(vectorised, devices, self.backend, axes[:-1])
+            else:
+                self._mapped[name, n_runs] = data_parallel(vectorised, devices, self.backend)
         return self._mapped[name, n_runs]
+
+    def _stack_keys(self, keys: Sequence[jax.Array]) -> jax.Array:
+        stacked = keys[0] if len(keys) == 1 else jnp.stack(keys).reshape(self._run_axes(len(keys)))
+        return self._place(stacked, len(keys))
+
+    def _no_metrics(self, names: Sequence[str], n_runs: int) -> np.ndarray:
+        """Sums of metrics before the first step, for each run."""
+        return np.zeros((*self._run_axes(n_runs), len(names)), np.float32)
 
     def _calls(self, kind: str, start: int, steps: int) -> Iterator[tuple[int, int]]:
         """Cuts a loop into calls of about a second each, as fast as it turns out to run."""
@@ -305,16 +358,6 @@ class TaskTraining:
             self._state, self._capacity = (self.trainer.stack_runs(trees) for trees in zip(*cuts, strict=True))
 
 
-def _stacked(keys: Sequence[jax.Array]) -> jax.Array:
-    """The keys of all runs, as a program takes them: see `Trainer.stack_runs`."""
-    return keys[0] if len(keys) == 1 else jnp.stack(keys)
-
-
-def _no_metrics(names: Sequence[str], n_runs: int) -> np.ndarray:
-    """Sums of metrics before the first step: a vector, or a row for each of several runs."""
-    return np.zeros(len(names) if n_runs == 1 else (n_runs, len(names)), np.float32)
-
-
 def _means(names: Sequence[str], sums: np.ndarray, steps: int) -> list[dict[str, float]]:
     """For each run, the mean of each metric."""
-    return [dict(zip(names, row.tolist(), strict=True)) for row in np.atleast_2d(sums).astype(float) / steps]
+    return [dict(zip(names, row.tolist(), strict=True)) for row in sums.reshape(-1, len(names)).astype(float) / steps]

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import small_runs
 
@@ -15,8 +16,9 @@ from dgm_jax.runs.events import EpochEnd, TaskEnd, TaskStart
 
 # What a bare machine with a GPU may lack. Blocked before anything is imported.
 SCRIPT = """
-import dataclasses, sys
-for name in ("PIL", "tensorflow", "tensorflow_datasets", "array_record", "tyro", "sklearn", "matplotlib"):
+import sys
+for name in ("PIL", "tensorflow", "tensorflow_datasets", "array_record", "tyro", "sklearn", "matplotlib", "jinja2",
+             "safetensors", "flatbuffers"):
     sys.modules[name] = None
 from benchmarks import gpu
 from benchmarks.points import Point
@@ -28,10 +30,21 @@ def tiny(variant):
         consolidation_steps=2, consolidation_samples=8, held_out=0.15,
     )
 
-gpu.settings = tiny
+agreement = gpu.agreement  # With the settings that the reference was made with.
+def at_full_size(precision):
+    gpu.settings = settings
+    found = agreement(precision)
+    gpu.settings = tiny
+    return found
+
+settings, gpu.settings, gpu.agreement = gpu.settings, tiny, at_full_size
 gpu.preset = lambda name, variant: tiny(variant)
 gpu.POINTS = (Point("dgma", 0, (3,)),)
-gpu.step.SECONDS, gpu.machine.LARGE = 0.01, 64
+gpu.machine.LARGE = 64
+class Here:  # In place of a process of its own.
+    TimeoutExpired, run = TimeoutError, staticmethod(lambda command, env, timeout: gpu.main(command[3:]))
+
+gpu.subprocess = Here
 sys.exit(gpu.main(sys.argv[1:]))
 """
 
@@ -52,8 +65,12 @@ def called(tmp_path_factory):
             str(folder / "gpu.jsonl"),
             "--points",
             "dgma-0",
+            "--precisions",
+            "float32",
             "--variants",
             "dgmw",
+            "--minutes",
+            "20",
         ],
         cwd=Path(__file__).parents[2],
         env=os.environ | quick,
@@ -66,12 +83,13 @@ def called(tmp_path_factory):
 
 @pytest.mark.slow
 def test_checks_times_and_runs(called):
-    printed, (checked, point, run) = called
-    assert checked["agreement"]["agrees"]
-    assert checked["agreement"]["highest"]["critic"] == 0  # The device is the CPU itself.
-    assert point["point"] == "dgma-0" and point["parts"]["iteration"]["ratio"] > 0
+    printed, (checked, *points, first, second, run) = called
+    assert max(checked["agreement"].values()) < 1e-3  # The device is a CPU, but rounds as it likes.
+    assert set(checked["agreement"]) == {"images", "classifier", "critic", "generator"}
+    assert [point["point"] for point in points] == ["dgma-0"] * 3  # The second and third are those with other flags.
+    assert all(point["iteration_seconds"] > 0 and point["precision"] == "float32" for point in points)
+    assert [(line["task"], line["epochs"]) for line in (first, second)] == [(0, 2), (1, 2)]
     assert run["run"] == "dgmw" and run["finished_tasks"] == run["of_tasks"] == 2
-    assert [line["epochs"] for line in run["tasks"]] == [2, 2]
     assert run["average"]["consolidated"]["macro"] >= 0
     assert run["peak_host_bytes"] > 0 and run["machine"]["cores"] > 0
     assert "dgmw: 2 of 2 tasks" in printed and "peak memory" in printed
@@ -92,11 +110,37 @@ def test_a_run_stops_when_its_time_is_up(monkeypatch, late, epochs, finishes):
             self.watch.on_task_end(TaskEnd(0, 0, {}, {}, {}, ("0",), [], (3,), 1.5, "strict"))
 
     monkeypatch.setattr(gpu, "Learner", Scripted)
-    run = gpu.learn(small_runs.small(image_size=8), small_runs.digits(8), deadline=time.perf_counter() - late)
-    (line,) = run["tasks"]
-    assert (line["epochs"], "seconds" in line) == (epochs, finishes)
+    lines = []
+
+    def keep(**line):
+        lines.append(line)
+
+    run = gpu.learn(small_runs.small(image_size=8), small_runs.digits(8), time.perf_counter() - late, keep)
+    (line,) = lines
+    assert (line["epochs"], line["seconds"] is not None) == (epochs, finishes)
     assert line["iteration_seconds"] == pytest.approx(0.1)
     assert (run["finished_tasks"], run["of_tasks"]) == (0, 3)  # No summary was written.
+
+
+def test_results_that_differ_are_told(monkeypatch):
+    with np.load(gpu.REFERENCE) as reference:
+        wrong = dict(reference)
+    monkeypatch.setattr(gpu, "small_case", lambda precision: dict(wrong))
+    assert set(gpu.agreement("float32").values()) == {0}
+    largest = max((name for name in wrong if name.startswith("critic/")), key=lambda name: abs(wrong[name]).max())
+    wrong[largest] = wrong[largest] * 1.01
+    found = gpu.agreement("float32")
+    assert found.pop("critic") == pytest.approx(0.01, rel=1e-3) and set(found.values()) == {0}
+
+
+def test_the_call_ends_whatever_is_under_way(tmp_path):
+    """As if something were compiled for ever."""
+    file = write_npz(small_runs.digits(8, (0, 1), 24), tmp_path / "two.npz")
+    code = "import sys, time; from benchmarks import gpu; gpu._measure = lambda *_: time.sleep(300); "
+    code += "sys.exit(gpu.main(sys.argv[1:]))"
+    arguments = ["--npz", str(file), "--out", str(tmp_path / "gpu.jsonl"), "--minutes", "0.01"]
+    process = subprocess.run([sys.executable, "-c", code, *arguments], cwd=Path(__file__).parents[2], timeout=200)
+    assert process.returncode == 3
 
 
 def test_images_must_come_from_somewhere(capsys):

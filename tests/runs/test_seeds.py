@@ -3,14 +3,16 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
-from support import small_runs
+from support import children, small_runs
 from support.marks import slow_but
 
 from dgm_jax import Learner, load_memory
 from dgm_jax.errors import ConfigError, NoMemory, OtherConfiguration
 from dgm_jax.runs.events import Callback
+from dgm_jax.training import devices, trainer
 
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
 CONFIG = small_runs.small("dgma", image_size=8, generator_width=12, headroom=1, epochs=2, checkpoint_seconds=0)
@@ -162,3 +164,60 @@ def test_a_seed_given_twice():
     with pytest.raises(ConfigError) as error:
         _fit("nowhere", seeds=(1, 2, 1))
     assert str(error.value) == "seeds=1,2,1 names a seed twice; give each once"
+
+
+# ---- devices ----
+
+
+def apart(tmp_path, code, n=3):
+    names = f"import pathlib, test_seeds as t\nfolder = pathlib.Path({str(tmp_path)!r})\n"
+    children.outputs(children.start(names + code, **children.virtual_devices(n)))
+
+
+@pytest.mark.parametrize("backend", slow_but(["pmap", "shard_map"], "pmap"))
+def test_each_device_trains_a_seed_of_its_own(backend, tmp_path):
+    apart(tmp_path, f"t.train_two_seeds(folder, {backend!r})")
+
+
+def train_two_seeds(folder, backend):
+    """On three devices; a batch of seven does not split over two. When the run is resumed, one seed is behind."""
+    config, used = CONFIG.with_changes(batch_size=7), set()
+
+    def place(*arguments, **options):
+        placed = devices.place(*arguments, **options)
+        used.update(shard.device for leaf in jax.tree.leaves(placed) for shard in leaf.addressable_shards)
+        return placed
+
+    def fit():
+        streams = [small_runs.stream(config, LABELS) for _ in SEEDS]
+        return Learner(config, devices="all", backend=backend).fit_seeds(SEEDS, streams, folder / "apart")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer, "place", place)
+        summary = fit()
+    assert used == set(jax.devices()[:2])
+    assert json.loads((folder / "apart" / "seed5" / "summary.json").read_text())["device"] == "2 x cpu"
+    for seed in SEEDS:
+        own = config.with_changes(seed=seed)
+        Learner(own).fit(small_runs.stream(own, LABELS), folder / f"alone{seed}")
+        _assert_alike(load_memory(folder / "apart" / f"seed{seed}"), load_memory(folder / f"alone{seed}"))
+    behind = folder / "apart" / "seed5"
+    shutil.rmtree(behind / "checkpoints" / "1")  # As if this seed had been stopped in task 1.
+    assert fit()["A_2"] == summary["A_2"]
+    _assert_alike(load_memory(behind), load_memory(folder / "alone5"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_a_device_trains_several_seeds_side_by_side(backend, tmp_path):
+    apart(tmp_path, f"t.train_four_seeds(folder, {backend!r})")
+
+
+def train_four_seeds(folder, backend):
+    """Three devices: two of them train two seeds each, as a single one would train all."""
+    seeds = (0, 1, 2, 3)
+    for name, count in (("one", 1), ("all", "all")):
+        streams = [small_runs.stream(CONFIG, LABELS) for _ in seeds]
+        Learner(CONFIG, devices=count, backend=backend).fit_seeds(seeds, streams, folder / name)
+    for seed in seeds:
+        _assert_alike(*(load_memory(folder / name / f"seed{seed}") for name in ("all", "one")))

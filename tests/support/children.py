@@ -5,11 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
+
+
+def virtual_devices(n: int) -> dict[str, str]:
+    """The environment of a process that has `n` virtual CPU devices."""
+    # Collectives that are not waited for can dead-lock on fewer cores than devices.
+    flags = f"--xla_force_host_platform_device_count={n} {QUICK}"
+    return {"XLA_FLAGS": flags, "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false"}
+
 
 def start(code: str, **environment: str) -> subprocess.Popen[str]:
     """Starts a Python of its own that can import the tests; compiled programs are shared."""
     tests = Path(__file__).parents[1]
-    path = [tests, tests / "training", tests.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+    rooms = [tests / room for room in ("methods", "runs", "training")]
+    path = [tests, *rooms, tests.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     settings = {
         "PYTHONPATH": os.pathsep.join(map(str, path)),
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",

@@ -7,7 +7,7 @@ import pytest
 
 from dgm_jax.errors import ConfigError
 from dgm_jax.training import devices as chosen
-from dgm_jax.training.devices import check_precision, choose_devices, data_parallel
+from dgm_jax.training.devices import check_batch, check_precision, choose_devices, data_parallel, most_devices
 
 
 @pytest.fixture
@@ -27,36 +27,57 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("n_processes", "each", "count", "names"),
     [
-        (1, 3, None, [(0, 0), (0, 1), (0, 2)]),
+        (1, 3, "all", [(0, 0), (0, 1), (0, 2)]),
+        (1, 3, None, [(0, 0)]),
         (1, 3, 1, [(0, 0)]),
         (1, 3, 2, [(0, 0), (0, 1)]),
-        (2, 3, None, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]),
+        (2, 3, "all", [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]),
+        (2, 3, None, [(0, 0), (1, 0)]),
         (2, 3, 4, [(0, 0), (0, 1), (1, 0), (1, 1)]),
         (2, 3, 2, [(0, 0), (1, 0)]),
     ],
 )
 def test_equally_many_of_each_process(machine, n_processes, each, count, names):
     machine(n_processes, each)
-    assert [device.name for device in choose_devices(count, 12)] == names
+    assert [device.name for device in choose_devices(count)] == names
+
+
+@pytest.mark.parametrize(
+    ("n_processes", "count", "said"),
+    [
+        (1, 0, r"^devices=0, but here are 3 \(gpu\); use 1 to 3$"),
+        (1, 4, r"^devices=4, but here are 3 \(gpu\); use 1 to 3$"),
+        (2, 3, r"^devices=3, but 2 processes have 6 \(gpu\); use equally many of each process$"),
+        (2, 8, r"^devices=8, but 2 processes have 6 \(gpu\); use equally many of each process$"),
+    ],
+)
+def test_devices_that_are_not_there(machine, n_processes, count, said):
+    machine(n_processes, 3)
+    with pytest.raises(ConfigError, match=said):
+        choose_devices(count)
 
 
 @pytest.mark.parametrize(
     ("n_processes", "count", "batch", "said"),
     [
-        (1, 0, 12, r"^devices=0, but here are 3 \(gpu\); use 1 to 3$"),
-        (1, 4, 12, r"^devices=4, but here are 3 \(gpu\); use 1 to 3$"),
-        (2, 3, 12, r"^devices=3, but 2 processes have 6 \(gpu\); use equally many of each process$"),
-        (2, 8, 12, r"^devices=8, but 2 processes have 6 \(gpu\); use equally many of each process$"),
         (1, 3, 8, r"^batch_size=8 does not split over 3 devices; use a multiple of 3, e.g. 9 \(or --devices 2\)$"),
         (1, 2, 9, r"^batch_size=9 does not split over 2 devices; use a multiple of 2, e.g. 10 \(or --devices 1\)$"),
         (2, 6, 8, r"^batch_size=8 does not split over 6 devices; use a multiple of 6, e.g. 12 \(or --devices 4\)$"),
         (2, 2, 9, r"^batch_size=9 does not split over 2 devices; use a multiple of 2, e.g. 10$"),
     ],
 )
-def test_what_does_not_fit(machine, n_processes, count, batch, said):
+def test_a_batch_that_does_not_split(machine, n_processes, count, batch, said):
     machine(n_processes, 3)
     with pytest.raises(ConfigError, match=said):
-        choose_devices(count, batch)
+        check_batch(batch, count)
+    check_batch(12, count)
+
+
+@pytest.mark.parametrize(
+    ("n_runs", "n_devices", "used"), [(1, 4, 1), (2, 1, 1), (3, 8, 3), (4, 3, 2), (5, 4, 1), (6, 4, 3), (8, 8, 8)]
+)
+def test_runs_are_shared_out_equally(n_runs, n_devices, used):
+    assert most_devices(n_runs, n_devices) == used
 
 
 def test_tf32_is_for_gpus():

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import children, small_runs
+from support import checks, children, small_runs
 from support.marks import slow_but
 
 from dgm_jax import Learner
@@ -25,14 +25,6 @@ from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.runs import checkpoints
 from dgm_jax.runs.events import Callback
 from dgm_jax.training.devices import choose_devices, data_parallel
-
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
-
-
-def virtual_devices(n: int) -> dict[str, str]:
-    # Collectives that are not waited for can dead-lock on fewer cores than devices.
-    flags = f"--xla_force_host_platform_device_count={n} {QUICK}"
-    return {"XLA_FLAGS": flags, "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false"}
 
 
 def assert_close(actual: Any, expected: Any) -> None:
@@ -52,7 +44,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgmw"))
 def test_n_devices_train_as_one(variant: str) -> None:
-    children.outputs(children.start(f"import test_devices as t; t.compare({variant!r})", **virtual_devices(8)))
+    children.outputs(children.start(f"import test_devices as t; t.compare({variant!r})", **children.virtual_devices(8)))
 
 
 @pytest.mark.slow
@@ -60,14 +52,16 @@ def test_what_goes_beyond_the_paper_is_split_over_devices_too() -> None:
     code = "from support import small_runs\nimport test_devices as t\n"
     code += "c = small_runs.beyond('dgma', image_size=16, epochs=10)\n"
     code += "t.assert_close(t.trained(c, 2, 'pmap'), t.trained(c, 1, 'pmap'))"
-    children.outputs(children.start(code, **virtual_devices(2)))
+    children.outputs(children.start(code, **children.virtual_devices(2)))
 
 
 def compare(variant: str) -> None:
-    """Trains on 1, 2 and 8 devices with both backends."""
+    """Trains on 1, 2 and 8 devices with both backends, which give the same bits."""
     expected = train(variant, 1, "pmap")
-    for n, backend in [(1, "shard_map"), *((n, backend) for n in (2, 8) for backend in ("pmap", "shard_map"))]:
-        assert_close(train(variant, n, backend), expected)
+    for n in (1, 2, 8):
+        mapped = train(variant, n, "pmap")
+        assert_close(mapped, expected)
+        checks.assert_equal_trees(train(variant, n, "shard_map"), mapped)
 
 
 def train(variant: str, n: int, backend: str) -> Any:
@@ -96,7 +90,7 @@ def trained(config: Config, n: int, backend: str) -> Any:
 @pytest.mark.slow
 def test_a_checkpoint_goes_on_on_another_number_of_devices(tmp_path: Path) -> None:
     code = f"import pathlib, test_devices as t; t.go_on_elsewhere(pathlib.Path({str(tmp_path)!r}))"
-    children.outputs(children.start(code, **virtual_devices(2)))
+    children.outputs(children.start(code, **children.virtual_devices(2)))
 
 
 class Stop(Callback):
@@ -126,23 +120,24 @@ def go_on_elsewhere(folder: Path) -> None:
         assert_close(small_runs.newest(folder / name).tree, expected)
 
 
-def test_devices_that_the_batch_does_not_split_over() -> None:
+def test_one_device_is_used_unless_more_are_asked_for(tmp_path: Path) -> None:
     n = len(jax.devices())
     with pytest.raises(ConfigError, match=f"^devices={n + 1}, but here are {n} "):
-        choose_devices(n + 1, 8)
-    code = """
-import jax
-from dgm_jax.errors import ConfigError
-from dgm_jax.training.devices import choose_devices
-assert choose_devices(None, 8) == jax.devices()
-assert choose_devices(2, 8) == jax.devices()[:2]
-try:
-    choose_devices(None, 100)
-except ConfigError as error:
-    print(error)
-"""
-    (said,) = children.outputs(children.start(code, **virtual_devices(8)))
-    assert said == ("batch_size=100 does not split over 8 devices; use a multiple of 8, e.g. 104 (or --devices 5)\n")
+        choose_devices(n + 1)
+    code = f"import pathlib, test_devices as t; t.ask_for_devices(pathlib.Path({str(tmp_path)!r}))"
+    children.outputs(children.start(code, **children.virtual_devices(8)))
+
+
+def ask_for_devices(folder: Path) -> None:
+    """With eight devices: which are chosen, and a batch that does not split over them."""
+    assert choose_devices(None) == jax.devices()[:1]
+    assert choose_devices(2) == jax.devices()[:2]
+    assert choose_devices("all") == jax.devices()
+    config = small_runs.small("dgma", image_size=8, batch_size=100)
+    message = "^batch_size=100 does not split over 8 devices; use a multiple of 8, e.g. 104 .or --devices 5.$"
+    with pytest.raises(ConfigError, match=message):
+        Learner(config, devices="all").fit(small_runs.stream(config), folder)
+    assert not list(folder.iterdir())
 
 
 def test_an_unknown_backend() -> None:
@@ -167,14 +162,14 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
     code = "import pathlib, test_devices as t; t.{}"
     for name, options in {"one": OPTIONS, "baseline-one": BASELINE}.items():
         call = f"experiment({str(tmp_path / name)!r}, {options!r})"
-        children.outputs(children.start(code.format(call), XLA_FLAGS=QUICK))
+        children.outputs(children.start(code.format(call), XLA_FLAGS=children.QUICK))
     shutil.copytree(tmp_path / "one", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "1")  # As if stopped after the first task.
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     call = f"be_one_of_two({{}}, {port}, pathlib.Path({str(tmp_path)!r}))"
-    pair = [children.start(code.format(call.format(i)), XLA_FLAGS=QUICK) for i in (0, 1)]
+    pair = [children.start(code.format(call.format(i)), XLA_FLAGS=children.QUICK) for i in (0, 1)]
     outputs = [out.splitlines() for out in children.outputs(*pair)]
     spoken = [[line for line in lines if not line.startswith("[Gloo]")] for lines in outputs]
     (first, second) = (json.loads(lines[-1]) for lines in spoken)
@@ -265,7 +260,7 @@ def be_one_of_two(process_id: int, port: int, folder: Path) -> None:
         error_of(lambda: fit(seed=process_id)),
         error_of(lambda: fit(seed=0)),
         error_of(lambda: processes.call_on_all(fail_in_the_second)),
-        error_of(lambda: choose_devices(1, 8)),
+        error_of(lambda: choose_devices(1)),
     ]
     print(json.dumps({"written": written, "errors": errors}))
 
