@@ -189,5 +189,7 @@ def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
     """
     if axis_name is None:
         return tree
+    if lax.axis_size(axis_name) == 1:
+        return lax.pmean(tree, axis_name)
     vector, restored = ravel_pytree(tree)
     return restored(lax.pmean(vector, axis_name))

@@ -47,7 +47,7 @@ class Trainer:
         self.networks, self.config = networks, networks.config
         self.devices, self.backend, self.runs_apart = devices, backend, runs_apart
         self._n_shards = 1 if runs_apart else len(devices)  # Of a mini-batch.
-        self.step = step.of(networks.config, AXIS if self._n_shards > 1 else None)
+        self.step = step.of(networks.config, None if runs_apart else AXIS)
         self._steps = partial(run_steps, step=self.step, n_conditioned=networks.n_conditioned, n_devices=self._n_shards)
         self._mapped: dict[tuple[Any, int], Callable[..., Any]] = {}  # By the number of runs side by side.
         self._pace = {"train": 1, "classify": 1}  # Steps a call, found while running.
@@ -142,7 +142,8 @@ class Trainer:
         Returns:
           The new state, and for each run the mean of each metric over these steps.
         """
-        steps = partial(run_classifier_steps, config=self.config, n_devices=self._n_shards, loss=loss)
+        n_devices, axis_name = self._n_shards, self.step.axis_name
+        steps = partial(run_classifier_steps, config=self.config, n_devices=n_devices, axis_name=axis_name, loss=loss)
         axes = (0, 0, None, 0, 0, 0, None, None, None)
         run = self._program(("classify", loss), steps, len(keys), axes)
         key, sums = self._stack_keys(keys), self._no_metrics(CLASSIFIER_METRICS, len(keys))
