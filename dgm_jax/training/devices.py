@@ -67,8 +67,8 @@ def place(tree: Any, devices: Sequence[jax.Device], *, apart: bool = False) -> A
     mesh, whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
     if jax.process_count() == 1:
         return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS) if apart else whole))
-    local = jax.device_put(tree, NamedSharding(mesh.local_mesh, whole))
-    return multihost_utils.host_local_array_to_global_array(local, mesh, whole)
+    here = jax.device_put(tree, NamedSharding(mesh.local_mesh, whole))
+    return multihost_utils.host_local_array_to_global_array(here, mesh, whole)
 
 
 def local(tree: Any, devices: Sequence[jax.Device]) -> Any:
