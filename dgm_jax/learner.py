@@ -141,7 +141,7 @@ class Learner:
         processes.check_equal("data", [describe(stream) for stream in streams])
         for config, stream in zip(configs, streams, strict=True):
             opening.check_fit(config, stream)
-        runs_apart = len(seeds) > 1 and jax.process_count() == 1
+        runs_apart = len(seeds) > 1 and len(self.devices) > 1 and jax.process_count() == 1
         devices = self.devices[: most_devices(len(seeds), len(self.devices))] if runs_apart else self.devices
         if not runs_apart:
             check_batch(self.config.gan.batch_size, len(devices))

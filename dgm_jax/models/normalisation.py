@@ -43,15 +43,19 @@ def batch_norm(
     def channelwise(vector: jax.Array) -> jax.Array:
         return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
+    n_parts = 1 if axis_name is None else lax.axis_size(axis_name)
+
     def over_batch(values: jax.Array) -> jax.Array:
-        return jnp.mean(values, tuple(range(x.ndim - 1)))
+        mean = jnp.mean(values, tuple(range(x.ndim - 1)))
+        # The mean over a single part is the part itself, but without it XLA's CPU compiler rounds otherwise.
+        return lax.pmean(mean, axis_name) if axis_name is not None and n_parts == 1 else mean
 
     if train:
         mean = over_batch(x)
         var = over_batch(jnp.square(x - channelwise(mean)))
-        if axis_name is not None:
+        if axis_name is not None and n_parts > 1:
             mean, var = _of_all_parts(mean, var, axis_name)
-        count = x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+        count = x.size // x.shape[-1] * n_parts
         new = Statistics(mean, var * (count / max(count - 1, 1)))
         statistics = jax.tree.map(lambda old, batch: (1 - MOMENTUM) * old + MOMENTUM * batch, statistics, new)
         statistics = lax.stop_gradient(statistics)

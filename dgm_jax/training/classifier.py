@@ -66,6 +66,7 @@ def run_classifier_steps(
     *,
     config: Config,
     n_devices: int,
+    axis_name: str | None = AXIS,
     loss: Loss | None = None,
 ) -> tuple[ClassifierState, jax.Array]:
     """Takes Adam steps on random mini-batches; the step size decays to 0 along a cosine.
@@ -78,10 +79,10 @@ def run_classifier_steps(
       seen: [classes] bool.
       anchor: arrays that the loss needs besides; None if it needs none.
       config: batch size, number of steps, step size, augmentation, smoothing.
+      axis_name: the mapped axis of the devices that share a mini-batch; None if there is none.
       loss: what is minimised; None: the cross-entropy over the classes seen.
     """
     optimiser, discriminate = _optimiser(config), pair(config.classifier_network).discriminate
-    axis_name = AXIS if n_devices > 1 else None
 
     def minimised(params: DiscriminatorParams, output: Output, images: jax.Array, labels: jax.Array) -> jax.Array:
         if loss is None:

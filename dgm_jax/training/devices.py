@@ -72,8 +72,8 @@ def place(tree: Any, devices: Sequence[jax.Device], *, apart: bool = False) -> A
     if jax.process_count() == 1:
         return jax.device_put(tree, placement(devices, apart=apart))
     mesh, whole = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()
-    local = jax.device_put(tree, NamedSharding(mesh.local_mesh, whole))
-    return multihost_utils.host_local_array_to_global_array(local, mesh, whole)
+    here = jax.device_put(tree, NamedSharding(mesh.local_mesh, whole))
+    return multihost_utils.host_local_array_to_global_array(here, mesh, whole)
 
 
 def local(tree: Any, devices: Sequence[jax.Device]) -> Any:
@@ -202,5 +202,7 @@ def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
     """
     if axis_name is None:
         return tree
+    if lax.axis_size(axis_name) == 1:
+        return lax.pmean(tree, axis_name)
     vector, restored = ravel_pytree(tree)
     return restored(lax.pmean(vector, axis_name))

@@ -60,7 +60,7 @@ class Trainer:
         self.networks, self.config = networks, networks.config
         self.devices, self.backend, self.runs_apart = devices, backend, runs_apart
         self._n_shards = 1 if runs_apart else len(devices)  # Of a mini-batch.
-        self.step = step.of(networks.config, AXIS if self._n_shards > 1 else None)
+        self.step = step.of(networks.config, None if runs_apart else AXIS)
         self._steps = partial(run_steps, step=self.step, n_conditioned=networks.n_conditioned, n_devices=self._n_shards)
         self.worker = worker or Worker(())
         self._mapped: dict[tuple[Any, int], Mapped] = {}  # By the number of runs side by side.
@@ -243,7 +243,8 @@ class Trainer:
         return self._program("train", self._steps, n_runs, (0, 0, 0, 0, None, 0, 0, None, None, None))
 
     def _classifier_program(self, n_runs: int, loss: Loss | None = None) -> Mapped:
-        steps = partial(run_classifier_steps, config=self.config, n_devices=self._n_shards, loss=loss)
+        n_devices, axis_name = self._n_shards, self.step.axis_name
+        steps = partial(run_classifier_steps, config=self.config, n_devices=n_devices, axis_name=axis_name, loss=loss)
         return self._program(("classify", loss), steps, n_runs, (0, 0, None, 0, 0, 0, None, None, None))
 
     def _program(self, name: Any, steps: Callable[..., Any], n_runs: int, axes: tuple[int | None, ...]) -> Mapped:

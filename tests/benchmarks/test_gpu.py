@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import small_runs
+from support import programs, small_runs
 
 from benchmarks import gpu, records
 from benchmarks.run import write_npz
@@ -53,7 +53,6 @@ sys.exit(gpu.main(sys.argv[1:]))
 def called(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     file = write_npz(small_runs.digits(8, (0, 1), 24), folder / "two.npz")
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
     process = subprocess.run(
         [
             sys.executable,
@@ -73,7 +72,7 @@ def called(tmp_path_factory):
             "20",
         ],
         cwd=Path(__file__).parents[2],
-        env=os.environ | quick,
+        env=os.environ | {"XLA_FLAGS": programs.QUICK},
         capture_output=True,
         text=True,
     )

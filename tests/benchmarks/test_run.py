@@ -7,7 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from support import small_runs
+from support import programs, small_runs
 
 from benchmarks import machine, records, run
 
@@ -26,7 +26,7 @@ TINY = {
 
 @pytest.mark.slow
 def test_a_run_cold_and_warm(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+    monkeypatch.setenv("XLA_FLAGS", programs.QUICK)
     file = run.write_npz(run.split_classes(small_runs.digits(8, (0, 1)), 3), tmp_path / "three.npz")
     options = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     runs = run.measure(["experiments.arrays", "--npz", str(file), *options])

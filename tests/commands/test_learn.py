@@ -128,6 +128,7 @@ def test_run_options() -> None:
     options = parse("--class-order", "3,1", "--classes-per-task=2,1", "--devices", "2", "--resume-anyway")
     assert (options.class_order, options.classes_per_task) == ("3,1", "2,1")
     assert (options.devices, options.resume_anyway, options.workdir) == (2, True, None)
+    assert parse("--devices", "all").devices == "all" and parse().devices is None
 
 
 # ---- mistakes: exit status 2, and the valid values ----

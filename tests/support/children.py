@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # Compiles faster.
+from support import programs
 
 
 def virtual_devices(n: int) -> dict[str, str]:
     """The environment of a process that has `n` virtual CPU devices."""
     # Collectives that are not waited for can dead-lock on fewer cores than devices.
-    flags = f"--xla_force_host_platform_device_count={n} {QUICK}"
+    flags = f"--xla_force_host_platform_device_count={n} {programs.QUICK}"
     return {"XLA_FLAGS": flags, "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false"}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import checks, children, small_runs
+from support import checks, children, programs, small_runs
 from support.marks import slow_but
 
 from dgm_jax import Learner
@@ -162,14 +162,14 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path: Path) -> 
     code = "import pathlib, test_devices as t; t.{}"
     for name, options in {"one": OPTIONS, "baseline-one": BASELINE}.items():
         call = f"experiment({str(tmp_path / name)!r}, {options!r})"
-        children.outputs(children.start(code.format(call), XLA_FLAGS=children.QUICK))
+        children.outputs(children.start(code.format(call), XLA_FLAGS=programs.QUICK))
     shutil.copytree(tmp_path / "one", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "1")  # As if stopped after the first task.
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     call = f"be_one_of_two({{}}, {port}, pathlib.Path({str(tmp_path)!r}))"
-    pair = [children.start(code.format(call.format(i)), XLA_FLAGS=children.QUICK) for i in (0, 1)]
+    pair = [children.start(code.format(call.format(i)), XLA_FLAGS=programs.QUICK) for i in (0, 1)]
     outputs = [out.splitlines() for out in children.outputs(*pair)]
     spoken = [[line for line in lines if not line.startswith("[Gloo]")] for lines in outputs]
     (first, second) = (json.loads(lines[-1]) for lines in spoken)

@@ -35,7 +35,7 @@ def _random(keys):
 def test_each_run_trains_its_classifier_on_its_own(monkeypatch, n_runs):
     """State, images, anchor, key and sums belong to a run; the classes seen, start and stop to all."""
 
-    def steps(state, sources, seen, anchor, key, sums, start, stop, shard, *, config, n_devices, loss):
+    def steps(state, sources, seen, anchor, key, sums, start, stop, shard, *, config, n_devices, axis_name, loss):
         assert (
             state.ndim == sources[0].ndim == anchor.ndim == key.ndim == 0 and seen.shape == (3,) and sums.shape == (2,)
         )
