@@ -200,6 +200,7 @@ READ_BY_ALL = {
     "seed",
     "protocol",
     "checkpoint_seconds",
+    "evaluate_every",
     "image_size",
     "train_per_class",
     "held_out",
