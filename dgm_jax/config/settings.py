@@ -24,6 +24,8 @@ class Config(Settings):
     """strict: the last epoch counts. paper: the epoch that is best on held-out REAL images of all classes so far."""
     checkpoint_seconds: float = setting(60.0, at_least=0, changeable=True)
     """Within a task, save a checkpoint at the first end of an epoch N seconds after the last one; 0: at every end."""
+    evaluate_every: int = setting(1, above=0)
+    """Measure accuracy on the test images of all classes so far after every N-th task and after the last one."""
     data: Data = Data()
     networks: Networks = Networks()
     gan: Gan = Gan()

@@ -123,9 +123,12 @@ class ConsoleProgress(events.Callback):
         self.close()
         seed = f", seed {event.seed}," if self._run is not None and len(self._run.seeds) > 1 else ""
         self._print("", f"{self._task_name(event.task)}{seed} learnt in {_time(event.seconds)}")
-        self._print(*_accuracy_tables(event.class_names, event.accuracy, self._out.width))
-        forgetting = event.forgetting if event.task else {}
-        self._print("", _average_table(len(event.class_names), event.protocol, event.average, forgetting))
+        if event.average:
+            self._print(*_accuracy_tables(event.class_names, event.accuracy, self._out.width))
+            forgetting = event.forgetting if event.task else {}
+            self._print("", _average_table(len(event.class_names), event.protocol, event.average, forgetting))
+        else:
+            self._print("  accuracy was not measured after this task (--evaluate-every)")
         if event.capacity:
             headers = [name for name in event.capacity[0] if name != "task"]
             rows = [[f"{row[name]:,}" for name in headers] for row in event.capacity]

@@ -52,9 +52,8 @@ def page(run: RunFiles) -> str:
     losses = {name: name.removesuffix("_loss") for line in run.epochs for name in line if name.endswith("_loss")}
     accuracy = growth = None
     if run.summary is not None:
-        tasks = list(range(run.finished_tasks))
         gap = last_complete + 1 if n_untested else 0
-        curves = {reading: _with_gap(tasks, _percents(run.averages(reading)), gap) for reading in run.readings}
+        curves = {reading: _curve(run.averages(reading), gap) for reading in run.readings}
         accuracy = _accuracy_chart(curves)
         growth = _growth_chart(run)
     return _render(
@@ -77,6 +76,7 @@ def page(run: RunFiles) -> str:
         untested=n_untested,
         last_complete=last_complete,
         keeps_images=KEEPS_IMAGES,
+        every=run.config.get("evaluate_every", 1),  # Runs of earlier versions evaluated after each task.
     )
 
 
@@ -91,11 +91,7 @@ def comparison(workdirs: Sequence[str | Path]) -> str:
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"{', '.join(map(str, paths))}: the same run is named twice; name each run once")
     runs = dict(zip(_short_names(paths), map(read, paths), strict=True))
-    curves = {
-        name: (list(range(run.finished_tasks)), _percents(run.averages(run.readings[0])))
-        for name, run in runs.items()
-        if run.summary is not None
-    }
+    curves = {name: _curve(run.averages(run.readings[0])) for name, run in runs.items() if run.summary is not None}
     weights = {
         name: (tasks, [sum(row["weights"] for row in run.rows(t)) / 1000 for t in tasks])
         for name, run in runs.items()
@@ -202,9 +198,11 @@ def _untested_classes(run: RunFiles) -> tuple[int, int]:
     """How many of the classes seen have no test images now, and the last task after which all had some (-1: none)."""
     if not run.finished_tasks:
         return 0, 0
-    rows = run.matrices[run.readings[0]]
-    missing = [row[: run.n_seen(task)].count(None) for task, row in enumerate(rows)]
-    return missing[-1], max((task for task, count in enumerate(missing) if not count), default=-1)
+    rows = enumerate(run.matrices[run.readings[0]])
+    missing = {task: row[: run.n_seen(task)].count(None) for task, row in rows if any(a is not None for a in row)}
+    if not missing:  # No task was evaluated yet.
+        return 0, 0
+    return missing[max(missing)], max((task for task, count in missing.items() if not count), default=-1)
 
 
 def _privacy(run: RunFiles) -> dict[str, Any] | None:
@@ -244,15 +242,13 @@ def _data_uri(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _with_gap(
-    places: Sequence[float], values: Sequence[float], at: int
-) -> tuple[Sequence[float], Sequence[float | None]]:
-    """A curve that is interrupted before its point number `at`, if that is not 0."""
-    return ([*places[:at], at - 0.5, *places[at:]], [*values[:at], None, *values[at:]]) if at else (places, values)
-
-
-def _percents(values: Sequence[float]) -> list[float]:
-    return [100 * value for value in values]
+def _curve(values: Sequence[float | None], gap: int = 0) -> tuple[list[float], list[float | None]]:
+    """Percents after the tasks that were measured; interrupted before task number `gap`, if that is not 0."""
+    points: dict[float, float | None] = {t: 100 * value for t, value in enumerate(values) if value is not None}
+    if gap:
+        points[gap - 0.5] = None
+    places = sorted(points)
+    return places, [points[place] for place in places]
 
 
 def _size(n: float) -> str:

@@ -318,14 +318,16 @@ def _by_method(results: Sequence[Result]) -> dict[str, dict[str, list[Summary]]]
 
 
 def _curves(axis: Any, runs: Sequence[Summary], style: dict[str, Any]) -> None:
-    columns = [[100 * accuracy for accuracy in of_task] for of_task in zip(*(run.curve() for run in runs), strict=True)]
+    by_task = enumerate(zip(*(run.curve() for run in runs), strict=True))
+    measured = {task: [100 * a for a in of_runs if a is not None] for task, of_runs in by_task if None not in of_runs}
+    tasks, columns = list(measured), list(measured.values())
     means = [statistics.mean(column) for column in columns]
-    axis.plot(range(len(means)), means, **style)
+    axis.plot(tasks, means, **style)
     if len(runs) > 1:
         spreads = [statistics.stdev(column) for column in columns]
         low = [mean - spread for mean, spread in zip(means, spreads)]
         high = [mean + spread for mean, spread in zip(means, spreads)]
-        axis.fill_between(range(len(means)), low, high, color=style["color"], alpha=0.15)
+        axis.fill_between(tasks, low, high, color=style["color"], alpha=0.15)
 
 
 def _growth(size: Any, reuse: Any, run: Summary, style: dict[str, Any]) -> None:

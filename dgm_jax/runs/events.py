@@ -73,7 +73,10 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """A task has been learnt, consolidated and evaluated."""
+    """A task has been learnt and consolidated.
+
+    `accuracy`, `average` and `forgetting` have no entry if accuracy was not measured after this task.
+    """
 
     task: int
     seed: int

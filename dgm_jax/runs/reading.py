@@ -141,8 +141,8 @@ class RunFiles:
         """Classes seen once a task is over."""
         return sum(len(labels) for labels in self.stream["tasks"][: task + 1])
 
-    def averages(self, reading: str) -> list[float]:
-        """A_t after each task so far."""
+    def averages(self, reading: str) -> list[float | None]:
+        """A_t after each task so far; None: not measured."""
         return [] if self.summary is None else self.summary.curve(reading)
 
     def rows(self, task: int) -> list[dict[str, Any]]:

@@ -17,9 +17,10 @@ class Record:
 
     finished_tasks: int = 0
     epochs_done: int = 0  # Of the task after those.
-    accuracy: dict[str, list[list[float | None]]] = field(default_factory=dict)  # [task][class]; None: no test images.
-    micro: dict[str, list[float]] = field(default_factory=dict)
-    confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+    # [task][class]; None: no test images; no entry for any class after a task that was not evaluated.
+    accuracy: dict[str, list[list[float | None]]] = field(default_factory=dict)
+    micro: dict[str, list[float | None]] = field(default_factory=dict)
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)  # After the newest task, if it was evaluated.
     capacity: list[dict[str, Any]] = field(default_factory=list)
     privacy: list[dict[str, Any]] = field(default_factory=list)  # Of each class, measured when it was learnt.
     seconds: dict[str, float] = field(default_factory=dict)  # By phase.
@@ -41,26 +42,42 @@ class Record:
         return self.finished_tasks, self.epochs_done
 
     def matrix(self, reading: str, n_classes: int) -> np.ndarray:
-        """Accuracy after each task (rows) on each class (columns), NaN where not seen."""
+        """Accuracy after each task (rows) on each class (columns), NaN where not seen or not measured."""
         rows = self.accuracy[reading]
         matrix = np.full((len(rows), n_classes), np.nan)
         for t, row in enumerate(rows):
             matrix[t, : len(row)] = np.asarray(row, float)  # None becomes NaN.
         return matrix
 
-    def average(self, reading: str, task: int) -> dict[str, float]:
-        """A_t after a task, over classes ("macro") and over images ("micro")."""
+    def is_evaluated(self, task: int) -> bool:
+        """Whether accuracy was measured after a task."""
+        return all(rows[task] for rows in self.accuracy.values())
+
+    def averages(self, task: int) -> dict[str, dict[str, float]]:
+        """By reading A_t after a task, over classes ("macro") and images ("micro"); empty if it was not measured."""
+        if not self.is_evaluated(task):
+            return {}
         return {
-            "macro": metrics.macro_accuracy(np.asarray(self.accuracy[reading][task], float)),
-            "micro": self.micro[reading][task],
+            reading: {
+                "macro": metrics.macro_accuracy(np.asarray(rows[task], float)),
+                "micro": float(self.micro[reading][task]),  # type: ignore[arg-type]
+            }
+            for reading, rows in self.accuracy.items()
         }
 
     def forgetting(self, reading: str, stream: TaskStream) -> float | None:
-        """How far old classes have fallen from their best; None if none of them has test images."""
+        """How far old classes have fallen from the best that was measured.
+
+        None if none of them was measured before and now: they have no test images, or tasks were not evaluated.
+        """
+        if not all(self.accuracy[reading][-1:]):
+            return None
         return _known(metrics.forgetting(self.matrix(reading, stream.n_classes), stream.tasks))
 
     def backward_transfer(self, reading: str, stream: TaskStream) -> float | None:
-        """How later tasks changed the accuracy of earlier ones; None as above."""
+        """How later tasks changed the accuracy of those that were measured when just learnt; None as above."""
+        if not all(self.accuracy[reading][-1:]):
+            return None
         return _known(metrics.backward_transfer(self.matrix(reading, stream.n_classes), stream.tasks))
 
     def evaluate(self, reading: str, predictions: np.ndarray, labels: np.ndarray, n_seen: int) -> None:
@@ -69,6 +86,13 @@ class Record:
         self.accuracy[reading].append([None if np.isnan(a) else float(a) for a in accuracy])
         self.micro[reading].append(metrics.micro_accuracy(predictions, labels))
         self.confusion[reading] = metrics.confusion_matrix(predictions, labels, n_seen).tolist()
+
+    def leave_out_evaluation(self) -> None:
+        """Says that accuracy is not measured after this task; nothing that was measured before stands for it."""
+        for reading, rows in self.accuracy.items():
+            rows.append([])
+            self.micro[reading].append(None)
+        self.confusion = {}
 
     def end_task(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds the capacity that a task used, one row a layer, and moves on to the next."""

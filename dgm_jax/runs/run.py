@@ -80,11 +80,14 @@ class Run:
         self.checkpoints.save_in_progress(task, self.record.epochs_done, *self._saved(self.state, tree))
 
     def evaluate(self, task: int, learnt: Learnt) -> None:
-        """Measures the classifiers on the test images of all classes seen."""
-        pixels, labels = self.stream.test(task)
-        for reading in self.method.readings:
-            predictions = learnt.classifiers[reading].logits(pixels).argmax(axis=1)
-            self.record.evaluate(reading, predictions, labels, self.stream.n_seen(task))
+        """Measures the classifiers on the test images of all classes seen, if this is due after the task."""
+        if (task + 1) % self.config.evaluate_every == 0 or task + 1 == self.stream.n_tasks:
+            pixels, labels = self.stream.test(task)
+            for reading in self.method.readings:
+                predictions = learnt.classifiers[reading].logits(pixels).argmax(axis=1)
+                self.record.evaluate(reading, predictions, labels, self.stream.n_seen(task))
+        else:
+            self.record.leave_out_evaluation()
         self._compare_with_training_images(task, learnt)
 
     def _compare_with_training_images(self, task: int, learnt: Learnt) -> None:
@@ -112,20 +115,21 @@ class Run:
         for text in learnt.notes:
             self.note(text)
         processes.on_first(self._write_results, task)
-        average = {reading: self.record.average(reading, task) for reading in self.method.readings}
-        line = {"kind": "task", "task": task, "protocol": self.config.protocol, "average": average}
+        line: dict[str, Any] = {"kind": "task", "task": task, "protocol": self.config.protocol}
+        if average := self.record.averages(task):
+            line["average"] = average
         self._log({**line, **learnt.metrics})
         self.checkpoints.save_finished(task, *self._saved(state, {}))
 
     def task_end(self, task: int, learnt: Learnt, seconds: float) -> TaskEnd:
         """The event at the end of a task."""
-        readings = self.method.readings
+        average = self.record.averages(task)
         return TaskEnd(
             task=task,
             seed=self.config.seed,
-            accuracy={reading: self.record.accuracy[reading][task] for reading in readings},
-            average={reading: self.record.average(reading, task) for reading in readings},
-            forgetting={reading: self.record.forgetting(reading, self.stream) for reading in readings},
+            accuracy={reading: self.record.accuracy[reading][task] for reading in average},
+            average=average,
+            forgetting={reading: self.record.forgetting(reading, self.stream) for reading in average},
             class_names=self.names(range(self.stream.n_seen(task))),
             capacity=learnt.capacity,
             widths=tuple(self.method.facts(self.state).get("widths", ())),

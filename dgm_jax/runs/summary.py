@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from dgm_jax.config import Config, upgraded
+from dgm_jax.config import Config, flattened, upgraded
 from dgm_jax.data import TaskStream
 from dgm_jax.runs.record import Record
 from dgm_jax.version import __version__
@@ -32,8 +32,9 @@ class Summary:
     method: str
     variant: str
     seed: int
-    averages: dict[int, dict[str, dict[str, float]]]  # Classes seen -> reading -> "macro" or "micro" -> accuracy.
-    final: int  # Classes seen after the last task so far: averages[final] is A_final.
+    # Classes seen -> reading -> "macro" or "micro" -> accuracy; no entry for a task after which it was not measured.
+    averages: dict[int, dict[str, dict[str, float]]]
+    final: int  # Classes seen after the last task so far: averages[final] is A_final, always there in a finished run.
     forgetting: dict[str, float | None]  # By reading; the first reading is the one that counts.
     backward_transfer: dict[str, float | None] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]]  # By reading; rows: true classes, columns: predicted ones.
@@ -57,10 +58,10 @@ class Summary:
         """Classes seen once a task is learnt."""
         return sum(map(len, self.tasks[: task + 1]))
 
-    def curve(self, reading: str | None = None) -> list[float]:
-        """A_t (macro) after each task so far, of a reading or of the one that counts."""
-        reading = reading or self.readings[0]
-        return [self.averages[self.n_seen(t)][reading]["macro"] for t in range(self.finished_tasks)]
+    def curve(self, reading: str | None = None) -> list[float | None]:
+        """A_t (macro) after each task so far, of a reading or of the one that counts; None: not measured."""
+        reading, seen = reading or self.readings[0], [self.n_seen(t) for t in range(self.finished_tasks)]
+        return [self.averages[n][reading]["macro"] if n in self.averages else None for n in seen]
 
     def final_accuracy(self, reading: str | None = None, kind: str = "macro") -> float:
         """A_final of a reading, or of the one that counts."""
@@ -92,7 +93,11 @@ class Summary:
         facts = {n: v for n, v in found.items() if n not in names and not re.fullmatch(r"A_\d+", n)}
         summary = cls(**known, averages=averages, facts=facts)
         for reading in summary.readings:
-            summary.curve(reading)  # A_t of every task must be there.
+            curve = summary.curve(reading)
+            every = flattened(known["config"]).get("evaluate_every", 1)
+            due = {*range(every - 1, len(curve), every)} | ({len(curve) - 1} if summary.finished else set())
+            if missing := [f"A_{summary.n_seen(t)}" for t in sorted(due) if curve[t] is None]:
+                raise KeyError(missing[0])
         return summary
 
 
@@ -115,7 +120,7 @@ def summarise(
         method=config.method,
         variant=config.gates.variant,
         seed=config.seed,
-        averages={stream.n_seen(t): {r: record.average(r, t) for r in record.accuracy} for t in done},
+        averages={stream.n_seen(t): record.averages(t) for t in done if record.is_evaluated(t)},
         final=stream.n_seen(record.finished_tasks - 1),
         forgetting={reading: record.forgetting(reading, stream) for reading in record.accuracy},
         backward_transfer={reading: record.backward_transfer(reading, stream) for reading in record.accuracy},
