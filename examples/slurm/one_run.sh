@@ -19,7 +19,7 @@
 #   allow for three epochs at least.
 # --requeue: where a node fails, Slurm starts the job again, and the run continues from its last checkpoint.
 
-srun python -m dgm_jax learn "$@" --distributed
+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} python -m dgm_jax learn "$@" --distributed
 status=$?
 if [ "$status" -eq 143 ]; then # Its time was up, and it has saved: give the job back to the queue.
   scontrol requeue "$SLURM_JOB_ID"
