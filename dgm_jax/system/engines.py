@@ -100,7 +100,11 @@ class Slurm:
         except RuntimeError as error:
             raise UserError("--launcher slurm: srun is not here; start this where jobs are submitted") from error
         self._executor.update_parameters(
-            time=60, cpus_per_task=1, stderr_to_stdout=True, additional_parameters=dict(options)
+            time=60,
+            cpus_per_task=1,
+            srun_args=[f"--cpus-per-task={options.get('cpus_per_task', 1)}"],  # srun does not take it from sbatch.
+            stderr_to_stdout=True,
+            additional_parameters=dict(options),
         )
 
     def submit(self, name: str, work: Callable[[], int], slot: int) -> Any:

@@ -19,9 +19,12 @@
 #   allow for three epochs at least.
 # --requeue: where a node fails, Slurm starts the job again, and the run continues from its last checkpoint.
 
-srun python -m dgm_jax learn "$@" --distributed
+trap : TERM # At the limit this shell, too, gets SIGTERM; it waits until all processes have ended.
+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} python -m dgm_jax learn "$@" --distributed
 status=$?
-if [ "$status" -eq 143 ]; then # Its time was up, and it has saved: give the job back to the queue.
-  scontrol requeue "$SLURM_JOB_ID"
+if [ "$status" -eq 143 ]; then # It was stopped, and has saved. If its time was up, the job goes back to the queue.
+  case $(scontrol show job --oneliner "$SLURM_JOB_ID") in
+    *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$SLURM_JOB_ID" ;;
+  esac
 fi
 exit "$status"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -40,11 +41,9 @@ def test_a_table_has_the_rows_of_this_machine_though_a_job_is_killed(tmp_path, m
     lost = TableRun("digits", "er", 1, there)
 
     def kill():
-        while not lost.workdir.exists():  # It has begun to learn.
+        while not (lost.workdir / "config.json").exists():  # It has begun to learn.
             time.sleep(0.1)
-        number, state = slurm.queue()[f"dgm_jax {lost.name}"]
-        assert state == "R"
-        slurm.send(number, "KILL")
+        os.kill(json.loads((lost.workdir / ".lock").read_text())["pid"], signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
     of_cluster = [*argv, "--launcher", "slurm", "--runs", str(there)]

@@ -162,7 +162,7 @@ def test_what_slurm_is_told_and_a_job_that_is_lost(tmp_path, monkeypatch):
     commands_of_slurm(tmp_path / "bin", monkeypatch, sbatch=f'cp "$1" {tmp_path}/script; echo Submitted batch job 17')
     monkeypatch.setattr(engines.Slurm, "pause", 0.01)
     monkeypatch.setattr(engines.Slurm, "patience", 0)
-    options = {"partition": "night", "time": "30", "exclusive": True}
+    options = {"partition": "night", "time": "30", "exclusive": True, "cpus_per_task": "4"}
     plan = [job(tmp_path, "a", job_functions.refuse)]
     failed = jobs.run(plan, Launcher("slurm", slurm=options), tmp_path, Log())
     script = (tmp_path / "script").read_text().splitlines()
@@ -170,11 +170,12 @@ def test_what_slurm_is_told_and_a_job_that_is_lost(tmp_path, monkeypatch):
         "#SBATCH --partition=night",
         "#SBATCH --time=30",
         "#SBATCH --exclusive",
-        "#SBATCH --cpus-per-task=1",
+        "#SBATCH --cpus-per-task=4",
         "#SBATCH --signal=USR2@90",
         "#SBATCH --job-name='dgm_jax a'",
     ):
         assert line in script
+    assert any(line.startswith("srun ") and " --cpus-per-task=4 " in line for line in script)
     assert "its process was killed; run the same command" in failed[plan[0]]
 
 
