@@ -19,9 +19,9 @@ from dgm_jax.models import pair
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.augmentation import augmented
-from dgm_jax.training.devices import AXIS, share
+from dgm_jax.training.devices import AXIS, matmul_precision, share
 from dgm_jax.training.epoch import TaskImages
-from dgm_jax.training.losses import cross_entropy, only_seen
+from dgm_jax.training.losses import cross_entropy, is_correct
 from dgm_jax.training.state import init_optimiser
 from dgm_jax.types import DiscriminatorParams, Statistics
 
@@ -96,16 +96,15 @@ def run_classifier_steps(
 
         def loss_of(params: DiscriminatorParams) -> Any:
             output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=AXIS)
-            correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             value = minimised(params, output, images, labels)
-            return value, (statistics, jnp.mean(correct, dtype=jnp.float32))
+            return value, (statistics, jnp.mean(is_correct(output.logits, labels, seen)))
 
         (value, (statistics, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, moments = optimiser.update(lax.pmean(gradients, AXIS), state.optimiser)
         state = ClassifierState(optax.apply_updates(state.params, updates), statistics, moments)
         return state, sums + lax.pmean(jnp.stack([value, accuracy]), AXIS)
 
-    with jax.default_matmul_precision(config.matmul_precision):
+    with jax.default_matmul_precision(matmul_precision(config.gan.precision)):
         return lax.fori_loop(start, stop, body, (state, sums))
 
 

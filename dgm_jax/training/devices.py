@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dgm_jax.errors import ConfigError
+from dgm_jax.nn import platforms
 from dgm_jax.system import processes
 
 AXIS = "devices"
@@ -39,6 +40,20 @@ def choose_devices(count: int | None, batch_size: int) -> list[jax.Device]:
             + (f" (or --devices {fitting[-1]})" if fitting else "")
         )
     return devices
+
+
+_JAX_NAMES = {"float32": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}
+
+
+def matmul_precision(precision: str) -> str:
+    """The setting `precision` as JAX calls it; "auto" is that of the platform that a program is compiled for."""
+    return _JAX_NAMES[platforms.form("precision") if precision == "auto" else precision]
+
+
+def precision_of(device: jax.Device) -> str:
+    """The precision that "auto" stands for on a device."""
+    with platforms.compiled_for(device.platform):
+        return platforms.form("precision")
 
 
 def check_precision(precision: str, device: jax.Device) -> None:
@@ -74,7 +89,14 @@ def data_parallel(
     """
     if backend not in _BACKENDS:
         raise ConfigError(f"backend {backend!r} is unknown; choose one of {', '.join(_BACKENDS)}")
-    return _BACKENDS[backend](function, devices)
+
+    def in_its_forms(*arguments: Any) -> Any:
+        if platforms.is_known():
+            return function(*arguments)
+        with platforms.compiled_for(devices[0].platform):
+            return function(*arguments)
+
+    return _BACKENDS[backend](in_its_forms, devices)
 
 
 def _pmap(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
