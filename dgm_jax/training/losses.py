@@ -19,10 +19,10 @@ def cross_entropy(
       seen: [classes], bool; the others contribute exactly 0. None: all are seen.
       smoothing: share of the target that is spread evenly over the classes seen (Szegedy et al. 2016), in [0, 1).
     """
-    loss = -jnp.mean(log_likelihood(logits, labels, seen))
+    log_probability = jax.nn.log_softmax(only_seen(logits, seen))
+    loss = -jnp.mean(_of_labels(log_probability, labels))
     if smoothing == 0:
         return loss
-    log_probability = jax.nn.log_softmax(only_seen(logits, seen))
     counted = jnp.ones(logits.shape[1], bool) if seen is None else seen
     even = jnp.sum(jnp.where(counted[None], log_probability, 0), axis=1) / jnp.sum(counted)
     return (1 - smoothing) * loss - smoothing * jnp.mean(even)
