@@ -42,7 +42,7 @@ from dgm_jax.config import Config, Precision, Variant, preset
 from dgm_jax.data import Dataset
 from dgm_jax.errors import ConfigError, exit_status
 from dgm_jax.runs.events import Callback, EpochEnd, TaskEnd, TaskStart
-from dgm_jax.training.devices import check_precision
+from dgm_jax.training.devices import check_precision, matmul_precision
 from dgm_jax.training.shapes import physical_widths
 
 REFERENCE = Path(__file__).with_name("gpu_reference.npz")
@@ -119,7 +119,7 @@ def small_case(precision: Precision) -> dict[str, np.ndarray]:
     scene = step.make_scene(Point("dgmw", 1, widths), config, dataset)
     memory = memory_at([widths], "dgmw", config, scene.trainer.networks.n_classes)
     computed = {"images/0": np.asarray(memory.sample_index(0, 8, jax.random.key(0)))}
-    with jax.default_matmul_precision(config.matmul_precision):
+    with jax.default_matmul_precision(matmul_precision(config.gan.precision)):
         for name, (function, arguments) in step.parts(scene).items():
             state, _ = jax.jit(function)(scene.state, *arguments)
             optimiser = state.generator_optimiser if name == "generator" else state.discriminator_optimiser
@@ -143,7 +143,7 @@ def iteration(point: Point, config: Config, dataset: Dataset, *, seconds: float)
     """Times the program of a run at a point, in padded arrays as a run has them; `seconds` is for timing alone."""
     history = [*widths_of_tasks(point.variant)[: point.task], point.widths]
     physical = physical_widths(history, headroom=config.gates.headroom, n_tasks=TASKS)
-    with jax.default_matmul_precision(config.matmul_precision):
+    with jax.default_matmul_precision(matmul_precision(config.gan.precision)):
         call = step.iteration_call(step.make_scene(point, config, dataset, physical), config.replay.replay_steps)
         first = machine.timed(lambda: call(1))
         times = max(1, round(seconds / 4 / machine.timed(lambda: call(1))))
@@ -197,7 +197,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do")
     names = [point.name for point in POINTS]
     parser.add_argument("--points", nargs="+", choices=names, default=["dgmw-9", "dgma-9"], help="iterations to time")
-    all_precisions = get_args(Precision)
+    all_precisions = [precision for precision in get_args(Precision) if precision != "auto"]
     parser.add_argument(
         "--precisions", nargs="+", choices=all_precisions, help="of iterations (default: all there are)"
     )

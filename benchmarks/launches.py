@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -26,13 +26,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks import kernels, machine, step
 from benchmarks.points import POINTS, TASKS, Point, settings, widths_of_tasks
 from dgm_jax import data
-from dgm_jax.config import Precision
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.training.devices import AXIS, data_parallel
 from dgm_jax.training.epoch import run_steps
 from dgm_jax.training.shapes import physical_widths
 from dgm_jax.training.step import Step
 
+Precision = Literal["float32", "tf32", "bf16"]
 CHIP = Path(__file__).with_name("h200.txtpb")
 IMAGES = 51_000  # Training images of MNIST without those held out.
 
@@ -99,7 +99,7 @@ def measure(text: str, precision: Precision, classifier_steps: int) -> dict[str,
 
 def main(
     points: Sequence[str] = ("dgmw-9", "dgma-9"),
-    precision: Precision = "float32",
+    precision: Precision = "tf32",
     devices: int = 1,
     out: Path | None = None,
 ) -> None:

@@ -32,7 +32,7 @@ from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
-from dgm_jax.training.devices import choose_devices, data_parallel
+from dgm_jax.training.devices import choose_devices, data_parallel, matmul_precision
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, run_steps
 from dgm_jax.training.gates import slopes
 from dgm_jax.training.shapes import physical_widths
@@ -196,7 +196,7 @@ def measure(point: Point, config: Config, dataset: Dataset, *, seconds: float) -
       For each part "seconds", "gflop", "plain_seconds", "ratio" and "ratio_to_large_products"; and how long an epoch
       takes beyond its iterations.
     """
-    with jax.default_matmul_precision(config.matmul_precision):
+    with jax.default_matmul_precision(matmul_precision(config.gan.precision)):
         return _measure(point, config, dataset, seconds)
 
 

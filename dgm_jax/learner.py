@@ -131,8 +131,10 @@ class Learner:
     def _fit(
         self, seeds: Sequence[int], streams: Sequence[TaskStream], workdirs: Sequence[Path], resume_anyway: bool
     ) -> list[Summary]:
-        configs = [self.config.with_changes(seed=seed) for seed in seeds]
         folders = [Workdir(workdir) for workdir in workdirs]
+        begun = next((folder for folder in folders if folder.config.exists()), folders[0])
+        settled = opening.with_precision(self.config, begun, self.devices[0])
+        configs = [settled.with_changes(seed=seed) for seed in seeds]
         placed = [opening.place_in(folder, stream) for folder, stream in zip(folders, streams, strict=True)]
         streams = [placement.stream for placement in placed]
         paths = [str(folder.path.absolute()) for folder in folders]

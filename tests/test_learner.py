@@ -98,6 +98,12 @@ class TestWhatARunLeaves:
         used = table(workdir / "capacity.csv")
         assert [int(row["used"]) for row in used] == [int(m.sum()) for task in memory.tasks for m in task.masks]
 
+    def test_the_precision_that_was_chosen(self):
+        assert TINY.gan.precision == "auto"
+        for name in ("config.json", "summary.json"):
+            found = json.loads((small_runs.finished(TINY).workdir / name).read_text())
+            assert found["config"]["gan"]["precision"] == "float32"  # Tests run on CPUs.
+
     @pytest.mark.parametrize(
         "config", [TINY, TINY.with_changes(protocol="paper", held_out=0.25)], ids=lambda c: c.protocol
     )

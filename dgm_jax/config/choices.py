@@ -3,7 +3,7 @@
 from typing import Literal
 
 Variant = Literal["dgma", "dgmw"]
-Precision = Literal["float32", "tf32", "bf16"]
+Precision = Literal["auto", "float32", "tf32", "bf16"]
 Network = Literal["dcgan", "resnet"]
 Method = Literal["dgm", "joint", "mergan", "mergan-jtr", "dgr", "er", "icarl", "ewc", "finetune"]
 

@@ -50,7 +50,7 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     method = settings.get("method", "dgm")
     places, unread = places_of(), unread_defaults(method)
     nested: dict[str, Any] = {}
-    for name, value in settings.items():
+    for name, value in {"precision": "float32", **settings}.items():  # The first runs had no other.
         if name in unread or method not in _OWN_IN_FORMAT_1.get(name, (method,)):
             continue
         if name in REMOVED:

@@ -35,11 +35,6 @@ class Config(Settings):
     method_settings: MethodSettings = MethodSettings()
 
     @property
-    def matmul_precision(self) -> str:
-        """The precision as JAX calls it."""
-        return {"float32": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}[self.gan.precision]
-
-    @property
     def classifier_network(self) -> Network:
         """The network of the consolidated classifier, and of the baselines' classifiers."""
         return self.consolidation.consolidation_network or self.networks.network

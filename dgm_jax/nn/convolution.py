@@ -159,7 +159,7 @@ def by_platform(
     forms = {"patches": by_patches, "xla": by_xla}
     if geometry.groups > 1 or is_placed(x) or is_placed(kernel):
         # Chosen now: XLA's convolution of groups or of sharded arrays lacks some derivatives, and may not be traced.
-        return forms[platforms.form_here("convolution")](x, kernel, geometry)
+        return forms[platforms.form("convolution")](x, kernel, geometry)
     bound = {name: partial(form, geometry=geometry) for name, form in forms.items()}
     return platforms.by_platform("convolution", x, kernel, **bound)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgm_jax.config import GENERATIVE, Config, all_facts, require_none_removed
 from dgm_jax.config.setting import Facts
@@ -16,6 +16,10 @@ from dgm_jax.runs.continuation import LearntSoFar, Placement, place_stream
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.reading import NoRun, StoredConfig, read_config, read_summary
 from dgm_jax.system import files
+from dgm_jax.training.devices import check_precision, precision_of
+
+if TYPE_CHECKING:
+    import jax
 
 _UNEQUAL = 4  # A run says so if its largest class has at least four times as many images as its smallest.
 
@@ -54,6 +58,27 @@ def notes_on_sizes(config: Config, stream: TaskStream) -> list[str]:
             f"images repeat within it: {names}; a smaller --batch-size learns them in more steps"
         )
     return notes
+
+
+def with_precision(config: Config, folder: Workdir, device: "jax.Device") -> Config:
+    """The settings with a precision in place of "auto": that of the folder's run, or in a new folder the device's.
+
+    Raises:
+      ConfigError: if the folder's run has a precision that the device lacks, or its settings cannot be read.
+    """
+    if config.gan.precision != "auto":
+        return config
+    if not folder.config.exists():
+        return config.with_changes(precision=precision_of(device))
+    precision = read_config(folder).flat["precision"]
+    try:
+        check_precision(precision, device)
+    except ConfigError:
+        raise ConfigError(
+            f"{folder.path} holds a run with precision={precision!r}, and a {device.platform.upper()} has no such "
+            "numbers; resume it on a device of the same kind as before, or choose another --workdir"
+        ) from None
+    return config.with_changes(precision=precision)
 
 
 def place_in(folder: Workdir, stream: TaskStream) -> Placement:

@@ -19,9 +19,9 @@ from dgm_jax.models import pair
 from dgm_jax.models.discriminator import Output
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.augmentation import augmented
-from dgm_jax.training.devices import AXIS, mean_over_devices, share
+from dgm_jax.training.devices import AXIS, matmul_precision, mean_over_devices, share
 from dgm_jax.training.epoch import TaskImages
-from dgm_jax.training.losses import cross_entropy, only_seen
+from dgm_jax.training.losses import cross_entropy, is_correct
 from dgm_jax.training.state import init_optimiser
 from dgm_jax.types import DiscriminatorParams, Statistics
 
@@ -98,16 +98,16 @@ def run_classifier_steps(
 
         def loss_of(params: DiscriminatorParams) -> Any:
             output, statistics = discriminate(params, state.statistics, images, train=True, axis_name=axis_name)
-            correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
             value = minimised(params, output, images, labels)
-            return value, (statistics, jnp.stack([value, jnp.mean(correct, dtype=jnp.float32)]))
+            accuracy = jnp.mean(is_correct(output.logits, labels, seen))
+            return value, (statistics, jnp.stack([value, accuracy]))
 
         gradients, (statistics, metrics) = jax.grad(loss_of, has_aux=True)(state.params)
         gradients, metrics = mean_over_devices((gradients, metrics), axis_name)
         updates, moments = optimiser.update(gradients, state.optimiser)
         return ClassifierState(optax.apply_updates(state.params, updates), statistics, moments), sums + metrics
 
-    with jax.default_matmul_precision(config.matmul_precision):
+    with jax.default_matmul_precision(matmul_precision(config.gan.precision)):
         return lax.fori_loop(start, stop, body, (state, sums))
 
 

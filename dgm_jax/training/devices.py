@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dgm_jax.errors import ConfigError
+from dgm_jax.nn import platforms
 from dgm_jax.system import processes
 
 AXIS = "devices"
@@ -50,6 +51,20 @@ def check_batch(batch_size: int, n_devices: int) -> None:
 def most_devices(n_runs: int, n_devices: int) -> int:
     """The largest number of devices, at most `n_devices`, that can each train equally many of `n_runs` whole runs."""
     return max(n for n in range(1, n_devices + 1) if n_runs % n == 0)
+
+
+_JAX_NAMES = {"float32": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}
+
+
+def matmul_precision(precision: str) -> str:
+    """The setting `precision` as JAX calls it; "auto" is that of the platform that a program is compiled for."""
+    return _JAX_NAMES[platforms.form("precision") if precision == "auto" else precision]
+
+
+def precision_of(device: jax.Device) -> str:
+    """The precision that "auto" stands for on a device."""
+    with platforms.compiled_for(device.platform):
+        return platforms.form("precision")
 
 
 def check_precision(precision: str, device: jax.Device) -> None:
@@ -115,7 +130,7 @@ def data_parallel(function: Callable[..., Any], devices: Sequence[jax.Device], b
     Raises:
       ConfigError: if there is no such backend.
     """
-    return _backend(backend)(function, devices, None)
+    return _backend(backend)(_in_its_forms(function, devices), devices, None)
 
 
 def run_parallel(
@@ -132,7 +147,19 @@ def run_parallel(
     Returns:
       A function whose results have such a first axis, too. `state` is donated.
     """
-    return _backend(backend)(function, devices, axes)
+    return _backend(backend)(_in_its_forms(function, devices), devices, axes)
+
+
+def _in_its_forms(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
+    """The function, traced in the forms that its devices take, unless it is said which others."""
+
+    def traced(*arguments: Any) -> Any:
+        if platforms.is_known():
+            return function(*arguments)
+        with platforms.compiled_for(devices[0].platform):
+            return function(*arguments)
+
+    return traced
 
 
 def _pmap(function: Callable[..., Any], devices: Sequence[jax.Device], axes: Sequence[int | None] | None) -> Mapped:

@@ -17,10 +17,11 @@ from jax import lax
 from dgm_jax.models.generator import conditioned_noise
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.averaging import averaged
-from dgm_jax.training.devices import share
+from dgm_jax.training.devices import matmul_precision, share
 from dgm_jax.training.gates import slopes
 from dgm_jax.training.state import Capacity, Clock, TrainState, sampler_params
 from dgm_jax.training.step import Metrics, Step
+from dgm_jax.training.vectors import packing
 from dgm_jax.types import Array
 
 
@@ -128,13 +129,16 @@ def run_steps(
             state = replace(state, average=averaged(state.average, newest, done, step.config.gan.generator_average))
         return state, metrics | critic_metrics | generator_metrics
 
+    pack, unpack = packing(state)
+
     def body(i: jax.Array, carry: Any) -> Any:
         state, sums = carry
-        state, metrics = iteration(i, state)
-        return state, sums + jnp.stack([metrics[name] for name in step.metric_names])
+        state, metrics = iteration(i, unpack(state))
+        return pack(state), sums + jnp.stack([metrics[name] for name in step.metric_names])
 
-    with jax.default_matmul_precision(step.config.matmul_precision):
-        return lax.fori_loop(start, stop, body, (state, sums))
+    with jax.default_matmul_precision(matmul_precision(step.config.gan.precision)):
+        state, sums = lax.fori_loop(start, stop, body, (pack(state), sums))
+    return unpack(state), sums
 
 
 def _classify_pool(
@@ -172,9 +176,10 @@ def _classify_pool(
         is_real = source == 0
         images = jnp.where(is_real[:, None, None, None], data.images[row], replay.images[task, pick])
         labels = jnp.where(is_real, data.labels[row], replay.labels[task, pick])
-        state, metrics = step.classifier_step(state, to_unit_range(images), labels, seen)
-        return state, jax.tree.map(jnp.add, sums, metrics)
+        state, metrics = step.classifier_step(unpack(state), to_unit_range(images), labels, seen)
+        return pack(state), sums + jnp.stack([metrics[name] for name in names])
 
-    zero = {"classifier_loss": jnp.zeros(()), "classifier_accuracy": jnp.zeros(())}
-    state, sums = lax.fori_loop(0, n_batches, body, (state, zero))
-    return state, jax.tree.map(lambda total: total / n_batches, sums)
+    names = ("classifier_loss", "classifier_accuracy")
+    pack, unpack = packing(state)
+    state, sums = lax.fori_loop(0, n_batches, body, (pack(state), jnp.zeros(len(names))))
+    return unpack(state), dict(zip(names, sums / n_batches, strict=True))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from dgm_jax import nn
 from dgm_jax.config import Config
 from dgm_jax.training.state import Capacity, Clock
+from dgm_jax.training.vectors import joined
 
 
 def slopes(config: Config, clock: Clock, step: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -42,4 +43,4 @@ def open_gates(
 
 def open_share(embeddings: Sequence[jax.Array], capacity: Capacity) -> jax.Array:
     """The share of the gates within the logical widths that would be open if masks were binarised now."""
-    return jnp.sum(jnp.stack([jnp.sum(nn.binarise(e)) for e in embeddings])) / capacity.n_gates
+    return jnp.sum(jnp.stack([jnp.sum(nn.binarise(e)) for e in joined(embeddings)])) / capacity.n_gates

@@ -12,6 +12,7 @@ from flax import serialization, struct
 
 from dgm_jax import nn
 from dgm_jax.config import Config
+from dgm_jax.training import vectors
 from dgm_jax.types import (
     Array,
     DiscriminatorParams,
@@ -96,11 +97,22 @@ def make_optimisers(config: Config) -> Optimisers:
     stages = [optax.identity()]  # Keeps the numbers that Adam's moments have in checkpoints of earlier versions.
     if config.gates.gate_gradient == "product":
         stages.append(optax.masked(nn.compensate(), _only_embeddings))
-    stages += [optax.clip_by_global_norm(config.gan.clip_norm), optax.adam(config.gan.generator_learning_rate, **adam)]
+    stages += [_clip(config.gan.clip_norm), vectors.adam(config.gan.generator_learning_rate, **adam)]
     return Optimisers(
         generator=optax.with_extra_args_support(optax.chain(*stages)),
-        discriminator=optax.adam(config.gan.discriminator_learning_rate, **adam),
+        discriminator=vectors.adam(config.gan.discriminator_learning_rate, **adam),
     )
+
+
+def _clip(longest: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm`, with the norm of `vectors`."""
+
+    def update(gradients: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+        del params
+        norm = vectors.norm(gradients)
+        return jax.tree.map(lambda g: jnp.where(norm < longest, g, (g / norm) * longest), gradients), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _only_embeddings(params: GeneratorParams) -> GeneratorParams:

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from dgm_jax import nn
 from dgm_jax.config import Config
@@ -21,8 +20,9 @@ from dgm_jax.models.generator import Generator
 from dgm_jax.models.normalisation import in_succession
 from dgm_jax.training.devices import mean_over_devices
 from dgm_jax.training.gates import open_gates, open_share
-from dgm_jax.training.losses import critic_loss, cross_entropy, gradient_penalty, only_seen
+from dgm_jax.training.losses import critic_loss, cross_entropy, gradient_penalty, is_correct, log_likelihood
 from dgm_jax.training.state import Capacity, DiscriminatorState, Optimisers, TrainState, make_optimisers
+from dgm_jax.training.vectors import applied, joined, norm
 from dgm_jax.types import DiscriminatorParams, GeneratorParams, Statistics
 
 Metrics = dict[str, Any]  # Scalars, NumPy's or JAX's.
@@ -127,13 +127,12 @@ class Step(_Passes):
     ) -> tuple[DiscriminatorState, Metrics]:
         def loss_of(params: DiscriminatorParams) -> Any:
             output, statistics = self.discriminate(params, discriminator.statistics, images)
-            correct = jnp.argmax(only_seen(output.logits, seen), axis=1) == labels
-            return cross_entropy(output.logits, labels, seen), (statistics, jnp.mean(correct, dtype=images.dtype))
+            score = log_likelihood(output.logits, labels, seen)
+            return -jnp.mean(score), (statistics, jnp.stack([-score, is_correct(output.logits, labels, seen)]))
 
-        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (statistics, accuracy)), gradients = value_and_grad(discriminator.params)
+        gradients, (statistics, of_images) = jax.grad(loss_of, has_aux=True)(discriminator.params)
+        gradients, (loss, accuracy) = self.mean((gradients, jnp.mean(of_images, axis=1)))
         metrics = {"classifier_loss": loss, "classifier_accuracy": accuracy}
-        gradients, metrics = self.mean((gradients, metrics))
         return self._update_discriminator(discriminator, gradients, statistics), metrics
 
     def critic_step(
@@ -227,7 +226,7 @@ class Step(_Passes):
             output, statistics = self.discriminate(state.discriminator, state.discriminator_statistics, fake)
             values = critic_value(state.discriminator, output, head)
             unavailable = [jnp.logical_not(free) for free in capacity.free]
-            sparsity = nn.sparsity(masks, unavailable, capacity.n_free)
+            sparsity = nn.sparsity(joined(masks), joined(unavailable), capacity.n_free)
             terms = {
                 "adversarial_term": -config.gan.adversarial_weight * jnp.mean(values),
                 "sparsity_term": capacity.sparsity_weight * sparsity,
@@ -264,10 +263,10 @@ class Step(_Passes):
         updates = nn.block(updates, reserved)
         # Momentum would still move the embeddings of settled masks.
         updates = replace(updates, embeddings=[jnp.where(epoch_scale > 0, u, 0) for u in updates.embeddings])
-        state = replace(state, generator=optax.apply_updates(before, updates), generator_optimiser=optimiser)
+        state = replace(state, generator=applied(before, updates), generator_optimiser=optimiser)
         metrics = {
-            "generator_gradient_norm": optax.tree.norm(gradients),
-            "generator_update_norm": optax.tree.norm(updates),
+            "generator_gradient_norm": norm(gradients),
+            "generator_update_norm": norm(updates),
             "scale": scale,
             "open_share": open_share(before.embeddings, capacity),
         }
@@ -290,7 +289,7 @@ class Step(_Passes):
         # One optimiser serves all of D: a head that a loss does not use still moves by its momentum.
         params = discriminator.params
         updates, optimiser = self.optimisers.discriminator.update(gradients, discriminator.optimiser, params)
-        return DiscriminatorState(optax.apply_updates(params, updates), optimiser, statistics)
+        return DiscriminatorState(applied(params, updates), optimiser, statistics)
 
 
 def make_generator(config: Config) -> Generator:

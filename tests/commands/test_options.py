@@ -147,6 +147,7 @@ def test_the_settings_of_a_run_are_a_file_of_settings(tmp_path: Path) -> None:
         discriminator_width=4,
         epochs=3,
         batch_size=8,
+        precision="float32",
         scale_max=100.0,
         replay_steps=None,
         consolidation_steps=6,

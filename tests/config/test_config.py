@@ -292,6 +292,7 @@ def test_settings_of_format_1_get_their_groups():
         discriminator_width=4,
         epochs=3,
         batch_size=8,
+        precision="float32",  # The only one that there was.
         scale_max=100.0,
         consolidation_steps=6,
         consolidation_samples=16,
@@ -302,13 +303,13 @@ def test_settings_of_format_1_get_their_groups():
 def test_a_baseline_of_format_1_keeps_only_what_it_read():
     old = FORMAT_1 | {"method": "er", "memory_size": 30, "masks": "random"}
     assert config_of(old) == Config(method="er", method_settings=ReservoirSettings(memory_size=30)).with_changes(
-        image_size=8, discriminator_width=4, batch_size=8, consolidation_steps=6
+        image_size=8, discriminator_width=4, batch_size=8, precision="float32", consolidation_steps=6
     )
 
 
 def test_settings_that_were_removed_are_dropped_from_old_files():
     old = {"method": "dgm", "epochs": 7} | REMOVED
-    assert config_of(old) == Config().with_changes(epochs=7)
+    assert config_of(old) == Config().with_changes(epochs=7, precision="float32")
     assert not set(REMOVED) & set(all_facts())
 
 
@@ -323,7 +324,12 @@ def test_a_run_that_needs_a_removed_setting_is_refused():
     found = upgraded({"epochs": 7, "critic_steps": 2, "penalty": "r1"})
     with pytest.raises(OtherConfiguration, match=f"^{re.escape(text)}"):
         require_none_removed(found, "run")
-    assert flattened(found) == {"epochs": 7, "critic_steps": 2, "penalty": "r1"}  # As a page shows it.
+    assert flattened(found) == {
+        "epochs": 7,
+        "critic_steps": 2,
+        "penalty": "r1",
+        "precision": "float32",
+    }  # As a page shows it.
 
 
 @pytest.mark.parametrize("change", [{"network": "resnet"}, {"consolidation_network": "resnet"}])

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from dgm_jax.models.normalisation import EPSILON, MOMENTUM, batch_norm, init_norm, init_statistics
+from dgm_jax.nn import platforms
 from dgm_jax.types import Norm, Statistics
+
+
+@pytest.fixture(params=["cpu", "cuda"], autouse=True)
+def platform(request):
+    """Each test runs with the sums of two passes, and with those of one."""
+    with platforms.compiled_for(request.param):
+        yield request.param
 
 
 def _random(shape, seed=0):
@@ -28,6 +36,33 @@ def test_training_normalises_by_the_batch(float64, shape):
     unbiased = x.var(axes) * count / (count - 1)
     np.testing.assert_allclose(updated.mean, (1 - MOMENTUM) * statistics.mean + MOMENTUM * x.mean(axes), rtol=1e-12)
     np.testing.assert_allclose(updated.var, (1 - MOMENTUM) * statistics.var + MOMENTUM * unbiased, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("mean", "running"), [(0, 0), (3, 0), (30, 0), (1000, 999)])
+def test_few_digits_cancel(mean, running, platform):
+    """In float32 against float64: two passes lose what the mean is rounded by, one pass what a square is."""
+    rng = np.random.default_rng(0)
+    x = (mean + rng.normal(size=(64, 8, 8, 5))).astype(np.float32)
+    params = Norm(np.ones(5, np.float32), np.zeros(5, np.float32))
+    before = Statistics(np.full(5, running, np.float32), np.ones(5, np.float32))
+    y, updated = jax.jit(lambda x: batch_norm(params, before, x, train=True))(x)
+    exact = x.astype(np.float64)
+    expected = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + EPSILON)
+    lost = {"cpu": 1 + mean / 20, "cuda": 10 + 10 * (mean - running) ** 2}[platform]  # CPUs add one after the other.
+    np.testing.assert_allclose(y, expected, atol=2e-6 * lost, rtol=0)
+    var = (np.asarray(updated.var, np.float64) - (1 - MOMENTUM)) / MOMENTUM
+    np.testing.assert_allclose(var, exact.reshape(-1, 5).var(0, ddof=1), rtol=1e-5 * lost)
+
+
+def test_a_channel_without_spread_is_finite(platform):
+    """The difference of squares is then rounding alone, and may not be below 0."""
+    params, statistics, _ = _random((4, 3))
+    x = np.full((50, 3), 1234.5, np.float32)
+    single = jax.tree.map(np.float32, (params, statistics))
+    y, updated = batch_norm(*single, x, train=True)
+    assert np.all(np.isfinite(y)) and np.all(updated.var >= 0)
+    if platform == "cpu":
+        np.testing.assert_allclose(y, np.broadcast_to(single[0].shift, x.shape), atol=1e-6)
 
 
 def test_evaluation_normalises_by_the_running_statistics(float64):

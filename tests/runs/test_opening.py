@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +50,46 @@ def _write(folder, settings, **changes):
 def test_naming_a_folder_touches_nothing(tmp_path):
     Workdir(tmp_path / "run")
     assert not any(tmp_path.iterdir())
+
+
+class TestPrecision:
+    """ "auto" becomes the precision of the folder's run; in a new folder that of the device."""
+
+    CPU, GPU, TPU = (SimpleNamespace(platform=name) for name in ("cpu", "gpu", "tpu"))
+
+    @pytest.mark.parametrize(("device", "expected"), [(CPU, "float32"), (GPU, "tf32"), (TPU, "bf16")])
+    def test_of_a_new_folder(self, device, expected, tmp_path):
+        assert opening.with_precision(CONFIG, Workdir(tmp_path), device).gan.precision == expected
+        given = CONFIG.with_changes(precision="bf16")
+        assert opening.with_precision(given, Workdir(tmp_path), device) is given
+
+    @pytest.mark.parametrize("device", [CPU, GPU, TPU])
+    def test_of_a_run_is_kept_on_another_platform(self, device, tmp_path):
+        folder = Workdir(tmp_path)
+        _claim(folder, CONFIG.with_changes(precision="float32"))
+        resumed = opening.with_precision(CONFIG, folder, device)
+        assert resumed.gan.precision == "float32"
+        _claim(folder, resumed)
+        with pytest.raises(OtherConfiguration, match="with other settings: precision is 'float32', now 'bf16'"):
+            _claim(folder, CONFIG.with_changes(precision="bf16"))
+
+    @pytest.mark.parametrize("device", [CPU, TPU])
+    def test_of_a_run_that_the_device_lacks(self, device, tmp_path):
+        folder = Workdir(tmp_path)
+        _claim(folder, CONFIG.with_changes(precision="tf32"))
+        name = device.platform.upper()
+        text = (
+            f"{tmp_path} holds a run with precision='tf32', and a {name} has no such numbers; resume it on a device of "
+            "the same kind as before, or choose another --workdir"
+        )
+        with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+            opening.with_precision(CONFIG, folder, device)
+        assert opening.with_precision(CONFIG, folder, self.GPU).gan.precision == "tf32"
+
+    def test_of_an_early_run_is_float32(self, tmp_path):
+        folder = _claimed(tmp_path)
+        _write(folder, {"batch_size": 64, "method": "dgm"}, format_version=1)
+        assert opening.with_precision(CONFIG, folder, self.GPU).gan.precision == "float32"
 
 
 def test_a_new_folder_gets_the_configuration(tmp_path):

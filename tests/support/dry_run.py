@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dgm_jax.config import Config
 from dgm_jax.methods.method import TaskInput, Watch
+from dgm_jax.nn import platforms
 from dgm_jax.runs.session import new_method
 from dgm_jax.training import devices as training_devices
 from dgm_jax.training import trainer
@@ -28,7 +29,8 @@ class Program(NamedTuple):
 
     def lowered(self, platform: str) -> str:
         """The program for a platform that need not be here, as text."""
-        return jax.export.export(self.function, platforms=[platform])(*self.arguments, **self.options).mlir_module()
+        with platforms.compiled_for(platform):
+            return jax.export.export(self.function, platforms=[platform])(*self.arguments, **self.options).mlir_module()
 
     def compile_for(self, devices: Sequence[Any]) -> None:
         """Compiles the program for devices that need not be here, whole arrays on each."""

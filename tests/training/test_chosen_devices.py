@@ -3,11 +3,21 @@
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from dgm_jax.errors import ConfigError
+from dgm_jax.nn import platforms
 from dgm_jax.training import devices as chosen
-from dgm_jax.training.devices import check_batch, check_precision, choose_devices, data_parallel, most_devices
+from dgm_jax.training.devices import (
+    check_batch,
+    check_precision,
+    choose_devices,
+    data_parallel,
+    matmul_precision,
+    most_devices,
+    precision_of,
+)
 
 
 @pytest.fixture
@@ -87,6 +97,42 @@ def test_tf32_is_for_gpus():
         check_precision(precision, cpu)
     with pytest.raises(ConfigError, match="precision='tf32', but a CPU has no such numbers; use float32 or bf16"):
         check_precision("tf32", cpu)
+
+
+@pytest.mark.parametrize(
+    ("platform", "precision", "of_jax"),
+    [
+        ("cpu", "float32", "highest"),
+        ("gpu", "tf32", "tensorfloat32"),
+        ("cuda", "tf32", "tensorfloat32"),
+        ("tpu", "bf16", "bfloat16"),
+        ("metal", "float32", "highest"),
+    ],
+)
+def test_a_platform_has_its_own_precision_unless_one_is_given(platform, precision, of_jax):
+    assert precision_of(SimpleNamespace(platform=platform)) == precision
+    with platforms.compiled_for(platform):
+        assert matmul_precision("auto") == of_jax
+        assert matmul_precision("float32") == "highest"
+    assert matmul_precision("auto") == "highest"  # That of this machine again.
+
+
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_a_program_is_told_for_which_platform_it_is_compiled(backend):
+    """By its devices, unless the caller says another: then it takes that one's forms."""
+    seen = []
+
+    def function(state, shard):
+        seen.append(platforms.form("statistics"))
+        return state
+
+    program = data_parallel(function, jax.devices()[:1], backend)
+    program(np.zeros(1))
+    with platforms.compiled_for("cuda"):
+        program(np.zeros(1))
+    program(np.zeros(1))  # Compiled already.
+    assert seen == ["two_passes", "one_pass"]
+    assert not platforms.is_known()
 
 
 def test_an_unknown_backend_is_refused_and_the_known_ones_are_not():

@@ -12,6 +12,7 @@ from support import checks, programs, small_runs
 from support.marks import slow_but
 
 from dgm_jax import nn
+from dgm_jax.nn import platforms
 from dgm_jax.training import task as tasks
 from dgm_jax.training.epoch import ReplayedImages, TaskImages
 from dgm_jax.training.gates import open_gates
@@ -86,14 +87,25 @@ def _surplus(array, like):
 @pytest.fixture(
     scope="module",
     params=slow_but(
-        [*((v, s) for v in ("dgma", "dgmw") for s in (8, 16, "resnet")), ("dgma", 16, "bf16"), ("dgmw", 16, "bf16")],
-        *[("dgma", 8), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet")],
+        [
+            *((v, s) for v in ("dgma", "dgmw") for s in (8, 16, "resnet")),
+            *((v, 16, "bf16", platform) for v in ("dgma", "dgmw") for platform in ("cpu", "cuda", "tpu")),
+        ],
+        *[("dgma", 8), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet"), ("dgmw", 16, "bf16", "cuda")],
     ),
     ids=lambda p: "-".join(map(str, p)),
 )
 def trained(request):
-    """(what it began with, the state on the host before, a copy of that, and after a hundred real steps)."""
-    trainer = _trainer(*request.param)
+    """(what it began with, the state on the host before, a copy of that, and after a hundred real steps).
+
+    In the forms of a platform: that of the tests, unless another is named.
+    """
+    with platforms.compiled_for(*request.param[3:] or ["cpu"]):
+        return _trained(*request.param[:3])
+
+
+def _trained(*chosen):
+    trainer = _trainer(*chosen)
     widths, kernels, reserved, state, capacity = _begin(trainer)
     data, replay = _images(trainer)
     before = jax.device_get(state)
