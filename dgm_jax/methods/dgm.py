@@ -165,7 +165,7 @@ class DGM(GenerativeMemory[Training]):
         key, first_class = training.inputs[0].key, self.setting.tasks[task][0]
         drawn = [partial(state.memory.images, first_class, 1, key) for state in states]
         self.setting.worker.prepare(("sample", task), lambda: [draw() for draw in drawn])
-        if task + 1 == self.setting.n_tasks:
+        if task + 1 == self.setting.n_tasks or training.replayed is None:  # None: resumed after the last epoch.
             return
         grown = [self.expand(task, given.key, state) for given, state in zip(training.inputs, states, strict=True)]
         memory, physical = grown[0].memory, self.plan(task + 1, grown).physical_widths
