@@ -18,8 +18,8 @@ from dgm_jax.methods import METHODS
 
 PLATFORMS = ("cuda", "rocm", "tpu")
 EXCHANGE = re.compile(r"stablehlo\.(?:all_\w+|reduce_scatter|collective_\w+)")
-GENERATIVE = {"run_steps", "run_classifier_steps", "sample_chunk", "_predict"}
-CLASSIFYING = {"run_classifier_steps", "_predict"}
+GENERATIVE = {"run_steps", "run_classifier_steps", "sample_chunk", "discriminated"}
+CLASSIFYING = {"run_classifier_steps", "discriminated"}
 
 CASES: dict[str, tuple[Config, set[str]]] = {  # Settings, and the programs of a run.
     "dgma": (small_runs.small("dgma"), GENERATIVE),

@@ -73,7 +73,7 @@ class Console:
 
 def run_start(**changes) -> RunStart:
     event: dict[str, Any] = {
-        "config": Config().with_changes(epochs=20),
+        "config": Config().with_changes(epochs=20, precision="float32"),
         "epochs": 20,
         "workdir": Path("runs/a"),
         "devices": ["cpu:0"],

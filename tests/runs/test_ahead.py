@@ -81,7 +81,7 @@ def test_what_cannot_be_compiled_ahead_is_compiled_when_it_is_needed(tmp_path, m
 
     config, _ = CONFIGS["dgma"]
     with monkeypatch.context() as changes:
-        changes.setattr(devices._Pmap, "compile", fail)
+        changes.setattr(devices.Mapped, "compile", fail)
         with pytest.warns(RuntimeWarning, match="compiling ahead failed .MemoryError: there is no more"):
             _fit(tmp_path / "two", changes, 2, config)
     assert all(compiled)
