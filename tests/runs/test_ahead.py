@@ -15,7 +15,7 @@ from dgm_jax.system import worker
 from dgm_jax.training import devices
 
 GROWS = {"image_size": 8, "headroom": 1, "epochs": 4, "mask_share": 0.5, "generator_width": 4}
-LOOPS = ("jit(_fun)", "jit(<lambda>)")  # What JAX calls a program mapped over devices, by pmap and by shard_map.
+LOOPS = ("jit(_fun)", "jit(on_one_device)")  # What JAX calls a program mapped over devices, by pmap and by shard_map.
 CONFIGS = {
     "dgma": (small_runs.small("dgma", **GROWS), {}),
     "shard_map": (small_runs.small("dgma", **GROWS), {"backend": "shard_map"}),
