@@ -140,7 +140,7 @@ def agreement(precision: Precision) -> dict[str, float]:
 
 
 def iteration(point: Point, config: Config, dataset: Dataset, *, seconds: float) -> dict[str, Any]:
-    """Times the program of a run at a point, in padded arrays as a run has them; `seconds` is for timing alone."""
+    """Times the program of a run at a point, with arrays padded as in a run; `seconds` does not include compiling."""
     history = [*widths_of_tasks(point.variant)[: point.task], point.widths]
     physical = physical_widths(history, headroom=config.gates.headroom, n_tasks=TASKS)
     with jax.default_matmul_precision(matmul_precision(config.gan.precision)):

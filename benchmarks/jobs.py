@@ -1,4 +1,4 @@
-"""A table of runs: one after the other, each on all cores, against several at once, each on cores of its own.
+"""A table of runs: one after the other on all cores, against several at once that share the cores out among them.
 
 Both ways are measured in turns, each in a new folder and without compiled programs from before. The runs are those of
 `table --quick`, so that the ratio holds for that table.
@@ -22,7 +22,7 @@ from dgm_jax.errors import UserError, exit_status
 
 
 def measure(words: list[str], jobs: int) -> dict[str, Any]:
-    """Makes a table with so many jobs at once; returns its seconds, and the CPU seconds of all its processes."""
+    """Makes a table with this number of jobs at once; returns the seconds, and the CPU seconds of all processes."""
     with tempfile.TemporaryDirectory() as scratch:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(scratch) / "programs")}
         command = [sys.executable, "-m", "dgm_jax", "table", "--quick", *words, "--jobs", str(jobs)]

@@ -91,7 +91,7 @@ def _learn(name: str, options: Options, command: str) -> None:
 
 
 def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Path, command: str) -> None:
-    """Learns each seed in a process of its own."""
+    """Learns each seed in a separate process."""
     check_jobs(options.jobs)
     if options.seeds is None:
         raise UserError("--jobs is how many seeds are trained at once; it needs --seeds")
@@ -119,7 +119,7 @@ def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Pat
 
 
 def _run_seed(name: str, options: Options, command: str) -> int:
-    """Learns one seed, as a command of its own process."""
+    """Learns one seed; this is all that its process does."""
     return exit_status(
         lambda: _learn(name, options, command), resume="run the same command to resume", debug=options.debug
     )

@@ -38,7 +38,7 @@ class Options:
     seeds: Annotated[str | None, shown("N,N,...", "--seed alone")] = None
     """Train several seeds at once, side by side in one program, e.g. 0,1,2; each gets a folder in that of the run."""
     jobs: Annotated[int | None, shown("N", "side by side")] = None
-    """With --seeds: train each seed in a process of its own, N at once, each on cores of its own (docs/cluster.md)."""
+    """With --seeds: train each seed in a separate process, N at once, which share out the cores (docs/cluster.md)."""
     devices: Annotated[int | Literal["all"] | None, shown("N|all", "1, or one of each process")] = None
     """Train on N devices, equally many of each process, or on all. They share each mini-batch; several seeds are shared
     out among the devices of one process instead."""

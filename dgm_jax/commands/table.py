@@ -5,7 +5,7 @@ run the same command again to resume. Finished runs are only read. If a run fail
 command writes `table.md`, `table.csv`, `table.json` and figures.
 
     dgm-jax table --quick --data-dir DIR                # digits and MNIST-500, all methods: 30 minutes
-    dgm-jax table --quick --data-dir DIR --jobs 2       # two runs at once, each on a core of its own
+    dgm-jax table --quick --data-dir DIR --jobs 2       # two runs at once, which share out the cores
     dgm-jax table --data mnist --data-dir DIR --launcher slurm   # each run is a job of a Slurm cluster
     dgm-jax table --data cifar10 --methods dgmw mergan --seeds 0,1,2 --data-dir DIR
     dgm-jax table --ablations --data digits             # what each part of the method contributes
@@ -60,7 +60,7 @@ class Table:
     collect: Switch = False
     """Train nothing; write the table of the runs that are there."""
     jobs: Annotated[int | None, shown("N", "1 here, all in the queue of Slurm")] = None
-    """At most N runs at once; here each gets cores of its own (docs/cluster.md)."""
+    """At most N runs at once; on this machine they share out the cores (docs/cluster.md)."""
     launcher: Literal["local", "slurm"] = "local"
     """slurm: each run is a job of the cluster."""
     slurm: Annotated[tuple[str, ...], shown("NAME=VALUE [NAME=VALUE ...]", "time=60 cpus-per-task=1")] = ()

@@ -179,7 +179,10 @@ class TableRun:
         """Whether this run draws images that can be measured and are not yet."""
         if not (self.is_finished and self.joint.is_finished and self.options.settings.method in GENERATIVE):
             return False
-        return self._known_quality() is None
+        try:
+            return self._known_quality() is None
+        except _MISTAKES:  # `collect` says in the table what is wrong.
+            return False
 
     def measure_memory(self) -> dict[str, float]:
         """Measures the images that the memory draws with the classifier of `joint`; once for the same two runs.
@@ -223,7 +226,7 @@ class TableRun:
 
 
 def _measure(run: TableRun) -> int:
-    """A command of its own process."""
+    """Measures the images of a run; this is all that its process does."""
     from dgm_jax.system.compilation import keep_programs
 
     keep_programs()

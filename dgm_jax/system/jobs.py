@@ -47,7 +47,7 @@ class Job:
         with _printing_to(self.log):
             try:
                 status = self.function()
-            except Exception:
+            except Exception:  # Any error: it is in the log, and the other jobs go on.
                 traceback.print_exc()
                 status = 1
         if announced and status == _STOPPED and callable(requeue):

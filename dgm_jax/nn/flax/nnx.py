@@ -37,7 +37,7 @@ class Reserved(nnx.Variable):
 
 
 class _Masked(nnx.Module):
-    """A kernel and its gates. Subclasses set `linear`."""
+    """A kernel and its gates. Each subclass says in `_linear` how the kernel is applied."""
 
     def __init__(
         self,
