@@ -315,6 +315,10 @@ def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch
     assert len(measured) == 1
     _place(joint, readings=("classifier",), seed=0, device="another")  # Run anew.
     assert run.must_be_measured and run.measure_memory() == QUALITY and len(measured) == 2
+    (run.workdir / "quality.json").write_text("{")  # Damage is shown in the table, and does not stop it.
+    argv = ["--data", "digits", "--methods", "dgma", "joint", "--seeds", "0", "--runs", str(tmp_path)]
+    assert not run.must_be_measured and table.run(argv) == 0
+    assert "its images are not measured, seed 0: a file cannot be read" in (tmp_path / "table.md").read_text()
 
 
 def test_unknown_names_are_refused(capsys):
