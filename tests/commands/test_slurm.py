@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, slurm.needs_slurm]
 ROOT = Path(__file__).parents[2]
 STREAM = ("--classes-per-task", "5", "--train-per-class", "24", "--batch-size", "24", "--discriminator-width", "4")
 SHORT = (*STREAM, "--consolidation-steps", "300")
-TINY = (*STREAM, "--epochs", "12", "--noise-dim", "12", "--generator-width", "3", "--checkpoint-epochs", "1000")
+TINY = (*STREAM, "--epochs", "12", "--noise-dim", "12", "--generator-width", "3", "--checkpoint-seconds", "1e9")
 TINY = (*TINY, "--consolidation-steps", "20", "--consolidation-samples", "16")
 
 
