@@ -30,7 +30,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -93,19 +93,20 @@ def measure_seeds(command: Sequence[str], seeds: str, one: float) -> dict[str, A
     }
 
 
-def compare(command: Sequence[str], against: Path, rounds: int) -> list[dict[str, Any]]:
-    """Runs an experiment of this checkout and of another in turns, cold and warm.
+def compare(command: Sequence[str], against: Path, rounds: int, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """Runs an experiment of this checkout and of another in turns.
 
     Args:
       command: what follows `python -m`; --workdir is added.
       against: the other checkout.
       rounds: how often.
+      kinds: as for `measure`.
 
     Returns:
-      For "cold" and for "warm": the medians over rounds of this checkout's wall and CPU seconds and of their ratios to
-      the other's, and whether both ended with the same accuracies in each round.
+      For each kind: the medians over rounds of this checkout's wall and CPU seconds and of their ratios to the other's,
+      the medians of the seconds of each phase, and whether both ended with the same accuracies in each round.
     """
-    runs: dict[str, list[list[tuple[Child, Any]]]] = {"cold": [], "warm": []}
+    runs: dict[str, list[list[tuple[Child, Any]]]] = {kind: [] for kind in kinds}
     for number in range(rounds):
         with tempfile.TemporaryDirectory() as scratch:
             for kind, found in runs.items():
@@ -133,6 +134,9 @@ def compared(rounds: Sequence[Sequence[tuple[Child, Any]]]) -> dict[str, Any]:
         figures[name] = statistics.median(getattr(here, name) for (here, _), _ in rounds)
         ratios = [getattr(here, name) / getattr(other, name) for (here, _), (other, _) in rounds]
         figures[f"ratio_{name}"] = statistics.median(ratios)
+    for i, who in enumerate(("here", "against")):
+        phases = [pair[i][1]["seconds"] for pair in rounds]
+        figures[f"phases_{who}"] = {name: statistics.median(found[name] for found in phases) for name in phases[0]}
     return figures | {"rounds": len(rounds), "same_accuracy": all(here == other for here, other in last)}
 
 
@@ -254,6 +258,7 @@ def main(
     against: Path | None = None,
     command: str = "digits",
     rounds: int = 1,
+    kinds: Sequence[Literal["cold", "warm"]] = ("cold", "warm"),
     out: Path | None = None,
 ) -> None:
     """Runs both variants, prints tables, and writes records.
@@ -265,11 +270,12 @@ def main(
       against: another checkout; compares runs of `command` with those of this one, and does nothing else.
       command: with --against, the experiment and its options.
       rounds: with --against, how often each is run.
+      kinds: with --against, whether compiled programs are there: in the first kind they are not, in a second they are.
       out: file of JSON Lines; a line for each run is added.
     """
     machine.check("float32", out)
     if against is not None:
-        for found in compare(shlex.split(f"experiments.{command}"), against, rounds):
+        for found in compare(shlex.split(f"experiments.{command}"), against, rounds, kinds):
             ratios = ", ".join(f"{name} {found[f'ratio_{name}']:.2f}" for name in ("seconds", "cpu_seconds"))
             same = "the same" if found["same_accuracy"] else "another"
             print(f"{found['kind']}: this checkout's share of the other's: {ratios}; {same} accuracy", flush=True)

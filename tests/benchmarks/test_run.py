@@ -60,7 +60,8 @@ def test_another_checkout_is_compared_with_this_one(tmp_path, monkeypatch, capsy
         here = folder != tmp_path
         workdir = run.Path(command[-1])
         workdir.mkdir()
-        (workdir / "summary.json").write_text(json.dumps({"final": 1, "A_1": 0.5 + (len(calls) == 8)}))
+        summary = {"final": 1, "A_1": 0.5 + (len(calls) == 8), "seconds": {"train": 2.0 * here + len(calls)}}
+        (workdir / "summary.json").write_text(json.dumps(summary))
         return run.Child(0.0, 3.0 if here else 4.0, 5.0 if here else 10.0, 1)
 
     monkeypatch.setattr(run, "run_child", child)
@@ -79,6 +80,7 @@ def test_another_checkout_is_compared_with_this_one(tmp_path, monkeypatch, capsy
         True,
     )
     assert warm["kind"] == "warm" and warm["rounds"] == 2 and not warm["same_accuracy"]
+    assert (warm["phases_here"], warm["phases_against"]) == ({"train": 7.0}, {"train": 6.0})
     assert "warm: this checkout's share of the other's: seconds 0.75, cpu_seconds 0.50" in capsys.readouterr().out
 
 
