@@ -16,19 +16,21 @@ from jax.flatten_util import ravel_pytree
 
 from dgm_jax.nn import platforms
 
+_EPSILON = 1e-8  # That of `optax.adam`.
 State = Any  # A `TrainState`; this file is below it.
 
 
-def adam(*arguments: Any, **options: Any) -> optax.GradientTransformation:
+def adam(learning_rate: float, *, b1: float, b2: float) -> optax.GradientTransformation:
     """`optax.adam`; its state is the same on all platforms."""
-    optimiser = optax.adam(*arguments, **options)
+    optimiser = optax.adam(learning_rate, b1=b1, b2=b2)
 
     def update(gradients: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
         if _takes_arrays():
             return optimiser.update(gradients, state, params)
         vector, restored = ravel_pytree(gradients)
-        updates, moments = optimiser.update(vector, _moments_as_vectors(state, gradients))
-        return restored(updates), _moments_restored(moments, restored)
+        own, *others = _moments_as_vectors(state, gradients)
+        updates, own = _adam_of_vectors(vector, own, learning_rate, b1, b2)
+        return restored(updates), _moments_restored((own, *others), restored)
 
     return optax.GradientTransformation(optimiser.init, update)
 
@@ -78,6 +80,17 @@ def norm(tree: Any) -> jax.Array:
 def joined(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """Arrays whose entries are to be summed: all as one, or as they are."""
     return list(arrays) if _takes_arrays() else [_vector(arrays)]
+
+
+def _adam_of_vectors(
+    gradient: jax.Array, state: optax.ScaleByAdamState, learning_rate: float, b1: float, b2: float
+) -> tuple[jax.Array, optax.ScaleByAdamState]:
+    """What `optax.adam` computes. Corrections of both biases are one kernel here, not two."""
+    mu = b1 * state.mu + (1 - b1) * gradient
+    nu = b2 * state.nu + (1 - b2) * jnp.square(gradient)
+    corrections = 1 - jnp.array([b1, b2]) ** (state.count + 1)
+    updates = -learning_rate * (mu / corrections[0]) / (jnp.sqrt(nu / corrections[1]) + _EPSILON)
+    return updates, optax.ScaleByAdamState(state.count + 1, mu, nu)
 
 
 def _takes_arrays() -> bool:

@@ -21,7 +21,7 @@ def _tree(seed):
 
 def test_adam_of_a_vector_is_adam_of_arrays():
     """New parameters, and the state with its names and shapes, over several steps."""
-    own, reference = vectors.adam(1e-2, b1=0.5), optax.adam(1e-2, b1=0.5)
+    own, reference = (adam(1e-2, b1=0.5, b2=0.9) for adam in (vectors.adam, optax.adam))
     params = _tree(0)
     state = expected_state = reference.init(params)
     for step in range(4):
