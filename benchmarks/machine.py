@@ -41,12 +41,11 @@ def describe() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """Returns the commit of this checkout, with a + if files differ from it; None if git does not know."""
+def commit(checkout: Path = Path(__file__).parent) -> str | None:
+    """Returns the commit of a checkout (this one), with a + if files differ from it; None if git does not know."""
     described = ["git", "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=7"]
-    here = Path(__file__).parent
     try:
-        return subprocess.run(described, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(described, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

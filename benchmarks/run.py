@@ -1,10 +1,10 @@
 """A whole run, started as a user would: its seconds by phase and by task, its programs, its memory.
 
-The digits run is done twice: without compiled programs from before (cold), and with those of the first run (warm).
+Each run is done without compiled programs from before (cold), and with those of the first run (warm).
 
     python -m benchmarks.run --out run.jsonl                       # ten tasks of digits, both variants
     python -m benchmarks.run --seeds 0,1,2                         # and several seeds side by side
-    python -m benchmarks.run --classes 47 --data-dir DIR           # 47 short tasks, from MNIST's images
+    python -m benchmarks.run --command "joined --of digits,mnist" --variants dgmw --kinds cold
 
 With --against, runs of this checkout and of another one take turns; the output is the share of the seconds of the other
 that this one takes:
@@ -12,13 +12,9 @@ that this one takes:
     git worktree add ../before COMMIT
     python -m benchmarks.run --against ../before --rounds 3
     python -m benchmarks.run --against ../before --command "mnist --preset best --train-per-class 500"
-
-With --classes, the images of each class are split into several artificial classes. Accuracy then means nothing, but the
-time of a task is real: it should grow no faster than the widths of the generator.
 """
 
 import csv
-import dataclasses
 import json
 import os
 import shlex
@@ -30,17 +26,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from benchmarks import machine
-from dgm_jax import data
 from dgm_jax.config import Variant
 from dgm_jax.data import Dataset
 from dgm_jax.errors import exit_status
 
-_SHORT = ["--epochs=2", "--consolidation-steps=100", "--consolidation-samples=200"]
 _ENDS = 5  # Number of tasks at each end of a run whose times are compared.
 
 
@@ -182,6 +176,27 @@ def read(workdir: Path, child: Child) -> dict[str, Any]:
         **growth(seconds, widths),
         "peak_host_bytes": child.peak_host_bytes,
         "memory_bytes": summary["bytes"]["memory"]["total"],
+        **remembered(workdir),
+    }
+
+
+def remembered(workdir: Path) -> dict[str, Any]:
+    """Mean accuracies of classes by the consolidated classifier, each after a number of tasks: a list of pairs.
+
+    "accuracy" is that of all classes learnt, "oldest_classes" that of those which were learnt at the first reading.
+    """
+    with (workdir / "accuracy_matrix.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["reading"] == "consolidated"]
+    rows = []
+    for line in lines:
+        n_tasks = int(line.pop("after_task")) + 1
+        known = {label: float(share) for label, share in line.items() if label.isdecimal() and share}
+        if known:
+            rows.append((n_tasks, known))
+    oldest = rows[0][1]
+    return {
+        "accuracy": [(n_tasks, statistics.mean(known.values())) for n_tasks, known in rows],
+        "oldest_classes": [(n_tasks, statistics.mean(known[label] for label in oldest)) for n_tasks, known in rows],
     }
 
 
@@ -205,27 +220,6 @@ def growth(seconds: Sequence[float], widths: Sequence[Sequence[int]]) -> dict[st
     }
 
 
-def split_classes(dataset: Dataset, n_classes: int) -> Dataset:
-    """Makes `n_classes` artificial classes: each class is split, image by image, into several (or is left out)."""
-    labels = np.asarray(dataset.labels)
-    n = len(labels)
-
-    def split(images: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        new = np.full(len(y), -1)
-        for i, label in enumerate(labels[:n_classes]):
-            rows = np.flatnonzero(y == label)
-            parts = len(range(i, n_classes, n))
-            new[rows] = i + n * (np.arange(len(rows)) % parts)
-        return images[new >= 0], new[new >= 0]
-
-    x_train, y_train = split(dataset.x_train, dataset.y_train)
-    x_test, y_test = split(dataset.x_test, dataset.y_test)
-    names = {label: str(label) for label in range(n_classes)}
-    return dataclasses.replace(
-        dataset, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, class_names=names
-    )
-
-
 def write_npz(dataset: Dataset, path: Path) -> Path:
     """Writes a data set as `experiments.arrays` reads it."""
     arrays = {name: getattr(dataset, name) for name in ("x_train", "y_train", "x_test", "y_test")}
@@ -247,61 +241,58 @@ def table(name: str, runs: Mapping[str, Any]) -> str:
             f"{len(found['programs'])} shapes of programs; peak {found['peak_host_bytes'] / 1e9:.2f} GB",
             f"  seconds of each task (widths): {tasks}",
             f"  last tasks to first: {found['ratio_seconds']:.2f} x the time, {found['ratio_width']:.2f} x the width",
+            "  accuracy after so many tasks, of all classes and of those of the first reading: "
+            + ", ".join(
+                f"{n_tasks}: {100 * all_classes:.1f} {100 * oldest:.1f}"
+                for (n_tasks, all_classes), (_, oldest) in zip(found["accuracy"], found["oldest_classes"], strict=True)
+            ),
         ]
     return "\n".join(lines)
 
 
 def main(
-    classes: int | None = None,
-    seeds: str | None = None,
-    data_dir: Path | None = None,
-    against: Path | None = None,
     command: str = "digits",
-    rounds: int = 1,
+    variants: Sequence[Variant] = ("dgma", "dgmw"),
     kinds: Sequence[Literal["cold", "warm"]] = ("cold", "warm"),
+    seeds: str | None = None,
+    against: Path | None = None,
+    rounds: int = 1,
     out: Path | None = None,
 ) -> None:
-    """Runs both variants, prints tables, and writes records.
+    """Runs an experiment, prints tables, and writes records.
 
     Args:
-      classes: number of artificial classes, a task each, instead of digits.
+      command: the experiment and its options.
+      variants: those to run, unless the command names one for --against.
+      kinds: whether compiled programs are there: in the first kind they are not, in a second they are.
       seeds: seeds to run side by side as well, e.g. 0,1,2.
-      data_dir: folder that holds MNIST (default: where data sets usually are).
-      against: another checkout; compares runs of `command` with those of this one, and does nothing else.
-      command: with --against, the experiment and its options.
+      against: another checkout; compares runs of the command as it is with those of this one, and does nothing else.
       rounds: with --against, how often each is run.
-      kinds: with --against, whether compiled programs are there: in the first kind they are not, in a second they are.
       out: file of JSON Lines; a line for each run is added.
     """
     machine.check("float32", out)
+    words = shlex.split(f"experiments.{command}")
     if against is not None:
-        for found in compare(shlex.split(f"experiments.{command}"), against, rounds, kinds):
+        for found in compare(words, against, rounds, kinds):
             ratios = ", ".join(f"{name} {found[f'ratio_{name}']:.2f}" for name in ("seconds", "cpu_seconds"))
             same = "the same" if found["same_accuracy"] else "another"
             print(f"{found['kind']}: this checkout's share of the other's: {ratios}; {same} accuracy", flush=True)
-            machine.keep(out, against=str(against), command=command, **found)
+            machine.keep(out, against=machine.commit(against), command=command, **found)
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        words, kinds, named = ["experiments.digits"], ["cold", "warm"], {}
-        if classes:
-            mnist = data.load("mnist", data_dir or data.default_folder()).resized(32)
-            artificial = split_classes(mnist, classes)
-            file = write_npz(artificial, Path(scratch) / "artificial.npz")
-            words, kinds, named = ["experiments.arrays", "--npz", str(file), *_SHORT], ["cold"], {"classes": classes}
-        for variant in get_args(Variant):
-            with_variant = [*words, "--variant", variant]
-            runs = measure(with_variant, kinds)
-            print(table(variant, runs), flush=True)
-            for kind, found in runs.items():
-                machine.keep(out, variant=variant, kind=kind, **named, **found)
-            if seeds:
-                several = measure_seeds(with_variant, seeds, runs["cold"]["seconds"])
-                machine.keep(out, variant=variant, kind="seeds side by side", **named, **several)
-                print(
-                    f"  seeds {seeds} side by side: {several['seconds']:.1f} s, "
-                    f"{several['ratio_to_one_seed']:.2f} x one seed; peak {several['peak_host_bytes'] / 1e9:.2f} GB",
-                    flush=True,
-                )
+    for variant in variants:
+        with_variant = [*words, "--variant", variant]
+        runs = measure(with_variant, kinds)
+        print(table(variant, runs), flush=True)
+        for kind, found in runs.items():
+            machine.keep(out, command=command, variant=variant, kind=kind, **found)
+        if seeds:
+            several = measure_seeds(with_variant, seeds, runs["cold"]["seconds"])
+            machine.keep(out, command=command, variant=variant, kind="seeds side by side", **several)
+            print(
+                f"  seeds {seeds} side by side: {several['seconds']:.1f} s, "
+                f"{several['ratio_to_one_seed']:.2f} x one seed; peak {several['peak_host_bytes'] / 1e9:.2f} GB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ NOPE = Path("/nope/x.jsonl")
         (lambda: step.main(precision="tf32"), "error: precision='tf32', but a CPU has no such numbers"),
         (lambda: step.main(out=NOPE), "error: /nope/x.jsonl: there is no folder /nope; make it first"),
         (lambda: step.main(data_dir=NOPE), "/nope"),
-        (lambda: run.main(classes=12, data_dir=NOPE), "/nope"),
         (lambda: run.main(out=NOPE), "there is no folder /nope"),
         (lambda: jobs.main(out=NOPE), "there is no folder /nope"),
         (lambda: gpu.main(["--npz", "/nope.npz", "--out", "/nope/gpu.jsonl"]), "there is no folder /nope"),

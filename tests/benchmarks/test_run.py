@@ -1,11 +1,9 @@
 """The benchmark of whole runs, on runs of seconds."""
 
-import dataclasses
 import json
 import resource
 import subprocess
 
-import numpy as np
 import pytest
 from support import programs, small_runs
 
@@ -27,7 +25,7 @@ TINY = {
 @pytest.mark.slow
 def test_a_run_cold_and_warm(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", programs.QUICK)
-    file = run.write_npz(run.split_classes(small_runs.digits(8, (0, 1)), 3), tmp_path / "three.npz")
+    file = run.write_npz(small_runs.digits(8, (0, 1, 2)), tmp_path / "three.npz")
     options = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     runs = run.measure(["experiments.arrays", "--npz", str(file), *options])
     assert set(runs) == {"cold", "warm"}
@@ -39,6 +37,8 @@ def test_a_run_cold_and_warm(tmp_path, monkeypatch):
         assert sum(found["task_seconds"]) < found["seconds"]
         assert found["programs"] and found["task_widths"][0] == [2]
         assert found["ratio_seconds_to_width"] > 0
+        assert [n_tasks for n_tasks, _ in found["accuracy"]] == [n_tasks for n_tasks, _ in found["oldest_classes"]]
+        assert found["accuracy"][0] == found["oldest_classes"][0] and found["accuracy"][-1][0] == 3
         assert 50e6 < found["peak_host_bytes"] < max(3e9, 1.1 * us)
     assert runs["cold"]["task_widths"] == runs["warm"]["task_widths"]
     assert "dgma, warm" in run.table("dgma", runs)
@@ -90,17 +90,14 @@ def test_growth_compares_ends():
     assert run.growth([1.0], [[1]])["ratio_seconds"] == 1
 
 
-@pytest.mark.parametrize("n_classes", [2, 10, 13])
-def test_classes_are_split(n_classes):
-    whole = small_runs.digits(8, tuple(range(10)))
-    made = run.split_classes(whole, n_classes)
-    assert made.labels == tuple(range(n_classes))
-    assert len(made.x_train) == sum(np.isin(whole.y_train, range(n_classes)))
-    assert np.array_equal(np.unique(made.y_test), np.arange(n_classes))
-    assert dataclasses.asdict(made)["name"] == "digits"
+def test_what_is_remembered(tmp_path):
+    """Read after the second task and after the third: all classes, and those of the first reading."""
+    lines = ["protocol,reading,after_task,4,7,8", "strict,consolidated,0,,,", "strict,consolidated,1,0.75,0.25,"]
+    lines += ["strict,consolidated,2,0.5,0,1", "strict,auxiliary,2,1,1,1"]
+    (tmp_path / "accuracy_matrix.csv").write_text("\n".join(lines))
+    assert run.remembered(tmp_path) == {"accuracy": [(2, 0.5), (3, 0.5)], "oldest_classes": [(2, 0.5), (3, 0.25)]}
 
 
-@pytest.mark.slow
 def test_what_is_run_and_written(tmp_path, monkeypatch, capsys):
     commands = []
     one = {
@@ -111,25 +108,26 @@ def test_what_is_run_and_written(tmp_path, monkeypatch, capsys):
         "task_seconds": [1.0],
         "task_widths": [[2, 3]],
         "peak_host_bytes": 10**9,
+        "accuracy": [(1, 1.0), (2, 0.5)],
+        "oldest_classes": [(1, 1.0), (2, 0.25)],
         **run.growth([1.0], [[5]]),
     }
 
     def measured(command, kinds):
-        assert kinds == (["cold"] if "--npz" in command else ["cold", "warm"])
-        commands.append(command)
-        if "--npz" in command:
-            with np.load(command[command.index("--npz") + 1]) as file:
-                assert set(file["y_train"]) == set(range(12))
-        return {"cold": one}
+        commands.append((command, kinds))
+        return {kind: one for kind in kinds}
 
     monkeypatch.setattr(run, "measure", measured)
-    digits = small_runs.digits(8, tuple(range(10)))
-    monkeypatch.setattr(run.data, "load", lambda name, folder: digits)
-    run.main(classes=12, out=tmp_path / "run.jsonl")
     run.main()
-    assert commands[0][0] == commands[1][0] == "experiments.arrays" and commands[1][-1] == "dgmw"
-    assert commands[2:] == [["experiments.digits", "--variant", variant] for variant in ("dgma", "dgmw")]
-    _, written = records.read(tmp_path / "run.jsonl")
-    assert (written["variant"], written["kind"], written["classes"]) == ("dgmw", "cold", 12)
-    assert written["ratio_seconds_to_width"] == 1
-    assert "dgmw, cold: 3.0 s (train 2.0, other 1.0); 1 shapes of programs; peak 1.00 GB" in capsys.readouterr().out
+    run.main("joined --of 'digits,mnist'", variants=("dgmw",), kinds=("cold",), out=tmp_path / "run.jsonl")
+    assert commands == [
+        (["experiments.digits", "--variant", "dgma"], ("cold", "warm")),
+        (["experiments.digits", "--variant", "dgmw"], ("cold", "warm")),
+        (["experiments.joined", "--of", "digits,mnist", "--variant", "dgmw"], ("cold",)),
+    ]
+    (written,) = records.read(tmp_path / "run.jsonl")
+    assert (written["variant"], written["kind"]) == ("dgmw", "cold")
+    assert written["command"] == "joined --of 'digits,mnist'" and written["ratio_seconds_to_width"] == 1
+    printed = capsys.readouterr().out
+    assert "dgmw, cold: 3.0 s (train 2.0, other 1.0); 1 shapes of programs; peak 1.00 GB" in printed
+    assert "of those of the first reading: 1: 100.0 100.0, 2: 50.0 25.0" in printed
