@@ -5,7 +5,7 @@ from dgm_jax.config.formats import require_none_removed, upgraded
 from dgm_jax.config.groups import Consolidation, Data, Gan, Gates, MethodSettings, Networks, Replay
 from dgm_jax.config.presets import NAMED_PRESETS, PRESETS, preset, preset_for
 from dgm_jax.config.setting import setting
-from dgm_jax.config.settings import Config, all_facts, flattened
+from dgm_jax.config.settings import Config, all_facts, flattened, unread_defaults
 
 __all__ = [
     "GENERATIVE",
@@ -30,5 +30,6 @@ __all__ = [
     "preset_for",
     "require_none_removed",
     "setting",
+    "unread_defaults",
     "upgraded",
 ]

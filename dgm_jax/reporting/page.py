@@ -97,7 +97,8 @@ def comparison(workdirs: Sequence[str | Path]) -> str:
         for name, run in runs.items()
         if (tasks := [t for t in range(run.finished_tasks) if run.rows(t)])
     }
-    settings = {name: [run.config.get(name) for run in runs.values()] for name in next(iter(runs.values())).config}
+    names = dict.fromkeys(name for run in runs.values() for name in run.config)
+    settings = {name: [run.config.get(name, "–") for run in runs.values()] for name in names}
     # Accuracies can be compared only if these are the same for all runs.
     comparable = {
         "data": [(run.stream["dataset"], run.stream.get("fingerprint")) for run in runs.values()],

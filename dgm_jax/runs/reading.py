@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dgm_jax.config import Config, flattened, upgraded
+from dgm_jax.config import Config, flattened, unread_defaults, upgraded
 from dgm_jax.data.dataset import composed
 from dgm_jax.errors import ConfigError, UserError, is_of_environment
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
@@ -110,7 +110,7 @@ class RunFiles:
     """All that a page shows of a run; of a run in progress, as far as it has come."""
 
     path: Path
-    config: dict[str, Any]  # Settings by name.
+    config: dict[str, Any]  # Settings by name, those that the method reads.
     stream: dict[str, Any]  # What the data and their order are: "dataset", "tasks", ...
     summary: Summary | None  # None before the first task is over.
     finished_tasks: int  # So far.
@@ -152,7 +152,7 @@ class RunFiles:
     def check(self) -> None:
         """Makes sure that there is what a page needs; raises KeyError, TypeError or ValueError if not."""
         n_classes = self.n_seen(self.finished_tasks - 1)
-        for name in ("batch_size", "epochs", "seed", "protocol", "method", "variant"):
+        for name in ("seed", "protocol", "method"):
             _ = self.config[name]
         if self.summary is None:
             return
@@ -178,11 +178,12 @@ def read(workdir: str | Path) -> RunFiles:
             raise ValueError("config.json does not describe the stream")
         tasks, summary = len(stored.stream["tasks"]), read_summary(folder)
         done = 0 if summary is None else summary.finished_tasks
+        unread = unread_defaults(stored.flat["method"])
         commands = folder.commands.read_text("utf-8").splitlines() if folder.commands.exists() else []
         lines = files.read_jsonl(folder.metrics)
         run = RunFiles(
             path=folder.path,
-            config=stored.flat,
+            config={name: value for name, value in stored.flat.items() if name not in unread},
             stream=stored.stream,
             summary=summary,
             finished_tasks=done,

@@ -167,6 +167,7 @@ class TestPage:
         text = (baseline / "report.html").read_text()
         assert "finetune has no memory that keeps generating the same images" in text
         assert "<h2>Growth</h2>" not in text and "<h2>Forgetting</h2>" in text
+        assert "batch_size" in text and "scale_max" not in text
 
     def test_names_are_text(self, run, tmp_path):
         """A class folder may be called anything."""
@@ -243,6 +244,8 @@ class TestComparison:
         summary = json.loads((baseline / "summary.json").read_text())
         assert rows["accuracy"][2][7] == f"{100 * summary['A_3']['classifier']['macro']:.1f}"
         assert ["method", "dgm", "finetune"] in rows["settings"]
+        (scale,) = [row for row in rows["settings"] if row[0] == "scale_max"]
+        assert scale[2] == "–"  # finetune does not read it.
 
     def test_warns_of_what_cannot_be_compared(self):
         text = report.comparison([make() for make in RUNS.values()])
