@@ -83,7 +83,11 @@ class ConsoleProgress(events.Callback):
             facts["precision"] = config.gan.precision
         facts["protocol"] = _protocol(config)
         seconds = event.estimated_seconds
-        facts["time"] = "unknown until some epochs are done" if seconds is None else f"roughly {_rough_time(seconds)}"
+        facts["time"] = (
+            "unknown until some epochs are done"
+            if seconds is None
+            else f"roughly {_rough_time(seconds)}, and what compiling takes"
+        )
         facts["run folder"] = str(event.workdir)
         if event.resumed_from is not None:
             task, epochs = event.resumed_from

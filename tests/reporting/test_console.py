@@ -127,7 +127,7 @@ def test_the_head_of_a_run() -> None:
         "tasks       2, with the classes 0, 1 | 2",
         "variant     dgma",
         "protocol    strict (the last epoch of each task counts; no image of a past task is read)",
-        "time        roughly 3 minutes",
+        "time        roughly 3 minutes, and what compiling takes",
         "run folder  runs/a",
     ]
 

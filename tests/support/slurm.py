@@ -24,7 +24,10 @@ needs_slurm = pytest.mark.skipif(
 def one_node() -> Iterator[None]:
     """Starts Slurm on this machine, for one test at a time, and ends it."""
     lock = Path(tempfile.gettempdir(), "dgm_jax_one_node_slurm.lock")
-    with lock.open("w") as held, tempfile.TemporaryDirectory(prefix="dgm_jax_slurm_") as folder:
+    with (
+        lock.open("w") as held,
+        tempfile.TemporaryDirectory(prefix="dgm_jax_slurm_", ignore_cleanup_errors=True) as folder,
+    ):
         fcntl.flock(held, fcntl.LOCK_EX)
         before = os.environ.get("SLURM_CONF")
         os.environ["SLURM_CONF"] = f"{folder}/slurm.conf"
