@@ -414,6 +414,12 @@ def test_prediction():
         assert found["largest_difference"] < 3e-8
 
 
+def test_memory_with_and_without_compiling():
+    cold, warm = [run["peak_host_bytes"] / 1e9 for run in read("run") if run.get("command") == "digits --epochs 20"]
+    page = (ROOT / "docs" / "faq.md").read_text()
+    assert f"needed {cold:.2f} GB where it compiled, and {warm:.2f} GB where it did not" in page
+
+
 def test_power_cut():
     (record,) = [record for record in read("power_cut") if "note" not in record]
     page = " ".join((ROOT / "docs" / "faq.md").read_text().split())
