@@ -42,7 +42,7 @@ from dgm_jax.config import Config, Precision, Variant, preset
 from dgm_jax.data import Dataset
 from dgm_jax.errors import ConfigError, exit_status
 from dgm_jax.runs.events import Callback, EpochEnd, TaskEnd, TaskStart
-from dgm_jax.training.devices import check_precision, matmul_precision
+from dgm_jax.training.devices import check_precision, matmul_precision, precision_of
 from dgm_jax.training.shapes import physical_widths
 
 REFERENCE = Path(__file__).with_name("gpu_reference.npz")
@@ -203,7 +203,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     variants = get_args(Variant)
     parser.add_argument("--variants", nargs="+", choices=variants, default=("dgmw", "dgma"), help="runs, in this order")
-    parser.add_argument("--precision", choices=all_precisions, help="of runs (default: that of the settings)")
+    parser.add_argument("--precision", choices=all_precisions, help="of runs (default: that of the device)")
     parser.add_argument("--write-reference", action="store_true", help=f"only compute {REFERENCE.name}, on a CPU")
     options = parser.parse_args(argv)
     if not options.write_reference and None in (options.npz, options.out):
@@ -276,9 +276,9 @@ def _measure(options: argparse.Namespace, begun: float) -> int:
             run_again(options, flags, left(_SHARES["flags"] + 0.1))
     for variant in options.variants if "run" in options.parts else ():
         if left() > 0:
-            changes = {"precision": options.precision} if options.precision else {}
-            config = preset("paper-mnist", variant).with_changes(**changes)
-            kept = partial(keep, run=variant, precision=config.gan.precision)
+            precision = options.precision or precision_of(jax.devices()[0])
+            config = preset("paper-mnist", variant).with_changes(precision=precision)
+            kept = partial(keep, run=variant, precision=precision)
             run = learn(config, dataset, begun + 60 * options.minutes, kept)
             average = run["average"] or math.nan
             print(f"{variant}: {run['finished_tasks']} of {run['of_tasks']} tasks in {run['seconds']:.1f} s; {average}")

@@ -51,7 +51,7 @@ class Gan(Settings):
     """Images in a mini-batch [B], over all devices."""
     precision: Precision = setting("auto")
     """Precision of the factors of training's products: float32, tf32 (GPUs only) or bf16. auto: that of the run in the
-    folder, or in a new one tf32 on GPUs, bf16 on TPUs, float32 on CPUs."""
+    folder, or in a new one tf32 on GPUs that have it, bf16 on TPUs, float32 elsewhere."""
     generator_learning_rate: float = setting(2e-3, above=0, changeable=True, used_by=GENERATIVE)
     """Step size of the generator's Adam."""
     discriminator_learning_rate: float = setting(2e-3, above=0, changeable=True, used_by=GENERATIVE)

@@ -83,17 +83,22 @@ def _in_one_pass(
     """`batch_norm` in training, with sums that one pass over the batch adds up, and a derivative of one pass.
 
     The variance is a difference of squares, so digits cancel where the mean is large beside the deviation. All sums are
-    therefore of `x` less the running mean; any constant gives the same variance, and one near the mean loses no digits.
+    therefore of `x` less its first row; any constant gives the same variance and derivatives, and a value of the batch
+    is near its mean: usually within a few deviations, and never further than sqrt(rows) of them.
     """
-    near = lax.stop_gradient(statistics.mean)
-    rows = x.reshape(-1, x.shape[-1]) - near[None]
-    square, mean = (total / len(rows) for total in _sums(rows, rows))
-    if axis_name is not None and lax.axis_size(axis_name) > 1:
-        square, mean = lax.pmean(jnp.stack([square, mean]), axis_name)
-    var = jnp.maximum(square - jnp.square(mean), 0)
+    rows = x.reshape(-1, x.shape[-1])
+    first = lax.stop_gradient(rows[:1])
+    rows = rows - first
+    square, offset = (total / len(rows) for total in _sums(rows, rows))
+    var = square - jnp.square(offset)
+    var = jnp.where(var < 0, 0, var)  # By rounding; `maximum` would halve the derivative at 0.
+    mean = first[0] + offset
+    if axis_name is not None and lax.axis_size(axis_name) > 1:  # Each part has a first row of its own.
+        mean, var = _of_all_parts(mean, var, axis_name)
+        offset = mean - first[0]
     scale = lax.rsqrt(var + EPSILON) * params.scale
-    y = _affine(rows, scale, params.shift - mean * scale)
-    return y.reshape(x.shape), _updated(statistics, near + mean, var, x, axis_name)
+    y = _affine(rows, scale, params.shift - offset * scale)
+    return y.reshape(x.shape), _updated(statistics, mean, var, x, axis_name)
 
 
 @jax.custom_vjp

@@ -1,10 +1,13 @@
 """Measures how long compilation takes, and keeps compiled programs on disk for the next run."""
 
 import hashlib
+import math
 import os
 import platform
+import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -45,23 +48,36 @@ def keep_programs() -> str | None:
     """Lets JAX keep compiled programs for later processes, in a folder that only the user can read.
 
     If $JAX_COMPILATION_CACHE_DIR, a variable of JAX, is set, it names the folder, or a bucket such as gs://mine/cache.
+    Whoever may use that folder may use the programs in it; where it cannot be written to, programs are only read.
     There is a subfolder for each number of cores: work is split over cores when a program is compiled, and JAX takes a
     program for one core also where there are two, where it is slower.
 
     Returns:
-      The subfolder; None if it cannot be created: then no programs are kept, and everything else works.
+      The subfolder; None if it cannot be created or read: then no programs are kept, and everything else works.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     folder = (chosen or str(cache_folder())).removeprefix("file://").rstrip("/") + f"/{usable_cores()}-cores"
-    if "://" not in folder:  # Otherwise it is a bucket, which JAX finds by itself.
-        try:
-            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
+    is_bucket = "://" in folder  # JAX finds it by itself.
+    if not is_bucket:
+        _make(Path(folder), like_parent=bool(chosen))
+        if not os.access(folder, os.R_OK | os.X_OK):
+            jax.config.update("jax_compilation_cache_dir", None)  # JAX has read the variable, too.
             return None
+    keeps = is_bucket or os.access(folder, os.W_OK)
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # JAX would warn of every program that it cannot write.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if keeps else math.inf)
     compile_once()
     return folder
+
+
+def _make(folder: Path, *, like_parent: bool) -> None:
+    """Makes a folder for the user alone, or for whom the folder that it lies in is for; if that is possible."""
+    with suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        if like_parent:
+            folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
 
 
 def keep_no_programs() -> None:

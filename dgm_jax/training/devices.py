@@ -62,9 +62,18 @@ def matmul_precision(precision: str) -> str:
 
 
 def precision_of(device: jax.Device) -> str:
-    """The precision that "auto" stands for on a device."""
+    """The precision that "auto" stands for on a device; on a GPU without tf32 that is float32, which it computes."""
     with platforms.compiled_for(device.platform):
-        return platforms.form("precision")
+        precision = platforms.form("precision")
+    return "float32" if precision == "tf32" and not _has_tf32(device) else precision
+
+
+def _has_tf32(gpu: jax.Device) -> bool:
+    """Whether NVIDIA's compute capability of a GPU is 8.0 or more; others have none, or it is no number."""
+    try:
+        return float(getattr(gpu, "compute_capability", 0)) >= 8.0
+    except ValueError:
+        return False
 
 
 def check_precision(precision: str, device: jax.Device) -> None:

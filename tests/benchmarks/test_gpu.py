@@ -88,6 +88,7 @@ def test_checks_times_and_runs(called):
     assert [point["point"] for point in points] == ["dgma-0"] * 3  # The second and third are those with other flags.
     assert all(point["iteration_seconds"] > 0 and point["precision"] == "float32" for point in points)
     assert [(line["task"], line["epochs"]) for line in (first, second)] == [(0, 2), (1, 2)]
+    assert run["precision"] == "float32"  # That of the device, not "auto".
     assert run["run"] == "dgmw" and run["finished_tasks"] == run["of_tasks"] == 2
     assert run["average"]["consolidated"]["macro"] >= 0
     assert run["peak_host_bytes"] > 0 and run["machine"]["cores"] > 0

@@ -55,7 +55,8 @@ def test_naming_a_folder_touches_nothing(tmp_path):
 class TestPrecision:
     """ "auto" becomes the precision of the folder's run; in a new folder that of the device."""
 
-    CPU, GPU, TPU = (SimpleNamespace(platform=name) for name in ("cpu", "gpu", "tpu"))
+    CPU, TPU = (SimpleNamespace(platform=name) for name in ("cpu", "tpu"))
+    GPU = SimpleNamespace(platform="gpu", compute_capability="9.0")
 
     @pytest.mark.parametrize(("device", "expected"), [(CPU, "float32"), (GPU, "tf32"), (TPU, "bf16")])
     def test_of_a_new_folder(self, device, expected, tmp_path):

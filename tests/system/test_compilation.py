@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import types
 
 import jax
@@ -46,6 +47,34 @@ def test_the_second_process_finds_the_programs_of_the_first(tmp_path):
 def test_the_variable_of_jax_names_another_folder(tmp_path):
     folder = _run(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), XDG_CACHE_HOME=str(tmp_path))[0]
     assert folder == str(tmp_path / "mine" / f"{compilation.usable_cores()}-cores")
+
+
+def test_whoever_may_use_the_chosen_folder_may_use_the_programs_in_it(tmp_path):
+    tmp_path.chmod(0o2775)  # As a folder of a group is; the umask would take from the group what it may write.
+    program = "import os; os.umask(0o022)\n" + PROGRAM
+    folder = compilation.Path(_run(program=program, JAX_COMPILATION_CACHE_DIR=str(tmp_path))[0])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o2775
+    assert stat.S_IMODE((folder / "being-compiled").stat().st_mode) == 0o664
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="needs the permissions of Unix")
+@pytest.mark.parametrize(("mode", "uses"), [(0o555, True), (0o000, False)])
+def test_programs_are_only_read_where_nothing_may_be_written(mode, uses):
+    """By another user; root would be refused nothing, and becomes nobody."""
+    program = """
+import os, jax
+from dgm_jax.system.compilation import keep_programs
+if os.getuid() == 0:
+    os.setuid(65534)
+print(keep_programs(), jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)
+"""
+    with tempfile.TemporaryDirectory() as scratch:  # pytest's folders are closed to others.
+        os.chmod(scratch, 0o755)
+        folder = compilation.Path(scratch) / "chosen" / f"{compilation.usable_cores()}-cores"
+        folder.mkdir(parents=True)
+        folder.chmod(mode)
+        found = _run(program=program, JAX_COMPILATION_CACHE_DIR=str(folder.parent))
+    assert found == ([str(folder), str(folder), "inf"] if uses else ["None", "None", "1.0"])
 
 
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])

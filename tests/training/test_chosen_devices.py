@@ -110,11 +110,20 @@ def test_tf32_is_for_gpus():
     ],
 )
 def test_a_platform_has_its_own_precision_unless_one_is_given(platform, precision, of_jax):
-    assert precision_of(SimpleNamespace(platform=platform)) == precision
+    assert precision_of(SimpleNamespace(platform=platform, compute_capability="9.0")) == precision
     with platforms.compiled_for(platform):
         assert matmul_precision("auto") == of_jax
         assert matmul_precision("float32") == "highest"
     assert matmul_precision("auto") == "highest"  # That of this machine again.
+
+
+@pytest.mark.parametrize(
+    ("told", "precision"),
+    [("7.5", "float32"), ("8.0", "tf32"), ("10.0", "tf32"), ("gfx90a", "float32"), (None, "float32")],
+)
+def test_a_gpu_without_tf32_takes_float32(told, precision):
+    device = SimpleNamespace(platform="gpu", **({} if told is None else {"compute_capability": told}))
+    assert precision_of(device) == precision
 
 
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
