@@ -80,14 +80,14 @@ class Table:
             for method in self.methods or every
             for seed in seeds
         ]
-        failed = {} if self.collect else self._train(plan, runs)
-        results = table_runs.collect(plan, failed)
+        failed, unmeasured = ({}, {}) if self.collect else self._train(plan, runs)
+        results = table_runs.collect(plan, failed, unmeasured)
         out = self.out or runs
         table.write(results, out, command=command, ablations=self.ablations)
         print((out / "table.md").read_text("utf-8"))
         return 1 if any(result.summary is None for result in results) else 0
 
-    def _train(self, plan: Sequence[TableRun], runs: Path) -> dict[TableRun, str]:
+    def _train(self, plan: Sequence[TableRun], runs: Path) -> tuple[dict[TableRun, str], dict[TableRun, str]]:
         """Trains what is not finished, then measures what is not measured; each is a job. Returns what went wrong."""
         launcher = jobs.Launcher(self.launcher, self.jobs, parse_slurm(self.slurm))
         begins = "in the queue" if self.launcher == "slurm" else "begins"
@@ -100,8 +100,8 @@ class Table:
         if finished := sum(run.is_finished for run in plan):
             print(f"{finished} of {len(plan)} runs are finished already", flush=True)
         failed = run_all({run.job: run for run in plan if not run.is_finished}, TableRun.outcome)
-        run_all({run.measuring: run for run in plan if run.must_be_measured}, lambda run: "measured")
-        return failed
+        unmeasured = run_all({run.measuring: run for run in plan if run.must_be_measured}, lambda run: "measured")
+        return failed, unmeasured
 
     def _check(self) -> None:
         for option, words, known in (("--data", self.data, table_runs.DATA), ("--methods", self.methods, _METHODS)):

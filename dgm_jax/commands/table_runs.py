@@ -114,7 +114,8 @@ class TableRun:
         """Runs or resumes the command; its output goes to a file beside the folder of the run."""
         _, _, _, experiment, *arguments = self.command
         words = [*arguments, "--workdir", str(self.workdir), *self._sources]
-        return Job(self.name, functools.partial(learn.run, experiment, words), self.workdir.with_suffix(".log"))
+        function = functools.partial(learn.run, experiment, words)
+        return Job(self.name, function, self.workdir.with_suffix(".log"), Workdir(self.workdir).saved)
 
     @property
     def measuring(self) -> Job:
@@ -184,15 +185,24 @@ class TableRun:
         except _MISTAKES:  # `collect` says in the table what is wrong.
             return False
 
+    def read_quality(self) -> dict[str, float]:
+        """What was measured of the images that the memory draws.
+
+        Raises:
+          UserError: as `read`, for the run of `joint`; or if they were not measured.
+        """
+        self.joint.read()
+        if (known := self._known_quality()) is None:
+            raise UserError("not measured yet; the same command without --collect measures them")
+        return known
+
     def measure_memory(self) -> dict[str, float]:
-        """Measures the images that the memory draws with the classifier of `joint`; once for the same two runs.
+        """Measures the images that the memory draws with the classifier of `joint`.
 
         Raises:
           UserError: as `read`, for either run; or if the data cannot be used.
         """
         self.joint.read()
-        if (known := self._known_quality()) is not None:
-            return known
         from dgm_jax.loading import load_method
         from dgm_jax.metrics import quality
         from dgm_jax.system.pinned import new_key
@@ -248,10 +258,13 @@ def _load_memory(
     return state.generator, solver
 
 
-def collect(plan: Sequence[TableRun], failed: Mapping[TableRun, str]) -> list[Result]:
-    """Reads all runs, and measures memories that are not measured.
+def collect(
+    plan: Sequence[TableRun], failed: Mapping[TableRun, str], unmeasured: Mapping[TableRun, str]
+) -> list[Result]:
+    """Reads all runs, and what was measured of their memories; computes nothing.
 
-    A mistake in one run is written into its result and does not stop the others; `failed` has those of its training.
+    A mistake in one run is written into its result and does not stop the others; `failed` has what went wrong when it
+    was trained, `unmeasured` when its memory was measured.
     """
     results = []
     for run in plan:
@@ -263,9 +276,9 @@ def collect(plan: Sequence[TableRun], failed: Mapping[TableRun, str]) -> list[Re
                 result = replace(result, error=_message(error))
         if result.summary is not None and result.summary.method in GENERATIVE:
             try:
-                result = replace(result, quality=run.measure_memory())
+                result = replace(result, quality=run.read_quality())
             except _MISTAKES as error:
-                result = replace(result, not_measured=_message(error))
+                result = replace(result, not_measured=unmeasured.get(run) or _message(error))
         results.append(result)
     return results
 

@@ -116,6 +116,9 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
         common["unjudged"] = "; ".join(
             f"seed {result.seed}: {result.not_measured}" for result in group if result.not_measured
         )
+        precisions = [flattened(upgraded(s.config)).get("precision", "float32") for s in summaries]
+        each = "; ".join(f"seed {s.seed}: {p}" for s, p in zip(summaries, precisions, strict=True))
+        common["mixed_precisions"] = each if len(set(precisions)) > 1 else ""
         for reading in summaries[0].readings:
             measured = [result.quality for result in group if result.quality and reading != "auxiliary"]
             rows.append(common | _row(summaries, measured, data, method, reading))
@@ -189,6 +192,8 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
     notes += [f"- Published numbers of *{method}*: {measure}." for method, measure in measures.items()]
     reasons = {(row["data"], row["method"]): row["unjudged"] for row in rows if row.get("unjudged")}
     notes += [f"- {data}, *{method}*: its images are not measured, {why}." for (data, method), why in reasons.items()]
+    mixed = {(row["data"], row["method"]): row["mixed_precisions"] for row in rows if row.get("mixed_precisions")}
+    notes += [f"- {data}, *{method}*: its seeds differ in precision, {each}." for (data, method), each in mixed.items()]
     devices = sorted({row["device"] for row in rows if "device" in row})
     lines += ["", *notes, "", f"Device: {'; '.join(devices)}.", ""]
     lines += [f"![{picture}]({picture})" for picture in pictures]

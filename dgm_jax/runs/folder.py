@@ -32,6 +32,11 @@ class Workdir:
         """Names of the folders of runs that lie in this one: those of several seeds, trained side by side."""
         return sorted(path.parent.name for path in self.path.glob("seed*/config.json"))
 
+    def saved(self) -> list[str]:
+        """Names of the checkpoints, which are others whenever one was saved."""
+        found = [*self.checkpoints.glob("*"), *self.checkpoints.glob("within_task/*")]
+        return sorted(str(path.relative_to(self.checkpoints)) for path in found if path.name.isdecimal())
+
     def named_files(self) -> dict[str, str]:
         """What a person may open, by name; only what is there."""
         named = {

@@ -8,6 +8,7 @@ import getpass
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 _YEAR = 365 * 24 * 60  # Minutes; submitit wants a limit.
 _GPUS = "CUDA_VISIBLE_DEVICES"
+_DEVICES = Path("/dev")
+_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # How much of a GPU's memory a process takes; JAX's default is 0.75.
 
 
 class Engine(Protocol):
@@ -37,6 +40,9 @@ class Engine(Protocol):
     def stop(self, handle: Any) -> None:
         """Asks a process to end, by SIGTERM."""
 
+    def kill(self, handle: Any) -> None:
+        """Ends a process that was asked to end, at once."""
+
 
 class Here:
     """This machine: its cores and GPUs are shared among the slots."""
@@ -53,7 +59,7 @@ class Here:
         Raises:
           UserError: if there are fewer cores than slots.
         """
-        self.slots, self._cores, self._gpus = slots or 1, usable_cores(), _gpus()
+        self.slots, self._cores, self._folder = slots or 1, usable_cores(), folder
         if self.slots > len(self._cores):
             raise UserError(
                 f"--jobs {self.slots}: this machine has {len(self._cores)} usable cores; a job needs one, so use "
@@ -64,9 +70,8 @@ class Here:
 
     def submit(self, name: str, work: Callable[[], int], slot: int) -> Any:
         """Starts a process on the cores of a slot."""
-        gpus = share(self._gpus, slot, self.slots) if self._gpus else None
         with _on_cores(share(self._cores, slot, self.slots)):
-            return self._executor.submit(_OnGpus(work, gpus))
+            return self._executor.submit(_InProcess(work, environment(slot, self.slots), self._folder))
 
     def ended(self, handles: Mapping[int, Any]) -> list[int]:
         """The slots whose processes have ended."""
@@ -76,6 +81,15 @@ class Here:
         """Sends SIGTERM to submitit's process, which passes it on; its own `cancel` would kill after a second."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(handle.job_id), signal.SIGTERM)
+
+    def kill(self, handle: Any) -> None:
+        """Sends SIGKILL to submitit's process and then to the one it has started, if that has begun its work."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(handle.job_id), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError, ValueError):
+            os.kill(int(_pid_file(self._folder, handle.job_id).read_text()), signal.SIGKILL)
+        while not handle.done():
+            time.sleep(0.01)
 
 
 class Slurm:
@@ -129,20 +143,37 @@ class Slurm:
         """Takes a job out of the queue; if it runs, it gets SIGTERM, and is killed after Slurm's KillWait."""
         handle.cancel(check=False)
 
+    def kill(self, handle: Any) -> None:
+        """Nothing: after `stop`, Slurm does it."""
+
 
 @dataclass(frozen=True)
-class _OnGpus:
-    """Work that sees some GPUs of this machine."""
+class _InProcess:
+    """Work in a process of this machine."""
 
     work: Callable[[], int]
-    gpus: Sequence[str] | None
+    environment: Mapping[str, str | None]  # None: the variable is not set.
+    folder: Path
 
     def __call__(self) -> int:
-        if self.gpus is None:
-            os.environ.pop(_GPUS, None)  # submitit hides all.
-        else:
-            os.environ[_GPUS] = ",".join(self.gpus)
+        parent = os.environ["SUBMITIT_LOCAL_JOB_ID"]
+        _pid_file(self.folder, parent).write_text(str(os.getpid()))
+        if os.getppid() != int(parent):  # It was killed before it could be known that this process is to be killed too.
+            return 1
+        for name, value in self.environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         return self.work()
+
+    def checkpoint(self) -> Any:
+        """What submitit runs when the work has its turn again: the same."""
+        return submitit().helpers.DelayedSubmission(self)
+
+
+def _pid_file(folder: Path, job_id: str) -> Path:
+    return folder / f"{job_id}.pid"
 
 
 def submitit() -> Any:
@@ -161,18 +192,32 @@ def usable_cores() -> list[int]:
 
 
 def share(items: Sequence[T], slot: int, slots: int) -> Sequence[T]:
-    """The part of `items` that a slot gets; slots share an item only if there are too few."""
+    """The part of `items` that a slot gets: equally many for each, or one that slots share if there are too few."""
     if len(items) < slots:
         return [items[slot % len(items)]]
-    return items[slot * len(items) // slots : (slot + 1) * len(items) // slots]
+    each = len(items) // slots
+    return items[slot * each : (slot + 1) * each]
+
+
+def environment(slot: int, slots: int) -> dict[str, str | None]:
+    """The variables that tell a slot's process which GPUs it sees, and how much of their memory is its own."""
+    found = {_GPUS: os.environ.get(_GPUS)}  # submitit hides all GPUs.
+    gpus = _gpus()
+    if slots == 1 or not gpus:
+        return found
+    found[_GPUS] = ",".join(share(gpus, slot, slots))
+    sharing = -(-slots // len(gpus))
+    if sharing > 1 and not any(name in os.environ for name in (_FRACTION, "XLA_CLIENT_MEM_FRACTION")):
+        found[_FRACTION] = f"{0.9 / sharing:.3f}"
+    return found
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA names them."""
+    """The GPUs that this process may use, as CUDA names them: it counts what is here, whatever the files say."""
     chosen = os.environ.get(_GPUS)
     if chosen is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip()]
-    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    return [str(number) for number, _ in enumerate(_DEVICES.glob("nvidia[0-9]*"))]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ What a job has done is read from what it leaves on disk, so a job that is lost i
 import contextlib
 import math
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -17,11 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dgm_jax.errors import Terminated
+from dgm_jax.errors import Terminated, UserError
 from dgm_jax.system.engines import Engine, Here, Slurm, submitit
 from dgm_jax.system.interruption import Signals, sigterm_raises
 
 _STOPPED = 143  # The exit status of a command that SIGTERM has ended.
+_STARTS_IN_VAIN = 3  # So many in a row, and a job fails. One may have read data or compiled, which helps the next one.
+_REFUSED = 60.0  # Seconds until a job that Slurm has refused is submitted again.
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,21 @@ class Job:
     name: str
     function: Callable[[], int]  # Returns an exit status, as a command does; it is pickled.
     log: Path  # The file that gets what the function prints.
+    saved: Callable[[], object] | None = None  # Returns something else when the function has saved more of its work.
+    begun: list[object] = field(default_factory=list, compare=False)  # What was saved when each start began.
 
     def __call__(self) -> int:
-        """Runs the function; where Slurm has announced the end of the job's time, gives the job back to the queue."""
+        """Runs the function; where Slurm has announced the end of the job's time, gives the job back to the queue.
+
+        It fails instead if its last starts have saved nothing.
+        """
         requeue, announced = signal.getsignal(signal.SIGUSR2), []
 
         def end_soon(*_: object) -> None:
             announced.append(True)
             Signals.patience = math.inf  # When the time is really up, Slurm sends SIGTERM, which ends the work at once.
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # The function does not listen, so SIGTERM kills it.
+                raise Terminated
             signal.raise_signal(signal.SIGTERM)
 
         # submitit ignores SIGTERM. The function saves its work and ends.
@@ -46,16 +56,30 @@ class Job:
         signal.signal(signal.SIGUSR2, end_soon)
         with _printing_to(self.log):
             try:
+                self.begun.append(self._saved())
                 status = self.function()
+            except Terminated:
+                status = _STOPPED
             except Exception:  # Any error: it is in the log, and the other jobs go on.
                 traceback.print_exc()
                 status = 1
-        if announced and status == _STOPPED and callable(requeue):
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            is_again = bool(announced) and status == _STOPPED
+            if is_again and self.begun[-_STARTS_IN_VAIN:] == [self._saved()] * _STARTS_IN_VAIN:
+                is_again = False
+                print(
+                    f"its time was up {_STARTS_IN_VAIN} times in a row, and nothing more was saved; give it more time, "
+                    "e.g. --slurm time=240"
+                )
+        if is_again and callable(requeue):
             requeue(signal.SIGUSR2, None)
         return status
 
+    def _saved(self) -> object:
+        return None if self.saved is None else self.saved()
+
     def checkpoint(self) -> Any:
-        """What submitit runs when the job has its turn again: the same."""
+        """What submitit runs when the job has its turn again: the same, which knows what its starts have saved."""
         return submitit().helpers.DelayedSubmission(self)
 
 
@@ -88,7 +112,8 @@ class Listener(Protocol):
 def run(jobs: Sequence[Job], launcher: Launcher, folder: Path, listener: Listener) -> dict[Job, str]:
     """Runs jobs in their order, and waits for them.
 
-    Ctrl-C and SIGTERM reach all jobs as SIGTERM: each saves its work and ends. A second one ends them at once.
+    Ctrl-C and SIGTERM reach all jobs as SIGTERM: each saves its work and ends. A second one ends them at once here, and
+    leaves them to Slurm. A job that Slurm refuses is submitted again when another one has ended, or after a while.
 
     Args:
       jobs: each has a log of its own.
@@ -100,35 +125,50 @@ def run(jobs: Sequence[Job], launcher: Launcher, folder: Path, listener: Listene
       What went wrong in a job, for those in which something did.
 
     Raises:
-      UserError: if the machine has fewer cores than jobs at once, there is no Slurm, or Slurm refuses the job.
+      UserError: if the machine has fewer cores than jobs at once, there is no Slurm, or Slurm refuses a job when no
+        other one runs.
       KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM, when all jobs have ended.
     """
     failed: dict[Job, str] = {}
     if not jobs:
         return failed
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".jobs-", dir=folder, ignore_cleanup_errors=True) as own:
-        engine = launcher.engine(Path(own))
-        waiting, running = list(jobs), dict[int, tuple[Job, Any]]()
+    own = tempfile.TemporaryDirectory(prefix=".jobs-", dir=folder, ignore_cleanup_errors=True)
+    with own, sigterm_raises():
+        engine = launcher.engine(Path(own.name))
+        waiting, running, not_before = list(jobs), dict[int, tuple[Job, Any]](), 0.0
         try:
-            with sigterm_raises():
-                while waiting or running:
-                    for slot in sorted(set(range(engine.slots)) - set(running))[: len(waiting)]:
-                        job = waiting.pop(0)
-                        with _undisturbed():
-                            running[slot] = (job, engine.submit(job.name, job, slot))
-                        listener.on_start(job)
-                    for slot in engine.ended({slot: handle for slot, (_, handle) in running.items()}):
-                        job, handle = running.pop(slot)
-                        if (failure := _failure(job, handle, engine.patience)) is not None:
-                            failed[job] = failure
-                        listener.on_end(job, failure)
-                    time.sleep(engine.pause)
+            while waiting or running:
+                if time.monotonic() >= not_before and not _submit(engine, waiting, running, listener):
+                    not_before = time.monotonic() + _REFUSED
+                for slot in engine.ended({slot: handle for slot, (_, handle) in running.items()}):
+                    job, handle = running.pop(slot)
+                    if (failure := _failure(job, handle, engine.patience)) is not None:
+                        failed[job] = failure
+                    listener.on_end(job, failure)
+                    not_before = 0.0
+                time.sleep(engine.pause)
         except BaseException:
-            listener.on_stop(len(running))
-            _stop(engine, {slot: handle for slot, (_, handle) in running.items()})
+            _stop(engine, {slot: handle for slot, (_, handle) in running.items()}, listener)
             raise
     return failed
+
+
+def _submit(engine: Engine, waiting: list[Job], running: dict[int, tuple[Job, Any]], listener: Listener) -> bool:
+    """Starts as many of the waiting jobs as there are free slots; returns whether none was refused."""
+    for slot in sorted(set(range(engine.slots)) - set(running))[: len(waiting)]:
+        job = waiting[0]
+        job.log.unlink(missing_ok=True)  # That of an earlier start would mislead.
+        try:
+            with _undisturbed():
+                running[slot] = (job, engine.submit(job.name, job, slot))
+        except UserError:
+            if not running:
+                raise
+            return False
+        waiting.pop(0)
+        listener.on_start(job)
+    return True
 
 
 @contextlib.contextmanager
@@ -165,38 +205,44 @@ def _printing_to(log: Path) -> Iterator[None]:
             os.dup2(kept, number)
 
 
-def _stop(engine: Engine, handles: dict[int, Any]) -> None:
-    """Ends jobs, and waits until they have saved; another Ctrl-C asks them again, which ends them at once."""
-    asked = False
-    while handles:
+def _stop(engine: Engine, handles: dict[int, Any], listener: Listener) -> None:
+    """Asks jobs to end, and waits until they have saved; another Ctrl-C or SIGTERM ends them at once."""
+    begun, asked = time.monotonic(), False
+    while not asked or handles:
         try:
-            with sigterm_raises():
-                if not asked:
-                    asked = True
-                    for handle in handles.values():
-                        engine.stop(handle)
+            if asked:
                 for slot in engine.ended(handles):
                     del handles[slot]
                 time.sleep(engine.pause)
-        except KeyboardInterrupt:
-            asked = False
+                continue
+            asked = True
+            with _undisturbed():
+                listener.on_stop(len(handles))
+                for handle in handles.values():
+                    engine.stop(handle)
+        except KeyboardInterrupt as again:
+            if isinstance(again, Terminated) and time.monotonic() < begun + 1:  # A parent may pass on the first one.
+                continue
+            with _undisturbed():
+                for handle in handles.values():
+                    engine.kill(handle)
+            raise
 
 
 def _failure(job: Job, handle: Any, patience: float) -> str | None:
     """What went wrong in a job that has ended."""
-    from submitit.core.utils import FailedJobError
-
     deadline = time.monotonic() + patience
     while not handle.paths.result_pickle.exists():
         if time.monotonic() > deadline:
             return f"its process was killed; run the same command to start it again (its output is in {job.log})"
         time.sleep(0.5)
-    try:
-        status = handle.result()
-    except FailedJobError as error:  # The process could not even begin with it.
-        return f"{str(error).strip().splitlines()[-1]} (the job could not begin)"
+    outcome, status = pickle.loads(handle.paths.result_pickle.read_bytes())
+    if outcome == "error":  # It has a traceback for a status, and it is not the function's.
+        where = f"its output is in {job.log}" if job.log.exists() else "the job could not begin"
+        return f"{status.strip().splitlines()[-1]} ({where})"
     if not status:
         return None
     lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
-    message = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "")
+    last = lines[-1] if lines else ""
+    message = next((line for line in reversed(lines) if status != _STOPPED and "error" in line.lower()), last)
     return f"{message.removeprefix('error: ')[:300]} (status {status}; the full output is in {job.log})"

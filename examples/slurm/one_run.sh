@@ -22,7 +22,9 @@
 trap : TERM # At the limit this shell, too, gets SIGTERM; it waits until all processes have ended.
 srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} python -m dgm_jax learn "$@" --distributed
 status=$?
-if [ "$status" -eq 143 ]; then # It was stopped, and has saved. If its time was up, the job goes back to the queue.
+# It was stopped, and has saved if its epoch ended in time. If its time was up, the job goes back to the queue. Where no
+# epoch fits into the time, this goes on for ever: end it with scancel, and give it more --time.
+if [ "$status" -eq 143 ]; then
   case $(scontrol show job --oneliner "$SLURM_JOB_ID") in
     *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$SLURM_JOB_ID" ;;
   esac

@@ -116,6 +116,15 @@ def test_what_is_written(tmp_path):
     assert json.loads((tmp_path / "table.json").read_text())["rows"][2]["method"] == "mergan"
 
 
+def test_seeds_of_different_precision_are_named():
+    """A GPU chooses another one than a CPU; the first runs had no such setting."""
+    settings = [{"epochs": 101}, {"epochs": 101, "precision": "tf32"}]
+    results = [_result("dgma", seed, summary=_summary(seed, config=config)) for seed, config in enumerate(settings)]
+    note = "- mnist, *dgma*: its seeds differ in precision, seed 0: float32; seed 1: tf32."
+    assert note in markdown(summarised(results), [], "")
+    assert "differ in precision" not in markdown(summarised(results[:1]), [], "")
+
+
 @pytest.mark.parametrize(
     "method, changes, marked",
     [
@@ -281,14 +290,25 @@ def test_only_what_is_not_finished_is_run(tmp_path, monkeypatch, capsys):
 
 
 def test_memories_are_measured_as_jobs_once_both_runs_are_finished(tmp_path, monkeypatch):
+    """And if that fails, the table says so; the table's own process measures nothing."""
     started = []
-    monkeypatch.setattr("dgm_jax.system.jobs.run", lambda jobs, *_: started.extend(job.name for job in jobs) or {})
-    monkeypatch.setattr(TableRun, "measure_memory", lambda run: QUALITY)
+
+    def run(chosen, *_):
+        started.extend(job.name for job in chosen)
+        return dict.fromkeys(chosen, "its process was killed")
+
+    monkeypatch.setattr("dgm_jax.system.jobs.run", run)
+    monkeypatch.setattr(TableRun, "measure_memory", lambda run: pytest.fail("it measures itself"))
     _place(TableRun("digits", "dgma", 0, tmp_path))
     argv = ["--data", "digits", "--seeds", "0", "--runs", str(tmp_path), "--methods", "dgma"]
     assert table.run(argv) == 0 and not started
     _place(TableRun("digits", "joint", 0, tmp_path), readings=("classifier",))
     assert table.run([*argv, "joint"]) == 0 and started == ["digits/dgma-seed0: images"]
+    text = (tmp_path / "table.md").read_text()
+    assert "- digits, *dgma*: its images are not measured, seed 0: its process was killed." in text
+    assert table.run([*argv, "joint", "--collect"]) == 0 and len(started) == 1
+    text = (tmp_path / "table.md").read_text()
+    assert "seed 0: not measured yet; the same command without --collect measures them." in text
 
 
 def test_what_cannot_be_judged_is_shown_without(tmp_path):
@@ -311,7 +331,7 @@ def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch
     monkeypatch.setattr("dgm_jax.loading.load_method", lambda *_: (method, None))
     monkeypatch.setattr("dgm_jax.metrics.quality.measure", lambda *_, **__: measured.append(1) or QUALITY)
     assert run.must_be_measured
-    assert run.measure_memory() == run.measure_memory() == QUALITY and not run.must_be_measured
+    assert run.measure_memory() == run.read_quality() == QUALITY and not run.must_be_measured
     assert len(measured) == 1
     _place(joint, readings=("classifier",), seed=0, device="another")  # Run anew.
     assert run.must_be_measured and run.measure_memory() == QUALITY and len(measured) == 2

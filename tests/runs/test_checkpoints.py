@@ -16,6 +16,7 @@ from support.stopping import TINY, Log, interrupt
 from dgm_jax import load_classifier, load_memory
 from dgm_jax.runs import checkpoints
 from dgm_jax.runs.checkpoints import RunCheckpoints
+from dgm_jax.runs.folder import Workdir
 from dgm_jax.system import checkpoint
 from dgm_jax.training import trainer
 
@@ -67,6 +68,17 @@ def test_a_run_from_its_first_save_to_its_last(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(map(str, range(12))) and newest(tmp_path) == (12, 0)
     found = RunCheckpoints(tmp_path).restore(undamaged)
     assert found is not None and found.folder == tmp_path / "11"
+
+
+def test_what_is_saved_is_seen_by_its_names(tmp_path: Path) -> None:
+    folder = Workdir(tmp_path)
+    saves, seen = RunCheckpoints(folder.checkpoints), [folder.saved()]
+    for epochs_done in (1, 2, 3):
+        saves.save_in_progress(0, epochs_done, *state(0, epochs_done))
+        seen.append(folder.saved())
+    saves.save_finished(0, *state(1))
+    assert folder.saved() == ["0"] and seen[0] == [] and seen[-1] == ["within_task/2", "within_task/3"]
+    assert all(before != after for before, after in zip(seen, [*seen[1:], folder.saved()], strict=True))
 
 
 def test_the_newest_finished_tasks_are_kept(tmp_path: Path) -> None:
