@@ -4,7 +4,7 @@ Each run is done without compiled programs from before (cold), and with those of
 
     python -m benchmarks.run --out run.jsonl                       # ten tasks of digits, both variants
     python -m benchmarks.run --seeds 0,1,2                         # and several seeds side by side
-    python -m benchmarks.run --command "joined --of digits,mnist" --variants dgmw --kinds cold
+    python -m benchmarks.run --command "joined --of digits,mnist" --variants dgmw --no-warm
 
 With --against, runs of this checkout and of another one take turns; the output is the share of the seconds of the other
 that this one takes:
@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -241,7 +241,7 @@ def table(name: str, runs: Mapping[str, Any]) -> str:
             f"{len(found['programs'])} shapes of programs; peak {found['peak_host_bytes'] / 1e9:.2f} GB",
             f"  seconds of each task (widths): {tasks}",
             f"  last tasks to first: {found['ratio_seconds']:.2f} x the time, {found['ratio_width']:.2f} x the width",
-            "  accuracy after so many tasks, of all classes and of those of the first reading: "
+            "  number of tasks, accuracy of all classes, accuracy of the classes of the first reading: "
             + ", ".join(
                 f"{n_tasks}: {100 * all_classes:.1f} {100 * oldest:.1f}"
                 for (n_tasks, all_classes), (_, oldest) in zip(found["accuracy"], found["oldest_classes"], strict=True)
@@ -253,7 +253,7 @@ def table(name: str, runs: Mapping[str, Any]) -> str:
 def main(
     command: str = "digits",
     variants: Sequence[Variant] = ("dgma", "dgmw"),
-    kinds: Sequence[Literal["cold", "warm"]] = ("cold", "warm"),
+    warm: bool = True,
     seeds: str | None = None,
     against: Path | None = None,
     rounds: int = 1,
@@ -263,15 +263,15 @@ def main(
 
     Args:
       command: the experiment and its options.
-      variants: those to run, unless the command names one for --against.
-      kinds: whether compiled programs are there: in the first kind they are not, in a second they are.
+      variants: those to run; --against takes the command as it is.
+      warm: whether each run is done again with the programs that the first one compiled.
       seeds: seeds to run side by side as well, e.g. 0,1,2.
-      against: another checkout; compares runs of the command as it is with those of this one, and does nothing else.
+      against: another checkout; compares its runs of the command with those of this one, and does nothing else.
       rounds: with --against, how often each is run.
       out: file of JSON Lines; a line for each run is added.
     """
     machine.check("float32", out)
-    words = shlex.split(f"experiments.{command}")
+    words, kinds = shlex.split(f"experiments.{command}"), ["cold", "warm"] if warm else ["cold"]
     if against is not None:
         for found in compare(words, against, rounds, kinds):
             ratios = ", ".join(f"{name} {found[f'ratio_{name}']:.2f}" for name in ("seconds", "cpu_seconds"))

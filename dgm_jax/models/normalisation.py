@@ -93,7 +93,7 @@ def _in_one_pass(
     var = square - jnp.square(offset)
     var = jnp.where(var < 0, 0, var)  # By rounding; `maximum` would halve the derivative at 0.
     mean = first[0] + offset
-    if axis_name is not None and lax.axis_size(axis_name) > 1:  # Each part has a first row of its own.
+    if axis_name is not None and lax.axis_size(axis_name) > 1:  # Each device has its own first row.
         mean, var = _of_all_parts(mean, var, axis_name)
         offset = mean - first[0]
     scale = lax.rsqrt(var + EPSILON) * params.scale

@@ -72,7 +72,7 @@ def keep_programs() -> str | None:
 
 
 def _make(folder: Path, *, like_parent: bool) -> None:
-    """Makes a folder for the user alone, or for whom the folder that it lies in is for; if that is possible."""
+    """Makes a folder, if that is possible, with the permissions of its parent, or for the user alone."""
     with suppress(OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)

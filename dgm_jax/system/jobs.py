@@ -23,7 +23,7 @@ from dgm_jax.system.engines import Engine, Here, Slurm, submitit
 from dgm_jax.system.interruption import Signals, sigterm_raises
 
 _STOPPED = 143  # The exit status of a command that SIGTERM has ended.
-_STARTS_IN_VAIN = 3  # So many in a row, and a job fails. One may have read data or compiled, which helps the next one.
+_STARTS_IN_VAIN = 3  # A job fails after this many in a row. One start may only have compiled, which helps the next.
 _REFUSED = 60.0  # Seconds until a job that Slurm has refused is submitted again.
 
 

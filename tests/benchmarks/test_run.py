@@ -119,15 +119,15 @@ def test_what_is_run_and_written(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(run, "measure", measured)
     run.main()
-    run.main("joined --of 'digits,mnist'", variants=("dgmw",), kinds=("cold",), out=tmp_path / "run.jsonl")
+    run.main("joined --of 'digits,mnist'", variants=("dgmw",), warm=False, out=tmp_path / "run.jsonl")
     assert commands == [
-        (["experiments.digits", "--variant", "dgma"], ("cold", "warm")),
-        (["experiments.digits", "--variant", "dgmw"], ("cold", "warm")),
-        (["experiments.joined", "--of", "digits,mnist", "--variant", "dgmw"], ("cold",)),
+        (["experiments.digits", "--variant", "dgma"], ["cold", "warm"]),
+        (["experiments.digits", "--variant", "dgmw"], ["cold", "warm"]),
+        (["experiments.joined", "--of", "digits,mnist", "--variant", "dgmw"], ["cold"]),
     ]
     (written,) = records.read(tmp_path / "run.jsonl")
     assert (written["variant"], written["kind"]) == ("dgmw", "cold")
     assert written["command"] == "joined --of 'digits,mnist'" and written["ratio_seconds_to_width"] == 1
     printed = capsys.readouterr().out
     assert "dgmw, cold: 3.0 s (train 2.0, other 1.0); 1 shapes of programs; peak 1.00 GB" in printed
-    assert "of those of the first reading: 1: 100.0 100.0, 2: 50.0 25.0" in printed
+    assert "accuracy of the classes of the first reading: 1: 100.0 100.0, 2: 50.0 25.0" in printed

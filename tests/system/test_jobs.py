@@ -270,7 +270,7 @@ def test_ctrl_c_takes_jobs_out_of_the_queue(tmp_path, monkeypatch):
 
 
 def announce(folder, times):
-    """Tells so many starts that their time is nearly up, as Slurm does it, which sends this to the process itself."""
+    """Tells this many starts that their time is nearly up, as Slurm does: by a signal to the process itself."""
 
     def wait():
         for number in range(times):
