@@ -75,8 +75,8 @@ def first_tasks(dataset: Dataset, train_per_class: int, tasks: int = 2) -> Datas
     return first.for_choosing()
 
 
-def learn(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
-    """Learns the classes one by one with each seed; the test images of the data set judge the classifiers.
+def learn(config: Config, dataset: Dataset, seeds: Sequence[int], *, classes_per_task: int = 1) -> dict[str, Any]:
+    """Learns the classes task by task with each seed; the test images of the data set judge the classifiers.
 
     Returns:
       "accuracy": for each classifier the last accuracy with each seed. "weights": for DGM, the generator's number of
@@ -87,7 +87,7 @@ def learn(config: Config, dataset: Dataset, seeds: Sequence[int]) -> dict[str, A
     for seed in seeds:
         learner = Learner(config.with_changes(seed=seed), devices=1, callbacks=[_Accuracies()])
         with tempfile.TemporaryDirectory() as folder:
-            summary = learner.fit(data.class_incremental(dataset), folder)
+            summary = learner.fit(data.class_incremental(dataset, classes_per_task=classes_per_task), folder)
         jax.clear_caches()  # Each learner compiles its own programs, and a process can hold only a limited number.
         if config.method == "dgm":
             weights.append(summary["parameters"]["shared_weights"])
@@ -143,12 +143,17 @@ class Plan:
         self.dataset = first.resized(self.base.data.image_size)
 
     def measure_each(self, measure: Callable[[Config], Mapping[str, Any]]) -> None:
-        """Tries each change by itself, beside no change; adds a line to the file for it, and prints the accuracy."""
-        named = {name: getattr(self.options, name) for name in ("data", "variant", "train_per_class", "tasks", "base")}
+        """Tries each change by itself, beside no change."""
         for change, config in self.configs.items():
-            entry = named | {"seeds": list(self.seeds), "change": change}
-            record = results.once(self.options.out, entry, config, self.preset, partial(measure, config))
-            shown = ", ".join(f"{reading} {results.spread(values)}" for reading, values in record["accuracy"].items())
-            size = f", {statistics.mean(record['weights']) / 1e6:.2f} M weights" if record.get("weights") else ""
-            label = f"{config.gates.variant} {change or 'unchanged'}"
-            print(f"{label}: {shown}{size}; {record['minutes']:.1f} min", flush=True)
+            self.measure(change, config, partial(measure, config))
+
+    def measure(self, change: str, config: Config, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Returns the record of a change; adds a line to the file if it has none yet, and prints the accuracy."""
+        named = {name: getattr(self.options, name) for name in ("data", "variant", "train_per_class", "tasks", "base")}
+        entry = named | {"seeds": list(self.seeds), "change": change}
+        record = results.once(self.options.out, entry, config, self.preset, measure)
+        shown = ", ".join(f"{reading} {results.spread(values)}" for reading, values in record["accuracy"].items())
+        size = f", {statistics.mean(record['weights']) / 1e6:.2f} M weights" if record.get("weights") else ""
+        label = f"{config.gates.variant} {change or 'unchanged'}"
+        print(f"{label}: {shown}{size}; {record['minutes']:.1f} min", flush=True)
+        return record
