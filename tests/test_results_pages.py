@@ -286,3 +286,15 @@ def test_kills():
         assert int(row["elsewhere"]) == sum(phases.values())
         assert (int(row["runs that ended"]), int(row["equal"])) == (record["runs"], record["equal"])
         assert numbers(row["flips"]) + numbers(row["unnoticed"]) == list(record["flips"].values())
+
+
+# ---- other libraries ----
+
+
+def test_the_page_of_other_libraries_says_what_their_code_reached():
+    rows, records = rows_with(PAGES / "peers.md", "kept, MB"), read("peers")
+    for row, record in zip(rows, records, strict=True):
+        assert (row["what"], row["code and settings"]) == (record["what"], record["code"].strip("`"))
+        for what in ("A_5", "A_10"):
+            assert numbers(row[what])[0] == pytest.approx(100 * record[what]), record["what"]
+        assert [float(row["CPU seconds"]), float(row["kept, MB"])] == [record["cpu_seconds"], record["kept_mb"]]

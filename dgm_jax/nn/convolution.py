@@ -177,7 +177,7 @@ def conv_by_patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.
         if max(geometry.input_dilation) > 1:
             between = tuple((0, 0, d - 1) for d in (1, *geometry.input_dilation, 1))
             x = lax.pad(x, jnp.zeros((), x.dtype), between)
-        patches = unfold_p.bind(x, size=x.shape[1:-1], **_of_patches(window, geometry))
+        patches = unfold_p.bind(x, size=x.shape[1:-1], rounded=rounds(x), **_of_patches(window, geometry))
         return product(patches, kernel.reshape(math.prod(window) * c_in, c_out))
 
     return _by_groups(convolve, geometry.groups)(x, kernel)
@@ -190,7 +190,7 @@ def _conv_transpose_by_patches(x: jax.Array, kernel: jax.Array, geometry: Geomet
         by_input = kernel.transpose(len(window), *axes, len(window) + 1).reshape(c_in, math.prod(window) * c_out)
         spans = extents(window, geometry.kernel_dilation)
         size = tuple((x.shape[1 + a] - 1) * geometry.stride[a] - sum(geometry.padding[a]) + spans[a] for a in axes)
-        return fold_p.bind(product(x, by_input), size=size, **_of_patches(window, geometry))
+        return fold_p.bind(product(x, by_input), size=size, rounded=rounds(x), **_of_patches(window, geometry))
 
     return _by_groups(convolve, geometry.groups)(x, kernel)
 

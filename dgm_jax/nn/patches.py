@@ -31,7 +31,7 @@ def unfold(x: jax.Array, window: Sizes, stride: Sizes, padding: Padding, dilatio
     Raises:
       ValueError: names the argument that does not fit.
     """
-    return unfold_p.bind(x, **_parameters(x.ndim - 2, window, stride, padding, dilation, x.shape[1:-1]))
+    return unfold_p.bind(x, **_parameters(x.ndim - 2, window, stride, padding, dilation, x.shape[1:-1]), rounded=False)
 
 
 def fold(
@@ -45,7 +45,7 @@ def fold(
     parameters = _parameters(patches.ndim - 2, window, stride, padding, dilation, size)
     if patches.shape[1:-1] != (counts := _positions(**parameters)):
         raise ValueError(f"patches at {patches.shape[1:-1]} positions; an image of {tuple(size)} has {counts}")
-    return fold_p.bind(patches, **parameters)
+    return fold_p.bind(patches, **parameters, rounded=False)
 
 
 def _parameters(
@@ -69,9 +69,17 @@ def _positions(*, window: Numbers, stride: Numbers, padding: Pairs, dilation: Nu
 
 
 def _unfold(
-    x: jax.Array, *, window: Numbers, stride: Numbers, padding: Pairs, dilation: Numbers, size: Numbers
+    x: jax.Array, *, window: Numbers, stride: Numbers, padding: Pairs, dilation: Numbers, size: Numbers, rounded: bool
 ) -> jax.Array:
-    """As `unfold`, for any number of leading axes."""
+    """As `unfold`, for any number of leading axes.
+
+    `rounded`: the patches are factors of products in bfloat16. To round the image is less work than to round patches,
+    each pixel of which is there many times; and where a device multiplies such numbers, they are written in half the
+    bytes.
+    """
+    if rounded:
+        own = {"window": window, "stride": stride, "padding": padding, "dilation": dilation, "size": size}
+        return _unfold(x.astype(jnp.bfloat16), **own, rounded=False).astype(x.dtype)
     n = len(window)
     first = x.ndim - 1 - n  # The first axis of space.
     if _is_whole_image(window, padding, size):
@@ -90,9 +98,16 @@ def _unfold(
 
 
 def _fold(
-    patches: jax.Array, *, window: Numbers, stride: Numbers, padding: Pairs, dilation: Numbers, size: Numbers
+    patches: jax.Array,
+    *,
+    window: Numbers,
+    stride: Numbers,
+    padding: Pairs,
+    dilation: Numbers,
+    size: Numbers,
+    rounded: bool,
 ) -> jax.Array:
-    """As `fold`, for any number of leading axes.
+    """As `fold`, for any number of leading axes; `rounded` says what the transpose does.
 
     Output pixels with the same remainders modulo the strides (a "phase") receive the same entries of the patches. So
     each phase is a sum of shifted maps, and the phases are interleaved at the end. On CPUs this is far faster than
