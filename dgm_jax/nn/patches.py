@@ -78,8 +78,16 @@ def _unfold(
     bytes.
     """
     if rounded:
-        own = {"window": window, "stride": stride, "padding": padding, "dilation": dilation, "size": size}
-        return _unfold(x.astype(jnp.bfloat16), **own, rounded=False).astype(x.dtype)
+        # As integers: XLA's CPU backend copies no bfloat16, but makes float32 of it.
+        own: dict[str, Any] = {
+            "window": window,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "size": size,
+        }
+        bits = _unfold(lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16), **own, rounded=False)
+        return lax.bitcast_convert_type(bits, jnp.bfloat16).astype(x.dtype)
     n = len(window)
     first = x.ndim - 1 - n  # The first axis of space.
     if _is_whole_image(window, padding, size):

@@ -12,6 +12,7 @@ FORMS = {
     # of them become convolutions with a window as large as the image, each is a call that no CUDA graph holds, and none
     # computes in bfloat16. TPUs have units for convolutions.
     "convolution": {"cpu": "patches", "gpu": "patches", "tpu": "xla"},
+    "rounded_product": {"cpu": "in_order", "gpu": "in_any_order", "tpu": "in_any_order"},  # How its factors lie.
     # On GPUs an iteration of small networks is as long as its kernels are many. On CPUs two passes stay, and so does
     # every bit of earlier runs.
     "statistics": {"cpu": "two_passes", "gpu": "one_pass", "tpu": "one_pass"},  # Of a batch norm.

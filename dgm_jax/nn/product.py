@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.interpreters import ad
 
+from dgm_jax.nn import platforms
 from dgm_jax.nn.primitives import linear, transposes
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]
@@ -25,8 +27,10 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """
     x, matrix = promoted(x, matrix)
     if rounds(x):
-        multiply = rounded(jnp.matmul) if is_placed(x) or is_placed(matrix) else _rounded_product_p.bind
-        return multiply(x, matrix)
+        if is_placed(x) or is_placed(matrix):
+            return rounded(jnp.matmul)(x, matrix)
+        y = _rounded_product_p.bind(_rows(x), matrix, turned=(False, False))
+        return y.reshape(*x.shape[:-1], matrix.shape[1])
     if x.ndim <= 2 or is_sharded(x, range(1, x.ndim)):
         return x @ matrix
     # As matrices: of a product over more axes, JAX's derivative makes XLA:CPU copy `x` into another memory order, and a
@@ -74,38 +78,53 @@ _rounded_p, _unrounded_p = transposes(
 )
 
 
-def _rounded_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """The product in bfloat16, with sums in float32: faster than `rounded` where a device has such a product.
+def _rounded_product(x: jax.Array, y: jax.Array, *, turned: tuple[bool, bool]) -> jax.Array:
+    """The product of two matrices, or of two stacks of them, in bfloat16 with sums in float32.
 
-    If `matrix` has more than two axes, it is a stack of matrices, and `x` one of as many arrays.
+    It is faster than `rounded` where a device has such a product. `turned` says which factors are transposed first.
     """
-
-    def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
-        return jnp.matmul(x.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
-
-    for _ in range(matrix.ndim - 2):
-        multiply = jax.vmap(multiply)
-    return multiply(x, matrix)
+    x, y = (_factor(matrix, is_turned) for matrix, is_turned in zip((x, y), turned, strict=True))
+    # On CPUs XLA has no product in bfloat16 whose result lies transposed.
+    return _in_order(jnp.matmul(x, y, preferred_element_type=jnp.float32))
 
 
-def _by_x(gradient: jax.Array, _: jax.Array, matrix: jax.Array) -> jax.Array:
-    return _rounded_product_p.bind(gradient, matrix.mT)
+def _factor(matrix: jax.Array, is_turned: bool) -> jax.Array:
+    matrix = matrix.astype(jnp.bfloat16)
+    return _in_order(_in_order(matrix).mT) if is_turned else matrix
 
 
-def _by_matrix(gradient: jax.Array, x: jax.Array, matrix: Any) -> jax.Array:
-    stacked = matrix.aval.ndim - 2
-    rows, gradients = _rows(x, stacked), _rows(gradient, stacked)
-    # There are two ways to multiply them; transposing the wider matrix is faster.
-    if gradients.shape[-1] > rows.shape[-1]:
-        return _rounded_product_p.bind(gradients.mT, rows).mT
-    return _rounded_product_p.bind(rows.mT, gradients)
+def _in_order(matrix: jax.Array) -> jax.Array:
+    """The array as it is; on CPUs, written to memory with its last axis changing fastest.
+
+    There a product in bfloat16 is several times as fast if no factor lies transposed, and a transpose if nothing else
+    is computed in the same loop.
+    """
+    if platforms.form("rounded_product") == "in_any_order":
+        return matrix
+    return jax.lax.optimization_barrier(with_layout_constraint(matrix, Layout(tuple(range(matrix.ndim)))))
+
+
+def _by_x(gradient: jax.Array, x: Any, y: jax.Array, *, turned: tuple[bool, bool]) -> jax.Array:
+    x_is_turned, y_is_turned = turned
+    if x_is_turned:
+        return _rounded_product_p.bind(y, gradient, turned=(y_is_turned, True))
+    return _rounded_product_p.bind(gradient, y, turned=(False, not y_is_turned))
+
+
+def _by_y(gradient: jax.Array, x: jax.Array, y: Any, *, turned: tuple[bool, bool]) -> jax.Array:
+    x_is_turned, y_is_turned = turned
+    if y_is_turned:
+        return _rounded_product_p.bind(gradient, x, turned=(True, x_is_turned))
+    if x_is_turned or x.shape[-1] <= gradient.shape[-1]:
+        return _rounded_product_p.bind(x, gradient, turned=(not x_is_turned, False))
+    # The narrower of the two is transposed, because that is a copy.
+    return _rounded_product_p.bind(gradient, x, turned=(True, False)).mT
 
 
 _rounded_product_p = linear("rounded_product", _rounded_product)
-ad.defbilinear(_rounded_product_p, _by_x, _by_matrix)
+ad.defbilinear(_rounded_product_p, _by_x, _by_y)
 
 
-def _rows(x: jax.Array, stacked: int = 0) -> jax.Array:
-    """`x` as a matrix, or as a stack of matrices: all other axes become one, but for the last."""
-    lead = x.shape[:stacked]
-    return x.reshape(*lead, math.prod(x.shape[stacked:-1]), x.shape[-1])
+def _rows(x: jax.Array) -> jax.Array:
+    """`x` as a matrix: all axes but the last become one."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
