@@ -16,7 +16,7 @@ _KEY_OF_SAMPLER = 2  # Keys 0 and 1 of a task belong to training and to the fres
 
 
 class GDumb(BalancedImageMemory):
-    """Keeps the first images of each class that a balanced memory has room for, and learns nothing else."""
+    """Keeps the first images of each class that a balanced memory has room for, and learns from nothing else."""
 
     paper = (
         "Prabhu et al. 2020 (GDumb, ECCV 2020); a variant without CutMix and without the 256 passes over the memory: "
