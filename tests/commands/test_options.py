@@ -75,7 +75,7 @@ def test_what_has_to_be_given_comes_before_all(capsys) -> None:
 
 def test_help_of_a_baseline_has_what_it_reads(capsys) -> None:
     sections = dict(shown(capsys, "--method", "er"))
-    assert sections["er"] == ["memory-size"]
+    assert sections["er"] == ["memory-size", "memory-format", "mini-batches"]
     assert "gates" not in sections and "epochs" not in sections["options"]
     assert sections["gan"] == ["batch-size", "precision"]
 
