@@ -34,7 +34,7 @@ _RESNET = f"--network resnet --generator-width 8 --discriminator-width 8 --auxil
 _PAPER = f"--preset paper-mnist --image-size 16 --protocol paper {_GROUPS}"
 _BEST = "--warm-start --scale-lead 1 --generator-average 0.98 --consolidation-smoothing 0.1 --classes-per-task 2"
 _BASELINES = {
-    **dict.fromkeys(("joint", "finetune", "er", "icarl", "ewc"), _STEPS),
+    **dict.fromkeys(("joint", "finetune", "er", "icarl", "gdumb", "ewc"), _STEPS),
     "dgr": _EPOCHS,
     **dict.fromkeys(("mergan", "mergan-jtr"), _SHORT),
 }  # Each with the options that it reads.

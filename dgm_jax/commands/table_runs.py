@@ -37,6 +37,7 @@ COMPARED = {  # name -> arguments
     "dgma": ("--variant", "dgma"),
     "dgmw": ("--variant", "dgmw"),
     **{method: ("--method", method) for method in get_args(Method) if method not in ("dgm", "joint")},
+    "er-balanced": ("--method", "er", "--mini-batches", "balanced"),
 }
 ABLATIONS = {  # What the paper claims, one part changed at a time.
     f"{variant}: {change}": ("--variant", variant, *arguments)

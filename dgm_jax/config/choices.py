@@ -5,8 +5,8 @@ from typing import Literal
 Variant = Literal["dgma", "dgmw"]
 Precision = Literal["auto", "float32", "tf32", "bf16"]
 Network = Literal["dcgan", "resnet"]
-Method = Literal["dgm", "joint", "mergan", "mergan-jtr", "dgr", "er", "icarl", "ewc", "finetune"]
+Method = Literal["dgm", "joint", "mergan", "mergan-jtr", "dgr", "er", "icarl", "gdumb", "ewc", "finetune"]
 
 DGM: tuple[Method, ...] = ("dgm",)
 GENERATIVE: tuple[Method, ...] = ("dgm", "dgr", "mergan", "mergan-jtr")  # Methods with a memory that draws images.
-KEEPS_IMAGES: tuple[Method, ...] = ("joint", "er", "icarl")  # Methods that keep real images of earlier tasks.
+KEEPS_IMAGES: tuple[Method, ...] = ("joint", "er", "icarl", "gdumb")  # Methods that keep real images of earlier tasks.

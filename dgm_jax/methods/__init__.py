@@ -13,6 +13,7 @@ from dgm_jax.methods.dgr import DeepGenerativeReplay
 from dgm_jax.methods.er import ExperienceReplay
 from dgm_jax.methods.ewc import OnlineEWC
 from dgm_jax.methods.finetune import Finetune
+from dgm_jax.methods.gdumb import GDumb
 from dgm_jax.methods.icarl import ICaRL
 from dgm_jax.methods.joint import Joint
 from dgm_jax.methods.mergan import JointRetraining, ReplayAlignment
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "dgr": DeepGenerativeReplay,
     "er": ExperienceReplay,
     "icarl": ICaRL,
+    "gdumb": GDumb,
     "ewc": OnlineEWC,
     "finetune": Finetune,
 }

@@ -6,14 +6,26 @@ task is the same; unlike that one, these classifiers continue from where the tas
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from flax import serialization
 
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.methods.method import InProgress, Learnt, Method, Plan, Predictor, Setting, TaskInput, Tree, Watch
+from dgm_jax.methods.method import (
+    InProgress,
+    Learnt,
+    Method,
+    Plan,
+    Predictor,
+    Setting,
+    TaskInput,
+    Tree,
+    Watch,
+    bytes_of_arrays,
+    with_total,
+)
 from dgm_jax.training.classifier import CLASSIFIER_METRICS, ClassifierState, Loss, init_classifier, start_training
 from dgm_jax.training.epoch import TaskImages, padded
 from dgm_jax.training.task import Networks
@@ -46,6 +58,9 @@ class ClassifierMethod(Method[State, Training]):
     """A method whose state is one classifier and some arrays. A subclass says what the classifier learns from."""
 
     loss: Loss | None = None  # None: the cross-entropy over the classes seen.
+    starts_fresh: ClassVar[bool] = (
+        False  # Whether each task begins with a fresh classifier, not that of the task before.
+    )
 
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings and devices."""
@@ -62,10 +77,6 @@ class ClassifierMethod(Method[State, Training]):
     def anchor(self, task: int, state: State) -> Any:
         """Arrays that the loss needs besides."""
 
-    def start(self, state: State, key: jax.Array) -> State:
-        """The state from which the classifier is trained; here that of the task before."""
-        return state
-
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """What is kept of a task once its classifier is trained; here nothing."""
         return state
@@ -73,6 +84,10 @@ class ClassifierMethod(Method[State, Training]):
     def reading(self, task: int, state: State) -> Predictor:
         """What predicts classes after a task; here the classifier."""
         return self.classifier(task, state)
+
+    def kept_bytes(self, state: State) -> dict[str, int]:
+        """Bytes of what is kept of old classes, by part; here nothing."""
+        return {}
 
     # ---- The interface ----
 
@@ -99,7 +114,9 @@ class ClassifierMethod(Method[State, Training]):
         """Places the classifier and what it learns from on the devices."""
         with watch.phase("begin"):
             keys = [tuple(jax.random.split(jax.random.fold_in(own.key, task + 1))) for own in inputs]
-            starts = [self.start(own.state, key) for own, (_, key) in zip(inputs, keys, strict=True)]
+            starts = [
+                self.fresh(key) if self.starts_fresh else own.state for own, (_, key) in zip(inputs, keys, strict=True)
+            ]
             learners = [start_training(own.params, own.statistics, self.config) for own in starts]
             totals = [np.zeros(len(CLASSIFIER_METRICS)) for _ in inputs]
             for run, own in enumerate(inputs):
@@ -170,21 +187,6 @@ class ClassifierMethod(Method[State, Training]):
         return State(*self.setting.trained(tree["params"], tree["statistics"]), kept)
 
     def memory_bytes(self, state: State) -> dict[str, int]:
-        """Nothing is kept of old classes besides the classifier."""
-        return {"total": 0}
-
-
-class ImageMemory(ClassifierMethod):
-    """A method that keeps real images of earlier tasks beside its classifier."""
-
-    checkpoints_kept = 2  # Each holds all images that are kept.
-
-    def new_state(self, key: jax.Array) -> State:
-        """A fresh classifier, and no images yet."""
-        kept = {"images": np.zeros((0, *self.setting.image_shape), np.uint8), "labels": np.zeros(0, np.int32)}
-        return replace(super().new_state(key), kept=kept)
-
-    def memory_bytes(self, state: State) -> dict[str, int]:
-        """Bytes of the images, as the data set stores them."""
-        total = self.setting.bytes_of(len(state.kept["labels"]))
-        return {"images": total, "total": total}
+        """What is kept of old classes, and the classifier if the next task begins with it."""
+        needed = {} if self.starts_fresh else {"classifier": bytes_of_arrays((state.params, state.statistics))}
+        return with_total(self.kept_bytes(state) | needed)

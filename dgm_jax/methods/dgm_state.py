@@ -8,7 +8,7 @@ import jax
 
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
-from dgm_jax.methods.method import Method, Training, Tree
+from dgm_jax.methods.method import Method, Training, Tree, bytes_of_arrays, with_total
 from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.types import params_to_tree
 
@@ -62,8 +62,16 @@ class GenerativeMemory(Method[State, Training]):
         return state.memory
 
     def memory_bytes(self, state: State) -> dict[str, int]:
-        """Bytes of the weights that tasks share, of what each task keeps beside them, and of the masks."""
-        return state.memory.bytes()
+        """The weights that tasks share, what each keeps beside them, the masks, and a network that goes on, if any."""
+        parts = {name: size for name, size in state.memory.bytes().items() if name != "total"}
+        goes_on = {
+            "classifier": state.classifier if self.config.gates.warm_start else None,  # It finds similar classes.
+            "discriminator": None if self.config.gan.reinitialise_discriminator else state.auxiliary,
+        }
+        for name, network in goes_on.items():
+            if network is not None:
+                parts[name] = bytes_of_arrays((network.params, network.statistics))
+        return with_total(parts)
 
     def facts(self, state: State) -> dict[str, Any]:
         """Widths, number of weights, programs, and which classes tasks began as."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from dgm_jax.config import MethodSettings, setting
 from dgm_jax.methods.classifying import ClassifierMethod, State
-from dgm_jax.methods.method import Tree
+from dgm_jax.methods.method import Tree, bytes_of_arrays
 from dgm_jax.models import pair
 from dgm_jax.models.discriminator import widened
 from dgm_jax.models.prediction import to_unit_range
@@ -71,10 +71,9 @@ class OnlineEWC(ClassifierMethod):
         fisher = widened(DiscriminatorParams.from_tree(tree["fisher"]), self.setting.n_classes)
         return replace(super().from_tree(tree, plain, finished_tasks), kept={"fisher": fisher})
 
-    def memory_bytes(self, state: State) -> dict[str, int]:
-        """The Fisher information; the weights that are held belong to the classifier."""
-        total = sum(leaf.nbytes for leaf in jax.tree.leaves(state.kept["fisher"]))
-        return {"fisher": total, "total": total}
+    def kept_bytes(self, state: State) -> dict[str, int]:
+        """The Fisher information; the weights that are held are those of the classifier."""
+        return {"fisher": bytes_of_arrays(state.kept["fisher"])}
 
 
 @partial(jax.jit, static_argnames="network")

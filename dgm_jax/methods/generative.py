@@ -15,7 +15,18 @@ import numpy as np
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
-from dgm_jax.methods.method import InProgress, Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
+from dgm_jax.methods.method import (
+    InProgress,
+    Learnt,
+    Method,
+    Plan,
+    Setting,
+    TaskInput,
+    Tree,
+    Watch,
+    bytes_of_arrays,
+    with_total,
+)
 from dgm_jax.training import task as tasks
 from dgm_jax.training.classifier import init_classifier
 from dgm_jax.training.epoch import ReplayedImages, TaskImages, padded
@@ -223,10 +234,12 @@ class UnmaskedGenerator(Method[State, Training]):
         return State(classifier, self._memory(own["kernels"], frozen), trained(*tree["discriminator"]))
 
     def memory_bytes(self, state: State) -> dict[str, int]:
-        """Bytes of the generator's parameters."""
+        """The generator, the discriminator that the next task begins with, and what labels replayed images."""
         tree, _ = self.to_tree(state)
-        total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree.get("generator", {})))
-        return {"generator": total, "total": total}
+        parts = {name: bytes_of_arrays(tree.get(name, ())) for name in ("generator", "discriminator")}
+        if not self.conditional:  # Otherwise the class that was asked for is the label.
+            parts["classifier"] = bytes_of_arrays((tree["params"], tree["statistics"]))
+        return with_total(parts)
 
     def _known(self, task: int) -> tuple[int, ...]:
         return tuple(range(self.setting.n_seen(task)))

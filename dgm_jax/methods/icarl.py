@@ -1,5 +1,6 @@
 """iCaRL: exemplars chosen by herding, distillation, and classification by the nearest mean of exemplars."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,49 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dgm_jax.config import MethodSettings, setting
-from dgm_jax.errors import ConfigError
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.methods.classifying import ClassifierMethod, State
-from dgm_jax.methods.method import Setting
+from dgm_jax.methods.classifying import State
+from dgm_jax.methods.kept_images import BalancedImageMemory, chosen
+from dgm_jax.methods.method import Setting, Tree
 from dgm_jax.models import pair
 from dgm_jax.training.epoch import TaskImages, padded
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExemplarSettings(MethodSettings):
-    """The settings of icarl."""
-
-    memory_size: int = setting(200, above=0)
-    """Real images that are kept, of all classes together."""
-
-
-class ICaRL(ClassifierMethod):
+class ICaRL(BalancedImageMemory):
     """Keeps `memory_size` real images in all, equally many of each class."""
 
     paper = "Rebuffi et al. 2017 (arXiv 1611.07725); here on the discriminator's network, with Adam"
-    settings = ExemplarSettings
-    checkpoints_kept = 2  # Each holds all exemplars.
 
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings; raises ConfigError if there is no room for one image of each class."""
         super().__init__(setting)
-        if self.method_settings.memory_size < setting.n_classes:
-            n, size = setting.n_classes, self.method_settings.memory_size
-            raise ConfigError(f"memory_size={size}, but icarl keeps an image of each of {n} classes; give at least {n}")
         # One object, so that one program serves all tasks.
         self.loss = partial(_with_distillation, network=self.config.classifier_network)
 
-    def new_state(self, key: jax.Array) -> State:
-        """A fresh classifier, and no exemplars."""
-        return replace(super().new_state(key), kept={"exemplars": []})
-
     def sources(self, state: State, images: np.ndarray, labels: np.ndarray) -> tuple[TaskImages, ...]:
         """New images and exemplars together."""
-        exemplars = state.kept["exemplars"]
-        old_labels = [np.full(len(own), index, np.int32) for index, own in enumerate(exemplars)]
-        room = self.setting.largest_task + self.method_settings.memory_size
-        return (padded(np.concatenate([images, *exemplars]), np.concatenate([labels, *old_labels]), room),)
+        together = np.concatenate([images, self.images(state)]), np.concatenate([labels, state.kept["labels"]])
+        return (padded(*together, self.setting.largest_task + self.method_settings.memory_size),)
 
     def anchor(self, task: int, state: State) -> Any:
         """The network before this task, whose outputs for old classes are distilled."""
@@ -61,22 +42,30 @@ class ICaRL(ClassifierMethod):
     def remember(self, task: int, state: State, images: np.ndarray, labels: np.ndarray, key: jax.Array) -> State:
         """Shortens the lists of old exemplars, and chooses those of the new classes (algorithms 4 and 5)."""
         each = self.method_settings.memory_size // self.setting.n_seen(task)
-        exemplars = [own[:each] for own in state.kept["exemplars"]]
+        kept = state.kept["labels"]
+        rows = [np.flatnonzero(kept == index)[:each] for index in range(self.setting.n_seen(task - 1))]
         classifier = self.classifier(task, state)
         for index in self.setting.tasks[task]:
-            candidates = images[labels == index]
-            features = _normalised(classifier.features(candidates))
-            exemplars.append(candidates[herded(features, min(each, len(candidates)))])
-        return replace(state, kept={"exemplars": exemplars})
+            candidates = np.flatnonzero(labels == index)
+            features = _normalised(classifier.features(images[candidates]))
+            rows.append(len(kept) + candidates[herded(features, min(each, len(candidates)))])
+        return replace(state, kept=chosen(state.kept, np.concatenate(rows), images, labels))
 
     def reading(self, task: int, state: State) -> "NearestMean":
         """The nearest mean of exemplars (algorithm 1)."""
-        return NearestMean(self.classifier(task, state), state.kept["exemplars"])
+        images, labels = self.images(state), state.kept["labels"]
+        exemplars = [images[labels == index] for index in range(self.setting.n_seen(task))]
+        return NearestMean(self.classifier(task, state), exemplars)
 
-    def memory_bytes(self, state: State) -> dict[str, int]:
-        """Bytes of the exemplars, as the data set stores them."""
-        total = self.setting.bytes_of(sum(map(len, state.kept["exemplars"])))
-        return {"images": total, "total": total}
+    def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
+        """Undoes `to_tree`; reads checkpoints of earlier versions, too."""
+        if "labels" not in tree:  # They hold a list with the images of each class.
+            exemplars = tree.get("exemplars", [])
+            labels = np.array([index for index, own in enumerate(exemplars) for _ in own], np.int32)
+            images = np.concatenate([np.zeros((0, *self.setting.image_shape), np.uint8), *exemplars])
+            tree = {name: own for name, own in tree.items() if name != "exemplars"}
+            tree |= {"images": images, "labels": labels}
+        return super().from_tree(tree, plain, finished_tasks)
 
 
 @dataclass(frozen=True)

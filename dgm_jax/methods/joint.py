@@ -5,7 +5,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from dgm_jax.methods.classifying import ImageMemory, State
+from dgm_jax.methods.classifying import State
+from dgm_jax.methods.kept_images import ImageMemory
 from dgm_jax.training.epoch import TaskImages, padded
 
 
@@ -13,10 +14,7 @@ class Joint(ImageMemory):
     """Keeps every image, which the other methods may not."""
 
     paper = "no paper: joint training on all real images, the ceiling"
-
-    def start(self, state: State, key: jax.Array) -> State:
-        """A fresh classifier for every task."""
-        return replace(self.fresh(key), kept=state.kept)
+    starts_fresh = True
 
     def sources(self, state: State, images: np.ndarray, labels: np.ndarray) -> tuple[TaskImages, ...]:
         """All images so far."""

@@ -167,6 +167,16 @@ class InProgress(Generic[State]):
     states: Sequence[State]  # Of each seed, as a checkpoint within the task holds it beside what is in progress.
 
 
+def with_total(parts: Mapping[str, int]) -> dict[str, int]:
+    """Bytes by part, and their "total"."""
+    return {**parts, "total": sum(parts.values())}
+
+
+def bytes_of_arrays(tree: Any) -> int:
+    """Bytes of all arrays of a tree."""
+    return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
+
+
 class Watch:
     """Follows a task; the loop passes one that reports and measures time. This one does neither."""
 
@@ -237,7 +247,11 @@ class Method(ABC, Generic[State, Training]):
 
     @abstractmethod
     def memory_bytes(self, state: State) -> dict[str, int]:
-        """Bytes kept of old classes, by part, and their "total"; the classifier itself does not count."""
+        """Bytes of all that is needed to go on learning, by part, and their "total" (`with_total`).
+
+        A part is what is kept of old classes, such as "images" or "generator", or a network that the next task begins
+        with or is compared with, such as "classifier". Optimisers begin afresh with each task, so they do not count.
+        """
 
     def memory(self, state: State) -> Memory | None:
         """The memory whose images a run shows and compares with its training images; None if there is none."""

@@ -49,7 +49,8 @@ _LEGEND = (
     "that the classifier of `joint`, trained on all real images, assigns to the class asked for; *judge*: its accuracy "
     "on the real test images. For dgr, whose images have no labels, *generated* is the agreement with its solver. "
     "*Frechet*: Frechet distance in the features of that classifier (not FID); *precision, recall* use the same "
-    "features. *Memory*: what is kept of old classes, without classifier and discriminator. *Worth*: the number "
+    "features. *Memory*: all that is needed to go on learning: what is kept of old classes, and a classifier or "
+    "discriminator that the next task begins with (older runs count neither). *Worth*: the number "
     "of training images, stored as they come, that take the same bytes. *Published*: half-way / at the end; only runs "
     "of full length are compared: ✓ reached, ✗ not reached."
 )

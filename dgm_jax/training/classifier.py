@@ -115,10 +115,7 @@ def _mini_batch(keys: list[jax.Array], sources: tuple[TaskImages, ...], batch_si
     """Random images uint8 [batch, h, w, c] and labels [batch]; the first source gives what does not divide evenly."""
     part = batch_size // len(sources)
     sizes = [batch_size - part * (len(sources) - 1), *[part] * (len(sources) - 1)]
-    rows = [
-        jax.random.randint(key, (size,), 0, source.count)
-        for key, size, source in zip(keys, sizes, sources, strict=True)
-    ]
+    rows = [source.rows(key, size) for key, size, source in zip(keys, sizes, sources, strict=True)]
     images = [source.images[picked] for source, picked in zip(sources, rows)]
     labels = [source.labels[picked] for source, picked in zip(sources, rows)]
     return jnp.concatenate(images), jnp.concatenate(labels)

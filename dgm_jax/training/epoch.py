@@ -33,6 +33,24 @@ class TaskImages:
     labels: Array
     count: Array
 
+    def rows(self, key: jax.Array, n: int) -> jax.Array:
+        """The rows of a random mini-batch of `n`, int32 [n]: each is any of the images, equally often."""
+        return jax.random.randint(key, (n,), 0, self.count)
+
+
+@struct.dataclass
+class ImagesByClass(TaskImages):
+    """Images sorted by class, of which each class is drawn equally often, however many images it has."""
+
+    starts: Array  # [classes + 1]: the first row of each class that has images, then `count` in all places left.
+
+    def rows(self, key: jax.Array, n: int) -> jax.Array:
+        """The rows of a random mini-batch of `n`, int32 [n]: of any class, then any of its images."""
+        class_key, row_key = jax.random.split(key)
+        classes = jax.random.randint(class_key, (n,), 0, jnp.sum(self.starts < self.count))
+        first = self.starts[classes]
+        return first + jax.random.randint(row_key, (n,), 0, self.starts[classes + 1] - first)
+
 
 @struct.dataclass
 class ReplayedImages:
@@ -49,6 +67,16 @@ def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
     indices = np.zeros(capacity, np.int32)
     pixels[: len(images)], indices[: len(labels)] = images, labels
     return TaskImages(pixels, indices, np.int32(len(images)))
+
+
+def by_class(images: np.ndarray, labels: np.ndarray, capacity: int, n_classes: int) -> ImagesByClass:
+    """As `padded`, at least one image; mini-batches are balanced over the classes found here, `n_classes` at most."""
+    order = np.argsort(labels, kind="stable")
+    whole = padded(images[order], labels[order], capacity)
+    _, first = np.unique(labels[order], return_index=True)
+    starts = np.full(n_classes + 1, whole.count, np.int32)
+    starts[: len(first)] = first
+    return ImagesByClass(whole.images, whole.labels, whole.count, starts)
 
 
 def epoch_order(key: jax.Array, capacity: int, count: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from dgm_jax.commands.parsing import parse
 from dgm_jax.config import Config, preset
 from dgm_jax.errors import UserError
 from dgm_jax.methods.er import ReservoirSettings
-from dgm_jax.methods.icarl import ExemplarSettings
+from dgm_jax.methods.kept_images import KeptImagesSettings
 
 FORMAT_1 = Path(__file__).parent.parent / "fixtures" / "format-1" / "run" / "config.json"
 
@@ -75,7 +75,7 @@ def test_what_has_to_be_given_comes_before_all(capsys) -> None:
 
 def test_help_of_a_baseline_has_what_it_reads(capsys) -> None:
     sections = dict(shown(capsys, "--method", "er"))
-    assert sections["er"] == ["memory-size"]
+    assert sections["er"] == ["memory-size", "memory-format", "mini-batches"]
     assert "gates" not in sections and "epochs" not in sections["options"]
     assert sections["gan"] == ["batch-size", "precision"]
 
@@ -96,7 +96,7 @@ def test_help_of_a_baseline_has_what_it_reads(capsys) -> None:
             "--consolidation-smoothing has no effect for method 'joint' (only for dgm, dgr, mergan, mergan-jtr); "
             "remove it",
         ),
-        (["--memory-size", "9"], "--memory-size has no effect for method 'dgm' (only for er, icarl); remove it"),
+        (["--memory-size", "9"], "--memory-size has no effect for method 'dgm' (only for er, icarl, gdumb); remove it"),
         (
             ["--method", "mergan-jtr", "--alignment-weight=1"],
             "--alignment-weight has no effect for method 'mergan-jtr' (only for mergan); remove it",
@@ -163,7 +163,7 @@ def test_the_method_in_a_file_and_on_the_command_line(tmp_path: Path) -> None:
     dgm = written(tmp_path, 'method = "dgm"\n[gates]\nmasks = "random"\n', "dgm.toml")
     assert settings("--config", str(dgm), "--method", "joint").gates.masks == "learnt"  # As with a preset.
     memory = written(tmp_path, "memory_size = 30", "memory.toml")  # It is for the method of the command line.
-    assert settings("--config", str(memory), "--method", "icarl").method_settings == ExemplarSettings(memory_size=30)
+    assert settings("--config", str(memory), "--method", "icarl").method_settings == KeptImagesSettings(memory_size=30)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_the_method_in_a_file_and_on_the_command_line(tmp_path: Path) -> None:
         ("[gan]\nepochs = true", "epochs=True must be a whole number"),
         ("epochs = 0", "epochs=0 must be greater than 0"),
         ('replay = "some"', "replay='some' is unknown; choose one of fixed, fresh"),
-        ("memory_size = 3", "memory_size has no effect for method 'dgm' (only for er, icarl); remove it"),
+        ("memory_size = 3", "memory_size has no effect for method 'dgm' (only for er, icarl, gdumb); remove it"),
         (
             'method = "joint"\n[gates]\nmasks = "random"',
             "masks='random' has no effect for method 'joint' (only for dgm); remove it",

@@ -16,7 +16,7 @@ from dgm_jax.config.settings import kinds_of
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.methods import METHODS, config_of, with_method_settings
 from dgm_jax.methods.er import ReservoirSettings
-from dgm_jax.methods.icarl import ExemplarSettings
+from dgm_jax.methods.kept_images import KeptImagesSettings
 
 FORMAT_1 = json.loads((Path(__file__).parents[1] / "fixtures" / "format-1" / "run" / "config.json").read_text())[
     "config"
@@ -258,9 +258,9 @@ def test_a_preset_keeps_its_settings_for_its_own_method():
             "replay='fresh' has no effect for method 'mergan' (only for dgm); remove it",
         ),
         (
-            Config(method="er", method_settings=ExemplarSettings(memory_size=9)),
-            "method_settings=ExemplarSettings(memory_size=9) has no effect for method 'er', whose "
-            "settings are of class ReservoirSettings; remove it",
+            Config(method="er", method_settings=KeptImagesSettings(memory_size=9)),
+            "method_settings=KeptImagesSettings(memory_size=9, memory_format='raw') has no effect for method 'er', "
+            "whose settings are of class ReservoirSettings; remove it",
         ),
     ],
 )

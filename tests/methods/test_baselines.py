@@ -34,6 +34,18 @@ SETTINGS = {
     "discriminator_width": 8,
 }
 BASELINES = [method for method in METHODS if method != "dgm"]
+COMPRESSED = {"memory_format": "jpeg", "mini_batches": "balanced"}  # For the methods that have such settings.
+NEEDED = {  # What of a checkpoint a method needs to go on learning, besides labels and a few numbers.
+    "joint": ["images"],
+    "finetune": ["params", "statistics"],
+    "er": ["header", "scans", "params", "statistics"],
+    "icarl": ["header", "scans", "params", "statistics"],
+    "gdumb": ["header", "scans"],
+    "ewc": ["fisher", "params", "statistics"],
+    "dgr": ["generator", "discriminator", "params", "statistics"],
+    "mergan": ["generator", "discriminator"],
+    "mergan-jtr": ["generator", "discriminator"],
+}
 baselines = pytest.mark.parametrize("method", BASELINES)
 
 
@@ -79,7 +91,7 @@ def _learn(method, state, task, stream, key):
 @pytest.mark.parametrize("place", [("train", 2, 0), ("epoch end", 1, 1)], ids=["begin", "epoch-end"])
 def test_interrupted_is_uninterrupted(method, place, tmp_path, monkeypatch):
     """Also within a task: the end is the same bit for bit."""
-    config = _config(method)
+    config = _config(method, **COMPRESSED)
     _, whole = _finished(config, tmp_path / "whole")
     monkeypatch.setattr(trainer, "_SECONDS_PER_CALL", 0.0)  # Progress after every step.
     interrupt(config, tmp_path / "stopped", *place)
@@ -102,7 +114,7 @@ def test_interrupted_is_uninterrupted(method, place, tmp_path, monkeypatch):
 
 @some_baselines("ewc", "dgr")
 def test_several_seeds_are_as_if_each_had_run_alone(method, tmp_path):
-    config = _config(method)
+    config = _config(method, **COMPRESSED)
     streams = [small_runs.stream(config) for _ in range(2)]
     summary = Learner(config, devices=1).fit_seeds((0, 5), streams, tmp_path / "both")
     accuracies = summary["A_3"]["classifier"]["macro"]["values"]
@@ -130,8 +142,8 @@ def test_a_finished_run_continues_with_new_classes(method, tmp_path):
 
 
 @baselines
-def test_what_is_loaded_classifies_as_the_run_did(method, tmp_path):
-    config = _config(method)
+def test_what_is_loaded_classifies_as_the_run_did_and_its_bytes_are_counted(method, tmp_path):
+    config = _config(method, **COMPRESSED)
     workdir, summary = _finished(config, tmp_path / "run")
     stream = small_runs.stream(config)
     loaded, state = load_method(config, stream, workdir)
@@ -142,7 +154,10 @@ def test_what_is_loaded_classifies_as_the_run_did(method, tmp_path):
     confusion = np.zeros((3, 3), int)
     np.add.at(confusion, (labels, predictions), 1)
     assert confusion.tolist() == summary["confusion"]["classifier"]
-    assert summary["bytes"]["memory"] == loaded.memory_bytes(state)
+    counted, tree = summary["bytes"]["memory"], small_runs.newest(workdir).tree
+    assert counted == loaded.memory_bytes(state)
+    needed = sum(np.asarray(leaf).nbytes for name in NEEDED[method] for leaf in jax.tree.leaves(tree[name]))
+    assert counted["total"] == sum(size for part, size in counted.items() if part != "total") == needed
 
 
 @some_baselines("joint", "mergan")
@@ -237,7 +252,38 @@ def test_icarl_keeps_equally_many_of_each_class(tmp_path):
     config = _config("icarl", memory_size=13)
     _fit(config, tmp_path)
     _, state = load_method(config, small_runs.stream(config), tmp_path)
-    assert [len(own) for own in state.kept["exemplars"]] == [4, 4, 4]
+    assert np.bincount(state.kept["labels"]).tolist() == [4, 4, 4]
+
+
+def test_icarl_reads_the_exemplars_of_earlier_versions():
+    method = _method(_config("icarl"))
+    state = method.new_state(jax.random.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    labels = np.array([0, 0, 1, 1, 1], np.int32)
+    for n in (0, 5):
+        expected = dataclasses.replace(state, kept={"images": images[:n], "labels": labels[:n]})
+        tree, plain = method.to_tree(expected)
+        old = {name: own for name, own in tree.items() if name not in expected.kept}
+        old["exemplars"] = [images[:2], images[2:]] if n else []
+        checks.assert_equal_trees(method.to_tree(method.from_tree(old, plain, 2))[0], tree)
+
+
+@pytest.mark.parametrize("method, learns_from", [("joint", 24 + 24), ("gdumb", 18), ("finetune", 24)])
+def test_what_a_task_begins_with(method, learns_from):
+    """A classifier of before that knows nothing, unless it is fresh; all images, those that are kept, or the newest."""
+    stream, method = small_runs.stream(_config(method)), _method(_config(method))
+    state = method.new_state(jax.random.key(0))
+    for task in range(2):
+        stream.begin(task)
+        given = TaskInput(jax.random.key(0), state, *stream.train(task))
+        training = method.begin(task, [given], Watch())
+        state = method.remember(task, training.inputs[0].state, given.images, given.labels, jax.random.key(1))
+        state = dataclasses.replace(state, params=jax.tree.map(np.zeros_like, state.params))
+    (source,), kernel = training.sources, training.classifier.params.classifier.kernel
+    assert source.count == learns_from
+    assert bool(np.any(kernel)) == method.starts_fresh == (learns_from != 24)
+    counts = np.bincount(source.labels[: source.count]).tolist()
+    assert counts == {48: [24, 24], 18: [9, 9], 24: [0, 24]}[learns_from]
 
 
 def _after_one_task_of_dgr():
@@ -365,11 +411,12 @@ def test_baselines_work_on_the_residual_pair_with_several_classes_a_task(tmp_pat
     assert right == pytest.approx(summaries["mergan"]["A_6"]["classifier"]["micro"])
 
 
-def test_icarl_needs_room_for_each_class(tmp_path):
+@pytest.mark.parametrize("method", ["icarl", "gdumb"])
+def test_a_balanced_memory_needs_room_for_each_class(method, tmp_path):
     with pytest.raises(
-        ConfigError, match="^memory_size=2, but icarl keeps an image of each of 3 classes; give at least 3"
+        ConfigError, match=f"^memory_size=2, but {method} keeps an image of each of 3 classes; give at least 3"
     ):
-        _fit(_config("icarl", memory_size=2), tmp_path)
+        _fit(_config(method, memory_size=2), tmp_path)
 
 
 def test_a_baseline_has_no_memory_to_load(tmp_path):
@@ -383,7 +430,6 @@ def test_which_methods_draw_and_which_keep_images():
     kept = {
         name
         for name in BASELINES
-        if {"images", "exemplars"}
-        & set(_method(_config(name)).to_tree(_method(_config(name)).new_state(jax.random.key(0)))[0])
+        if "images" in _method(_config(name)).to_tree(_method(_config(name)).new_state(jax.random.key(0)))[0]
     }
     assert kept == set(KEEPS_IMAGES)

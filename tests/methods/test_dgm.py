@@ -11,6 +11,7 @@ from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods import dgm_state
 from dgm_jax.methods.method import TaskInput
 from dgm_jax.runs.session import new_method
+from dgm_jax.training.classifier import init_classifier
 
 KEY = jax.random.key(2)
 
@@ -124,3 +125,18 @@ def test_expansion_makes_up_for_what_a_task_reserved_once(changes, grows):
     assert grown.memory.widths == ((5,) if grows else (3,))
     assert method.expand(0, KEY, grown).memory.widths == grown.memory.widths
     np.testing.assert_array_equal(grown.memory.kernels[0][..., :3], memory.kernels[0])
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [({}, []), ({"warm_start": True}, ["classifier"]), ({"reinitialise_discriminator": False}, ["discriminator"])],
+)
+def test_bytes_count_a_network_only_if_the_next_task_needs_it(changes, parts):
+    method = _method(small_runs.small("dgma", image_size=8, **changes))
+    new = init_classifier(KEY, method.config, channels=1, n_classes=3)
+    trained = method.setting.classifier(new.params, new.statistics, 0)
+    state = dataclasses.replace(method.new_state(KEY), classifier=trained, auxiliary=trained)
+    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves((new.params, new.statistics)))
+    expected = state.memory.bytes() | dict.fromkeys(parts, size)
+    expected["total"] += size * len(parts)
+    assert method.memory_bytes(state) == expected

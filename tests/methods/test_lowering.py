@@ -34,6 +34,7 @@ CASES: dict[str, tuple[Config, set[str]]] = {  # Settings, and the programs of a
         if method != "dgm"
     },
 }
+CASES["er-balanced"] = (small_runs.small(method="er", mini_batches="balanced"), CLASSIFYING)
 CASES["ewc"] = (CASES["ewc"][0], CLASSIFYING | {"_fisher"})
 
 # Between two devices, in the text of a program: each norm of a pass exchanges its statistics once, and once more each

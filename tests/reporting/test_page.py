@@ -168,6 +168,11 @@ class TestPage:
         assert "finetune has no memory that keeps generating the same images" in text
         assert "<h2>Growth</h2>" not in text and "<h2>Forgetting</h2>" in text
         assert "batch_size" in text and "scale_max" not in text
+        counted = read(baseline).summary.bytes["memory"]
+        assert list(counted) == ["classifier", "total"]
+        assert re.search(
+            rf"kept from task to task</dt><dd>{counted['total'] / 1000:.0f}[.\d]* kB <small>for .*: classifier ", text
+        )
 
     def test_names_are_text(self, run, tmp_path):
         """A class folder may be called anything."""

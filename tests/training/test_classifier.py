@@ -11,7 +11,7 @@ from support import small_runs
 from dgm_jax.models import pair
 from dgm_jax.training import classifier
 from dgm_jax.training.devices import AXIS
-from dgm_jax.training.epoch import TaskImages
+from dgm_jax.training.epoch import TaskImages, by_class
 
 N_CLASSES, SEEN = 5, np.array([True, True, True, False, True])
 STEPS, BATCH, RATE = 6, 7, 0.02
@@ -99,3 +99,18 @@ def test_steps_follow_the_definition(n_sources, smoothing, float64):
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, right
         )  # The cosine is float32
     assert np.all(state.params.classifier.bias[3] == begun.params.classifier.bias[3])  # The class that is not seen.
+
+
+def test_balanced_mini_batches():
+    """Of any class that has images, then any of its images: whatever their numbers, and never of the padding."""
+    labels = np.array([4, 0, 4, 2, 4, 4], np.int32)  # Class 3 has none, class 5 does not exist yet.
+    pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    source = by_class(pixels, labels, capacity=9, n_classes=6)
+    assert source.starts.tolist() == [0, 1, 2, 6, 6, 6, 6]
+    n = 9000
+    drawn, classes = classifier._mini_batch([jax.random.key(3)], (jax.tree.map(jnp.asarray, source),), n)
+    drawn = np.asarray(drawn).ravel()
+    np.testing.assert_array_equal(classes, labels[drawn])
+    shares = np.bincount(drawn, minlength=6) / n
+    expected = np.where(labels == 4, 1 / 12, 1 / 3)
+    assert np.all(np.abs(shares - expected) < 4 * np.sqrt(expected * (1 - expected) / n))
