@@ -5,7 +5,7 @@ from typing import Literal
 Variant = Literal["dgma", "dgmw"]
 Precision = Literal["auto", "float32", "tf32", "bf16"]
 Network = Literal["dcgan", "resnet"]
-Method = Literal["dgm", "joint", "mergan", "mergan-jtr", "dgr", "er", "icarl", "ewc", "finetune"]
+Method = Literal["dgm", "joint", "analytic", "mergan", "mergan-jtr", "dgr", "er", "icarl", "ewc", "finetune"]
 
 DGM: tuple[Method, ...] = ("dgm",)
 GENERATIVE: tuple[Method, ...] = ("dgm", "dgr", "mergan", "mergan-jtr")  # Methods with a memory that draws images.
