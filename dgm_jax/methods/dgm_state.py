@@ -8,6 +8,7 @@ import jax
 
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
+from dgm_jax.methods.feature_memory import FeatureMemory
 from dgm_jax.methods.method import Method, Training, Tree
 from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.types import params_to_tree
@@ -22,19 +23,22 @@ class State:
     auxiliary: Classifier | None = None  # The discriminator's own class head after the last task.
     begun_as: tuple[tuple[int, ...], ...] = ()  # For each task, the earlier classes that it began as (warm start).
     programs: tuple[tuple[int, ...], ...] = ()  # Physical widths that were trained at, each once.
+    features: FeatureMemory | None = None  # Sums of features of real images, if the settings ask for them.
 
 
 class GenerativeMemory(Method[State, Training]):
     """A method that knows a memory and two classifiers; DGM says how they are learnt."""
 
     def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
-        """The memory and both classifiers."""
+        """The memory, both classifiers, and the sums of features if there are some."""
         arrays, plain = state.memory.to_tree()
         tree = {"memory": arrays}
         for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
             if classifier is not None:
                 arrays = {"params": classifier.params, "statistics": classifier.statistics}
                 tree[name] = params_to_tree(jax.device_get(arrays))
+        if state.features is not None:
+            tree["features"] = state.features.to_tree()
         return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
@@ -55,6 +59,7 @@ class GenerativeMemory(Method[State, Training]):
             classifier(self.config.networks.network, "auxiliary", "discriminator"),
             begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
             programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
+            features=FeatureMemory.from_tree(tree["features"], setting.n_classes) if "features" in tree else None,
         )
 
     def memory(self, state: State) -> Memory:
@@ -62,8 +67,9 @@ class GenerativeMemory(Method[State, Training]):
         return state.memory
 
     def memory_bytes(self, state: State) -> dict[str, int]:
-        """Bytes of the weights that tasks share, of what each task keeps beside them, and of the masks."""
-        return state.memory.bytes()
+        """Bytes of the weights that tasks share, of what each task keeps beside them, of the masks, and of the sums."""
+        parts, added = state.memory.bytes(), {} if state.features is None else state.features.bytes()
+        return {**parts, **added, "total": parts["total"] + sum(added.values())}
 
     def facts(self, state: State) -> dict[str, Any]:
         """Widths, number of weights, programs, and which classes tasks began as."""

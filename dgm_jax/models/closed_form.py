@@ -1,0 +1,97 @@
+"""Classifiers that are read off sums over images, in closed form: nothing is trained.
+
+With features x of an image and its class as a one-hot vector y, the sums are those of x x', y x' and y. They hold all
+that ridge regression, linear discriminant analysis and the nearest class mean need. Here everything is float64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from flax import struct
+
+from dgm_jax.types import Array
+
+_RIDGES = np.logspace(-5, 1, 25)  # Tried ridges, as multiples of the mean variance of a direction.
+_SLDA_SHRINKAGE = 1e-4  # That of Hayes and Kanan 2020.
+_LEAST = 1e-6  # Keeps what would be 0 for a class of equal images, or for classes told apart without error, above it.
+
+
+@struct.dataclass
+class Sums:
+    """Sums over the images seen."""
+
+    gram: Array  # [features, features]: products of all pairs of features.
+    of_class: Array  # [classes, features]: features of each class.
+    counts: Array  # [classes]: images of each class.
+
+    @classmethod
+    def of_nothing(cls, n_classes: int, n_features: int) -> "Sums":
+        """Sums over no image, float32."""
+        shapes = (n_features, n_features), (n_classes, n_features), (n_classes,)
+        return cls(*(np.zeros(shape, np.float32) for shape in shapes))
+
+    def first(self, n_classes: int) -> "Sums":
+        """Those of the first classes, in float64; of others there must be no image yet."""
+        return Sums(np.float64(self.gram), np.float64(self.of_class[:n_classes]), np.float64(self.counts[:n_classes]))
+
+
+class Solution(NamedTuple):
+    """A classifier that is linear in the features: `x @ weights + bias` scores each class."""
+
+    weights: np.ndarray  # [features, classes]
+    bias: np.ndarray  # [classes]
+
+
+def ridge_regression(sums: Sums) -> Solution:
+    """Ridge regression on the one-hot vectors. Its scores are log-odds: softmax makes probabilities of them.
+
+    Features are scaled to the same variance. The ridge is the one with the least error by generalised cross-validation
+    (Golub, Heath and Wahba 1979), which needs the sums only.
+
+    Let v be this error: the squared distance to expect between an unseen image's one-hot vector and what is predicted
+    for it. Over K classes the distance has K - 1 free directions. If it is normal and alike in all of them, the entries
+    of what is predicted, divided by v / (K - 1), are log-odds.
+    """
+    n, mean, gram, between = _centred(sums)
+    scale = np.sqrt(np.maximum(np.diag(gram) / n, _LEAST**2))
+    variances, directions = np.linalg.eigh(gram / np.outer(scale, scale))
+    variances = np.maximum(variances, 0)
+    along = directions.T @ (between / scale[:, None])
+    shares = sums.counts / n
+    total = n * np.sum(shares * (1 - shares))  # Of the squared distances of the one-hot vectors from their mean.
+
+    def error(ridge: float) -> float:
+        shrunk = variances + ridge
+        explained = np.sum((variances + 2 * ridge)[:, None] * (along / shrunk[:, None]) ** 2)
+        free = max(n - 1 - np.sum(variances / shrunk), _LEAST)
+        return float(max(total - explained, 0) * n / free**2)
+
+    ridge = min(_RIDGES * max(variances.mean(), _LEAST), key=error)
+    weights = directions @ (along / (variances + ridge)[:, None]) / scale[:, None]
+    temperature = max(error(ridge) / max(len(shares) - 1, 1), _LEAST)
+    return Solution(weights / temperature, (shares - mean @ weights) / temperature)
+
+
+def linear_discriminant(sums: Sums) -> Solution:
+    """Streaming linear discriminant analysis: one covariance for all classes, which are all equally likely."""
+    n, mean, gram, _ = _centred(sums)
+    means = sums.of_class / sums.counts[:, None]
+    apart = means - mean
+    covariance = (gram - apart.T @ (sums.counts[:, None] * apart)) / n
+    shrunk = (1 - _SLDA_SHRINKAGE) * covariance + _SLDA_SHRINKAGE * np.eye(len(mean))
+    weights = np.linalg.solve(shrunk, means.T)
+    return Solution(weights, -np.sum(means.T * weights, axis=0) / 2)
+
+
+def nearest_mean(sums: Sums) -> Solution:
+    """The class whose mean is nearest scores highest."""
+    means = sums.of_class / sums.counts[:, None]
+    return Solution(means.T, -np.sum(means**2, axis=1) / 2)
+
+
+def _centred(sums: Sums) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Images, mean features, and about this mean: the Gram matrix, and the products of features and classes."""
+    n = float(sums.counts.sum())
+    mean = sums.of_class.sum(axis=0) / n
+    gram = sums.gram - n * np.outer(mean, mean)
+    return n, mean, gram, (sums.of_class - sums.counts[:, None] * mean).T
