@@ -39,8 +39,8 @@ class Combined:
 def combined_logits(consolidated: np.ndarray, analytic: np.ndarray, temperature: float = TEMPERATURE) -> np.ndarray:
     """The sum of two classifiers' log-probabilities, with equal weights.
 
-    `ridge_regression` gives log-odds whose scale comes from the sums; the logits of the network are divided by a
-    constant, which was found on digits and MNIST.
+    The scale of `ridge_regression` is right as it is; the logits of the network are divided by a constant, which was
+    found on digits.
 
     Args:
       consolidated: logits of the network, [n, classes seen].

@@ -13,7 +13,7 @@ from dgm_jax.types import Array
 
 _RIDGES = np.logspace(-5, 1, 25)  # Tried ridges, as multiples of the mean variance of a direction.
 _SLDA_SHRINKAGE = 1e-4  # That of Hayes and Kanan 2020.
-_LEAST = 1e-6  # Keeps what would be 0 for a class of equal images, or for classes told apart without error, above it.
+_LEAST = 1e-6  # Keeps what would be 0 for images that are all equal, or as few as the features, above it.
 
 
 @struct.dataclass
@@ -43,14 +43,14 @@ class Solution(NamedTuple):
 
 
 def ridge_regression(sums: Sums) -> Solution:
-    """Ridge regression on the one-hot vectors. Its scores are log-odds: softmax makes probabilities of them.
+    """Ridge regression on the one-hot vectors; softmax makes probabilities of its scores.
 
     Features are scaled to the same variance. The ridge is the one with the least error by generalised cross-validation
-    (Golub, Heath and Wahba 1979), which needs the sums only.
+    (Golub, Heath and Wahba 1979), which needs the sums only: no image is held out, and with one class a task the
+    images at hand could not tell.
 
-    Let v be this error: the squared distance to expect between an unseen image's one-hot vector and what is predicted
-    for it. Over K classes the distance has K - 1 free directions. If it is normal and alike in all of them, the entries
-    of what is predicted, divided by v / (K - 1), are log-odds.
+    What is predicted for a one-hot vector is itself close to probabilities, but can be below 0 or above 1. Scores are K
+    times as large, with K classes: near equal probabilities 1 / K + d, their softmax is 1 / K + d again.
     """
     n, mean, gram, between = _centred(sums)
     scale = np.sqrt(np.maximum(np.diag(gram) / n, _LEAST**2))
@@ -68,8 +68,7 @@ def ridge_regression(sums: Sums) -> Solution:
 
     ridge = min(_RIDGES * max(variances.mean(), _LEAST), key=error)
     weights = directions @ (along / (variances + ridge)[:, None]) / scale[:, None]
-    temperature = max(error(ridge) / max(len(shares) - 1, 1), _LEAST)
-    return Solution(weights / temperature, (shares - mean @ weights) / temperature)
+    return Solution(len(shares) * weights, len(shares) * (shares - mean @ weights))
 
 
 def linear_discriminant(sums: Sums) -> Solution:

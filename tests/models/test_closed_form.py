@@ -34,13 +34,13 @@ def test_ridge_regression_is_that_of_least_squares() -> None:
         predicted = z @ weights + y.mean(axis=0)
         free = N - 1 - np.trace(z @ np.linalg.solve(z.T @ z + ridge * np.eye(FEATURES), z.T))
         error = np.sum((y - predicted) ** 2) * N / free**2
-        found[error] = predicted / (error / (CLASSES - 1))
+        found[error] = CLASSES * predicted
     solved = ridge_regression(sums_of(x, labels))
     np.testing.assert_allclose(x @ solved.weights + solved.bias, found[min(found)], rtol=1e-6, atol=1e-8)
     assert 0 < list(found).index(min(found)) < len(found) - 1  # Neither the smallest ridge nor the largest.
 
 
-def test_log_odds_of_features_that_say_little_are_about_right() -> None:
+def test_probabilities_that_are_nearly_equal_are_right() -> None:
     """Where the best prediction is 1/2 + d, so is the probability."""
     random = np.random.default_rng(0)
     x = random.normal(size=(20_000, 1))

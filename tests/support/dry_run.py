@@ -75,7 +75,9 @@ def _recorded(found: dict[str, Program]) -> Iterator[None]:
 
             def call(state: Any, *arguments: Any) -> Any:
                 found.setdefault(function.func.__name__, Program(jax.jit(mapped), (state, *arguments), {}))
-                return state if adds_features else (state, arguments[-3])  # The sums of metrics.
+                if adds_features:
+                    return jax.tree.map(np.ones_like, state)  # As if images had been added: classifiers divide by them.
+                return state, arguments[-3]  # The sums of metrics.
 
             return call
 
