@@ -31,7 +31,7 @@ from dgm_jax.errors import UserError, exit_status
 from dgm_jax.methods import config_of
 from dgm_jax.methods.combined import combined_logits, log_softmax
 from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers
-from dgm_jax.models.closed_form import ridge_regression
+from dgm_jax.models.closed_form import ridge_discriminant
 from dgm_jax.models.patch_filters import WINDOW, n_features
 from dgm_jax.runs.reading import read_summary, require_run
 from dgm_jax.runs.session import new_method
@@ -101,7 +101,7 @@ def measure(options: Options) -> dict[str, object]:
     def analytic(filters: int, seed: int) -> tuple[np.ndarray, int]:
         stream = data.class_incremental(dataset, classes_per_task=sizes, class_order=order)
         memory = learn(config, stream, filters, options.mirror, seed)
-        (reading,) = classifiers(memory, len(order), {"analytic": ridge_regression}).values()
+        (reading,) = classifiers(memory, len(order), {"analytic": ridge_discriminant}).values()
         return reading.logits(dataset.x_test), sum(memory.bytes().values())
 
     consolidated = load_classifier(options.run).logits(dataset.x_test)
@@ -111,10 +111,10 @@ def measure(options: Options) -> dict[str, object]:
     for temperature in map(float, options.temperatures.split(",")):
         judge(f"combined, temperature {temperature:g}", combined_logits(consolidated, alone, temperature))
     together = load_memory(options.run).bytes()["total"] + size
-    channels = dataset.image_shape[2]
+    channels = dataset.x_train.shape[3]
     half, full = (filters_for(share * together, channels, len(order)) for share in (0.5, 1.0))
     pair = [analytic(half, seed) for seed in (config.seed, config.seed + 1)]
-    judge("two analytic", sum(log_softmax(logits) for logits, _ in pair))
+    judge("two analytic", log_softmax(pair[0][0]) + log_softmax(pair[1][0]))
     larger, larger_size = analytic(full, config.seed)
     judge("larger analytic", larger)
     counted = {"combined": together, "analytic": size, "two analytic": sum(own for _, own in pair)}

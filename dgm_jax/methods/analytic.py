@@ -14,10 +14,10 @@ import numpy as np
 
 from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers
 from dgm_jax.methods.method import InProgress, Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
-from dgm_jax.models.closed_form import Sums, linear_discriminant, nearest_mean, ridge_regression
+from dgm_jax.models.closed_form import Sums, linear_discriminant, nearest_mean, ridge_discriminant
 from dgm_jax.training.feature_sums import AT_ONCE, IMAGES_PER_BLOCK
 
-_SOLUTIONS = {"analytic": ridge_regression, "slda": linear_discriminant, "ncm": nearest_mean}
+_SOLUTIONS = {"analytic": ridge_discriminant, "slda": linear_discriminant, "ncm": nearest_mean}
 
 
 @dataclass
@@ -31,7 +31,8 @@ class Analytic(Method[FeatureMemory, Training]):
     """Keeps sums of features. Three classifiers are read off them, in closed form."""
 
     paper = (
-        "closed-form ridge regression on features of one layer (Coates et al. 2011); related: ACIL (Zhuang et al. "
+        "closed-form ridge regression on features of one layer (Coates et al. 2011), read as penalised discriminant "
+        "analysis (Hastie et al. 1995); related: ACIL (Zhuang et al. "
         "2022, arXiv 2205.14922), Deep SLDA (Hayes and Kanan 2020, arXiv 1909.01520), RanDumb (Prabhu et al. 2024, "
         "arXiv 2402.08823)"
     )

@@ -11,7 +11,7 @@ import numpy as np
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.methods.feature_memory import FeatureClassifier, FeatureMemory, classifiers
 from dgm_jax.methods.method import Predictor
-from dgm_jax.models.closed_form import ridge_regression
+from dgm_jax.models.closed_form import ridge_discriminant
 
 TEMPERATURE = 2.0  # Of the consolidated classifier, which is too sure of real images: it learnt drawn ones.
 
@@ -39,8 +39,8 @@ class Combined:
 def combined_logits(consolidated: np.ndarray, analytic: np.ndarray, temperature: float = TEMPERATURE) -> np.ndarray:
     """The sum of two classifiers' log-probabilities, with equal weights.
 
-    The scale of `ridge_regression` is right as it is; the logits of the network are divided by a constant, which was
-    found on digits.
+    The scale of `ridge_discriminant` is about right as it is; the logits of the network are divided by a constant,
+    which was found on digits.
 
     Args:
       consolidated: logits of the network, [n, classes seen].
@@ -59,5 +59,5 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def more_readings(consolidated: Classifier, memory: FeatureMemory) -> dict[str, Predictor]:
     """The readings that sums of features add, `analytic` and `combined`, for the classes that the first one knows."""
-    analytic = classifiers(memory, len(consolidated.labels), {"analytic": ridge_regression})["analytic"]
+    analytic = classifiers(memory, len(consolidated.labels), {"analytic": ridge_discriminant})["analytic"]
     return {"analytic": analytic, "combined": Combined(consolidated, analytic)}

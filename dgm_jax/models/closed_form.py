@@ -1,7 +1,7 @@
 """Classifiers that are read off sums over images, in closed form: nothing is trained.
 
 With features x of an image and its class as a one-hot vector y, the sums are those of x x', y x' and y. They hold all
-that ridge regression, linear discriminant analysis and the nearest class mean need. Here everything is float64.
+that ridge regression, discriminant analysis and the nearest class mean need. Here everything is float64.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from dgm_jax.types import Array
 
 _RIDGES = np.logspace(-5, 1, 25)  # Tried ridges, as multiples of the mean variance of a direction.
 _SLDA_SHRINKAGE = 1e-4  # That of Hayes and Kanan 2020.
-_LEAST = 1e-6  # Keeps what would be 0 for images that are all equal, or as few as the features, above it.
+_LEAST = 1e-6  # Keeps variances and degrees of freedom above 0 if images are alike or few.
 
 
 @struct.dataclass
@@ -42,6 +42,27 @@ class Solution(NamedTuple):
     bias: np.ndarray  # [classes]
 
 
+def ridge_discriminant(sums: Sums) -> Solution:
+    """Ridge regression on the one-hot vectors, read as penalised discriminant analysis (Hastie, Buja, Tibshirani 1995).
+
+    The largest prediction of a regression passes over classes that lie between others. So the mean features of classes
+    are compared instead, by the covariance within classes plus the same ridge. Scores are scaled so that they vary as
+    much over images as those of `ridge_regression`: softmax makes probabilities of them.
+    """
+    n, mean, gram, _ = _centred(sums)
+    regression, penalty = _ridge(sums)
+    apart = sums.of_class / sums.counts[:, None] - mean
+    within = gram - apart.T @ (sums.counts[:, None] * apart)
+    weights = np.linalg.solve(within + np.diag(penalty), n * apart.T)
+
+    def spread(weights: np.ndarray) -> float:
+        between = weights - weights.mean(axis=1, keepdims=True)  # What all classes have in common does not matter.
+        return float(np.sqrt(max(np.sum(between * (gram @ between)), 0)))
+
+    factor = spread(regression.weights) / max(spread(weights), _LEAST)
+    return Solution(factor * weights, -factor * np.sum((mean + apart / 2).T * weights, axis=0))
+
+
 def ridge_regression(sums: Sums) -> Solution:
     """Ridge regression on the one-hot vectors; softmax makes probabilities of its scores.
 
@@ -52,8 +73,13 @@ def ridge_regression(sums: Sums) -> Solution:
     What is predicted for a one-hot vector is itself close to probabilities, but can be below 0 or above 1. Scores are K
     times as large, with K classes: near equal probabilities 1 / K + d, their softmax is 1 / K + d again.
     """
+    return _ridge(sums)[0]
+
+
+def _ridge(sums: Sums) -> tuple[Solution, np.ndarray]:
+    """The solution of ridge regression, and what the ridge adds to the diagonal of the Gram matrix, [features]."""
     n, mean, gram, between = _centred(sums)
-    scale = np.sqrt(np.maximum(np.diag(gram) / n, _LEAST**2))
+    scale = np.sqrt(np.maximum(np.diag(gram) / n, _LEAST))
     variances, directions = np.linalg.eigh(gram / np.outer(scale, scale))
     variances = np.maximum(variances, 0)
     along = directions.T @ (between / scale[:, None])
@@ -67,8 +93,8 @@ def ridge_regression(sums: Sums) -> Solution:
         return float(max(total - explained, 0) * n / free**2)
 
     ridge = min(_RIDGES * max(variances.mean(), _LEAST), key=error)
-    weights = directions @ (along / (variances + ridge)[:, None]) / scale[:, None]
-    return Solution(len(shares) * weights, len(shares) * (shares - mean @ weights))
+    weights = len(shares) * directions @ (along / (variances + ridge)[:, None]) / scale[:, None]
+    return Solution(weights, len(shares) * shares - mean @ weights), ridge * scale**2
 
 
 def linear_discriminant(sums: Sums) -> Solution:

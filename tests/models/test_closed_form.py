@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dgm_jax.models import closed_form
-from dgm_jax.models.closed_form import Sums, linear_discriminant, nearest_mean, ridge_regression
+from dgm_jax.models.closed_form import Sums, linear_discriminant, nearest_mean, ridge_discriminant, ridge_regression
 
 N, FEATURES, CLASSES = 60, 7, 3
 
@@ -13,7 +13,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     """Features of very different size that tell classes apart a little, and classes of unequal size."""
     random = np.random.default_rng(3)
     labels = np.repeat(np.arange(CLASSES), (30, 20, 10))
-    return (random.normal(size=(N, FEATURES)) + labels[:, None] / 2) * 10.0 ** np.arange(-3, 4) + 5, labels
+    return (random.normal(size=(N, FEATURES)) + labels[:, None] / 2) * 10.0 ** np.arange(-2, 5) + 5, labels
 
 
 def sums_of(x: np.ndarray, labels: np.ndarray) -> Sums:
@@ -21,23 +21,42 @@ def sums_of(x: np.ndarray, labels: np.ndarray) -> Sums:
     return Sums(x.T @ x, y.T @ x, y.sum(axis=0))
 
 
-def test_ridge_regression_is_that_of_least_squares() -> None:
-    """Each ridge is tried by brute force: rows for the ridge are appended, and the hat matrix is written out."""
-    x, labels = data()
-    y = np.eye(CLASSES)[labels]
-    z = (x - x.mean(axis=0)) / x.std(axis=0)
+def best_ridge(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """K times what the best ridge regression predicts, and its ridge: by brute force, with a hat matrix."""
+    y, z = np.eye(CLASSES)[labels], (x - x.mean(axis=0)) / x.std(axis=0)
     found = {}
     for ridge in closed_form._RIDGES * N:  # The variances of the directions of z'z are N on average.
         rows = np.concatenate([z, np.sqrt(ridge) * np.eye(FEATURES)])
         target = np.concatenate([y - y.mean(axis=0), np.zeros((FEATURES, CLASSES))])
-        weights = np.linalg.lstsq(rows, target, rcond=None)[0]
-        predicted = z @ weights + y.mean(axis=0)
+        predicted = z @ np.linalg.lstsq(rows, target, rcond=None)[0] + y.mean(axis=0)
         free = N - 1 - np.trace(z @ np.linalg.solve(z.T @ z + ridge * np.eye(FEATURES), z.T))
-        error = np.sum((y - predicted) ** 2) * N / free**2
-        found[error] = CLASSES * predicted
-    solved = ridge_regression(sums_of(x, labels))
-    np.testing.assert_allclose(x @ solved.weights + solved.bias, found[min(found)], rtol=1e-6, atol=1e-8)
+        found[np.sum((y - predicted) ** 2) * N / free**2] = CLASSES * predicted, ridge
     assert 0 < list(found).index(min(found)) < len(found) - 1  # Neither the smallest ridge nor the largest.
+    return found[min(found)]
+
+
+def test_ridge_regression_is_that_of_least_squares() -> None:
+    x, labels = data()
+    solved = ridge_regression(sums_of(x, labels))
+    np.testing.assert_allclose(x @ solved.weights + solved.bias, best_ridge(x, labels)[0], rtol=1e-6, atol=1e-8)
+
+
+def test_ridge_discriminant_by_hand() -> None:
+    """On features of variance 1: distances from class means, by the covariance within classes and the ridge."""
+    x, labels = data()
+    regression, ridge = best_ridge(x, labels)
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    means = np.stack([z[labels == c].mean(axis=0) for c in range(CLASSES)])
+    within = (z - means[labels]).T @ (z - means[labels]) + ridge * np.eye(FEATURES)
+    difference = z[:, None] - means[None]
+    expected = -np.einsum("nkf,fg,nkg->nk", difference, np.linalg.inv(within), difference)
+    solved = ridge_discriminant(sums_of(x, labels))
+    found = x @ solved.weights + solved.bias
+    np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+    found, expected, regression = (own - own.mean(axis=1, keepdims=True) for own in (found, expected, regression))
+    np.testing.assert_allclose(found / np.linalg.norm(found), expected / np.linalg.norm(expected), atol=1e-8)
+    spreads = [np.linalg.norm(own - own.mean(axis=0)) for own in (found, regression)]
+    assert spreads[0] == pytest.approx(spreads[1])
 
 
 def test_probabilities_that_are_nearly_equal_are_right() -> None:
@@ -69,7 +88,7 @@ def test_nearest_mean_by_hand() -> None:
     np.testing.assert_array_equal((x @ solved.weights + solved.bias).argmax(axis=1), nearest)
 
 
-@pytest.mark.parametrize("solve", [ridge_regression, linear_discriminant, nearest_mean])
+@pytest.mark.parametrize("solve", [ridge_discriminant, linear_discriminant, nearest_mean])
 @pytest.mark.parametrize("counts", [(1, 0, 0), (2, 0, 0), (1, 1, 0), (2, 2, 2)])
 def test_few_images_of_few_classes_give_finite_scores(solve, counts) -> None:
     """Fewer than there are features, even a single one, and all of a class alike."""
