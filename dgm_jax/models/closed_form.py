@@ -11,7 +11,8 @@ from flax import struct
 
 from dgm_jax.types import Array
 
-_RIDGES = np.logspace(-5, 1, 25)  # Tried ridges, as multiples of the mean variance of a direction.
+# Tried ridges, as multiples of the mean variance of a direction. Smaller ones would meet the rounding of float32 sums.
+_RIDGES = np.logspace(-3, 1, 17)
 _SLDA_SHRINKAGE = 1e-4  # That of Hayes and Kanan 2020.
 _LEAST = 1e-6  # Keeps variances and degrees of freedom above 0 if images are alike or few.
 
@@ -49,11 +50,14 @@ def ridge_discriminant(sums: Sums) -> Solution:
     are compared instead, by the covariance within classes plus the same ridge. Scores are scaled so that they vary as
     much over images as those of `ridge_regression`: softmax makes probabilities of them.
     """
-    n, mean, gram, _ = _centred(sums)
-    regression, penalty = _ridge(sums)
+    _, mean, gram, _ = _centred(sums)
+    regression = ridge_regression(sums)
     apart = sums.of_class / sums.counts[:, None] - mean
-    within = gram - apart.T @ (sums.counts[:, None] * apart)
-    weights = np.linalg.solve(within + np.diag(penalty), n * apart.T)
+    # Within classes is the whole less K directions between them. The inverse of the whole, with the ridge, times what
+    # separates the classes is the regression itself, so that only a matrix of K x K is left to invert.
+    n_classes = len(sums.counts)
+    solved = regression.weights / (n_classes * sums.counts)
+    weights = solved @ np.linalg.inv(np.eye(n_classes) - sums.counts[:, None] * (apart @ solved))
 
     def spread(weights: np.ndarray) -> float:
         between = weights - weights.mean(axis=1, keepdims=True)  # What all classes have in common does not matter.
@@ -73,11 +77,6 @@ def ridge_regression(sums: Sums) -> Solution:
     What is predicted for a one-hot vector is itself close to probabilities, but can be below 0 or above 1. Scores are K
     times as large, with K classes: near equal probabilities 1 / K + d, their softmax is 1 / K + d again.
     """
-    return _ridge(sums)[0]
-
-
-def _ridge(sums: Sums) -> tuple[Solution, np.ndarray]:
-    """The solution of ridge regression, and what the ridge adds to the diagonal of the Gram matrix, [features]."""
     n, mean, gram, between = _centred(sums)
     scale = np.sqrt(np.maximum(np.diag(gram) / n, _LEAST))
     variances, directions = np.linalg.eigh(gram / np.outer(scale, scale))
@@ -94,7 +93,7 @@ def _ridge(sums: Sums) -> tuple[Solution, np.ndarray]:
 
     ridge = min(_RIDGES * max(variances.mean(), _LEAST), key=error)
     weights = len(shares) * directions @ (along / (variances + ridge)[:, None]) / scale[:, None]
-    return Solution(weights, len(shares) * shares - mean @ weights), ridge * scale**2
+    return Solution(weights, len(shares) * shares - mean @ weights)
 
 
 def linear_discriminant(sums: Sums) -> Solution:

@@ -97,3 +97,16 @@ def test_few_images_of_few_classes_give_finite_scores(solve, counts) -> None:
     solved = solve(sums)
     assert solved.weights.shape == (FEATURES, np.count_nonzero(counts))
     assert np.all(np.isfinite(solved.weights)) and np.all(np.isfinite(solved.bias))
+
+
+@pytest.mark.parametrize("solve", [ridge_discriminant, linear_discriminant])
+def test_more_features_than_images_and_sums_in_float32(solve) -> None:
+    """Rounding gives the matrix negative variances, which must not decide anything."""
+    random = np.random.default_rng(1)
+    labels = np.repeat(np.arange(CLASSES), 40)
+    offsets = random.normal(size=(CLASSES, 400)) / 4
+    train, test = (np.abs(5 + random.normal(size=(120, 400)) / 2 + offsets[labels]) for _ in range(2))
+    whole = sums_of(train, labels)
+    rounded = Sums(np.float32(whole.gram), np.float32(whole.of_class), np.float32(whole.counts))
+    solved = solve(rounded.first(CLASSES))
+    assert np.mean((test @ solved.weights + solved.bias).argmax(axis=1) == labels) > 0.95
