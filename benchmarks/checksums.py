@@ -35,6 +35,7 @@ _PAPER = f"--preset paper-mnist --image-size 16 --protocol paper {_GROUPS}"
 _BEST = "--warm-start --scale-lead 1 --generator-average 0.98 --consolidation-smoothing 0.1 --classes-per-task 2"
 _BASELINES = {
     **dict.fromkeys(("joint", "finetune", "er", "icarl", "gdumb", "ewc"), _STEPS),
+    "analytic": "--checkpoint-seconds 0",
     "dgr": _EPOCHS,
     **dict.fromkeys(("mergan", "mergan-jtr"), _SHORT),
 }  # Each with the options that it reads.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 
-from dgm_jax.config import Config
+from dgm_jax.config import TRAINS, Config
 from dgm_jax.data import TaskStream
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError
@@ -145,7 +145,7 @@ class Learner:
             opening.check_fit(config, stream)
         runs_apart = len(seeds) > 1 and len(self.devices) > 1 and jax.process_count() == 1
         devices = self.devices[: most_devices(len(seeds), len(self.devices))] if runs_apart else self.devices
-        if not runs_apart:
+        if not runs_apart and self.config.method in TRAINS:
             check_batch(self.config.gan.batch_size, len(devices))
         # It refuses settings that cannot work.
         method = new_method(configs[0], streams[0], devices, self.backend, runs_apart=runs_apart)

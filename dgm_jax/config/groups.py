@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dgm_jax.config.choices import DGM, GENERATIVE, Network, Precision, Variant
+from dgm_jax.config.choices import DGM, GENERATIVE, TRAINS, Network, Precision, Variant
 from dgm_jax.config.setting import Settings, setting
 from dgm_jax.errors import ConfigError
 
 _SAMPLED: tuple = ("dgm", "mergan", "mergan-jtr")  # Their classifier learns from images drawn of all classes.
+_FEATURES: tuple = ("analytic", "dgm")  # They can keep sums of features.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,13 @@ class Data(Settings):
 class Networks(Settings):
     """Generator and discriminator."""
 
-    network: Network = setting("dcgan")
+    network: Network = setting("dcgan", used_by=TRAINS)
     """The pair of networks: the authors' DCGAN, or the residual pair of ImageNet-50."""
     noise_dim: int = setting(128, above=0, used_by=GENERATIVE)
     """Entries of the noise vector [nz]; the first ones carry the one-hot class."""
     generator_width: int = setting(20, above=0, used_by=GENERATIVE)
     """Width of the generator's last masked layer [ngf]; each before is twice as wide, in resnet equally wide."""
-    discriminator_width: int = setting(32, above=0)
+    discriminator_width: int = setting(32, above=0, used_by=TRAINS)
     """Width of the discriminator's first layer [ndf]; each after is twice as wide, in resnet each stage."""
 
 
@@ -47,9 +48,9 @@ class Gan(Settings):
 
     epochs: int = setting(101, above=0, changeable=True, used_by=GENERATIVE)
     """Epochs for each task [I]."""
-    batch_size: int = setting(64, above=0)
+    batch_size: int = setting(64, above=0, used_by=TRAINS)
     """Images in a mini-batch [B], over all devices."""
-    precision: Precision = setting("auto")
+    precision: Precision = setting("auto", used_by=TRAINS)
     """Precision of the factors of training's products: float32, tf32 (GPUs only) or bf16. auto: that of the run in the
     folder, or in a new one tf32 on GPUs that have it, bf16 on TPUs, float32 elsewhere."""
     generator_learning_rate: float = setting(2e-3, above=0, changeable=True, used_by=GENERATIVE)
@@ -145,22 +146,35 @@ class Replay(Settings):
 class Consolidation(Settings):
     """How the classifier of all classes is trained after each task, and the classifiers of the baselines."""
 
-    consolidation_steps: int = setting(400, above=0, changeable=True)
+    consolidation_steps: int = setting(400, above=0, changeable=True, used_by=TRAINS)
     """Steps for which the consolidated classifier is trained after each task."""
     consolidation_samples: int = setting(500, above=0, changeable=True, used_by=_SAMPLED)
     """Images per class that the memory generates for the consolidated classifier."""
-    consolidation_learning_rate: float = setting(1e-3, above=0, changeable=True)
+    consolidation_learning_rate: float = setting(1e-3, above=0, changeable=True, used_by=TRAINS)
     """First step size of the consolidated classifier's Adam, which decays to 0 along a cosine."""
-    consolidation_shift: int = setting(0, at_least=0, changeable=True)
+    consolidation_shift: int = setting(0, at_least=0, changeable=True, used_by=TRAINS)
     """Shift images at random by up to N pixels when the classifier is consolidated."""
-    consolidation_flip: bool = setting(False, changeable=True)
+    consolidation_flip: bool = setting(False, changeable=True, used_by=TRAINS)
     """Mirror images at random, left to right, when the classifier is consolidated."""
     consolidation_smoothing: float = setting(0.0, at_least=0, below=1, changeable=True, used_by=GENERATIVE)
     """Share of the consolidated classifier's target that is spread over all classes (label smoothing)."""
-    consolidation_network: Network | None = setting(None)
+    consolidation_network: Network | None = setting(None, used_by=TRAINS)
     """Network of the consolidated classifier; None: that of the discriminator."""
-    consolidation_width: int | None = setting(None, above=0)
+    consolidation_width: int | None = setting(None, above=0, used_by=TRAINS)
     """Width of the first layer of the consolidated classifier; None: that of the discriminator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(Settings):
+    """Sums of features of real images, which method analytic keeps, and dgm beside its memory if combined."""
+
+    filters: int = setting(100, above=0, used_by=_FEATURES)
+    """Filters that are found in the first task's images; an image has eight features of each."""
+    mirror: bool = setting(False, used_by=_FEATURES)
+    """Add up the features of each image's mirror image, too; each of the two then counts half."""
+    combined: bool = setting(False, used_by=DGM)
+    """Keep filters and sums, and measure two more classifiers: analytic, read off the sums, and combined, which adds
+    its log-probabilities to those of the consolidated one."""
 
 
 @dataclass(frozen=True, kw_only=True)

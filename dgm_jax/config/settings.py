@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dgm_jax.config.choices import Method, Network
-from dgm_jax.config.groups import Consolidation, Data, Gan, Gates, MethodSettings, Networks, Replay
+from dgm_jax.config.groups import Consolidation, Data, Features, Gan, Gates, MethodSettings, Networks, Replay
 from dgm_jax.config.setting import Facts, Settings, facts_of, setting
 from dgm_jax.errors import ConfigError
 
@@ -32,6 +32,7 @@ class Config(Settings):
     gates: Gates = Gates()
     replay: Replay = Replay()
     consolidation: Consolidation = Consolidation()
+    features: Features = Features()
     method_settings: MethodSettings = MethodSettings()
 
     @property
@@ -58,6 +59,11 @@ class Config(Settings):
             raise ConfigError(
                 "batch_size=1: the residual network normalises over the images of a mini-batch, and one image has no "
                 "spread; use at least 2"
+            )
+        if self.method == "dgm" and not self.features.combined and self.features != Features():
+            raise ConfigError(
+                f"filters={self.features.filters} and mirror={self.features.mirror} have no effect for method 'dgm' "
+                "without combined=True; add it, or leave them out"
             )
         if self.protocol == "paper" and self.data.held_out == 0:
             raise ConfigError("protocol='paper' chooses epochs on held-out images; set held_out, e.g. 0.15")

@@ -8,6 +8,7 @@ from typing import Any
 
 from dgm_jax.config import Config, MethodSettings, flattened, require_none_removed, upgraded
 from dgm_jax.errors import ConfigError
+from dgm_jax.methods.analytic import Analytic
 from dgm_jax.methods.dgm import DGM
 from dgm_jax.methods.dgr import DeepGenerativeReplay
 from dgm_jax.methods.er import ExperienceReplay
@@ -22,6 +23,7 @@ from dgm_jax.methods.method import Method
 METHODS: dict[str, type[Method]] = {
     "dgm": DGM,
     "joint": Joint,
+    "analytic": Analytic,
     "mergan": ReplayAlignment,
     "mergan-jtr": JointRetraining,
     "dgr": DeepGenerativeReplay,

@@ -19,7 +19,9 @@ import numpy as np
 from dgm_jax import metrics
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods.best_epoch import BestEpoch
+from dgm_jax.methods.combined import more_readings
 from dgm_jax.methods.dgm_state import GenerativeMemory, State
+from dgm_jax.methods.feature_memory import FeatureLearner
 from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.method import InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images, room_for_all_classes
@@ -45,7 +47,7 @@ class DGM(GenerativeMemory[Training]):
     """Learns with a generative memory whose weights are protected by learnt masks and which grows."""
 
     paper = "Ostapenko et al. 2019 (arXiv 1904.03137)"
-    readings = ("consolidated", "auxiliary")
+    readings: tuple[str, ...] = ("consolidated", "auxiliary")
     protocols = ("strict", "paper")
 
     def __init__(self, setting: Setting) -> None:
@@ -58,13 +60,17 @@ class DGM(GenerativeMemory[Training]):
             max_heads=max(map(len, setting.tasks)),
         )
         self.trainer = setting.trainer(self.networks)
+        self.features = FeatureLearner(setting) if self.config.features.combined else None
+        if self.features:
+            self.readings = (*self.readings, "analytic", "combined")
 
     def new_state(self, key: jax.Array) -> State:
         """An empty memory with fresh weights."""
         widths = self.networks.first_widths
         kernels = self.networks.new_kernels(derive_key(key, Purpose.INITIALISE), widths)
         nothing_reserved = [np.zeros(shape, bool) for shape in self.networks.mask_shapes(widths)]
-        return State(self.setting.memory(kernels, nothing_reserved, tasks=()))
+        memory = self.setting.memory(kernels, nothing_reserved, tasks=())
+        return State(memory, features=self.features.new() if self.features else None)
 
     def plan(self, task: int, states: Sequence[State]) -> Plan:
         """Epochs and steps, and the widths at which the task is trained."""
@@ -210,7 +216,19 @@ class DGM(GenerativeMemory[Training]):
             readings = {"consolidated": classifier, **run.classifiers}
             state = replace(run.state, classifier=classifier)
             learnt.append(replace(run, state=state, classifiers=readings, metrics=means))
-        return learnt
+        return self._with_features(training, learnt, watch) if self.features else learnt
+
+    def _with_features(self, training: Training, learnt: Sequence[Learnt[State]], watch: Watch) -> list[Learnt[State]]:
+        """Adds the task's real images to sums of features, which give two more readings (not in the paper)."""
+        found = []
+        with watch.phase("features", sum(len(given.images) for given in training.inputs)) as on_images:
+            for run, given in zip(learnt, training.inputs, strict=True):
+                classifier = run.state.classifier
+                assert self.features and run.state.features and classifier
+                features = self.features.learn(run.state.features, given.key, given.images, given.labels, on_images)
+                readings = {**run.classifiers, **more_readings(classifier, features)}
+                found.append(replace(run, state=replace(run.state, features=features), classifiers=readings))
+        return found
 
     def _freeze(self, training: Training, run: int, train_state: TrainState) -> Learnt[State]:
         """Makes the masks binary, and reserves what they open: no later task may change it (section 3.1)."""

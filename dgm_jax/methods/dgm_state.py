@@ -8,6 +8,7 @@ import jax
 
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
+from dgm_jax.methods.feature_memory import FeatureMemory
 from dgm_jax.methods.method import Method, Training, Tree, bytes_of_arrays, with_total
 from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.types import params_to_tree
@@ -22,19 +23,22 @@ class State:
     auxiliary: Classifier | None = None  # The discriminator's own class head after the last task.
     begun_as: tuple[tuple[int, ...], ...] = ()  # For each task, the earlier classes that it began as (warm start).
     programs: tuple[tuple[int, ...], ...] = ()  # Physical widths that were trained at, each once.
+    features: FeatureMemory | None = None  # Sums of features of real images, if the settings ask for them.
 
 
 class GenerativeMemory(Method[State, Training]):
     """A method that knows a memory and two classifiers; DGM says how they are learnt."""
 
     def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
-        """The memory and both classifiers."""
+        """The memory, both classifiers, and the sums of features if there are some."""
         arrays, plain = state.memory.to_tree()
         tree = {"memory": arrays}
         for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
             if classifier is not None:
                 arrays = {"params": classifier.params, "statistics": classifier.statistics}
                 tree[name] = params_to_tree(jax.device_get(arrays))
+        if state.features is not None:
+            tree["features"] = state.features.to_tree()
         return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
@@ -55,6 +59,7 @@ class GenerativeMemory(Method[State, Training]):
             classifier(self.config.networks.network, "auxiliary", "discriminator"),
             begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
             programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
+            features=FeatureMemory.from_tree(tree["features"], setting.n_classes) if "features" in tree else None,
         )
 
     def memory(self, state: State) -> Memory:
@@ -62,7 +67,7 @@ class GenerativeMemory(Method[State, Training]):
         return state.memory
 
     def memory_bytes(self, state: State) -> dict[str, int]:
-        """The weights that tasks share, what each keeps beside them, the masks, and a network that goes on, if any."""
+        """The shared weights, what each task keeps beside them, masks, a network that goes on, and sums of features."""
         parts = {name: size for name, size in state.memory.bytes().items() if name != "total"}
         goes_on = {
             "classifier": state.classifier if self.config.gates.warm_start else None,  # It finds similar classes.
@@ -71,7 +76,7 @@ class GenerativeMemory(Method[State, Training]):
         for name, network in goes_on.items():
             if network is not None:
                 parts[name] = bytes_of_arrays((network.params, network.statistics))
-        return with_total(parts)
+        return with_total(parts | ({} if state.features is None else state.features.bytes()))
 
     def facts(self, state: State) -> dict[str, Any]:
         """Widths, number of weights, programs, and which classes tasks began as."""

@@ -6,7 +6,7 @@ import jax
 
 
 class Purpose(IntEnum):
-    """The uses of random numbers in a run of DGM."""
+    """The uses of random numbers in a run of DGM; method analytic has the last one only."""
 
     INITIALISE = 0
     BEGIN_TASK = 1
@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     EXPAND = 6
     SHOW = 7
     COMPARE = 8
+    FILTERS = 9
 
 
 def derive_key(seed_key: jax.Array, purpose: Purpose, *numbers: int) -> jax.Array:

@@ -199,7 +199,7 @@ class Method(ABC, Generic[State, Training]):
     """A method of class-incremental learning."""
 
     paper: ClassVar[str]  # The paper that describes it, and what differs here.
-    readings: ClassVar[tuple[str, ...]] = ("classifier",)  # Its classifiers; the first is the one that counts.
+    readings: tuple[str, ...] = ("classifier",)  # Its classifiers; the first is the one that counts.
     protocols: ClassVar[tuple[str, ...]] = ("strict",)
     checkpoints_kept: ClassVar[int | None] = None  # Of finished tasks; None: all.
     settings: ClassVar[type[MethodSettings]] = MethodSettings  # The class of the settings that only this method has.

@@ -79,7 +79,7 @@ class ConsoleProgress(events.Callback):
             facts["method"] = f"{config.method} (a baseline)"
         if len(event.seeds) > 1:
             facts["seeds"] = f"{', '.join(map(str, event.seeds))}, side by side"
-        if config.gan.precision != "float32":
+        if config.gan.precision not in ("float32", "auto"):  # auto: of a method that trains nothing.
             facts["precision"] = config.gan.precision
         facts["protocol"] = _protocol(config)
         seconds = event.estimated_seconds

@@ -121,7 +121,7 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
         each = "; ".join(f"seed {s.seed}: {p}" for s, p in zip(summaries, precisions, strict=True))
         common["mixed_precisions"] = each if len(set(precisions)) > 1 else ""
         for reading in summaries[0].readings:
-            measured = [result.quality for result in group if result.quality and reading != "auxiliary"]
+            measured = [result.quality for result in group if result.quality and reading == summaries[0].readings[0]]
             rows.append(common | _row(summaries, measured, data, method, reading))
     return rows
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dgm_jax.config import GENERATIVE, Config, all_facts, require_none_removed
+from dgm_jax.config import GENERATIVE, TRAINS, Config, all_facts, require_none_removed
 from dgm_jax.config.setting import Facts
 from dgm_jax.data import TaskStream
 from dgm_jax.data.classes import few
@@ -51,7 +51,7 @@ def notes_on_sizes(config: Config, stream: TaskStream) -> list[str]:
             f"classes have {fewest} to {most} training images; earlier classes are replayed in equal numbers, and the "
             "accuracy counts every class alike (macro)"
         )
-    if small:
+    if small and config.method in TRAINS:
         names = few([stream.class_names[index] for t in small for index in stream.tasks[t]])
         notes.append(
             f"{len(small)} tasks have fewer training images than a mini-batch ({config.gan.batch_size}), so that "
@@ -63,10 +63,12 @@ def notes_on_sizes(config: Config, stream: TaskStream) -> list[str]:
 def with_precision(config: Config, folder: Workdir, device: "jax.Device") -> Config:
     """The settings with a precision in place of "auto": that of the folder's run, or in a new folder the device's.
 
+    A method that trains nothing has none.
+
     Raises:
       ConfigError: if the folder's run has a precision that the device lacks, or its settings cannot be read.
     """
-    if config.gan.precision != "auto":
+    if config.gan.precision != "auto" or config.method not in TRAINS:
         return config
     if not folder.config.exists():
         return config.with_changes(precision=precision_of(device))

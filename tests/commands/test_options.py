@@ -43,7 +43,7 @@ FIRST = (
     "train-per-class",
     "devices",
 )
-SECTIONS = ("data", "networks", "gan", "gates", "replay", "consolidation", "run")
+SECTIONS = ("data", "networks", "gan", "gates", "replay", "consolidation", "features", "run")
 
 
 def shown(capsys, *argv: str, name: str = "digits") -> list[tuple[str, list[str]]]:
@@ -175,7 +175,7 @@ def test_the_method_in_a_file_and_on_the_command_line(tmp_path: Path) -> None:
         (
             "[gans]\nepochs = 3",
             "there is no group 'gans'; the groups are data, networks, gan, gates, replay, consolidation, "
-            "method_settings",
+            "features, method_settings",
         ),
         ("gan = 3", "gan=3 must be a group of settings, with names and values"),
         ('[gan]\nepochs = "many"', "epochs='many' must be a whole number"),

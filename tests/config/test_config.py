@@ -37,6 +37,7 @@ FORMAT_1 = json.loads((Path(__file__).parents[1] / "fixtures" / "format-1" / "ru
         ({"warm_start": True, "anneal_within_epoch": True}, "warm_start=True begins with gates nearly open or closed"),
         ({"scale_max": float("inf")}, "scale_max=inf must be a finite number"),
         ({"scale_max": 0.5}, "scale_max=0.5 must be at least 1: gates start at 1 / scale_max"),
+        ({"filters": 9}, "filters=9 and mirror=False have no effect for method 'dgm' without combined=True; add it"),
         ({"image_size": 20}, "image_size=20 must be 4 times a power of two: 8, 16, 32, 64 or 128"),
         ({"held_out": 1}, "held_out=1 must be at least 0 and below 1"),
         ({"seed": 2**32}, "seed=4294967296 must be at least 0 and below 4294967296"),
@@ -81,7 +82,7 @@ def test_names_of_settings_are_unique_and_each_has_help():
         kinds = kinds_of(method.settings)
         names = [name for kind in kinds.values() for name in help_of(kind)]
         assert len(names) == len(set(names)) and set(names) == set(all_facts(method.settings))
-    assert len(all_facts()) <= 50  # A method may add some.
+    assert len(all_facts()) <= 53  # A method may add some.
 
 
 def test_what_may_change_when_a_run_is_resumed():
@@ -252,6 +253,10 @@ def test_a_preset_keeps_its_settings_for_its_own_method():
             "epochs=3 and consolidation_smoothing=0.5 have no effect for method 'er' (only for dgm, dgr, mergan, "
             "mergan-jtr); consolidation_samples=9 has no effect for method 'er' (only for dgm, mergan, mergan-jtr); "
             "remove them",
+        ),
+        (
+            Config(method="joint").with_changes(filters=9),
+            "filters=9 has no effect for method 'joint' (only for analytic, dgm); remove it",
         ),
         (
             Config(method="mergan").with_changes(replay="fresh"),

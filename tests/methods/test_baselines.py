@@ -14,7 +14,7 @@ from support.marks import slow_but
 from support.stopping import Log, interrupt
 
 from dgm_jax import Learner, load_memory
-from dgm_jax.config import GENERATIVE, KEEPS_IMAGES
+from dgm_jax.config import GENERATIVE, KEEPS_IMAGES, TRAINS
 from dgm_jax.data.stream import PastTaskError
 from dgm_jax.errors import ConfigError, NoMemory, NotFinite
 from dgm_jax.loading import load_method
@@ -33,7 +33,7 @@ SETTINGS = {
     "memory_size": 18,
     "discriminator_width": 8,
 }
-BASELINES = [method for method in METHODS if method != "dgm"]
+BASELINES = [method for method in METHODS if method in TRAINS and method != "dgm"]
 COMPRESSED = {"memory_format": "jpeg", "mini_batches": "balanced"}  # For the methods that have such settings.
 NEEDED = {  # What of a checkpoint a method needs to go on learning, besides labels and a few numbers.
     "joint": ["images"],

@@ -20,6 +20,7 @@ PLATFORMS = ("cuda", "rocm", "tpu")
 EXCHANGE = re.compile(r"stablehlo\.(?:all_\w+|reduce_scatter|collective_\w+)")
 GENERATIVE = {"run_steps", "run_classifier_steps", "sample_chunk", "discriminated"}
 CLASSIFYING = {"run_classifier_steps", "discriminated"}
+FEATURES = {"_moved", "add_features", "features"}
 
 CASES: dict[str, tuple[Config, set[str]]] = {  # Settings, and the programs of a run.
     "dgma": (small_runs.small("dgma"), GENERATIVE),
@@ -35,6 +36,8 @@ CASES: dict[str, tuple[Config, set[str]]] = {  # Settings, and the programs of a
     },
 }
 CASES["er-balanced"] = (small_runs.small(method="er", mini_batches="balanced"), CLASSIFYING)
+CASES["analytic"] = (CASES["analytic"][0], FEATURES)
+CASES["combined"] = (small_runs.small(combined=True), GENERATIVE | FEATURES)
 CASES["ewc"] = (CASES["ewc"][0], CLASSIFYING | {"_fisher"})
 
 # Between two devices, in the text of a program: each norm of a pass exchanges its statistics once, and once more each
@@ -44,6 +47,7 @@ EXCHANGES = {
     "dgma": {"run_steps": 19, "run_classifier_steps": 3},
     "dgmw-resnet": {"run_steps": 122, "run_classifier_steps": 23},
     "er": {"run_classifier_steps": 3},
+    "analytic": {"add_features": 3},
     "mergan": {"run_steps": 20, "run_classifier_steps": 3},
 }
 
@@ -55,7 +59,7 @@ def programs(name: str, **options: object) -> dict[str, dry_run.Program]:
     return found
 
 
-@pytest.mark.parametrize("name", slow_but(list(CASES), "dgma", "dgmw-resnet", "ewc", "icarl", "mergan"))
+@pytest.mark.parametrize("name", slow_but(list(CASES), "analytic", "dgma", "dgmw-resnet", "ewc", "icarl", "mergan"))
 def test_programs_hold_nothing_that_only_a_cpu_or_a_host_can_do(name: str) -> None:
     for program in programs(name).values():
         for platform in PLATFORMS:
@@ -76,7 +80,7 @@ def print_exchanges() -> None:
     counts = {}
     for name in EXCHANGES:
         found = programs(name, devices=jax.devices())
-        texts = {step: found[step].lowered("cuda") for step in found if step.startswith("run_")}
+        texts = {step: found[step].lowered("cuda") for step in found if step.startswith(("run_", "add_"))}
         counts[name] = {step: len(EXCHANGE.findall(text)) for step, text in texts.items()}
     print(json.dumps(counts))
 

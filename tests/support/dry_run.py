@@ -16,7 +16,7 @@ from dgm_jax.methods.method import TaskInput, Watch
 from dgm_jax.nn import platforms
 from dgm_jax.runs.session import new_method
 from dgm_jax.training import devices as training_devices
-from dgm_jax.training import trainer
+from dgm_jax.training import feature_sums, trainer
 from support import small_runs
 
 
@@ -71,15 +71,19 @@ def _recorded(found: dict[str, Program]) -> Iterator[None]:
 
         def data_parallel(function: Any, devices: Sequence[jax.Device], backend: str) -> Callable[..., Any]:
             mapped = training_devices.data_parallel(function, devices, backend)
+            adds_features = function.func is feature_sums.add_features
 
             def call(state: Any, *arguments: Any) -> Any:
                 found.setdefault(function.func.__name__, Program(jax.jit(mapped), (state, *arguments), {}))
+                if adds_features:
+                    return jax.tree.map(np.ones_like, state)  # As if images had been added: classifiers divide by them.
                 return state, arguments[-3]  # The sums of metrics.
 
             return call
 
-        patched.setattr(trainer, "data_parallel", data_parallel)
-        patched.setattr(trainer, "place", lambda tree, devices, **_: tree)  # The devices need not be here.
+        for module in (trainer, feature_sums):
+            patched.setattr(module, "data_parallel", data_parallel)
+            patched.setattr(module, "place", lambda tree, devices, **_: tree)  # The devices need not be here.
         kind = type(jax.jit(lambda: None))
         modules = [module for name, module in sys.modules.items() if name.startswith("dgm_jax.")]
         for module in modules:

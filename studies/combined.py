@@ -1,0 +1,141 @@
+"""What the combined reading of DGM gains over each of its parts, and over two analytic readings of as many bytes.
+
+A finished run of DGM gives the consolidated classifier. Sums of features are made of its training images, with two
+lots of filters. The run must have been judged on training images (`--evaluate-on training`), and so is everything here:
+
+    python -m experiments.cifar10 --preset best --variant dgmw --evaluate-on training --workdir RUN --data-dir DIR
+    python -m studies.combined cifar10 --run RUN --filters 100 --temperatures 1,2,3 --data-dir DIR \\
+        --out results/combined.jsonl
+
+A record has the accuracy (mean over classes) and the bytes of each reading. "two analytic" adds the log-probabilities
+of two analytic readings. Each of the two has more filters than "analytic", so that both have together about as many
+bytes as DGM's memory and its sums; "larger analytic" is one analytic reading of that size.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+from tyro.conf import Positional, arg
+
+from benchmarks import machine
+from dgm_jax import data, load_classifier, load_memory, metrics
+from dgm_jax.commands.arguments import parse_options
+from dgm_jax.config import Config
+from dgm_jax.data import TaskStream
+from dgm_jax.errors import UserError, exit_status
+from dgm_jax.methods import config_of
+from dgm_jax.methods.combined import combined_logits, log_softmax
+from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers
+from dgm_jax.models.closed_form import ridge_discriminant
+from dgm_jax.models.patch_filters import WINDOW, n_features
+from dgm_jax.runs.reading import read_summary, require_run
+from dgm_jax.runs.session import new_method
+from dgm_jax.system.compilation import keep_programs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A finished run of DGM, and the sums of features to join with it."""
+
+    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits, mnist, svhn or cifar10
+    run: Path  # folder of the run
+    filters: int = 100  # of the analytic reading
+    mirror: bool = False  # add up mirror images, too
+    temperatures: str = "1,2,3"  # of the consolidated classifier, each tried
+    data_dir: Path | None = None  # folder of data sets (default: the usual one)
+    out: Path  # file of JSON Lines; a line is added
+
+
+def learn(config: Config, stream: TaskStream, filters: int, mirror: bool, seed: int) -> FeatureMemory:
+    """Learns all tasks as method analytic does."""
+    config = Config(method="analytic").with_changes(image_size=config.data.image_size, filters=filters, mirror=mirror)
+    learner = FeatureLearner(new_method(config, stream, jax.local_devices()[:1]).setting)
+    memory, key = learner.new(), jax.random.key(seed)
+    for task in range(stream.n_tasks):
+        stream.begin(task)
+        memory = learner.learn(memory, key, *stream.train(task), lambda n: None)
+    return memory
+
+
+def size_of(filters: int, channels: int, n_classes: int) -> int:
+    """Bytes of the filters and the sums of an analytic reading."""
+    features = n_features(filters)
+    numbers = filters * (WINDOW**2 * channels + 1) + features * (features + 1) // 2 + n_classes * (features + 1)
+    return 4 * numbers
+
+
+def filters_for(size: float, channels: int, n_classes: int) -> int:
+    """The largest number of filters with which an analytic reading has at most `size` bytes (at least 1)."""
+    n = 1
+    while size_of(n + 1, channels, n_classes) <= size:
+        n += 1
+    return n
+
+
+def measure(options: Options) -> dict[str, object]:
+    """The accuracy and the bytes of each reading of the run, on held-out training images."""
+    summary = read_summary(require_run(options.run))
+    if summary is None or not summary.finished:
+        raise UserError(f"{options.run} is not finished; run its command again first")
+    config = config_of(summary.config)
+    whole = data.load(options.data, options.data_dir or data.default_folder())
+    if config.data.train_per_class is not None:
+        whole = whole.first_per_class(config.data.train_per_class)
+    dataset = whole.for_choosing().resized(config.data.image_size)
+    order = [label for task in summary.tasks for label in task]
+    sizes = tuple(map(len, summary.tasks))
+    if dataset.name != summary.dataset:
+        raise UserError(f"{options.run} is a run on {summary.dataset!r}; make one with --evaluate-on training")
+    truth = np.array([order.index(label) for label in dataset.y_test])
+    accuracy: dict[str, float] = {}
+
+    def judge(name: str, logits: np.ndarray) -> None:
+        right = metrics.per_class_accuracy(logits.argmax(axis=1), truth, len(order))
+        accuracy[name] = metrics.macro_accuracy(right)
+
+    def analytic(filters: int, seed: int) -> tuple[np.ndarray, int]:
+        stream = data.class_incremental(dataset, classes_per_task=sizes, class_order=order)
+        memory = learn(config, stream, filters, options.mirror, seed)
+        (reading,) = classifiers(memory, len(order), {"analytic": ridge_discriminant}).values()
+        return reading.logits(dataset.x_test), sum(memory.bytes().values())
+
+    consolidated = load_classifier(options.run).logits(dataset.x_test)
+    judge("consolidated", consolidated)
+    alone, size = analytic(options.filters, config.seed)
+    judge("analytic", alone)
+    for temperature in map(float, options.temperatures.split(",")):
+        judge(f"combined, temperature {temperature:g}", combined_logits(consolidated, alone, temperature))
+    together = load_memory(options.run).bytes()["total"] + size
+    channels = dataset.x_train.shape[3]
+    half, full = (filters_for(share * together, channels, len(order)) for share in (0.5, 1.0))
+    pair = [analytic(half, seed) for seed in (config.seed, config.seed + 1)]
+    judge("two analytic", log_softmax(pair[0][0]) + log_softmax(pair[1][0]))
+    larger, larger_size = analytic(full, config.seed)
+    judge("larger analytic", larger)
+    counted = {"combined": together, "analytic": size, "two analytic": sum(own for _, own in pair)}
+    return {
+        "seed": config.seed,
+        "filters": {"analytic": options.filters, "two analytic": half, "larger analytic": full},
+        "bytes": counted | {"larger analytic": larger_size},
+        "accuracy": accuracy,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures the readings, prints their accuracy, and adds a line to the file."""
+    options = parse_options(Options, argv, program="python -m studies.combined", description=__doc__)
+    keep_programs()
+    found = measure(options)
+    for name, share in found["accuracy"].items():  # type: ignore[attr-defined]
+        print(f"{name:30} {100 * share:5.1f} %")
+    machine.keep(options.out, data=options.data, run=options.run.name, mirror=options.mirror, **found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main, resume="run the same command again"))
