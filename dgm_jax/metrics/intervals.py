@@ -52,7 +52,7 @@ class Interval:
     seeds: int
 
     @property
-    def excludes_zero(self) -> bool:
+    def is_different(self) -> bool:
         """Of a difference: whether two methods are called different, which needs `LEAST_SEEDS` seeds."""
         return self.seeds >= LEAST_SEEDS and not self.low <= 0 <= self.high
 

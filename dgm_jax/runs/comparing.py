@@ -53,5 +53,5 @@ def differences(methods: Mapping[str, Mapping[int, Answers]]) -> list[dict[str, 
         pair = difference(methods[method], methods[other])
         if pair is not None:
             numbers = {"difference": pair.mean, "low": pair.low, "high": pair.high, "seeds": pair.seeds}
-            found.append({"method": method, "other": other, **numbers, "different": pair.excludes_zero})
+            found.append({"method": method, "other": other, **numbers, "different": pair.is_different})
     return found

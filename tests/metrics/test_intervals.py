@@ -55,7 +55,7 @@ def test_a_comparison_is_paired_by_seed_and_by_image():
     found = difference(one, other)
     error = np.sqrt(np.var([0, 0, 1, 0], ddof=1) / 4)
     assert (found.mean, found.seeds) == (0.25, 3)
-    assert found.low == pytest.approx(0.25 - 1.959964 * error) and not found.excludes_zero
+    assert found.low == pytest.approx(0.25 - 1.959964 * error) and not found.is_different
     assert difference(one, {8: other[8]}) is None
     back = difference(other, one)
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
@@ -68,9 +68,9 @@ def test_other_test_images_are_not_compared(other):
 
 
 def test_different_needs_seeds_and_an_interval_without_zero():
-    assert Interval(0.2, 0.1, 0.3, LEAST_SEEDS).excludes_zero and Interval(-0.2, -0.3, -0.1, 6).excludes_zero
-    assert not Interval(0.2, 0.1, 0.3, LEAST_SEEDS - 1).excludes_zero
-    assert not Interval(0.2, -0.1, 0.5, 6).excludes_zero and not Interval(0.2, 0.0, 0.4, 6).excludes_zero
+    assert Interval(0.2, 0.1, 0.3, LEAST_SEEDS).is_different and Interval(-0.2, -0.3, -0.1, 6).is_different
+    assert not Interval(0.2, 0.1, 0.3, LEAST_SEEDS - 1).is_different
+    assert not Interval(0.2, -0.1, 0.5, 6).is_different and not Interval(0.2, 0.0, 0.4, 6).is_different
 
 
 @pytest.mark.parametrize("alike", [True, False])
@@ -84,6 +84,6 @@ def test_equal_methods_are_called_different_in_one_case_of_twenty(alike):
             score = 1 + image + 0.3 * rng.normal(size=(3, 1, 1)) + 0.5 * rng.normal(size=(3, 2, 20))
             names = ["a"] * 3 if alike else ["a", "b", "c"]
             runs.append({s: answers(*(score[s] > 0), test_set=names[s]) for s in range(3)})
-        found.append(difference(*runs).excludes_zero)
+        found.append(difference(*runs).is_different)
     assert scipy.stats.binomtest(sum(found), n, 0.05, alternative="greater").pvalue > 0.01
     assert sum(found) > 0.02 * n  # And intervals are no wider than they must be.
