@@ -26,8 +26,6 @@ from dgm_jax.system.lock import RunLock
 from dgm_jax.system.pinned import pinned
 from dgm_jax.training.devices import check_batch, check_precision, choose_devices, most_devices
 
-_SHARED = ("dataset", "tasks", "image_shape", "train_counts")  # What the streams of several seeds have in common.
-
 
 class Learner:
     """Learns a stream of tasks with the method that the settings name."""
@@ -111,7 +109,8 @@ class Learner:
 
         Args:
           seeds: different from each other; the seed in the settings does not count.
-          streams: the tasks, one stream for each seed, alike except for the images that are held out.
+          streams: the tasks, one stream for each seed, alike except for the images that are held out and the order of
+            the classes.
           workdir: the folder above those of the seeds; made if missing.
           resume_anyway: as in `fit`.
 
@@ -182,9 +181,20 @@ def _check_seeds(seeds: Sequence[int], streams: Sequence[TaskStream]) -> None:
     if len(streams) != len(seeds):
         raise ConfigError(f"{len(streams)} streams for {len(seeds)} seeds; give one for each")
     for seed, stream in zip(seeds, streams):
-        different = [name for name in _SHARED if describe(stream)[name] != describe(streams[0])[name]]
-        if different:
+        mine, first = _shared(stream), _shared(streams[0])
+        if different := [name for name in mine if mine[name] != first[name]]:
             raise ConfigError(
-                f"the streams of seeds {seeds[0]} and {seed} differ in {', '.join(different)}; "
-                "seeds are trained side by side on the same tasks"
+                f"the streams of seeds {seeds[0]} and {seed} differ in {', '.join(different)}, which seeds that are "
+                "trained side by side share; train each by itself (learn --seeds N,N,... --jobs N)"
             )
+
+
+def _shared(stream: TaskStream) -> dict[str, Any]:
+    """What the streams of seeds that are trained side by side must have in common."""
+    return {
+        "data set": stream.name,
+        "classes": sorted(zip(stream.classes, stream.class_names)),
+        "sizes of tasks": list(map(len, stream.tasks)),
+        "size of images": stream.image_shape,
+        "numbers of training images": [stream.train_counts(task) for task in range(stream.n_tasks)],
+    }

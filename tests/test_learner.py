@@ -70,6 +70,7 @@ class TestWhatARunLeaves:
             "checkpoints",
             "config.json",
             "metrics.jsonl",
+            "predictions.npz",
             "report.html",
             "samples",
             "summary.json",

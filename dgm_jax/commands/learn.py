@@ -179,7 +179,7 @@ def _join(options: Options) -> None:
 def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bool = False) -> list[data.TaskStream]:
     """Loads the data, says (unless `quiet`) what they are, and splits them into tasks, for each seed.
 
-    The streams differ in the images that are held out, if any.
+    The streams differ in the images that are held out, if any, and in their order with `--class-order seed`.
 
     Raises:
       UserError: if the data cannot be used, or the order or the sizes of the tasks do not fit them.
@@ -196,7 +196,8 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
                 print(f"note: {'; '.join(dataset.notes)}", flush=True)
         if options.evaluate_on == "training":
             dataset = dataset.for_choosing()
-        order = data.parse_class_order(options.class_order, dataset.labels, dataset.class_names)
+        labels, names = dataset.labels, dataset.class_names
+        orders = [data.parse_class_order(options.class_order, labels, names, seed=seed) for seed in seeds]
         if settings.data.train_per_class is not None:
             dataset = dataset.first_per_class(settings.data.train_per_class)
         resized = dataset.resized(settings.data.image_size)
@@ -209,7 +210,7 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
                 protocol=settings.protocol,
                 seed=seed,
             )
-            for seed in seeds
+            for seed, order in zip(seeds, orders, strict=True)
         ]
     except UserError:
         raise
@@ -217,9 +218,9 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
         raise UserError(str(error)) from error
 
 
-def _found(dataset: Dataset, where: Path) -> str:
+def _found(dataset: Dataset, where: Path | None) -> str:
     size = "x".join(map(str, dataset.x_train.shape[1:]))
-    source = "" if dataset.name == "digits" else f", from {where}"
+    source = "" if where is None else f", from {where}"
     return (
         f"found {dataset.name}: {len(dataset.x_train):,} training and {len(dataset.x_test):,} test images, {size}, "
         f"{len(dataset.labels)} classes{source}"

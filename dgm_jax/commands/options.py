@@ -25,8 +25,9 @@ class Options:
     config: Annotated[Path | None, shown("FILE", "none")] = None
     """File of settings, JSON or TOML, such as a run's config.json. It overrides the preset; options override both."""
     class_order: str = "natural"
-    """Order in which the classes arrive: natural, random:SEED, legacy:SEED (NumPy's old generator, as published orders
-    have it), all labels or names, e.g. 3,1,4,0,2, or @FILE with a name a line."""
+    """Order in which the classes arrive: natural, random:SEED, seed (each seed has its own, random:SEED), legacy:SEED
+    (NumPy's old generator, as published orders have it), all labels or names, e.g. 3,1,4,0,2, or @FILE with a name a
+    line."""
     classes_per_task: str = "1"
     """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
     workdir: Annotated[Path | None, shown("DIR", "runs/EXPERIMENT[-PRESET]-VARIANT-seedSEED")] = None
@@ -66,8 +67,8 @@ class Options:
     """Settings: from the options, the file, the preset, and the defaults."""
 
     @property
-    def where(self) -> Path:
-        """What the data are read from."""
+    def where(self) -> Path | None:
+        """What the data are read from; None if they come with this package."""
         return self.data_dir or data.default_folder()
 
     @property
@@ -78,6 +79,23 @@ class Options:
     def load(self, name: str) -> Dataset:
         """Loads the data set of the experiment `name`; raises UserError if it cannot be used."""
         return data.load(name, self.where, train_per_class=self.decoded_per_class)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsOptions(Options):
+    """Options of the experiment on digits, whose test images are few."""
+
+    fold: Annotated[str | None, shown("K/N", "the 360 test images of the data set")] = None
+    """Divide all images into N parts with equal shares of each class; part K has the test images, e.g. 1/5."""
+
+    @property
+    def where(self) -> None:
+        """They come with this package."""
+
+    def load(self, name: str) -> Dataset:
+        """Loads the digits, or a fold of them."""
+        dataset = data.load(name)
+        return dataset if self.fold is None else data.fold(dataset, *data.parse_fold(self.fold))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +131,7 @@ class ImageOptions(Options):
     """Classes to learn: names, the first N by name, or a file with a name a line; they are numbered in this order."""
 
     @property
-    def where(self) -> Path:
+    def where(self) -> Path | None:
         """The folder of images, or that of the data sets of TensorFlow Datasets."""
         return self.data or super().where
 

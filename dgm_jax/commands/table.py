@@ -8,6 +8,7 @@ command writes `table.md`, `table.csv`, `table.json` and figures.
     dgm-jax table --quick --data-dir DIR --jobs 2       # two runs at once, which share out the cores
     dgm-jax table --data mnist --data-dir DIR --launcher slurm   # each run is a job of a Slurm cluster
     dgm-jax table --data cifar10 --methods dgmw mergan --seeds 0,1,2 --data-dir DIR
+    dgm-jax table --data digits mnist-500 --seeds 0,1,2,3,4,5 --orders --data-dir DIR   # seeds are orders, too
     dgm-jax table --ablations --data digits             # what each part of the method contributes
 """
 
@@ -47,6 +48,8 @@ class Table:
     """Compare DGM with itself, one part changed at a time."""
     seeds: Annotated[str | None, shown("N,N,...", "0,1,2; with --quick, 0")] = None
     """Seeds."""
+    orders: Switch = False
+    """Each seed also has an order of classes of its own, and of digits a fold (seed s: number s mod 5 + 1 of 5)."""
     quick: Switch = False
     """Train less, for a table in half an hour on two cores."""
     runs: Annotated[Path | None, shown("DIR", "runs/table, runs/table-quick, ...")] = None
@@ -70,12 +73,14 @@ class Table:
         """Trains what is not finished yet and writes the table, which names `command`; returns 1 if a run failed."""
         self._check()
         runs = self.runs or Path("runs") / (
-            ("ablations" if self.ablations else "table") + ("-quick" if self.quick else "")
+            ("ablations" if self.ablations else "table")
+            + ("-quick" if self.quick else "")
+            + ("-orders" if self.orders else "")
         )
         every = ("joint", *table_runs.ABLATIONS) if self.ablations else tuple(table_runs.COMPARED)
         seeds = parse_seeds(self.seeds or ("0" if self.quick else "0,1,2"), 0)
         plan = [
-            TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images)
+            TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images, self.orders)
             for data in self.data
             for method in self.methods or every
             for seed in seeds

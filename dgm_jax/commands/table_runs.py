@@ -15,11 +15,12 @@ from dgm_jax.commands.experiments import find
 from dgm_jax.commands.options import Options
 from dgm_jax.commands.parsing import parse
 from dgm_jax.config import GENERATIVE, Config, Method, flattened, require_none_removed, upgraded
-from dgm_jax.data import TaskStream
+from dgm_jax.data import TaskStream, fold_name, parse_class_order, parse_fold
 from dgm_jax.errors import OtherConfiguration, UserError, exit_status
+from dgm_jax.metrics.intervals import Answers
 from dgm_jax.reporting.table import Result
 from dgm_jax.runs.folder import Workdir
-from dgm_jax.runs.reading import read_summary
+from dgm_jax.runs.reading import read_answers, read_summary
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_json
 from dgm_jax.system.jobs import Job
@@ -60,6 +61,8 @@ ABLATIONS = {  # What the paper claims, one part changed at a time.
     }.items()
 }
 
+_FOLDS = 5
+
 # What can be wrong with a single run. The last three come from files that were edited or cut short.
 _MISTAKES = (UserError, OSError, ValueError, KeyError, TypeError)
 
@@ -75,6 +78,7 @@ class TableRun:
     quick: bool = False
     data_dir: Path | None = None
     images: Path | None = None  # Class folders of ImageNet-50.
+    orders: bool = False  # Whether the seed also chooses the order of classes, and of digits the fold.
 
     @property
     def name(self) -> str:
@@ -96,7 +100,13 @@ class TableRun:
         if "--method" in method and method[-1] not in GENERATIVE and "--epochs" in budget:  # These methods count steps.
             start = budget.index("--epochs")
             budget = (*budget[:start], *budget[start + 2 :])
-        return ["-m", "dgm_jax", "learn", experiment, *arguments, *budget, *method, "--seed", str(self.seed)]
+        order = ("--class-order", "seed", *(("--fold", self.fold) if self.fold else ())) if self.orders else ()
+        return ["-m", "dgm_jax", "learn", experiment, *arguments, *budget, *method, *order, "--seed", str(self.seed)]
+
+    @property
+    def fold(self) -> str | None:
+        """The fold of digits, whose 360 test images cannot show half a point."""
+        return f"{self.seed % _FOLDS + 1}/{_FOLDS}" if self.orders and self.data == "digits" else None
 
     @property
     def options(self) -> Options:
@@ -142,9 +152,14 @@ class TableRun:
         found = Config(method_settings=type(options.settings.method_settings)()).flat() | flattened(settings)
         expected: dict[str, Any] = options.settings.flat()
         if self.data != "imagenet50":  # The data set of ImageNet-50 is named after its folder.
-            found["dataset"], expected["dataset"] = summary.dataset, DATA[self.data][0]
+            name = DATA[self.data][0]
+            expected["dataset"] = fold_name(name, *parse_fold(self.fold)) if self.fold else name
+            found["dataset"] = summary.dataset
         found["classes_per_task"] = ",".join(dict.fromkeys(str(len(task)) for task in summary.tasks))
         expected["classes_per_task"] = options.classes_per_task
+        found["order of classes"] = tuple(label for task in summary.tasks for label in task)
+        labels = sorted(found["order of classes"])
+        expected["order of classes"] = parse_class_order(options.class_order, labels, seed=self.seed)
         if expected["precision"] == "auto":  # Any device may have made the run.
             del expected["precision"]
         for name, value in expected.items():
@@ -154,6 +169,10 @@ class TableRun:
                     "--runs"
                 )
         return summary
+
+    def read_answers(self) -> dict[str, Answers]:
+        """Which test images each reading has right; raises as `read`."""
+        return read_answers(Workdir(self.workdir), self.read())
 
     @property
     def is_finished(self) -> bool:
@@ -272,7 +291,7 @@ def collect(
         result = Result(run.data, run.method, run.seed, " ".join(["python", *run.command]), error=failed.get(run, ""))
         if not result.error:
             try:
-                result = replace(result, summary=run.read())
+                result = replace(result, summary=run.read(), answers=run.read_answers())
             except _MISTAKES as error:
                 result = replace(result, error=_message(error))
         if result.summary is not None and result.summary.method in GENERATIVE:

@@ -3,6 +3,7 @@
 from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
 from dgm_jax.data.folders import folder_classes, from_folder, parse_parts
+from dgm_jax.data.folds import fold, fold_name, parse_fold
 from dgm_jax.data.joining import join
 from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_sizes
 from dgm_jax.data.sources import class_names, from_npz, load
@@ -19,6 +20,8 @@ __all__ = [
     "class_incremental",
     "class_names",
     "default_folder",
+    "fold",
+    "fold_name",
     "folder_classes",
     "from_arrays",
     "from_folder",
@@ -28,6 +31,7 @@ __all__ = [
     "parse_class_order",
     "parse_classes",
     "parse_classes_per_task",
+    "parse_fold",
     "parse_parts",
     "task_sizes",
 ]

@@ -13,15 +13,19 @@ from dgm_jax.data.classes import check_classes, few, read_names
 from dgm_jax.data.dataset import DataError, composed
 
 
-def parse_class_order(text: str, labels: Sequence[int], names: Mapping[int, str] | None = None) -> tuple[int, ...]:
+def parse_class_order(
+    text: str, labels: Sequence[int], names: Mapping[int, str] | None = None, *, seed: int = 0
+) -> tuple[int, ...]:
     """Reads a class order from the command line.
 
     Args:
-      text: "natural" (ascending); "random:SEED"; "legacy:SEED", the order of `numpy.random.seed(SEED)` that published
-        class-incremental results have (with 1993); all labels or all names, e.g. "3,1,2" or "cat,dog", with or without
-        brackets; or "@FILE", a text file with one name a line, in which `#` begins a comment.
+      text: "natural" (ascending); "random:SEED"; "seed", which is "random:SEED" with the seed of the run, so that each
+        seed has its own order; "legacy:SEED", the order of `numpy.random.seed(SEED)` that published class-incremental
+        results have (with 1993); all labels or all names, e.g. "3,1,2" or "cat,dog", with or without brackets; or
+        "@FILE", a text file with one name a line, in which `#` begins a comment.
       labels: the labels of the data set.
       names: the name of each label; None if labels have no names.
+      seed: of the run.
 
     Returns:
       A permutation of `labels`.
@@ -32,11 +36,11 @@ def parse_class_order(text: str, labels: Sequence[int], names: Mapping[int, str]
     """
     if text == "natural":
         return tuple(sorted(labels))
-    kind, _, seed = text.partition(":")
-    if kind in ("random", "legacy") and seed.isdecimal():
-        if kind == "legacy" and int(seed) >= 2**32:
+    kind, _, number = (f"random:{seed}" if text == "seed" else text).partition(":")
+    if kind in ("random", "legacy") and number.isdecimal():
+        if kind == "legacy" and int(number) >= 2**32:
             raise DataError(f"class order {text!r}: expected a seed below 2**32, as NumPy's old generator takes it.")
-        generator = np.random.default_rng(int(seed)) if kind == "random" else np.random.RandomState(int(seed))
+        generator = np.random.default_rng(int(number)) if kind == "random" else np.random.RandomState(int(number))
         return tuple(int(label) for label in generator.permutation(sorted(labels)))
     named = {name: label for label, name in (names or {}).items()}
     if text.startswith("@"):
@@ -59,7 +63,7 @@ def parse_class_order(text: str, labels: Sequence[int], names: Mapping[int, str]
     if order is None:
         unknown = [word for word in words if word not in named]
         raise DataError(
-            f"class order {text!r}: expected natural, random:SEED (e.g. random:0), legacy:SEED, all labels "
+            f"class order {text!r}: expected natural, random:SEED (e.g. random:0), seed, legacy:SEED, all labels "
             f"(e.g. 3,1,2), all names, or @FILE{f'; there is no class {few(unknown)}' if named and unknown else ''}."
         )
     return check_order(order, labels)

@@ -6,12 +6,13 @@ in a *training*, one for all seeds. To add a method, write a file with a subclas
 (docs/extend.md).
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import jax
 import numpy as np
@@ -208,6 +209,12 @@ class Method(ABC, Generic[State, Training]):
         """Binds the method to settings and stream; computes nothing."""
         self.setting, self.config = setting, setting.config
         self.method_settings: Any = setting.config.method_settings  # Of the class `settings`.
+
+    def with_classes(self, labels: tuple[int, ...], names: tuple[str, ...]) -> Self:
+        """This method, with the same programs, for a stream that is alike except for which classes it consists of."""
+        other = copy.copy(self)
+        other.setting = replace(self.setting, labels=labels, names=names)
+        return other
 
     @abstractmethod
     def new_state(self, key: jax.Array) -> State:

@@ -1,25 +1,35 @@
 """Measures of a run, as pure functions of arrays."""
 
 from dgm_jax.metrics.accuracy import (
+    accuracy_with_task_known,
+    average_incremental_accuracy,
     backward_transfer,
     capacity,
     confusion_matrix,
     forgetting,
+    forgetting_by_class,
+    forward_transfer,
     macro_accuracy,
     micro_accuracy,
     per_class_accuracy,
+    share_of_joint,
 )
 from dgm_jax.metrics.distributions import frechet_distance, nearest, precision_and_recall
 
 __all__ = [
+    "accuracy_with_task_known",
+    "average_incremental_accuracy",
     "backward_transfer",
     "capacity",
     "confusion_matrix",
     "forgetting",
+    "forgetting_by_class",
+    "forward_transfer",
     "frechet_distance",
     "macro_accuracy",
     "micro_accuracy",
     "nearest",
     "per_class_accuracy",
     "precision_and_recall",
+    "share_of_joint",
 ]

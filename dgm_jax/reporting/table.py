@@ -5,14 +5,16 @@ import io
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dgm_jax.config import GENERATIVE, flattened, upgraded
 from dgm_jax.errors import naming_extras
+from dgm_jax.metrics.intervals import LEAST_SEEDS, Answers, interval
 from dgm_jax.reporting.charts import import_matplotlib
+from dgm_jax.runs import comparing
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_atomically, write_json
 
@@ -43,7 +45,9 @@ PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
 }
 _LEGEND = (
     "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
-    "last task, `A_half` after half of the tasks (the paper's A5; for ImageNet-50 its A30). *Consolidated*, and the "
+    "last task, in brackets its 95 % interval over seeds and test images; `A_half` is after half of the tasks (the "
+    "paper's A5; for ImageNet-50 its A30). *Average*: average incremental accuracy, the mean of A_1 to A_T. */ joint*: "
+    "`A_final` divided by that of `joint` with the same seed. *Consolidated*, and the "
     "*classifier* of mergan: a classifier trained on the memory's images of all classes (train-on-generated accuracy); "
     "*auxiliary*: the class head of the discriminator, as in the paper. *Generated*: the share of the memory's images "
     "that the classifier of `joint`, trained on all real images, assigns to the class asked for; *judge*: its accuracy "
@@ -76,6 +80,7 @@ class Result:
     error: str = ""  # Why there is no summary.
     quality: dict[str, float] | None = None  # Of the images that the memory draws, if there is a memory.
     not_measured: str = ""  # Why the memory's images were not measured.
+    answers: Mapping[str, Answers] = field(default_factory=dict)  # By reading; empty for runs of earlier versions.
 
 
 @naming_extras()
@@ -89,8 +94,8 @@ def write(results: Sequence[Result], out: Path, *, command: str, ablations: bool
       ablations: the runs are one method with a part changed, which have other figures.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = summarised(results)
-    write_json(out / "table.json", {"command": command, "rows": rows})
+    rows, pairs = summarised(results), differences(results)
+    write_json(out / "table.json", {"command": command, "rows": rows, "differences": pairs})
     text = io.StringIO()
     columns = dict.fromkeys(name for row in rows for name in row)  # A row without a result has fewer.
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -98,7 +103,7 @@ def write(results: Sequence[Result], out: Path, *, command: str, ablations: bool
     writer.writerows(rows)
     write_atomically(out / "table.csv", text.getvalue())
     pictures = (ablation_figures if ablations else figures)(results, out)
-    write_atomically(out / "table.md", markdown(rows, pictures, command))
+    write_atomically(out / "table.md", markdown(rows, pictures, command, pairs))
 
 
 def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -110,7 +115,7 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
     for (data, method), group in groups.items():
         summaries = [result.summary for result in group if result.summary is not None]
         failures = "; ".join(f"seed {result.seed}: {result.error}" for result in group if result.summary is None)
-        common = {"data": data, "method": method, "failures": failures, "command": group[0].command}
+        common: dict[str, Any] = {"data": data, "method": method, "failures": failures, "command": group[0].command}
         if not summaries:
             rows.append(common)
             continue
@@ -120,10 +125,32 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
         precisions = [flattened(upgraded(s.config)).get("precision", "float32") for s in summaries]
         each = "; ".join(f"seed {s.seed}: {p}" for s, p in zip(summaries, precisions, strict=True))
         common["mixed_precisions"] = each if len(set(precisions)) > 1 else ""
+        joint = {r.seed: r.summary for r in groups.get((data, "joint"), ()) if r.summary is not None}
         for reading in summaries[0].readings:
+            common |= _interval(group, reading)
+            common |= _spread("A_final_by_joint", comparing.shares_of_joint(summaries, joint, reading))
+            common |= _spread("forward_transfer", comparing.forward_transfers(summaries, joint, reading))
             measured = [result.quality for result in group if result.quality and reading == summaries[0].readings[0]]
             rows.append(common | _row(summaries, measured, data, method, reading))
     return rows
+
+
+def differences(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Each two methods of a data set on the seeds that both have, as `comparing.differences` gives them."""
+    by_data: dict[str, dict[str, dict[int, Answers]]] = {}
+    for result in results:
+        if result.summary is not None and result.answers:
+            runs = by_data.setdefault(result.data, {}).setdefault(result.method, {})
+            runs[result.seed] = result.answers[result.summary.readings[0]]
+    return [{"data": data, **pair} for data, methods in by_data.items() for pair in comparing.differences(methods)]
+
+
+def _interval(group: Sequence[Result], reading: str) -> dict[str, float | None]:
+    """The 95 % interval of A_final over seeds and test images, if each run says which images it has right."""
+    results = [result for result in group if result.summary is not None]
+    answers = [result.answers[reading] for result in results if reading in result.answers]
+    found = interval(answers) if len(answers) == len(results) else None
+    return {"A_final_low": found.low if found else None, "A_final_high": found.high if found else None}
 
 
 def _row(
@@ -136,6 +163,7 @@ def _row(
     epochs = (
         flattened(upgraded(first.config)).get("epochs") if first.method in GENERATIVE else None
     )  # Others count steps.
+    averages = [s.average_incremental.get(reading, {}) for s in summaries]
     half = first.n_seen((len(first.tasks) + 1) // 2 - 1)  # Classes after half of the tasks.
     return {
         "reading": reading,
@@ -143,6 +171,9 @@ def _row(
         "seeds": " ".join(str(s.seed) for s in summaries),
         **_spread("A_half", (s.averages[half][reading]["macro"] for s in summaries if half in s.averages)),
         **_spread("A_final", (s.final_accuracy(reading) for s in summaries)),
+        **_spread("average_incremental", (of.get("from_1") for of in averages)),
+        **_spread("average_incremental_from_2", (of.get("from_2") for of in averages)),
+        **_spread("task_known", (s.task_known[reading]["A_t"][-1] for s in summaries if reading in s.task_known)),
         **_spread("A_final_micro", (s.final_accuracy(reading, "micro") for s in summaries)),
         **_spread("forgetting", (s.forgetting[reading] for s in summaries)),
         **_spread("backward_transfer", (s.backward_transfer.get(reading) for s in summaries)),
@@ -177,7 +208,9 @@ def _spread(name: str, values: Iterable[float | None]) -> dict[str, float | None
     }
 
 
-def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: str) -> str:
+def markdown(
+    rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: str, pairs: Sequence[dict[str, Any]] = ()
+) -> str:
     """The table as Markdown."""
     lines = ["# Class-incremental accuracy", "", f"`{command}`", "", _LEGEND, ""]
     lines += [f"| {' | '.join(_CELLS)} |", "|" + "---|" * len(_CELLS)]
@@ -195,6 +228,7 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
     notes += [f"- {data}, *{method}*: its images are not measured, {why}." for (data, method), why in reasons.items()]
     mixed = {(row["data"], row["method"]): row["mixed_precisions"] for row in rows if row.get("mixed_precisions")}
     notes += [f"- {data}, *{method}*: its seeds differ in precision, {each}." for (data, method), each in mixed.items()]
+    notes += _verdicts(pairs)
     devices = sorted({row["device"] for row in rows if "device" in row})
     lines += ["", *notes, "", f"Device: {'; '.join(devices)}.", ""]
     lines += [f"![{picture}]({picture})" for picture in pictures]
@@ -203,11 +237,31 @@ def markdown(rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: s
     return "\n".join(lines) + "\n"
 
 
+def _verdicts(pairs: Sequence[dict[str, Any]]) -> list[str]:
+    """For each data set, each method and the next best one: whether they are different."""
+    lines: dict[str, dict[str, str]] = defaultdict(dict)
+    for pair in pairs:
+        shown = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * pair[name] for name in ("difference", "low", "high")))
+        verdict = "different" if pair["different"] else "not different"
+        verdict = f"*{pair['method']}* – *{pair['other']}* {shown}, {verdict}"
+        lines[pair["data"]].setdefault(pair["method"], verdict)  # The first pair of a method is with the next best one.
+    return [
+        f"- {data}, each method and the next one, paired by seed and test image: the difference in points and its 95 % "
+        f"interval (different: it excludes 0, with {LEAST_SEEDS} seeds or more): {'; '.join(shown.values())}."
+        for data, shown in lines.items()
+    ]
+
+
 def _percent(row: dict[str, Any], name: str) -> str:
     value, sd = row.get(name), row.get(f"{name}_sd")
     if value is None or math.isnan(value):
         return "–"
     return f"{100 * value:.1f}" + (f" ± {100 * sd:.1f}" if sd is not None else "")
+
+
+def _bounds(row: dict[str, Any]) -> str:
+    low, high = row["A_final_low"], row["A_final_high"]
+    return "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _plain(value: Any, form: str) -> str:
@@ -233,7 +287,9 @@ _CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
     "method": lambda row: row["method"],
     "reading": lambda row: row["reading"],
     "A_half": lambda row: _percent(row, "A_half"),
-    "A_final": lambda row: _percent(row, "A_final"),
+    "A_final": lambda row: _percent(row, "A_final") + _bounds(row),
+    "average": lambda row: _percent(row, "average_incremental"),
+    "/ joint": lambda row: _plain(row["A_final_by_joint"], "{:.2f}"),
     "forgetting": lambda row: _percent(row, "forgetting"),
     "generated": lambda row: _percent(row, "generated_sample_accuracy"),
     "judge": lambda row: _percent(row, "judge_accuracy"),

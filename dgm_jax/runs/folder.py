@@ -22,6 +22,7 @@ class Workdir:
         self.metrics = self.path / "metrics.jsonl"
         self.accuracy = self.path / "accuracy_matrix.csv"
         self.capacity = self.path / "capacity.csv"
+        self.predictions = self.path / "predictions.npz"
         self.samples = self.path / "samples"
         self.summary = self.path / "summary.json"
         self.checkpoints = self.path / "checkpoints"
@@ -59,6 +60,11 @@ class Workdir:
             for t, row in enumerate(matrix)
         ]
         files.write_atomically(self.accuracy, _csv(header, rows))
+
+    def write_predictions(self, classes: np.ndarray, predictions: Mapping[str, np.ndarray]) -> None:
+        """Writes the class of each test image and what each reading predicts, as class indices [images]."""
+        small = {name: indices.astype(np.uint16) for name, indices in {"class": classes, **predictions}.items()}
+        files.write_npz(self.predictions, **small)
 
     def write_capacity(self, rows: Sequence[Mapping[str, Any]], protocol: str) -> None:
         """Writes what each task used of each layer."""

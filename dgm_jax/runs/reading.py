@@ -15,6 +15,7 @@ import numpy as np
 from dgm_jax.config import Config, flattened, unread_defaults, upgraded
 from dgm_jax.data.dataset import composed
 from dgm_jax.errors import ConfigError, UserError, is_of_environment
+from dgm_jax.metrics.intervals import Answers
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system import files
@@ -86,6 +87,32 @@ def read_summary(folder: Workdir) -> Summary | None:
         if is_of_environment(error):
             raise
         raise NoRun(f"{folder.summary} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def read_answers(folder: Workdir, summary: Summary) -> dict[str, Answers]:
+    """Which test images each reading of a finished run has right; empty if an earlier version made the run.
+
+    Raises:
+      NoRun: if predictions.npz cannot be read, or does not fit the summary.
+    """
+    if not folder.predictions.exists():
+        return {}
+    labels = [label for task in summary.tasks for label in task]
+    try:
+        (arrays,) = _arrays([folder.predictions])
+        classes, answers = arrays.pop("class"), {}
+        for reading, predicted in arrays.items():
+            right = {labels[c]: (predicted[classes == c] == c).astype(np.uint8) for c in np.unique(classes)}
+            answers[reading] = Answers(summary.dataset, right)
+            if not np.isclose(answers[reading].accuracy, summary.final_accuracy(reading), rtol=0, atol=1e-9):
+                raise ValueError("its predictions are not those of summary.json")
+        return answers
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        if is_of_environment(error):
+            raise
+        raise NoRun(
+            f"{folder.predictions} cannot be read ({error}); move it away to have results without intervals"
+        ) from error
 
 
 def require_run(path: Path) -> Workdir:
@@ -192,10 +219,10 @@ def read(workdir: str | Path) -> RunFiles:
             # In a run in progress these may be a task ahead of the summary.
             matrices={reading: rows[:done] for reading, rows in _matrices(folder.accuracy).items()},
             epochs=[line for line in lines if line["kind"] == "epoch" and line["task"] < tasks],
-            drawn=list(_drawn(sorted(folder.samples.glob("after_task_*.npz"))[:done])),
+            drawn=list(_arrays(sorted(folder.samples.glob("after_task_*.npz"))[:done])),
             real={
                 int(name.removeprefix("class_")): images
-                for kept in _drawn(sorted(folder.samples.glob("real_*.npz")))
+                for kept in _arrays(sorted(folder.samples.glob("real_*.npz")))
                 for name, images in kept.items()
             },
             commands=list(dict.fromkeys(commands)),
@@ -220,7 +247,7 @@ def _matrices(path: Path) -> dict[str, Matrix]:
     return dict(matrices)
 
 
-def _drawn(paths: Sequence[Path]) -> Iterable[dict[str, np.ndarray]]:
+def _arrays(paths: Sequence[Path]) -> Iterable[dict[str, np.ndarray]]:
     for path in paths:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             yield dict(arrays)

@@ -20,6 +20,8 @@ class Record:
     # [task][class]; None: no test images; no entry for any class after a task that was not evaluated.
     accuracy: dict[str, list[list[float | None]]] = field(default_factory=dict)
     micro: dict[str, list[float | None]] = field(default_factory=dict)
+    # As `accuracy`, if the task is known: None also for a class that is alone in its task; no entry if all are.
+    task_known: dict[str, list[list[float | None]]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)  # After the newest task, if it was evaluated.
     capacity: list[dict[str, Any]] = field(default_factory=list)
     privacy: list[dict[str, Any]] = field(default_factory=list)  # Of each class, measured when it was learnt.
@@ -28,13 +30,20 @@ class Record:
     @classmethod
     def new(cls, readings: Sequence[str]) -> "Record":
         """Nothing measured yet, for classifiers of these names."""
-        return cls(accuracy={reading: [] for reading in readings}, micro={reading: [] for reading in readings})
+        return cls(
+            accuracy={reading: [] for reading in readings},
+            micro={reading: [] for reading in readings},
+            task_known={reading: [] for reading in readings},
+        )
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Record":
-        """From a checkpoint; facts that earlier versions kept here are left out."""
+        """From a checkpoint; facts that earlier versions kept here are left out, what they did not measure is empty."""
         names = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in found.items() if name in names})
+        record = cls(**{name: value for name, value in found.items() if name in names})
+        for reading, rows in record.accuracy.items():
+            record.task_known.setdefault(reading, [[] for _ in rows])
+        return record
 
     @property
     def position(self) -> tuple[int, int]:
@@ -65,6 +74,23 @@ class Record:
             for reading, rows in self.accuracy.items()
         }
 
+    def average_incremental(self, reading: str) -> dict[str, float | None]:
+        """The mean of A_1 to A_T so far ("from_1"), and without the first task ("from_2"); None if one is not known."""
+        curve = [metrics.macro_accuracy(np.asarray(row, float)) if row else None for row in self.accuracy[reading]]
+        means = {f"from_{start + 1}": metrics.average_incremental_accuracy(curve[start:]) for start in (0, 1)}
+        return {name: _known(mean) for name, mean in means.items()}
+
+    def with_task_known(self, reading: str, stream: TaskStream) -> dict[str, list[float | None]]:
+        """If the task is known: A_t after each task, and the accuracy of each class when it was just learnt."""
+        rows = self.task_known[reading]
+        learnt = [rows[t][c] if rows[t] else None for t in range(len(rows)) for c in stream.tasks[t]]
+        return {"A_t": [_mean(row) for row in rows], "just_learnt": learnt}
+
+    def forgetting_by_class(self, reading: str, stream: TaskStream) -> list[float | None]:
+        """How far each class seen has fallen from the best that was measured; None where that is not known."""
+        falls = metrics.forgetting_by_class(self.matrix(reading, stream.n_classes), stream.tasks)
+        return [_known(fall) for fall in falls[: stream.n_seen(self.finished_tasks - 1)].tolist()]
+
     def forgetting(self, reading: str, stream: TaskStream) -> float | None:
         """How far old classes have fallen from the best that was measured.
 
@@ -80,11 +106,16 @@ class Record:
             return None
         return _known(metrics.backward_transfer(self.matrix(reading, stream.n_classes), stream.tasks))
 
-    def evaluate(self, reading: str, predictions: np.ndarray, labels: np.ndarray, n_seen: int) -> None:
-        """Adds a classifier's predictions for the test images of the classes seen."""
+    def evaluate(self, reading: str, scores: np.ndarray, labels: np.ndarray, tasks: Sequence[Sequence[int]]) -> None:
+        """Adds a classifier's scores [n, classes] for the test images of the classes of the tasks so far."""
+        predictions, n_seen = scores.argmax(axis=1), sum(map(len, tasks))
         accuracy = metrics.per_class_accuracy(predictions, labels, n_seen)
-        self.accuracy[reading].append([None if np.isnan(a) else float(a) for a in accuracy])
+        self.accuracy[reading].append([_known(a) for a in accuracy.tolist()])
         self.micro[reading].append(metrics.micro_accuracy(predictions, labels))
+        self.task_known[reading].append([])
+        if max(map(len, tasks)) > 1:
+            known = metrics.accuracy_with_task_known(scores, labels, tasks)
+            self.task_known[reading][-1] = [_known(a) for a in known.tolist()]
         self.confusion[reading] = metrics.confusion_matrix(predictions, labels, n_seen).tolist()
 
     def leave_out_evaluation(self) -> None:
@@ -92,6 +123,7 @@ class Record:
         for reading, rows in self.accuracy.items():
             rows.append([])
             self.micro[reading].append(None)
+            self.task_known[reading].append([])
         self.confusion = {}
 
     def end_task(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -106,3 +138,8 @@ class Record:
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

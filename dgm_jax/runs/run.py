@@ -83,9 +83,11 @@ class Run:
         """Measures the classifiers on the test images of all classes seen, if this is due after the task."""
         if (task + 1) % self.config.evaluate_every == 0 or task + 1 == self.stream.n_tasks:
             pixels, labels = self.stream.test(task)
-            for reading in self.method.readings:
-                predictions = learnt.classifiers[reading].logits(pixels).argmax(axis=1)
-                self.record.evaluate(reading, predictions, labels, self.stream.n_seen(task))
+            scores = {reading: learnt.classifiers[reading].logits(pixels) for reading in self.method.readings}
+            for reading, own in scores.items():
+                self.record.evaluate(reading, own, labels, self.stream.tasks[: task + 1])
+            predictions = {reading: own.argmax(axis=1) for reading, own in scores.items()}
+            processes.on_first(self.folder.write_predictions, labels, predictions)
         else:
             self.record.leave_out_evaluation()
         self._compare_with_training_images(task, learnt)

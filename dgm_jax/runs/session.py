@@ -38,14 +38,21 @@ class Session:
         """Restores each run, or begins it.
 
         Settings, streams and folders are those of each seed: settings differ in their seeds only, streams in the images
-        that are held out. Folders are claimed for them. The method serves all seeds.
+        that are held out and in the order of classes. Folders are claimed for them. The method serves all seeds.
         """
         self.config, self.stream = configs[0], streams[0]  # What is read from them here holds for all seeds.
         self.method, self.callback, self.building = method, callback, BuildClock()
         self.should_stop, self._epochs_done = should_stop, 0
         self._saved = time.perf_counter()  # When the last checkpoint was written, or this session began.
         self.runs = [
-            Run(config, stream, folder, method, callback.on_note, show_real=show_real)
+            Run(
+                config,
+                stream,
+                folder,
+                method.with_classes(stream.classes, stream.class_names),
+                callback.on_note,
+                show_real=show_real,
+            )
             for config, stream, folder in zip(configs, streams, folders, strict=True)
         ]
 
@@ -80,7 +87,7 @@ class Session:
         begun, method = time.perf_counter(), self.method
         plan = method.plan(task, [run.state for run in runs])
         first_epoch = runs[0].record.epochs_done
-        classes, batch = runs[0].names(self.stream.tasks[task]), self.config.gan.batch_size * len(runs)
+        classes, batch = self._names(self.stream.tasks[task]), self.config.gan.batch_size * len(runs)
         start = TaskStart(task=task, classes=classes, first_epoch=first_epoch, images_per_step=batch, **vars(plan))
         self.callback.on_task_start(start)
         watch = _SessionWatch(self, task, runs)
@@ -153,13 +160,17 @@ class Session:
                 devices=[str(device) for device in devices],
                 platform=devices[0].platform,
                 dataset=stream.part_name,
-                tasks=tuple(self.runs[0].names(task) for task in stream.tasks),
+                tasks=tuple(map(self._names, stream.tasks)),
                 train_counts=tuple(sum(stream.train_counts(t)) for t in range(stream.n_past, stream.n_tasks)),
                 test_count=stream.test_count,
                 estimated_seconds=self._seconds_left(*position, epochs),
                 resumed_from=position if any(position) else None,
             )
         )
+
+    def _names(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """The names of classes; where seeds have orders of their own, those of all seeds."""
+        return tuple("/".join(dict.fromkeys(of_runs)) for of_runs in zip(*(run.names(indices) for run in self.runs)))
 
     def _seconds_left(self, finished_tasks: int, epochs_done: int, epochs: int) -> float | None:
         """From the time that finished tasks took, if there are any; else the method's guess."""

@@ -36,7 +36,12 @@ class Summary:
     averages: dict[int, dict[str, dict[str, float]]]
     final: int  # Classes seen after the last task so far: averages[final] is A_final, always there in a finished run.
     forgetting: dict[str, float | None]  # By reading; the first reading is the one that counts.
+    forgetting_by_class: dict[str, list[float | None]] = field(default_factory=dict)  # Of the classes seen.
     backward_transfer: dict[str, float | None] = field(default_factory=dict)
+    # By reading the mean of A_1 to A_T ("from_1") and of A_2 to A_T ("from_2"); None if one was not measured.
+    average_incremental: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    # By reading, if the task is known: "A_t" after each task, "just_learnt" of each class. Empty: no task has several.
+    task_known: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]]  # By reading; rows: true classes, columns: predicted ones.
     bytes: dict[str, Any]  # "memory" by part, "images_replaced", "image_count".
     facts: dict[str, Any] = field(default_factory=dict)  # What the method reports besides.
@@ -72,7 +77,7 @@ class Summary:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         averages = {f"A_{n}": of for n, of in fields.pop("averages").items()}
         facts = fields.pop("facts")
-        for name in ("capacity", "privacy"):  # Methods without a memory have none.
+        for name in ("capacity", "privacy", "task_known"):  # Not of every method or stream.
             if not fields[name]:
                 del fields[name]
         before = {name: fields.pop(name) for name in ("dataset", "finished", "finished_tasks", "protocol")}
@@ -111,7 +116,7 @@ def summarise(
 ) -> Summary:
     """Sums up a run; `memory_bytes` and `facts` are what the method reports (`Method`)."""
     image_count = sum(sum(stream.train_counts(t)) for t in range(record.finished_tasks))
-    done = range(record.finished_tasks)
+    done, several = range(record.finished_tasks), max(map(len, stream.tasks)) > 1
     return Summary(
         dataset=stream.name,
         finished=record.finished_tasks == stream.n_tasks,
@@ -123,6 +128,9 @@ def summarise(
         averages={stream.n_seen(t): record.averages(t) for t in done if record.is_evaluated(t)},
         final=stream.n_seen(record.finished_tasks - 1),
         forgetting={reading: record.forgetting(reading, stream) for reading in record.accuracy},
+        forgetting_by_class={reading: record.forgetting_by_class(reading, stream) for reading in record.accuracy},
+        average_incremental={reading: record.average_incremental(reading) for reading in record.accuracy},
+        task_known={reading: record.with_task_known(reading, stream) for reading in record.accuracy if several},
         backward_transfer={reading: record.backward_transfer(reading, stream) for reading in record.accuracy},
         confusion=record.confusion,
         bytes={
@@ -143,7 +151,7 @@ def summarise(
 
 
 def summarise_seeds(summaries: Sequence[Summary], folders: Sequence[str]) -> dict[str, Any]:
-    """The summary of runs that differ in their seeds: mean and standard deviation of every A_t and of forgetting."""
+    """The summary of runs that differ in their seeds: mean and standard deviation of every measure of all classes."""
     first, found = summaries[0], [summary.to_json() for summary in summaries]
 
     def spread(values: Sequence[Any]) -> Any:
@@ -156,8 +164,10 @@ def summarise_seeds(summaries: Sequence[Summary], folders: Sequence[str]) -> dic
             "values": list(values),
         }
 
-    same = ("dataset", "finished", "finished_tasks", "protocol", "variant", "final", "tasks", "versions", "device")
-    measured = ["forgetting", *(f"A_{n}" for n in first.averages)]
+    same = ["dataset", "finished", "finished_tasks", "protocol", "variant", "final", "versions", "device"]
+    if all(summary.tasks == first.tasks for summary in summaries):  # Else each seed has an order of its own.
+        same.append("tasks")
+    measured = ["forgetting", "average_incremental", *(f"A_{n}" for n in first.averages)]
     return {
         **{name: getattr(first, name) for name in same},
         "seeds": [summary.seed for summary in summaries],

@@ -288,6 +288,28 @@ def test_digits_need_no_files(capsys) -> None:
     assert capsys.readouterr().out.startswith("found digits: 1,437 training and 360 test images, 8x8x1, 10 classes")
 
 
+def test_each_seed_can_have_an_order_of_its_own(arrays: Path) -> None:
+    options = parse("--npz", str(arrays), "--class-order", "seed", "--image-size", "8", name="arrays")
+    streams = learn.make_streams("arrays", options, [0, 1, 2, 3])
+    orders = [data.parse_class_order(f"random:{seed}", (3, 5, 9)) for seed in range(4)]
+    assert [stream.classes for stream in streams] == orders and len(set(orders)) > 1
+
+
+def test_a_fold_of_the_digits(capsys) -> None:
+    options = parse("--fold", "2/5", "--train-per-class", "100", "--held-out", "0", "--image-size", "8")
+    (stream,) = learn.make_streams("digits", options, [0])
+    fold = data.fold(data.load("digits"), 2, 5).first_per_class(100)
+    stream.begin(9)
+    assert stream.name == "digits, fold 2 of 5" and stream.train_counts(3) == (100,)
+    np.testing.assert_array_equal(stream.test(9)[0], fold.x_test[np.argsort(fold.y_test, kind="stable")])
+    np.testing.assert_array_equal(stream.train(9)[0], fold.x_train[fold.y_train == 9])
+    assert (
+        "found digits, fold 2 of 5: 1,435 training and 362 test images, 8x8x1, 10 classes\n" in capsys.readouterr().out
+    )
+    assert run("--fold", "6/5") == 2
+    assert capsys.readouterr().err.startswith("error: fold 6 of 5: expected a number from 1 to that of all folds")
+
+
 # ---- what the learner meets ----
 
 

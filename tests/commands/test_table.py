@@ -17,10 +17,13 @@ from dgm_jax.commands.experiments import find
 from dgm_jax.commands.parsing import parse
 from dgm_jax.commands.table_runs import TableRun
 from dgm_jax.config import Method
+from dgm_jax.data import parse_class_order
 from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
 from dgm_jax.loading import load_method
+from dgm_jax.metrics.intervals import Answers, difference, interval
 from dgm_jax.metrics.quality import measure
 from dgm_jax.reporting.table import Result, markdown, summarised, write
+from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.summary import Summary
 
 
@@ -114,6 +117,105 @@ def test_what_is_written(tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and float(rows[0]["A_final"]) == pytest.approx(0.985)
     assert json.loads((tmp_path / "table.json").read_text())["rows"][2]["method"] == "mergan"
+
+
+def test_measures_beside_joint_by_hand():
+    """The share is that of the same seed; forward transfer needs it, and tasks of several classes."""
+    pairs = {"tasks": [[2 * t, 2 * t + 1] for t in range(5)], "confusion": {}}
+
+    def known(*learnt):
+        return {"task_known": {"classifier": {"A_t": [0.5, 0.75], "just_learnt": [*learnt, *[None] * 6]}}} | pairs
+
+    averages = {"average_incremental": {"classifier": {"from_1": 0.5, "from_2": None}}}
+    one = {"readings": ("classifier",), "method": "er", "confusion": {"classifier": [[1]]}}
+    results = [
+        _result("er", 0, summary=_summary(0, 0.6, **known(1, 1, 0.5, 0.75) | averages | one)),
+        _result("er", 1, summary=_summary(1, 0.4, **known(1, 1, 0.5, 0.75) | averages | one)),
+        _result("joint", 0, summary=_summary(0, 0.8, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
+        _result("joint", 5, summary=_summary(5, 0.4, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
+    ]
+    er, joint = summarised(results)
+    assert er["A_final_by_joint"] == pytest.approx((0.6 / 0.8 + 0.4 / 0.6) / 2) and joint["A_final_by_joint"] == 1
+    assert er["forward_transfer"] == pytest.approx(-0.25) and joint["forward_transfer"] == 0
+    assert er["task_known"] == 0.75 and er["average_incremental"] == 0.5 and er["average_incremental_from_2"] is None
+    assert summarised(results[:2])[0]["A_final_by_joint"] is None
+    text = markdown([er, joint], [], "")
+    assert "| 50.0 ± 14.1 | 50.0 ± 0.0 | 0.71 |" in text
+
+
+def _answers(seed, right, n=50):
+    """Of two classes with n images each, `right` of all are right; which ones depends on the seed."""
+    values = np.random.default_rng(seed).permutation(2 * n) < right
+    return {"consolidated": Answers("mnist", {0: values[:n].astype(np.uint8), 1: values[n:].astype(np.uint8)})}
+
+
+def test_intervals_and_pairs(tmp_path):
+    """An interval where each run says what it has right; pairs on common seeds, with a verdict from three seeds on."""
+    right = {"dgma": {0: 90, 1: 92, 2: 91, 3: 90}, "dgmw": {0: 89, 1: 90, 2: 93}, "er": {0: 60, 1: 62, 2: 61}}
+    answers = {method: {seed: _answers(seed, n) for seed, n in of.items()} for method, of in right.items()}
+    results = [
+        _result(method, seed, summary=_summary(seed, right[method][seed] / 100), answers=own)
+        for method, of in answers.items()
+        for seed, own in of.items()
+    ] + [_result("joint", 0, summary=_summary(0, 0.9))]  # Of an earlier version.
+    write(results, tmp_path, command="")
+    table = json.loads((tmp_path / "table.json").read_text())
+    rows = {row["method"]: row for row in table["rows"] if row["reading"] == "consolidated"}
+    own = {m: {seed: of["consolidated"] for seed, of in runs.items()} for m, runs in answers.items()}
+    found = interval(list(own["dgma"].values()))
+    assert (rows["dgma"]["A_final_low"], rows["dgma"]["A_final_high"]) == (found.low, found.high)
+    assert rows["joint"]["A_final_low"] is None
+    by_pair = {(pair["method"], pair["other"]): pair for pair in table["differences"]}
+    assert list(by_pair) == [("dgma", "dgmw"), ("dgma", "er"), ("dgmw", "er")]
+    pair, expected = by_pair["dgma", "er"], difference(own["dgma"], own["er"])
+    assert (pair["difference"], pair["low"], pair["high"], pair["seeds"]) == (
+        expected.mean,
+        expected.low,
+        expected.high,
+        3,
+    )
+    assert pair["different"] and not by_pair["dgma", "dgmw"]["different"]
+    text = (tmp_path / "table.md").read_text()
+    assert f" [{100 * found.low:.1f}, {100 * found.high:.1f}] |" in text
+    assert "*dgma* – *dgmw* " in text and "], not different; *dgmw* – *er* " in text and "*dgma* – *er* " not in text
+    two = [result for result in results if result.seed < 2]
+    write(two, tmp_path, command="")
+    assert not any(pair["different"] for pair in json.loads((tmp_path / "table.json").read_text())["differences"])
+
+
+def test_seeds_are_orders_and_folds(tmp_path):
+    """Of digits, whose test images are few; and a run in another order or of another fold is another run."""
+    run = TableRun("digits", "joint", 7, tmp_path, orders=True)
+    assert run.command[-6:] == ["--class-order", "seed", "--fold", "3/5", "--seed", "7"]
+    assert "--fold" not in TableRun("mnist-500", "joint", 7, tmp_path, orders=True).command
+    order = parse_class_order("random:7", range(10))
+    _place(run, ("classifier",), seed=7, dataset="digits, fold 3 of 5", tasks=[[label] for label in order])
+    assert run.read().finished
+    for other, text in (
+        (TableRun("digits", "joint", 2, tmp_path, orders=True), "seed=7 instead of 2"),
+        (TableRun("digits", "joint", 7, tmp_path), "dataset='digits, fold 3 of 5' instead of 'digits'"),
+    ):
+        Workdir(other.workdir).path.mkdir(parents=True, exist_ok=True)
+        Workdir(other.workdir).summary.write_bytes(Workdir(run.workdir).summary.read_bytes())
+        with pytest.raises(OtherConfiguration, match=text):
+            other.read()
+    _place(run, ("classifier",), seed=7, dataset="digits, fold 3 of 5")
+    with pytest.raises(OtherConfiguration, match=r"order of classes=\(0, 1, 2, .*\) instead of"):
+        run.read()
+
+
+def test_predictions_reach_the_table(tmp_path):
+    run = TableRun("digits", "joint", 0, tmp_path)
+    _place(run, readings=("classifier",), final=0.75)
+    argv = ["--data", "digits", "--methods", "joint", "--seeds", "0", "--runs", str(tmp_path), "--collect"]
+    assert table.run(argv) == 0
+    classes = np.repeat(np.arange(10), 4)
+    Workdir(run.workdir).write_predictions(classes, {"classifier": np.where(np.arange(40) % 4, classes, 10)})
+    (result,) = table_runs.collect([run], {}, {})
+    assert result.answers["classifier"].accuracy == 0.75
+    Workdir(run.workdir).predictions.write_bytes(b"")
+    assert table.run(argv) == 1
+    assert "predictions.npz cannot be read" in (tmp_path / "table.md").read_text()
 
 
 def test_seeds_of_different_precision_are_named():

@@ -197,6 +197,7 @@ def test_parse_class_order():
     random = parse_class_order("random:3", range(10))
     assert sorted(random) == list(range(10)) and random != tuple(range(10))
     assert random == parse_class_order("random:3", reversed(range(10))) != parse_class_order("random:4", range(10))
+    assert parse_class_order("seed", range(10), seed=3) == random
 
 
 @pytest.mark.parametrize("text", ["", "random", "random:", "random:-1", "random:x", "1,,2", "all"])

@@ -67,6 +67,55 @@ def test_forgetting_counts_the_best_of_all_earlier_tasks():
     assert metrics.forgetting(matrix, [(0,), (1,), (2,)]) == pytest.approx(((0.9 - 0.2) + 0.0) / 2)
 
 
+def test_forgetting_by_class():
+    tasks = [(0,), (1, 2), (3,)]
+    np.testing.assert_allclose(metrics.forgetting_by_class(MATRIX, tasks), [0.4, -0.1, 0.3, NAN])
+    assert np.isnan(metrics.forgetting_by_class(MATRIX[:1], tasks)).all()
+    untested = np.array([[NAN, NAN, NAN], [NAN, 0.75, NAN], [NAN, 0.5, 1.0]])  # Class 0 has no test images.
+    np.testing.assert_array_equal(metrics.forgetting_by_class(untested, [(0,), (1,), (2,)]), [NAN, 0.25, NAN])
+
+
+def test_average_incremental_accuracy():
+    assert metrics.average_incremental_accuracy([1.0, 0.75, 0.5]) == 0.75
+    assert metrics.average_incremental_accuracy([0.75, 0.5]) == 0.625
+    assert np.isnan(metrics.average_incremental_accuracy([1.0, None, 0.5]))  # Not a mean over some of the tasks.
+    assert np.isnan(metrics.average_incremental_accuracy([]))
+
+
+def test_share_of_joint():
+    assert metrics.share_of_joint(0.6, 0.8) == pytest.approx(0.75)
+
+
+SCORES = np.array(  # Classes 0 and 1 are a task, 2 is one, and 3, 4 and 5 are one.
+    [
+        [3.0, 1, 9, 9, 9, 9],  # Class 0: right if the task is known.
+        [1.0, 3, 0, 0, 0, 0],  # Class 0: wrong in any case.
+        [1.0, 3, 0, 0, 0, 0],  # Class 1
+        [9.0, 9, 0, 9, 9, 9],  # Class 2, which is alone
+        [9.0, 9, 9, 1, 2, 3],  # Class 5
+        [9.0, 9, 9, 3, 2, 1],  # Class 5: wrong
+        [9.0, 9, 9, 3, 2, 1],  # Class 5: wrong
+        [9.0, 9, 9, 3, 2, 1],  # Class 5: wrong
+    ]
+)
+
+
+def test_accuracy_with_the_task_known():
+    tasks, labels = [(0, 1), (2,), (3, 4, 5)], np.array([0, 0, 1, 2, 5, 5, 5, 5])
+    accuracy = metrics.accuracy_with_task_known(SCORES, labels, tasks)
+    np.testing.assert_array_equal(accuracy, [0.5, 1, NAN, NAN, NAN, 0.25])  # Classes 3 and 4 have no images.
+    np.testing.assert_array_equal(metrics.accuracy_with_task_known(SCORES[:3], labels[:3], tasks[:1]), [0.5, 1])
+
+
+def test_forward_transfer():
+    """Of the classes after the first task that both have measured: 2 and 3."""
+    tasks = [(0, 1), (2, 3), (4, 5)]
+    mine, joint = [0.5, 0.5, 1.0, 0.75, None, 0.5], [1.0, 1.0, 0.75, 0.75, 0.5, None]
+    assert metrics.forward_transfer(mine, joint, tasks) == 0.125
+    assert np.isnan(metrics.forward_transfer(mine[:2], joint[:2], tasks[:1]))
+    assert metrics.forward_transfer(mine[:4], joint, tasks) == 0.125  # A run that is not finished.
+
+
 def test_capacity_of_units():
     row, second = metrics.capacity(
         binary=[np.array([True, True, False, False]), np.array([True, False])],

@@ -97,11 +97,14 @@ class TestPage:
         tables = _Tables(report.page(found)).rows
         for reading in ("consolidated", "auxiliary"):
             matrix = found.matrices[reading]
-            rows = [row for row in tables["forgetting"] if len(row) == len(found.names) + 1][1:]
+            rows = [row for row in tables["forgetting"] if row[0].startswith("task ")]
             shown = rows[: len(matrix)] if reading == "consolidated" else rows[-len(matrix) :]
             for row, values in zip(shown, matrix, strict=True):
                 expected = ["" if v is None else f"{100 * v:.1f}" for v in values]
                 assert [cell.strip() for cell in row[1:]] == expected
+            (falls,) = [row[1:] for row in tables["forgetting"] if row[0] == reading]
+            expected = ["–" if v is None else f"{100 * v:.1f}" for v in found.summary.forgetting_by_class[reading]]
+            assert falls == expected
             confusion = found.summary.confusion[reading]
             counts = [row[1:] for row in tables["confusion"] if row[0] in found.names]
             part = counts[: len(confusion)] if reading == "consolidated" else counts[-len(confusion) :]

@@ -52,6 +52,11 @@ def test_what_is_measured_is_the_same_and_the_rest_is_missing(both):
     assert [name for name in thin if name.startswith("A_")] == ["A_2", "A_4", "A_5"]
     for name in ("A_2", "A_4", "A_5", "confusion", "bytes"):
         assert thin[name] == whole[name], name
+    for reading, means in whole["average_incremental"].items():
+        curve = [whole[f"A_{n}"][reading]["macro"] for n in range(1, 6)]
+        assert means == pytest.approx({"from_1": sum(curve) / 5, "from_2": sum(curve[1:]) / 4})
+        assert thin["average_incremental"][reading] == {"from_1": None, "from_2": None}
+    assert "task_known" not in whole  # Each task has one class.
     rows, expected = (accuracies(run) for run in (some, each))
     assert len(rows) == len(expected) == 5 * len(thin["forgetting"])
     for row, full in zip(rows, expected, strict=True):

@@ -155,6 +155,7 @@ def test_another_method_is_refused_whatever_its_own_settings(tmp_path):
     ("stream", "said"),
     [
         (_stream("mnist"), "the data set 'digits', now it is 'mnist'"),
+        (_stream("digits, fold 1 of 5"), "the data set 'digits', now it is 'digits, fold 1 of 5'"),
         (_stream(order=(1, 3, 4)), "the tasks [[3], [1, 4]], now they are [[1], [3, 4]]"),
         (_stream(value=1), "other images of 'digits'"),
     ],

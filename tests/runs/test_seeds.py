@@ -148,13 +148,33 @@ def test_a_memory_is_that_of_one_seed(together):
     assert str(error.value) == f"{folder} holds the runs of several seeds; choose one: seed0, seed5"
 
 
+def test_seeds_with_orders_of_their_own(tmp_path):
+    """Each run, its memory and its pictures have the labels of its own order."""
+    orders = {seed: order for seed, order in zip(SEEDS, ((0, 1), (1, 0)), strict=True)}
+    streams = [small_runs.stream(CONFIG, LABELS, class_order=order) for order in orders.values()]
+    log = Log()
+    summary = Learner(CONFIG, devices=1, callbacks=[log]).fit_seeds(SEEDS, streams, tmp_path)
+    assert "tasks" not in summary and [start.classes for start in log.tasks] == [("0/1",), ("1/0",)]
+    for seed, order in orders.items():
+        folder = tmp_path / f"seed{seed}"
+        own, given = CONFIG.with_changes(seed=seed), {} if order == (0, 1) else {"class_order": order}
+        alone = small_runs.finished(own, labels=LABELS, **given)
+        _assert_alike(load_memory(folder), load_memory(alone.workdir))
+        mine, other = (json.loads((f / "summary.json").read_text()) for f in (folder, alone.workdir))
+        assert mine["tasks"] == other["tasks"] == [[label] for label in order]
+        assert mine["A_2"] == other["A_2"] and mine["class_names"] == [str(label) for label in order]
+        with np.load(folder / "samples" / "after_task_01.npz") as drawn:
+            assert drawn["labels"].tolist() == list(order)
+
+
 def test_streams_must_be_alike():
     learner = Learner(CONFIG, devices=1)
-    streams = [small_runs.stream(CONFIG, LABELS, class_order=order) for order in ((0, 1), (1, 0))]
+    streams = [small_runs.stream(CONFIG, labels) for labels in (LABELS, (0, 2))]
     with pytest.raises(ConfigError) as error:
         learner.fit_seeds(SEEDS, streams, "nowhere")
     assert str(error.value) == (
-        "the streams of seeds 0 and 5 differ in tasks; seeds are trained side by side on the same tasks"
+        "the streams of seeds 0 and 5 differ in classes, which seeds that are trained side by side share; "
+        "train each by itself (learn --seeds N,N,... --jobs N)"
     )
     with pytest.raises(ConfigError, match="^1 streams for 2 seeds; give one for each$"):
         learner.fit_seeds(SEEDS, streams[:1], "nowhere")

@@ -46,8 +46,8 @@ def assert_same_results(a: Path, b: Path):
     assert checkpoints.position(first) == checkpoints.position(second)
     assert_equal_trees(first.tree, second.tree)
     assert first.metadata["memory"] == second.metadata["memory"]
-    for name in ("accuracy_matrix.csv", "capacity.csv"):
-        assert (a / name).read_text() == (b / name).read_text()
+    for name in ("accuracy_matrix.csv", "capacity.csv", "predictions.npz"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
     configs = [json.loads((workdir / "config.json").read_text()) for workdir in (a, b)]
     for config in configs:
         config.pop("before", None)  # Settings that the run went on without.

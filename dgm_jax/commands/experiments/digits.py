@@ -7,8 +7,9 @@ classes seen so far. Expect A_10 of about 97 % in two minutes on two cores; with
     dgm-jax learn digits
     dgm-jax learn digits --preset best
     dgm-jax learn digits --variant dgmw --class-order random:1 --classes-per-task 2
+    dgm-jax learn digits --fold 1/5       # one of five divisions, in which every image is a test image once
 """
 
-from dgm_jax.commands.options import Options
+from dgm_jax.commands.options import DigitsOptions
 
-OPTIONS = Options
+OPTIONS = DigitsOptions

@@ -1,0 +1,57 @@
+"""Compares methods by their finished runs: with joint training, and in pairs on the same seeds."""
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dgm_jax.metrics import forward_transfer, share_of_joint
+from dgm_jax.metrics.intervals import Answers, difference
+from dgm_jax.runs.summary import Summary
+
+
+def shares_of_joint(summaries: Sequence[Summary], joint: Mapping[int, Summary], reading: str) -> list[float]:
+    """A_final of each run divided by that of joint training with the same seed, or if there is none by the mean of all.
+
+    Args:
+      summaries: runs of one method.
+      joint: runs of joint training by seed; if there are none, the result is empty.
+      reading: of the method.
+    """
+    if not joint:
+        return []
+    mean = statistics.mean(one.final_accuracy() for one in joint.values())
+    ceilings = [joint[s.seed].final_accuracy() if s.seed in joint else mean for s in summaries]
+    return [share_of_joint(s.final_accuracy(reading), ceiling) for s, ceiling in zip(summaries, ceilings, strict=True)]
+
+
+def forward_transfers(summaries: Sequence[Summary], joint: Mapping[int, Summary], reading: str) -> list[float]:
+    """`metrics.forward_transfer` of those runs that have it, for which joint training has a run of the same seed."""
+    found = []
+    for s in summaries:
+        reference = joint[s.seed].task_known if s.seed in joint else {}
+        if reading in s.task_known and reference:
+            mine, other = (known["just_learnt"] for known in (s.task_known[reading], *reference.values()))
+            numbers = itertools.count()
+            found.append(forward_transfer(mine, other, [[next(numbers) for _ in task] for task in s.tasks]))
+    return found
+
+
+def differences(methods: Mapping[str, Mapping[int, Answers]]) -> list[dict[str, Any]]:
+    """Each two methods on the seeds that both have.
+
+    Args:
+      methods: the runs of each method by seed, all on one data set.
+
+    Returns:
+      For each pair with at least two common seeds, better methods first: "method" and "other", "difference" of A_final
+      (method - other), the bounds "low" and "high" of its 95 % interval, "seeds", and "different", the verdict.
+    """
+    ranked = sorted(methods, key=lambda name: -statistics.mean(run.accuracy for run in methods[name].values()))
+    found = []
+    for method, other in itertools.combinations(ranked, 2):
+        pair = difference(methods[method], methods[other])
+        if pair is not None:
+            numbers = {"difference": pair.mean, "low": pair.low, "high": pair.high, "seeds": pair.seeds}
+            found.append({"method": method, "other": other, **numbers, "different": pair.is_different})
+    return found
