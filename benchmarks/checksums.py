@@ -36,7 +36,7 @@ _BEST = "--warm-start --scale-lead 1 --generator-average 0.98 --consolidation-sm
 _BASELINES = {
     **dict.fromkeys(("joint", "finetune", "er", "icarl", "ewc"), _STEPS),
     "dgr": _EPOCHS,
-    **dict.fromkeys(("mergan", "mergan-jtr"), _SHORT),
+    **dict.fromkeys(("mergan", "mergan-jtr", "separate"), _SHORT),
 }  # Each with the options that it reads.
 
 RUNS: dict[str, str] = {  # Options of the experiment, by name of the run.

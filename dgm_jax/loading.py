@@ -57,7 +57,7 @@ def _memory_of_run(path: Path) -> Memory:
     if restored is None:
         raise NoMemory(f"{path} holds no checkpoint yet; expected the workdir of a run with a finished task")
     if "memory" not in restored.tree:
-        raise NoMemory(f"{path} is the run of a baseline; only dgm's memory can be drawn from")
+        raise NoMemory(f"{path} is the run of a baseline; only memories of dgm and separate can be drawn from")
     memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
     if not memory.tasks:
         raise NoMemory(f"{path} has not finished its first task yet; continue the run")

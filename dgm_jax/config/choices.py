@@ -5,8 +5,9 @@ from typing import Literal
 Variant = Literal["dgma", "dgmw"]
 Precision = Literal["auto", "float32", "tf32", "bf16"]
 Network = Literal["dcgan", "resnet"]
-Method = Literal["dgm", "joint", "mergan", "mergan-jtr", "dgr", "er", "icarl", "ewc", "finetune"]
+Method = Literal["dgm", "joint", "separate", "mergan", "mergan-jtr", "dgr", "er", "icarl", "ewc", "finetune"]
 
 DGM: tuple[Method, ...] = ("dgm",)
-GENERATIVE: tuple[Method, ...] = ("dgm", "dgr", "mergan", "mergan-jtr")  # Methods with a memory that draws images.
+FROZEN: tuple[Method, ...] = ("dgm", "separate")  # Methods that freeze a generator, or part of one, after each task.
+GENERATIVE: tuple[Method, ...] = (*FROZEN, "dgr", "mergan", "mergan-jtr")  # Methods with a memory that draws images.
 KEEPS_IMAGES: tuple[Method, ...] = ("joint", "er", "icarl")  # Methods that keep real images of earlier tasks.
