@@ -34,7 +34,7 @@ CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does 
 class Memory:
     """The frozen generator of all tasks so far."""
 
-    kernels: list[np.ndarray]  # Weights that the next task trains, of the present logical widths.
+    kernels: list[np.ndarray]  # Shared weights, of the present logical widths; or those that the next task begins with.
     reserved: list[np.ndarray]  # Cumulative masks, bool: of each layer (DGMa) or kernel (DGMw).
     tasks: tuple[TaskMemory, ...]
     noise_dim: int
