@@ -37,7 +37,7 @@ _BASELINES = {
     **dict.fromkeys(("joint", "finetune", "er", "icarl", "gdumb", "ewc"), _STEPS),
     "analytic": "--checkpoint-seconds 0",
     "dgr": _EPOCHS,
-    **dict.fromkeys(("mergan", "mergan-jtr"), _SHORT),
+    **dict.fromkeys(("mergan", "mergan-jtr", "separate"), _SHORT),
 }  # Each with the options that it reads.
 
 RUNS: dict[str, str] = {  # Options of the experiment, by name of the run.

@@ -28,7 +28,7 @@ def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
       after_task: the memory as it was after this task (0 is the first); None: the newest.
 
     Raises:
-      NoMemory: if there is no memory, or none after that task; a baseline's run has none.
+      NoMemory: if there is no memory, or none after that task; only runs of dgm and separate have one.
       DamagedMemoryFile, DamagedCheckpoint, NewerFormat: if what is there cannot be read.
     """
     path = Path(path)
@@ -57,7 +57,7 @@ def _memory_of_run(path: Path) -> Memory:
     if restored is None:
         raise NoMemory(f"{path} holds no checkpoint yet; expected the workdir of a run with a finished task")
     if "memory" not in restored.tree:
-        raise NoMemory(f"{path} is the run of a baseline; only dgm's memory can be drawn from")
+        raise NoMemory(f"{path} is the run of a baseline; only memories of dgm and separate can be drawn from")
     memory = Memory.from_tree(restored.tree["memory"], restored.metadata["memory"])
     if not memory.tasks:
         raise NoMemory(f"{path} has not finished its first task yet; continue the run")
@@ -65,7 +65,7 @@ def _memory_of_run(path: Path) -> Memory:
 
 
 def load_classifier(path: str | Path, *, after_task: int | None = None, reading: str = "consolidated") -> Classifier:
-    """Loads the classifier of all classes that a run of DGM has learnt so far.
+    """Loads the classifier of all classes that a run of dgm or separate has learnt so far.
 
     Args:
       path: the folder of a run, finished or not, or a file that `python -m dgm_jax export --what classifier` (or both)
@@ -74,7 +74,7 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
       reading: of a run, "consolidated", trained on images that the memory drew, or "auxiliary", the paper's.
 
     Raises:
-      NoMemory: if there is none yet, or none after that task, or the run is a baseline's.
+      NoMemory: if there is none yet, or none after that task, or the run is of another method.
       UserError: if `reading` is unknown, or what is there cannot be read.
     """
     path = Path(path)
@@ -102,7 +102,9 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
     restored = checkpoints.restore(folder.checkpoints, _warn, wanted=lambda found: place in found.tree)
     if restored is None or "memory" not in restored.metadata:
-        raise NoMemory(f"{folder.path} has no classifier; expected the workdir of a run of dgm with a finished task")
+        raise NoMemory(
+            f"{folder.path} has no classifier; expected the workdir of a run of dgm or separate with a finished task"
+        )
     n_tasks = len(restored.metadata["memory"]["tasks"])
     if after_task is not None and not 0 <= after_task < n_tasks:
         raise NoMemory(f"after_task={after_task}, but {path} has {n_tasks} finished tasks, from 0")

@@ -308,9 +308,14 @@ def test_many_hosts(desk, monkeypatch) -> None:
     assert Path("shared-run/summary.json").exists()
 
 
+def test_the_width_of_a_baseline(capsys) -> None:
+    run("docs/baselines.md", {})
+    assert f"--generator-width {capsys.readouterr().out.split()[0]}`" in (ROOT / "docs/baselines.md").read_text()
+
+
 def test_every_block_of_python_is_run() -> None:
     """A page with Python is run above, or has a separate test."""
-    run_above = ("ship", "start", "own-images", "arrays", "formats", "extend", "devices")
+    run_above = ("ship", "start", "own-images", "arrays", "formats", "extend", "devices", "baselines")
     tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
     tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
     tested.add("docs/flax.md")  # tests/nn/test_flax_examples.py

@@ -14,7 +14,7 @@ from dgm_jax.commands import learn
 from dgm_jax.commands.experiments import find
 from dgm_jax.commands.options import Options
 from dgm_jax.commands.parsing import parse
-from dgm_jax.config import GENERATIVE, Config, Method, flattened, require_none_removed, upgraded
+from dgm_jax.config import FROZEN, GENERATIVE, Config, Method, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream, fold_name, parse_class_order, parse_fold
 from dgm_jax.errors import OtherConfiguration, UserError, exit_status
 from dgm_jax.metrics.intervals import Answers
@@ -270,7 +270,7 @@ def _load_memory(
     from dgm_jax.loading import load_memory, load_method
     from dgm_jax.methods.generative import UnmaskedGenerator
 
-    if config.method == "dgm":
+    if config.method in FROZEN:
         return load_memory(workdir), None
     method, state = load_method(config, stream, workdir)
     assert isinstance(method, UnmaskedGenerator)

@@ -1,6 +1,6 @@
 """Every setting of a run, in groups, and named sets of them (presets)."""
 
-from dgm_jax.config.choices import GENERATIVE, KEEPS_IMAGES, TRAINS, Method, Network, Precision, Variant
+from dgm_jax.config.choices import FROZEN, GENERATIVE, KEEPS_IMAGES, TRAINS, Method, Network, Precision, Variant
 from dgm_jax.config.formats import require_none_removed, upgraded
 from dgm_jax.config.groups import Consolidation, Data, Features, Gan, Gates, MethodSettings, Networks, Replay
 from dgm_jax.config.presets import NAMED_PRESETS, PRESETS, preset, preset_for
@@ -8,6 +8,7 @@ from dgm_jax.config.setting import setting
 from dgm_jax.config.settings import Config, all_facts, flattened, unread_defaults
 
 __all__ = [
+    "FROZEN",
     "GENERATIVE",
     "KEEPS_IMAGES",
     "NAMED_PRESETS",

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dgm_jax.config.choices import DGM, GENERATIVE, TRAINS, Network, Precision, Variant
+from dgm_jax.config.choices import DGM, FROZEN, GENERATIVE, TRAINS, Network, Precision, Variant
 from dgm_jax.config.setting import Settings, setting
 from dgm_jax.errors import ConfigError
 
-_SAMPLED: tuple = ("dgm", "mergan", "mergan-jtr")  # Their classifier learns from images drawn of all classes.
-_FEATURES: tuple = ("analytic", "dgm")  # They can keep sums of features.
+_SAMPLED: tuple = (*FROZEN, "mergan", "mergan-jtr")  # Their classifier learns from images drawn of all classes.
+_FEATURES: tuple = ("analytic", *FROZEN)  # They can keep sums of features.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,13 @@ class Gan(Settings):
     """Weight of the gradient penalty in the critic's loss [lambda_gp]."""
     reconstruction_weight: float = setting(0.0, at_least=0, used_by=GENERATIVE)
     """Weight in the generator's loss of the L1 distance to the real images of the batch [L1]."""
-    auxiliary_generator: bool = setting(False, used_by=DGM)
+    auxiliary_generator: bool = setting(False, used_by=FROZEN)
     """Add the auxiliary classifier's cross-entropy to the generator's loss [aux_G]."""
-    reinitialise_discriminator: bool = setting(True, used_by=DGM)
+    reinitialise_discriminator: bool = setting(True, used_by=FROZEN)
     """Start the discriminator afresh at every task."""
-    critic_condition: Literal["none", "projection"] = setting("none", used_by=DGM)
+    critic_condition: Literal["none", "projection"] = setting("none", used_by=FROZEN)
     """projection: if tasks have several classes, the critic sees each image's class (Miyato and Koyama 2018)."""
-    generator_average: float = setting(0.0, at_least=0, below=1, used_by=DGM)
+    generator_average: float = setting(0.0, at_least=0, below=1, used_by=FROZEN)
     """Average the generator's weights over a task's steps, with this decay a step; 0: keep the last weights."""
 
 
@@ -136,9 +136,9 @@ class Gates(Settings):
 class Replay(Settings):
     """How images of earlier classes are replayed."""
 
-    replay: Literal["fixed", "fresh"] = setting("fixed", changeable=True, used_by=DGM)
+    replay: Literal["fixed", "fresh"] = setting("fixed", changeable=True, used_by=FROZEN)
     """Draw the replayed images once per task, or anew for every epoch."""
-    replay_steps: int | None = setting(None, above=0, changeable=True, used_by=DGM)
+    replay_steps: int | None = setting(None, above=0, changeable=True, used_by=FROZEN)
     """Mini-batches an iteration for the auxiliary classifier, of real and replayed images; None: one for each task."""
 
 

@@ -30,12 +30,14 @@ def to_npz(memory: Memory) -> bytes:
     }
     for name in ("network", "image_size", "noise_dim", "gate_before_norm"):
         arrays[name] = np.array(getattr(memory, name))
-    arrays |= {f"kernel_{i}": kernel for i, kernel in enumerate(memory.kernels)}
+    if not memory.own_kernels:
+        arrays |= {f"kernel_{i}": kernel for i, kernel in enumerate(memory.kernels)}
     for t, task in enumerate(memory.tasks):
         for name in ("classes", "widths", "n_conditioned"):
             arrays[f"task_{t}_{name}"] = np.array(getattr(task, name))
         arrays[f"task_{t}_heads"] = task.heads
         arrays |= {f"task_{t}_mask_{i}": mask for i, mask in enumerate(task.masks)}
+        arrays |= {f"task_{t}_kernel_{i}": kernel for i, kernel in enumerate(task.kernels or ())}
         for layers in (params_to_tree(task.norms), params_to_tree(task.statistics)):
             arrays |= {f"task_{t}_norm_{i}_{name}": a for i, layer in enumerate(layers) for name, a in layer.items()}
     return files.to_npz(arrays)

@@ -4,6 +4,8 @@ The weights are shared by all tasks; a task owns its norms, its output layers an
 sub-network is cut out of the shared weights: for DGMa the open units, for DGMw the masked weights at the widths that
 the network had when the task ended. This cut never changes, in value or in shape, however much the network grows or
 learns. So old images stay equal bit for bit, and drawing old classes never becomes slower.
+
+Each task of the method `separate` has kernels of its own instead, and no masks.
 """
 
 import itertools
@@ -19,7 +21,7 @@ import numpy as np
 from dgm_jax import nn
 from dgm_jax.data import pictures
 from dgm_jax.data.dataset import composed
-from dgm_jax.memory.task import TaskMemory, cut_units, cut_weights, unite_masks
+from dgm_jax.memory.task import TaskMemory, cut_units, cut_weights, own_generator, unite_masks
 from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator, conditioned_noise
 from dgm_jax.system.pinned import as_key, pinned
@@ -32,7 +34,7 @@ CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does 
 class Memory:
     """The frozen generator of all tasks so far."""
 
-    kernels: list[np.ndarray]  # Shared weights, of the present logical widths.
+    kernels: list[np.ndarray]  # Shared weights, of the present logical widths; or those that the next task begins with.
     reserved: list[np.ndarray]  # Cumulative masks, bool: of each layer (DGMa) or kernel (DGMw).
     tasks: tuple[TaskMemory, ...]
     noise_dim: int
@@ -44,7 +46,7 @@ class Memory:
 
     def __repr__(self) -> str:
         """What it draws and how large it is: the weights themselves would fill the screen."""
-        kilobytes = sum(kernel.nbytes for kernel in self.kernels) / 1000
+        kilobytes = sum(kernel.nbytes for kernel in self.own_kernels or self.kernels) / 1000
         channels = f"x{self.channels}" if self.tasks else ""  # Before the first task none draws.
         return (
             f"Memory(labels={list(self.labels[: self.n_classes])}, tasks={len(self.tasks)}, "
@@ -56,6 +58,11 @@ class Memory:
     def generator(self) -> Generator:
         """How its layers are wired."""
         return pair(self.network).generator(self.image_size)
+
+    @property
+    def own_kernels(self) -> list[np.ndarray]:
+        """The weights of all tasks that have a generator of their own; none if tasks share them."""
+        return jax.tree.leaves([task.kernels for task in self.tasks])
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -201,6 +208,8 @@ class Memory:
 
     def cut(self, task: TaskMemory) -> SamplerParams:
         """Cuts a task's sub-network out of the shared weights, padded to one of few shapes."""
+        if task.kernels is not None:
+            return own_generator(self.generator, task.kernels, task)
         cut = cut_units if task.masks[0].ndim == 1 and not self.gate_before_norm else cut_weights
         return cut(self.generator, self.kernels, task)
 
@@ -210,11 +219,14 @@ class Memory:
         return [int((mask & ~old).sum()) for mask, old in zip(self.tasks[-1].masks, before, strict=True)]
 
     def parameters(self) -> dict[str, int]:
-        """How many weights all tasks share, and how many numbers belong to one task: norms, statistics, heads."""
-        arrays = jax.tree.leaves([(task.norms, task.statistics, task.heads) for task in self.tasks])
+        """How many weights all tasks share, and how many numbers belong to one task: norms, statistics, heads.
+
+        If each task has a generator of its own, its weights belong to it as well, and none is shared.
+        """
+        own, arrays = self.own_kernels, jax.tree.leaves([(t.norms, t.statistics, t.heads) for t in self.tasks])
         return {
-            "shared_weights": sum(kernel.size for kernel in self.kernels),
-            "task_parameters": sum(array.size for array in arrays),
+            "shared_weights": 0 if own else sum(kernel.size for kernel in self.kernels),
+            "task_parameters": sum(array.size for array in [*arrays, *own]),
         }
 
     def bytes(self) -> dict[str, int]:
@@ -234,7 +246,7 @@ class Memory:
             "reserved": list(self.reserved),
             "tasks": [
                 {
-                    "masks": list(task.masks),
+                    **({"masks": list(task.masks)} if task.kernels is None else {"kernels": list(task.kernels)}),
                     "norms": params_to_tree(task.norms),
                     "statistics": params_to_tree(task.statistics),
                     "heads": task.heads,
@@ -267,11 +279,12 @@ class Memory:
             TaskMemory(
                 classes=tuple(data["classes"]),
                 widths=tuple(data["widths"]),
-                masks=_masks(arrays["masks"], data),
+                masks=_masks(arrays.get("masks", []), data),
                 norms=norms_from_tree(arrays["norms"]),
                 statistics=statistics_from_tree(arrays["statistics"]),
                 heads=arrays["heads"],
                 n_conditioned=data["n_conditioned"],
+                kernels=arrays.get("kernels"),
             )
             for arrays, data in zip(tree["tasks"], plain["tasks"], strict=True)
         )

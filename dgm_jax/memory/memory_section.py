@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.data.dataset import composed
+from dgm_jax.errors import UserError
 from dgm_jax.memory.checks import require, require_array, require_classes, require_images, require_number
 from dgm_jax.memory.container import DamagedMemoryFile, Section
 from dgm_jax.memory.memory import Memory, used_weights
@@ -103,7 +104,16 @@ class Header:
 
 
 def encode(memory: Memory) -> Section:
-    """A memory as a section; the same memory gives the same section."""
+    """A memory as a section; the same memory gives the same section.
+
+    Raises:
+      UserError: if its tasks share no weights.
+    """
+    if memory.own_kernels:
+        raise UserError(
+            "each task of this memory has a generator of its own (method separate), and such a file holds one that all "
+            "tasks share; draw from the run's folder, or export --to npz or --to stablehlo"
+        )
     header = Header(
         network=memory.network,
         image_size=memory.image_size,

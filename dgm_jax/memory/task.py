@@ -22,6 +22,12 @@ class TaskMemory:
     statistics: list[Statistics]
     heads: np.ndarray  # [classes of the task, k, k, c_last, channels]
     n_conditioned: int  # Entries of the noise that carry the one-hot class.
+    kernels: list[np.ndarray] | None = None  # A generator of its own, without masks; None: the shared weights.
+
+
+def own_generator(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> SamplerParams:
+    """The generator of a task that shares no weight: nothing is cut out of it."""
+    return _padded(generator, SamplerParams(GeneratorParams(list(kernels), task.norms, task.heads), task.statistics))
 
 
 def cut_units(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> SamplerParams:

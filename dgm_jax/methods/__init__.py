@@ -19,11 +19,13 @@ from dgm_jax.methods.icarl import ICaRL
 from dgm_jax.methods.joint import Joint
 from dgm_jax.methods.mergan import JointRetraining, ReplayAlignment
 from dgm_jax.methods.method import Method
+from dgm_jax.methods.separate import Separate
 
 METHODS: dict[str, type[Method]] = {
     "dgm": DGM,
     "joint": Joint,
     "analytic": Analytic,
+    "separate": Separate,
     "mergan": ReplayAlignment,
     "mergan-jtr": JointRetraining,
     "dgr": DeepGenerativeReplay,

@@ -10,7 +10,10 @@ from dgm_jax.training.epoch import TaskImages
 class DeepGenerativeReplay(UnmaskedGenerator):
     """Replays images without labels; the solver of the task before labels them."""
 
-    paper = "Shin et al. 2017 (arXiv 1705.08690); here with the networks and the step of DGM"
+    paper = (
+        "Shin et al. 2017 (arXiv 1705.08690); here with the networks and the step of DGM, and one mixture of new and "
+        "replayed images"
+    )
     conditional = False
     random_uses = ("replay", "train", "classifier")
 

@@ -34,7 +34,7 @@ class OnlineEWC(ClassifierMethod):
 
     paper = (
         "Kirkpatrick et al. 2017 (arXiv 1612.00796), online as in Schwarz et al. 2018 (arXiv 1805.06370) without "
-        "decay; here with one head over all classes"
+        "decay; here of a classifier with one head over all classes"
     )
     settings = EWCSettings
 

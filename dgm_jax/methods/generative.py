@@ -40,6 +40,11 @@ Keys = dict[str, jax.Array]  # By what they are for.
 _ABOUT_GATES = {"scale", "open_share", "sparsity", "sparsity_term"}  # Metrics of DGM's step that say nothing here.
 
 
+def without_gates(means: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The metrics of each seed that say something where every gate is open."""
+    return [{name: mean for name, mean in own.items() if name not in _ABOUT_GATES} for own in means]
+
+
 @dataclass(frozen=True)
 class State:
     """What one seed knows between two tasks."""
@@ -154,7 +159,7 @@ class UnmaskedGenerator(Method[State, Training]):
         """One epoch, as long as DGM's."""
         with watch.phase("train", training.running.steps, epoch=epoch) as on_steps:
             means = training.running.run_epoch(training.nothing_replayed, epoch, [self.widths], on_steps)
-        return [{name: mean for name, mean in own.items() if name not in _ABOUT_GATES} for own in means]
+        return without_gates(means)
 
     def in_progress(self, training: Training) -> list[Tree]:
         """Both networks and their moments."""

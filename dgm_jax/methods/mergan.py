@@ -30,7 +30,10 @@ class _Conditional(UnmaskedGenerator):
 class JointRetraining(_Conditional):
     """Joint retraining with replay (MeRGAN-JTR): new images and replayed ones train both networks."""
 
-    paper = "Wu et al. 2018 (arXiv 1809.02058), joint retraining; here with the networks and the step of DGM"
+    paper = (
+        "Wu et al. 2018 (arXiv 1809.02058), joint retraining; here with the networks and the step of DGM: a one-hot "
+        "in the noise, norms in the critic, one critic step"
+    )
     random_uses = ("replay", "train", "sample", "classifier")
 
     def data(self, task: int, own: TaskInput[State], keys: Keys, watch: Watch) -> TaskImages:
@@ -106,7 +109,10 @@ class AlignmentSettings(MethodSettings):
 class ReplayAlignment(_Conditional):
     """Replay alignment (MeRGAN-RA): only new images train the critic; a penalty holds the old classes."""
 
-    paper = "Wu et al. 2018 (arXiv 1809.02058), replay alignment; here with the networks and the step of DGM"
+    paper = (
+        "Wu et al. 2018 (arXiv 1809.02058), replay alignment; here with the networks and the step of DGM: a one-hot "
+        "in the noise, norms in the critic, one critic step"
+    )
     settings = AlignmentSettings
     step = AlignedStep
     random_uses = ("train", "sample", "classifier")

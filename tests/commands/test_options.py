@@ -93,8 +93,12 @@ def test_help_of_a_baseline_has_what_it_reads(capsys) -> None:
         (["--method", "er", "--no-reuse"], "--no-reuse has no effect for method 'er' (only for dgm); remove it"),
         (
             ["--method", "joint", "--consolidation-smoothing", "0"],  # Its default, but it would mean nothing.
-            "--consolidation-smoothing has no effect for method 'joint' (only for dgm, dgr, mergan, mergan-jtr); "
-            "remove it",
+            "--consolidation-smoothing has no effect for method 'joint' (only for dgm, separate, dgr, mergan, "
+            "mergan-jtr); remove it",
+        ),
+        (
+            ["--method", "separate", "--warm-start"],
+            "--warm-start has no effect for method 'separate' (only for dgm); remove it",
         ),
         (["--memory-size", "9"], "--memory-size has no effect for method 'dgm' (only for er, icarl, gdumb); remove it"),
         (

@@ -250,9 +250,9 @@ def test_a_preset_keeps_its_settings_for_its_own_method():
         ),
         (
             Config(method="er").with_changes(consolidation_smoothing=0.5, epochs=3, consolidation_samples=9),
-            "epochs=3 and consolidation_smoothing=0.5 have no effect for method 'er' (only for dgm, dgr, mergan, "
-            "mergan-jtr); consolidation_samples=9 has no effect for method 'er' (only for dgm, mergan, mergan-jtr); "
-            "remove them",
+            "epochs=3 and consolidation_smoothing=0.5 have no effect for method 'er' (only for dgm, separate, dgr, "
+            "mergan, mergan-jtr); consolidation_samples=9 has no effect for method 'er' (only for dgm, separate, "
+            "mergan, mergan-jtr); remove them",
         ),
         (
             Config(method="joint").with_changes(filters=9),
@@ -260,7 +260,7 @@ def test_a_preset_keeps_its_settings_for_its_own_method():
         ),
         (
             Config(method="mergan").with_changes(replay="fresh"),
-            "replay='fresh' has no effect for method 'mergan' (only for dgm); remove it",
+            "replay='fresh' has no effect for method 'mergan' (only for dgm, separate); remove it",
         ),
         (
             Config(method="er", method_settings=KeptImagesSettings(memory_size=9)),

@@ -18,7 +18,8 @@ from dgm_jax.config import GENERATIVE, KEEPS_IMAGES, TRAINS
 from dgm_jax.data.stream import PastTaskError
 from dgm_jax.errors import ConfigError, NoMemory, NotFinite
 from dgm_jax.loading import load_method
-from dgm_jax.methods import METHODS, classifying, mergan
+from dgm_jax.methods import METHODS, classifying, mergan, separate
+from dgm_jax.methods.dgm import DGM
 from dgm_jax.methods.generative import UnmaskedGenerator
 from dgm_jax.methods.method import TaskInput, Watch
 from dgm_jax.reporting.console import ConsoleProgress
@@ -73,6 +74,12 @@ def _finished(config, to):
     return folder, json.loads((folder / "summary.json").read_text())
 
 
+def _classifier(workdir):
+    """The parameters of the newest classifier of a run."""
+    tree = small_runs.newest(workdir).tree
+    return tree.get("classifier", tree)["params"]
+
+
 def _method(config):
     return new_method(config, small_runs.stream(config), jax.local_devices()[:1])
 
@@ -117,12 +124,13 @@ def test_several_seeds_are_as_if_each_had_run_alone(method, tmp_path):
     config = _config(method, **COMPRESSED)
     streams = [small_runs.stream(config) for _ in range(2)]
     summary = Learner(config, devices=1).fit_seeds((0, 5), streams, tmp_path / "both")
-    accuracies = summary["A_3"]["classifier"]["macro"]["values"]
+    reading = METHODS[method].readings[0]
+    accuracies = summary["A_3"][reading]["macro"]["values"]
     for seed, accuracy in zip((0, 5), accuracies, strict=True):
         _, alone = _finished(config.with_changes(seed=seed), tmp_path / f"alone{seed}")
-        assert accuracy == pytest.approx(alone["A_3"]["classifier"]["macro"], abs=0.15)
-        mine, other = (small_runs.newest(tmp_path / f).tree for f in (f"both/seed{seed}", f"alone{seed}"))
-        for a, b in zip(jax.tree.leaves(mine["params"]), jax.tree.leaves(other["params"]), strict=True):
+        assert accuracy == pytest.approx(alone["A_3"][reading]["macro"], abs=0.15)
+        mine, other = (_classifier(tmp_path / f) for f in (f"both/seed{seed}", f"alone{seed}"))
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(a, b, atol=0.05)  # Alike to rounding, which training magnifies.
 
 
@@ -130,15 +138,14 @@ def test_several_seeds_are_as_if_each_had_run_alone(method, tmp_path):
 def test_a_finished_run_continues_with_new_classes(method, tmp_path):
     config = _config(method)
     workdir, _ = _finished(config, tmp_path / "run")
-    first = small_runs.newest(workdir).tree
+    first = _classifier(workdir)
     log = Log()
     names = (7, 8, 9)
     summary = _fit(config, workdir, log, labels=(3, 4, 5), names=names)
     assert log.heard("on_run_start")[0].resumed_from == (3, 0)
     assert [event.task for event in log.heard("on_task_end")] == [3, 4, 5]
     assert summary["finished"] and [len(task) for task in summary["tasks"]] == [1] * 6
-    head = small_runs.newest(workdir).tree["params"]["classifier"]["bias"]
-    assert len(head) == 6 and len(first["params"]["classifier"]["bias"]) == 3
+    assert len(_classifier(workdir)["classifier"]["bias"]) == 6 and len(first["classifier"]["bias"]) == 3
 
 
 @baselines
@@ -153,11 +160,19 @@ def test_what_is_loaded_classifies_as_the_run_did_and_its_bytes_are_counted(meth
     predictions = predictor.logits(images).argmax(axis=1)
     confusion = np.zeros((3, 3), int)
     np.add.at(confusion, (labels, predictions), 1)
-    assert confusion.tolist() == summary["confusion"]["classifier"]
+    assert confusion.tolist() == summary["confusion"][METHODS[method].readings[0]]
     counted, tree = summary["bytes"]["memory"], small_runs.newest(workdir).tree
     assert counted == loaded.memory_bytes(state)
-    needed = sum(np.asarray(leaf).nbytes for name in NEEDED[method] for leaf in jax.tree.leaves(tree[name]))
-    assert counted["total"] == sum(size for part, size in counted.items() if part != "total") == needed
+    assert counted["total"] == sum(size for part, size in counted.items() if part != "total")
+    each = separate.generator_bytes(config, config.networks.generator_width, channels=1)
+    if method == "separate":
+        assert counted["total"] == 3 * each
+    else:
+        assert counted["total"] == sum(
+            np.asarray(leaf).nbytes for name in NEEDED[method] for leaf in jax.tree.leaves(tree[name])
+        )
+    if "generator" in counted:
+        assert counted["generator"] == each
 
 
 @some_baselines("joint", "mergan")
@@ -205,7 +220,7 @@ def test_the_ceiling_is_above_the_floor(tmp_path):
     assert finetune == pytest.approx(1 / 3, abs=0.05)  # The newest class alone.
 
 
-@pytest.mark.parametrize("method", ["finetune", "ewc", "dgr", "mergan", "mergan-jtr"])
+@pytest.mark.parametrize("method", ["finetune", "ewc", "dgr", "mergan", "mergan-jtr", "separate"])
 def test_no_real_image_of_an_old_class_is_kept(method, tmp_path):
     """Nothing that is saved is an image, by its type, or holds the pixels of one, scaled."""
     config = _config(method)
@@ -421,12 +436,13 @@ def test_a_balanced_memory_needs_room_for_each_class(method, tmp_path):
 
 def test_a_baseline_has_no_memory_to_load(tmp_path):
     _fit(_config("finetune"), tmp_path)
-    with pytest.raises(NoMemory, match="is the run of a baseline; only dgm's memory can be drawn from$"):
+    text = "is the run of a baseline; only memories of dgm and separate can be drawn from$"
+    with pytest.raises(NoMemory, match=text):
         load_memory(tmp_path)
 
 
 def test_which_methods_draw_and_which_keep_images():
-    assert {m for m, kind in METHODS.items() if issubclass(kind, UnmaskedGenerator)} | {"dgm"} == set(GENERATIVE)
+    assert {m for m, kind in METHODS.items() if issubclass(kind, UnmaskedGenerator | DGM)} == set(GENERATIVE)
     kept = {
         name
         for name in BASELINES

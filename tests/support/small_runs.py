@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dgm_jax import Learner, Memory, data, load_memory
-from dgm_jax.config import Config, all_facts
+from dgm_jax.config import FROZEN, Config, all_facts
 from dgm_jax.data import Dataset, TaskStream
 from dgm_jax.methods import METHODS, classifying
 from dgm_jax.runs import checkpoints
@@ -136,7 +136,7 @@ def finished(config: Config, **options: Any) -> Watch:
         kept = folder.with_suffix(".pickle")
         if not kept.exists():
             watch = Watch(folder)
-            fit(config, folder, *[watch] if config.method == "dgm" else [], **options)
+            fit(config, folder, *[watch] if config.method in FROZEN else [], **options)
             kept.write_bytes(pickle.dumps(watch))
     return pickle.loads(kept.read_bytes())
 
