@@ -54,7 +54,7 @@ _LEGEND = (
     "on the real test images. For dgr, whose images have no labels, *generated* is the agreement with its solver. "
     "*Frechet*: Frechet distance in the features of that classifier (not FID); *precision, recall* use the same "
     "features. *Memory*: all that is needed to go on learning: what is kept of old classes, and a classifier or "
-    "discriminator that the next task begins with (older runs count neither). *Worth*: the number "
+    "discriminator that the next task begins with (older runs count neither), as far as the reading needs it. *Worth*: the number "
     "of training images, stored as they come, that take the same bytes. *Published*: half-way / at the end; only runs "
     "of full length are compared: ✓ reached, ✗ not reached."
 )
@@ -158,7 +158,7 @@ def _row(
 ) -> dict[str, Any]:
     first = summaries[0]
     published = PUBLISHED.get((data, method), (None, None, ""))
-    size = statistics.mean(s.bytes["memory"]["total"] for s in summaries)
+    size = statistics.mean(comparing.bytes_of_reading(s.bytes["memory"], reading) for s in summaries)
     replaced, images = first.bytes["images_replaced"], first.bytes["image_count"]
     epochs = (
         flattened(upgraded(first.config)).get("epochs") if first.method in GENERATIVE else None
