@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from dgm_jax.commands import table_runs
+from dgm_jax.commands import table_rows, table_runs
 from dgm_jax.commands.arguments import Switch, as_called, parse_options, program, shown
 from dgm_jax.commands.options import check_jobs, parse_seeds
 from dgm_jax.commands.table_runs import TableRun
@@ -29,7 +29,7 @@ from dgm_jax.reporting import table
 from dgm_jax.reporting.jobs import JobsProgress
 from dgm_jax.system import jobs
 
-_METHODS = (*table_runs.COMPARED, *table_runs.ABLATIONS)
+_METHODS = (*table_rows.COMPARED, *table_rows.ABLATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,12 @@ class Table:
     """Options of the table."""
 
     data: Annotated[
-        tuple[str, ...], arg(metavar="DATA [DATA ...]", help=f"Data sets: {', '.join(table_runs.DATA)}")
+        tuple[str, ...], arg(metavar="DATA [DATA ...]", help=f"Data sets: {', '.join(table_rows.DATA)}")
     ] = ("digits", "mnist-500")
     methods: Annotated[
         tuple[str, ...],
-        shown("METHOD [METHOD ...]", "all methods"),
-        arg(help=f"Methods: {', '.join(table_runs.COMPARED)}; or a change of the method, such as 'dgma: no masks'"),
+        shown("METHOD [METHOD ...]", "all; with --quick, those without '-as-dgmw'"),
+        arg(help=f"Methods: {', '.join(table_rows.COMPARED)}; or a change of the method, such as 'dgma: no masks'"),
     ] = ()
     ablations: Switch = False
     """Compare DGM with itself, one part changed at a time."""
@@ -77,7 +77,8 @@ class Table:
             + ("-quick" if self.quick else "")
             + ("-orders" if self.orders else "")
         )
-        every = ("joint", *table_runs.ABLATIONS) if self.ablations else tuple(table_runs.COMPARED)
+        compared = [name for name, method in table_rows.COMPARED.items() if method.in_quick or not self.quick]
+        every = ("joint", *table_rows.ABLATIONS) if self.ablations else compared
         seeds = parse_seeds(self.seeds or ("0" if self.quick else "0,1,2"), 0)
         plan = [
             TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images, self.orders)
@@ -104,12 +105,20 @@ class Table:
 
         if finished := sum(run.is_finished for run in plan):
             print(f"{finished} of {len(plan)} runs are finished already", flush=True)
-        failed = run_all({run.job: run for run in plan if not run.is_finished}, TableRun.outcome)
+        failed = run_all({run.job: run for run in plan if not (run.sized_by or run.is_finished)}, TableRun.outcome)
+        sized = []
+        for run in plan:
+            try:
+                run.find_size()
+                sized += [run] if run.sized_by and not run.is_finished else []
+            except (UserError, OSError) as error:
+                failed[run] = str(error)
+        failed |= run_all({run.job: run for run in sized}, TableRun.outcome)
         unmeasured = run_all({run.measuring: run for run in plan if run.must_be_measured}, lambda run: "measured")
         return failed, unmeasured
 
     def _check(self) -> None:
-        for option, words, known in (("--data", self.data, table_runs.DATA), ("--methods", self.methods, _METHODS)):
+        for option, words, known in (("--data", self.data, table_rows.DATA), ("--methods", self.methods, _METHODS)):
             for word in words:
                 if word not in known:
                     raise UserError(f"{option} {word}: unknown; choose from {', '.join(known)}")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -14,52 +14,18 @@ from dgm_jax.commands import learn
 from dgm_jax.commands.experiments import find
 from dgm_jax.commands.options import Options
 from dgm_jax.commands.parsing import parse
-from dgm_jax.config import FROZEN, GENERATIVE, Config, Method, flattened, require_none_removed, upgraded
+from dgm_jax.commands.table_rows import ABLATIONS, COMPARED, DATA, Compared
+from dgm_jax.config import FROZEN, GENERATIVE, Config, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream, fold_name, parse_class_order, parse_fold
 from dgm_jax.errors import OtherConfiguration, UserError, exit_status
 from dgm_jax.metrics.intervals import Answers
 from dgm_jax.reporting.table import Result
+from dgm_jax.runs.comparing import bytes_of_reading
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import read_answers, read_summary
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_json
 from dgm_jax.system.jobs import Job
-
-DATA = {  # name -> (experiment, arguments, further arguments with --quick)
-    "digits": ("digits", (), ()),
-    "mnist-500": ("mnist", ("--train-per-class", "500"), ("--epochs", "10")),
-    "mnist": ("mnist", (), ("--epochs", "1")),
-    "svhn": ("svhn", (), ("--epochs", "5")),
-    "cifar10": ("cifar10", (), ("--epochs", "5")),
-    "imagenet50": ("imagenet50", ("--classes", "first:50"), ("--epochs", "1")),
-}
-COMPARED = {  # name -> arguments
-    "joint": ("--method", "joint"),
-    "dgma": ("--variant", "dgma"),
-    "dgmw": ("--variant", "dgmw"),
-    **{method: ("--method", method) for method in get_args(Method) if method not in ("dgm", "joint")},
-    "er-balanced": ("--method", "er", "--mini-batches", "balanced"),
-}
-ABLATIONS = {  # What the paper claims, one part changed at a time.
-    f"{variant}: {change}": ("--variant", variant, *arguments)
-    for variant in ("dgma", "dgmw")
-    for change, arguments in {
-        "as it is": (),
-        "no expansion": ("--no-expansion",),
-        "random masks": ("--masks", "random"),
-        "no masks": ("--masks", "none"),
-        "no re-use": ("--no-reuse",),
-        "masks learnt to the end": ("--mask-share", "1"),
-        "no sparsity": ("--sparsity-weight", "0"),
-        "strong sparsity": ("--sparsity-weight", "0.4" if variant == "dgma" else "0.16"),  # Twice that of digits.
-        "slope up to 100": ("--scale-max", "100"),
-        "slope up to 10,000": ("--scale-max", "10000"),
-        "slope anneals within epochs": ("--anneal-within-epoch",),
-        "gate gradient: product": ("--gate-gradient", "product"),
-        "fresh replay": ("--replay", "fresh"),
-        **({"gate before norm": ("--gate-position", "before_norm")} if variant == "dgma" else {}),
-    }.items()
-}
 
 _FOLDS = 5
 
@@ -95,13 +61,55 @@ class TableRun:
     def command(self) -> list[str]:
         """What comes after `python` in the command of the run, without folders."""
         experiment, arguments, quick = DATA[self.data]
-        method = COMPARED.get(self.method) or ABLATIONS[self.method]
+        method = self._compared.arguments
         budget = quick if self.quick else ()
-        if "--method" in method and method[-1] not in GENERATIVE and "--epochs" in budget:  # These methods count steps.
+        counts_steps = "--method" in method and method[method.index("--method") + 1] not in GENERATIVE
+        if counts_steps and "--epochs" in budget:
             start = budget.index("--epochs")
             budget = (*budget[:start], *budget[start + 2 :])
         order = ("--class-order", "seed", *(("--fold", self.fold) if self.fold else ())) if self.orders else ()
-        return ["-m", "dgm_jax", "learn", experiment, *arguments, *budget, *method, *order, "--seed", str(self.seed)]
+        words = [*arguments, *budget, *method, *self._size(), *order, "--seed", str(self.seed)]
+        return ["-m", "dgm_jax", "learn", experiment, *words]
+
+    @property
+    def _compared(self) -> Compared:
+        return COMPARED.get(self.method) or ABLATIONS[self.method]
+
+    @property
+    def sized_by(self) -> "TableRun | None":
+        """The run whose bytes this one gets; it must be finished first."""
+        as_large_as = self._compared.as_large_as
+        return None if as_large_as is None else replace(self, method=as_large_as)
+
+    def _size(self) -> tuple[str, ...]:
+        if self.sized_by is None or not self._size_file.exists():
+            return ()
+        option, value = json.loads(self._size_file.read_text("utf-8"))
+        return option, value
+
+    @property
+    def _size_file(self) -> Path:
+        return self.workdir.with_suffix(".size.json")
+
+    def find_size(self) -> None:
+        """Finds how large this run must be to have as many bytes as another one, if it is made to have them.
+
+        Raises:
+          UserError: if the other one is not finished.
+        """
+        if self.sized_by is None or self._size_file.exists():
+            return
+        from dgm_jax.commands.table_sizes import size_option
+
+        try:
+            summary = self.sized_by.read()
+        except UserError as error:
+            raise UserError(f"needs the bytes of {self.sized_by.name}: {error}") from error
+        options = self.options
+        (stream,) = learn.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
+        stream.begin(0)
+        n_bytes = bytes_of_reading(summary.bytes["memory"], summary.readings[0])
+        write_json(self._size_file, size_option(options.settings, stream, n_bytes))
 
     @property
     def fold(self) -> str | None:
@@ -145,6 +153,8 @@ class TableRun:
             raise UserError("not run yet")
         if not summary.finished:
             raise UserError(f"not finished: {summary.finished_tasks} of {len(summary.tasks)} tasks")
+        if self.sized_by is not None and not self._size():
+            raise UserError("not run yet")
         options = self.options
         # Settings added in later versions had their default value when the summary was written.
         settings = upgraded(summary.config)

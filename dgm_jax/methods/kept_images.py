@@ -129,6 +129,12 @@ def decoded(kept: Kept, shape: tuple[int, int, int]) -> np.ndarray:
     return np.reshape(np.array(pixels, np.uint8), (-1, *shape))
 
 
+def jpeg_bytes(images: np.ndarray) -> tuple[int, float]:
+    """Bytes that the common header takes, and each of these images on average; images are uint8 [n, h, w, c]."""
+    header = _header(images.shape[1:])
+    return len(header), sum(len(_scan(image, header)) for image in images) / len(images)
+
+
 def _scans(kept: Kept) -> list[bytes]:
     ends = np.cumsum(kept["lengths"])
     content = kept["scans"].tobytes()

@@ -13,36 +13,12 @@ from typing import Any
 from dgm_jax.config import GENERATIVE, flattened, upgraded
 from dgm_jax.errors import naming_extras
 from dgm_jax.metrics.intervals import LEAST_SEEDS, Answers, interval
-from dgm_jax.reporting.charts import import_matplotlib
+from dgm_jax.reporting.published import OF_GENERATED, PUBLISHED, is_full_length
+from dgm_jax.reporting.table_figures import ablation_figures, figures
 from dgm_jax.runs import comparing
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_atomically, write_json
 
-# Published test accuracy in % (A5 and A10: half-way and at the end), and what was measured.
-# Ostapenko et al. 2019, table 1.
-_OF_CLASSIFIER = "A of one classifier over all classes"
-_OF_GENERATED = "most likely of generated images, as a classifier trained on all real data predicts them"
-PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
-    ("mnist", "joint"): (99.87, 99.24, _OF_CLASSIFIER),
-    ("mnist", "icarl"): (84.61, 55.8, _OF_CLASSIFIER + " (iCaRL-S)"),
-    ("mnist", "dgr"): (90.39, 85.40, _OF_GENERATED),
-    ("mnist", "mergan"): (98.19, 97.00, _OF_GENERATED),
-    ("mnist", "dgmw"): (98.75, 96.46, _OF_CLASSIFIER),
-    ("mnist", "dgma"): (99.17, 97.92, _OF_CLASSIFIER),
-    ("svhn", "joint"): (92.99, 88.72, _OF_CLASSIFIER),
-    ("svhn", "dgr"): (61.29, 47.28, _OF_GENERATED),
-    ("svhn", "mergan"): (80.90, 66.78, _OF_GENERATED),
-    ("svhn", "dgmw"): (83.93, 74.38, _OF_CLASSIFIER),
-    ("svhn", "dgma"): (81.07, 66.89, _OF_CLASSIFIER),
-    ("cifar10", "joint"): (83.40, 77.82, _OF_CLASSIFIER),
-    ("cifar10", "dgmw"): (72.45, 56.21, _OF_CLASSIFIER),
-    ("cifar10", "dgma"): (71.91, 51.80, _OF_CLASSIFIER),
-    # A30, A50.
-    ("imagenet50", "joint"): (57.35, 49.88, _OF_CLASSIFIER),
-    ("imagenet50", "icarl"): (29.38, 28.98, _OF_CLASSIFIER + " (iCaRL-S)"),
-    ("imagenet50", "dgmw"): (32.14, 17.82, _OF_CLASSIFIER),
-    ("imagenet50", "dgma"): (25.93, 15.16, _OF_CLASSIFIER),
-}
 _LEGEND = (
     "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
     "last task, in brackets its 95 % interval over seeds and test images; `A_half` is after half of the tasks (the "
@@ -54,12 +30,11 @@ _LEGEND = (
     "on the real test images. For dgr, whose images have no labels, *generated* is the agreement with its solver. "
     "*Frechet*: Frechet distance in the features of that classifier (not FID); *precision, recall* use the same "
     "features. *Memory*: all that is needed to go on learning: what is kept of old classes, and a classifier or "
-    "discriminator that the next task begins with (older runs count neither). *Worth*: the number "
-    "of training images, stored as they come, that take the same bytes. *Published*: half-way / at the end; only runs "
+    "discriminator that the next task begins with (older runs count neither), as far as the reading needs it. "
+    "*Worth*: the number of training images, stored as they come, that take the same bytes. "
+    "*Published*: half-way / at the end; only runs "
     "of full length are compared: ✓ reached, ✗ not reached."
 )
-# A run of the paper's length has at least this many training images, and epochs a task. Shorter runs are not compared.
-_FULL_LENGTH = {"mnist": (60_000, 101), "svhn": (73_257, 151), "cifar10": (50_000, 101), "imagenet50": (60_000, 101)}
 _EXPECTED = {
     "ewc": "knows little but the newest classes, as is known of weight penalties where one head separates all classes "
     "(van de Ven and Tolias 2019): no image ever compares old with new classes",
@@ -102,7 +77,7 @@ def write(results: Sequence[Result], out: Path, *, command: str, ablations: bool
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(out / "table.csv", text.getvalue())
-    pictures = (ablation_figures if ablations else figures)(results, out)
+    pictures = (ablation_figures if ablations else figures)(_by_method(results), out)
     write_atomically(out / "table.md", markdown(rows, pictures, command, pairs))
 
 
@@ -158,7 +133,7 @@ def _row(
 ) -> dict[str, Any]:
     first = summaries[0]
     published = PUBLISHED.get((data, method), (None, None, ""))
-    size = statistics.mean(s.bytes["memory"]["total"] for s in summaries)
+    size = statistics.mean(comparing.bytes_of_reading(s.bytes["memory"], reading) for s in summaries)
     replaced, images = first.bytes["images_replaced"], first.bytes["image_count"]
     epochs = (
         flattened(upgraded(first.config)).get("epochs") if first.method in GENERATIVE else None
@@ -183,20 +158,13 @@ def _row(
         "epochs": epochs,
         "train_images": images,
         "test_images": sum(map(sum, first.confusion[reading])),
-        "full_length": _is_full_length(data, images, epochs),
+        "full_length": is_full_length(data, images, epochs),
         "minutes": statistics.mean(sum(s.seconds.values()) / 60 for s in summaries),
         "device": first.device,
         "published_A_half": published[0],
         "published_A_final": published[1],
         "published_measure": published[2],
     }
-
-
-def _is_full_length(data: str, images: int, epochs: int | None) -> bool:
-    if data not in _FULL_LENGTH:
-        return False
-    least_images, least_epochs = _FULL_LENGTH[data]
-    return images >= least_images and (epochs is None or epochs >= least_epochs)
 
 
 def _spread(name: str, values: Iterable[float | None]) -> dict[str, float | None]:
@@ -275,7 +243,7 @@ def _published(row: dict[str, Any]) -> str:
         return "–"
     if not row["full_length"]:
         return f"{numbers[0]} / {numbers[1]} (context: a shorter run)"
-    of_generated = row["published_measure"] == _OF_GENERATED
+    of_generated = row["published_measure"] == OF_GENERATED
     ours = (None, row["generated_sample_accuracy"]) if of_generated else (row["A_half"], row["A_final"])
     marks = ["" if our is None else "✓" if 100 * our >= number else "✗" for our, number in zip(ours, numbers)]
     return f"{numbers[0]}{marks[0]} / {numbers[1]}{marks[1]}" + (" (generated)" if of_generated else "")
@@ -307,69 +275,6 @@ _CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def figures(results: Sequence[Result], out: Path) -> list[str]:
-    """Draws A_t over tasks, accuracy over bytes, the generator's size and the re-use of gates; returns file names."""
-    import_matplotlib()
-    from matplotlib.figure import Figure
-
-    names = []
-    for data, methods in _by_method(results).items():
-        figure = Figure(figsize=(11, 8), layout="constrained")
-        (accuracy, memory), (size, reuse) = figure.subplots(2, 2)
-        for index, (method, runs) in enumerate(methods.items()):
-            style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
-            _curves(accuracy, runs, style)
-            final = [100 * run.final_accuracy() for run in runs]
-            sizes = [run.bytes["memory"]["total"] / 1000 for run in runs]
-            memory.scatter(sizes, final, color=style["color"], label=method)
-            if runs[0].capacity:
-                _growth(size, reuse, runs[0], style)
-        for axis, title, x, y in (
-            (accuracy, "accuracy over all classes seen", "task", "A_t, %"),
-            (memory, "accuracy against memory", "memory, kB", "A_final, %"),
-            (size, "size of the generator", "task", "shared weights, thousands"),
-            (reuse, "gates re-used from earlier tasks", "task", "share of the open gates, %"),
-        ):
-            axis.set(title=title, xlabel=x, ylabel=y)
-            axis.grid(alpha=0.3)
-        memory.set_xscale("symlog", linthresh=10)
-        accuracy.legend(fontsize=8, ncols=2)
-        protocols = dict.fromkeys(run.protocol for runs in methods.values() for run in runs)
-        figure.suptitle(f"{data}, protocol {', '.join(protocols)}")
-        names.append(f"{data}.png")
-        figure.savefig(out / names[-1], dpi=110)
-    return names
-
-
-def ablation_figures(results: Sequence[Result], out: Path) -> list[str]:
-    """Draws what each change does to A_final, a point for each seed; returns file names."""
-    import_matplotlib()
-    from matplotlib.figure import Figure
-
-    names = []
-    for data, methods in _by_method(results).items():
-        groups: dict[str, dict[str, list[float]]] = defaultdict(dict)
-        for method, runs in methods.items():
-            variant, _, change = method.partition(": ")
-            groups[variant][change or variant] = [100 * run.final_accuracy() for run in runs]
-        figure = Figure(figsize=(9, 1.6 + 0.32 * sum(map(len, groups.values()))), layout="constrained")
-        heights = [len(changes) + 1 for changes in groups.values()]
-        axes = figure.subplots(len(groups), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
-        for axis, (variant, changes) in zip(axes, groups.items(), strict=True):
-            if "as it is" in changes:
-                axis.axvline(statistics.mean(changes["as it is"]), color="0.5", linewidth=1)
-            for row, values in enumerate(changes.values()):
-                axis.plot(values, [row] * len(values), "o", color="C0", alpha=0.5)
-                axis.plot(statistics.mean(values), row, "|", color="C3", markersize=14)
-            axis.set(title=f"{data}, {variant}", yticks=range(len(changes)), ylim=(len(changes) - 0.5, -0.5))
-            axis.set_yticklabels(list(changes))
-            axis.grid(alpha=0.3)
-        axes[-1].set_xlabel("A_final, %; points: seeds; red: mean; line: the variant as it is")
-        names.append(f"{data}-ablations.png")
-        figure.savefig(out / names[-1], dpi=110)
-    return names
-
-
 def _by_method(results: Sequence[Result]) -> dict[str, dict[str, list[Summary]]]:
     """The summaries of each data set and method, in the order of the table."""
     summaries: dict[str, dict[str, list[Summary]]] = {}
@@ -377,27 +282,3 @@ def _by_method(results: Sequence[Result]) -> dict[str, dict[str, list[Summary]]]
         if result.summary is not None:
             summaries.setdefault(result.data, {}).setdefault(result.method, []).append(result.summary)
     return summaries
-
-
-def _curves(axis: Any, runs: Sequence[Summary], style: dict[str, Any]) -> None:
-    by_task = enumerate(zip(*(run.curve() for run in runs), strict=True))
-    measured = {task: [100 * a for a in of_runs if a is not None] for task, of_runs in by_task if None not in of_runs}
-    tasks, columns = list(measured), list(measured.values())
-    means = [statistics.mean(column) for column in columns]
-    axis.plot(tasks, means, **style)
-    if len(runs) > 1:
-        spreads = [statistics.stdev(column) for column in columns]
-        low = [mean - spread for mean, spread in zip(means, spreads)]
-        high = [mean + spread for mean, spread in zip(means, spreads)]
-        axis.fill_between(tasks, low, high, color=style["color"], alpha=0.15)
-
-
-def _growth(size: Any, reuse: Any, run: Summary, style: dict[str, Any]) -> None:
-    tasks = sorted({row["task"] for row in run.capacity})
-    weights, shares = [], []
-    for task in tasks:
-        rows = [row for row in run.capacity if row["task"] == task]
-        weights.append(sum(row["weights"] for row in rows) / 1000)
-        shares.append(100 * sum(row["reused"] for row in rows) / max(sum(row["used"] for row in rows), 1))
-    size.plot(tasks, weights, **style)
-    reuse.plot(tasks, shares, **style)

@@ -9,6 +9,16 @@ from dgm_jax.metrics import forward_transfer, share_of_joint
 from dgm_jax.metrics.intervals import Answers, difference
 from dgm_jax.runs.summary import Summary
 
+_FEATURES = ("filters", "gram", "class_sums", "counts")  # What the readings of features need.
+
+
+def bytes_of_reading(memory: Mapping[str, int], reading: str) -> int:
+    """Bytes of a run's memory, by part, that a reading needs: with `combined`, DGM also keeps sums of features."""
+    features = sum(memory.get(part, 0) for part in _FEATURES)
+    if reading in ("analytic", "slda", "ncm"):
+        return features
+    return memory["total"] - (0 if reading == "combined" else features)
+
 
 def shares_of_joint(summaries: Sequence[Summary], joint: Mapping[int, Summary], reading: str) -> list[float]:
     """A_final of each run divided by that of joint training with the same seed, or if there is none by the mean of all.

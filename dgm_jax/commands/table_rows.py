@@ -1,0 +1,63 @@
+"""What the table compares: data sets, methods with their arguments, and changes of DGM."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from dgm_jax.config import Method
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A method of the table."""
+
+    arguments: tuple[str, ...]
+    as_large_as: str | None = None  # The row whose bytes it gets (`table_sizes`); None: those of its settings.
+    in_quick: bool = True  # Whether --quick has it.
+
+
+DATA = {  # name -> (experiment, arguments, further arguments with --quick)
+    "digits": ("digits", (), ()),
+    "mnist-500": ("mnist", ("--train-per-class", "500"), ("--epochs", "10")),
+    "mnist": ("mnist", (), ("--epochs", "1")),
+    "svhn": ("svhn", (), ("--epochs", "5")),
+    "cifar10": ("cifar10", (), ("--epochs", "5")),
+    "imagenet50": ("imagenet50", ("--classes", "first:50"), ("--epochs", "1")),
+}
+_SIZED = ("er-balanced", "icarl", "gdumb")  # With 200 images, with as many bytes as DGM, and with as many of JPEG.
+_GENERATORS = ("dgr", "mergan", "mergan-jtr")
+_ARGUMENTS = {  # Name -> arguments.
+    "joint": ("--method", "joint"),
+    "dgma": ("--variant", "dgma", "--combined"),
+    "dgmw": ("--variant", "dgmw", "--combined"),
+    **{method: ("--method", method) for method in get_args(Method) if method not in ("dgm", "joint", "separate")},
+    "er-balanced": ("--method", "er", "--mini-batches", "balanced"),
+}
+COMPARED = {
+    **{name: Compared(arguments) for name, arguments in _ARGUMENTS.items()},
+    "separate": Compared(("--method", "separate", "--variant", "dgmw"), "dgmw"),
+    **{f"{name}-as-dgmw": Compared(_ARGUMENTS[name], "dgmw", in_quick=False) for name in (*_GENERATORS, *_SIZED)},
+    **{
+        f"{name}-jpeg-as-dgmw": Compared((*_ARGUMENTS[name], "--memory-format", "jpeg"), "dgmw", in_quick=False)
+        for name in _SIZED
+    },
+}
+ABLATIONS = {  # What the paper claims, one part changed at a time.
+    f"{variant}: {change}": Compared(("--variant", variant, *arguments))
+    for variant in ("dgma", "dgmw")
+    for change, arguments in {
+        "as it is": (),
+        "no expansion": ("--no-expansion",),
+        "random masks": ("--masks", "random"),
+        "no masks": ("--masks", "none"),
+        "no re-use": ("--no-reuse",),
+        "masks learnt to the end": ("--mask-share", "1"),
+        "no sparsity": ("--sparsity-weight", "0"),
+        "strong sparsity": ("--sparsity-weight", "0.4" if variant == "dgma" else "0.16"),  # Twice that of digits.
+        "slope up to 100": ("--scale-max", "100"),
+        "slope up to 10,000": ("--scale-max", "10000"),
+        "slope anneals within epochs": ("--anneal-within-epoch",),
+        "gate gradient: product": ("--gate-gradient", "product"),
+        "fresh replay": ("--replay", "fresh"),
+        **({"gate before norm": ("--gate-position", "before_norm")} if variant == "dgma" else {}),
+    }.items()
+}
