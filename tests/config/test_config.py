@@ -256,7 +256,7 @@ def test_a_preset_keeps_its_settings_for_its_own_method():
         ),
         (
             Config(method="joint").with_changes(filters=9),
-            "filters=9 has no effect for method 'joint' (only for analytic, dgm); remove it",
+            "filters=9 has no effect for method 'joint' (only for analytic, dgm, separate); remove it",
         ),
         (
             Config(method="mergan").with_changes(replay="fresh"),
