@@ -41,7 +41,7 @@ class Table:
     ] = ("digits", "mnist-500")
     methods: Annotated[
         tuple[str, ...],
-        shown("METHOD [METHOD ...]", "all; with --quick, those without '-as-dgmw'"),
+        shown("METHOD [METHOD ...]", "all; with --quick, those without '-as-'"),
         arg(help=f"Methods: {', '.join(table_rows.COMPARED)}; or a change of the method, such as 'dgma: no masks'"),
     ] = ()
     ablations: Switch = False
@@ -49,7 +49,7 @@ class Table:
     seeds: Annotated[str | None, shown("N,N,...", "0,1,2; with --quick, 0")] = None
     """Seeds."""
     orders: Switch = False
-    """Each seed also has an order of classes of its own, and of digits a fold (seed s: number s mod 5 + 1 of 5)."""
+    """Each seed also has its own order of classes, and on digits its own fold (seed s: fold s mod 5 + 1 of 5)."""
     quick: Switch = False
     """Train less, for a table in half an hour on two cores."""
     runs: Annotated[Path | None, shown("DIR", "runs/table, runs/table-quick, ...")] = None

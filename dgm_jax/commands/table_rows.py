@@ -11,7 +11,9 @@ class Compared:
     """A method of the table."""
 
     arguments: tuple[str, ...]
-    as_large_as: str | None = None  # The row whose bytes it gets (`table_sizes`); None: those of its settings.
+    as_large_as: tuple[str, str] | None = (
+        None  # The row and reading whose bytes it gets; None: its settings say.
+    )
     in_quick: bool = True  # Whether --quick has it.
 
 
@@ -32,14 +34,16 @@ _ARGUMENTS = {  # Name -> arguments.
     **{method: ("--method", method) for method in get_args(Method) if method not in ("dgm", "joint", "separate")},
     "er-balanced": ("--method", "er", "--mini-batches", "balanced"),
 }
+_MEMORY, _WHOLE = ("dgmw", "consolidated"), ("dgmw", "combined")
 COMPARED = {
     **{name: Compared(arguments) for name, arguments in _ARGUMENTS.items()},
-    "separate": Compared(("--method", "separate", "--variant", "dgmw"), "dgmw"),
-    **{f"{name}-as-dgmw": Compared(_ARGUMENTS[name], "dgmw", in_quick=False) for name in (*_GENERATORS, *_SIZED)},
+    "separate": Compared(("--method", "separate", "--variant", "dgmw"), _MEMORY),
+    **{f"{name}-as-dgmw": Compared(_ARGUMENTS[name], _MEMORY, in_quick=False) for name in (*_GENERATORS, *_SIZED)},
     **{
-        f"{name}-jpeg-as-dgmw": Compared((*_ARGUMENTS[name], "--memory-format", "jpeg"), "dgmw", in_quick=False)
+        f"{name}-jpeg-as-dgmw": Compared((*_ARGUMENTS[name], "--memory-format", "jpeg"), _MEMORY, in_quick=False)
         for name in _SIZED
     },
+    "analytic-as-combined": Compared(_ARGUMENTS["analytic"], _WHOLE, in_quick=False),
 }
 ABLATIONS = {  # What the paper claims, one part changed at a time.
     f"{variant}: {change}": Compared(("--variant", variant, *arguments))

@@ -79,13 +79,12 @@ class TableRun:
     def sized_by(self) -> "TableRun | None":
         """The run whose bytes this one gets; it must be finished first."""
         as_large_as = self._compared.as_large_as
-        return None if as_large_as is None else replace(self, method=as_large_as)
+        return None if as_large_as is None else replace(self, method=as_large_as[0])
 
     def _size(self) -> tuple[str, ...]:
         if self.sized_by is None or not self._size_file.exists():
             return ()
-        option, value = json.loads(self._size_file.read_text("utf-8"))
-        return option, value
+        return tuple(json.loads(self._size_file.read_text("utf-8"))["option"])
 
     @property
     def _size_file(self) -> Path:
@@ -94,22 +93,26 @@ class TableRun:
     def find_size(self) -> None:
         """Finds how large this run must be to have as many bytes as another one, if it is made to have them.
 
+        If the other one has other bytes now, this run gets another size, and what its folder holds does not fit it.
+
         Raises:
           UserError: if the other one is not finished.
         """
-        if self.sized_by is None or self._size_file.exists():
+        if self._compared.as_large_as is None or self.sized_by is None:
             return
         from dgm_jax.commands.table_sizes import size_option
 
         try:
-            summary = self.sized_by.read()
+            memory = self.sized_by.read().bytes["memory"]
         except UserError as error:
             raise UserError(f"needs the bytes of {self.sized_by.name}: {error}") from error
+        n_bytes = bytes_of_reading(memory, self._compared.as_large_as[1])
+        if self._size_file.exists() and json.loads(self._size_file.read_text("utf-8"))["bytes"] == n_bytes:
+            return
         options = self.options
         (stream,) = learn.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
         stream.begin(0)
-        n_bytes = bytes_of_reading(summary.bytes["memory"], summary.readings[0])
-        write_json(self._size_file, size_option(options.settings, stream, n_bytes))
+        write_json(self._size_file, {"bytes": n_bytes, "option": size_option(options.settings, stream, n_bytes)})
 
     @property
     def fold(self) -> str | None:

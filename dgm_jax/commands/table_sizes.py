@@ -8,11 +8,11 @@ import numpy as np
 
 from dgm_jax.config import GENERATIVE, KEEPS_IMAGES, Config
 from dgm_jax.data import TaskStream
+from dgm_jax.methods.feature_memory import bytes_of_filters
 from dgm_jax.methods.kept_images import jpeg_bytes
 from dgm_jax.methods.method import bytes_of_arrays
 from dgm_jax.methods.separate import width_for
 from dgm_jax.models import pair
-from dgm_jax.models.patch_filters import memory_bytes
 
 _LOOKED_AT = 256  # Images of the first task that say how many bytes JPEG takes.
 
@@ -35,7 +35,7 @@ def size_option(config: Config, stream: TaskStream, n_bytes: int) -> tuple[str, 
         return "--generator-width", str(width)
     if config.method == "analytic":
         n_classes = sum(map(len, stream.tasks))
-        sizes = itertools.takewhile(lambda n: memory_bytes(n, channels, n_classes) <= n_bytes, itertools.count(1))
+        sizes = itertools.takewhile(lambda n: bytes_of_filters(n, channels, n_classes) <= n_bytes, itertools.count(1))
         return "--filters", str(max(sizes, default=1))
     assert config.method in KEEPS_IMAGES
     room = n_bytes - (0 if config.method == "gdumb" else _classifier_bytes(config, stream))

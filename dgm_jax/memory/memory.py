@@ -5,7 +5,7 @@ sub-network is cut out of the shared weights: for DGMa the open units, for DGMw 
 the network had when the task ended. This cut never changes, in value or in shape, however much the network grows or
 learns. So old images stay equal bit for bit, and drawing old classes never becomes slower.
 
-Each task of the method `separate` has kernels of its own instead, and no masks.
+In the method `separate`, each task has its own kernels instead, and no masks.
 """
 
 import itertools
@@ -221,7 +221,7 @@ class Memory:
     def parameters(self) -> dict[str, int]:
         """How many weights all tasks share, and how many numbers belong to one task: norms, statistics, heads.
 
-        If each task has a generator of its own, its weights belong to it as well, and none is shared.
+        Where each task has its own generator (`separate`), its weights count as the task's, and none is shared.
         """
         own, arrays = self.own_kernels, jax.tree.leaves([(t.norms, t.statistics, t.heads) for t in self.tasks])
         return {

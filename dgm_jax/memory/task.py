@@ -22,7 +22,7 @@ class TaskMemory:
     statistics: list[Statistics]
     heads: np.ndarray  # [classes of the task, k, k, c_last, channels]
     n_conditioned: int  # Entries of the noise that carry the one-hot class.
-    kernels: list[np.ndarray] | None = None  # A generator of its own, without masks; None: the shared weights.
+    kernels: list[np.ndarray] | None = None  # Its own generator, without masks; None: it uses the shared weights.
 
 
 def own_generator(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> SamplerParams:

@@ -67,7 +67,7 @@ class GenerativeMemory(Method[State, Training]):
         return state.memory
 
     def memory_bytes(self, state: State) -> dict[str, int]:
-        """The shared weights, what each task keeps beside them, masks, a network that goes on, and sums of features."""
+        """Weights, masks, what each task keeps, a network that the next task needs, sums of features: what is there."""
         parts = {name: size for name, size in state.memory.bytes().items() if name != "total"}
         goes_on = {
             "classifier": state.classifier if self.config.gates.warm_start else None,  # It finds similar classes.

@@ -47,6 +47,12 @@ class FeatureMemory:
         return {name: sum(np.asarray(array).nbytes for array in jax.tree.leaves(parts[name])) for name in parts}
 
 
+def bytes_of_filters(n_filters: int, channels: int, n_classes: int) -> int:
+    """Bytes of a `FeatureMemory` with so many filters, for images of so many channels."""
+    n = patch_filters.n_features(n_filters)
+    return 4 * (n_filters * (patch_filters.WINDOW**2 * channels + 1) + n * (n + 1) // 2 + n_classes * (n + 1))
+
+
 class FeatureLearner:
     """Adds what a task shows to a `FeatureMemory`."""
 

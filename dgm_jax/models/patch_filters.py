@@ -39,12 +39,6 @@ def n_features(n_filters: int) -> int:
     return 8 * n_filters
 
 
-def memory_bytes(n_filters: int, channels: int, n_classes: int) -> int:
-    """Bytes of filters and of the sums of their features, in float32; of the Gram matrix, a half."""
-    n = n_features(n_filters)
-    return 4 * (n_filters * (WINDOW**2 * channels + 1) + n * (n + 1) // 2 + n_classes * (n + 1))
-
-
 def learn_filters(key: jax.Array, images: np.ndarray, n_filters: int) -> PatchFilters:
     """Finds the centres of clusters of whitened patches.
 
