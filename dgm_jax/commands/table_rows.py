@@ -11,9 +11,7 @@ class Compared:
     """A method of the table."""
 
     arguments: tuple[str, ...]
-    as_large_as: tuple[str, str] | None = (
-        None  # The row and reading whose bytes it gets; None: its settings say.
-    )
+    as_large_as: tuple[str, str] | None = None  # The row and reading whose bytes it gets; None: its settings say.
     in_quick: bool = True  # Whether --quick has it.
 
 

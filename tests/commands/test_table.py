@@ -1,6 +1,5 @@
-"""The table: its runs, what it reads from them, what it writes if some fail, and its numbers by hand."""
+"""The table: its runs, what it reads from them, and what it writes if some fail."""
 
-import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import get_args
 import jax
 import numpy as np
 import pytest
-from support import small_runs
+from support import small_runs, tables
 
 from dgm_jax import Learner
 from dgm_jax.commands import table, table_rows, table_runs
@@ -21,167 +20,8 @@ from dgm_jax.config import Method
 from dgm_jax.data import parse_class_order
 from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
 from dgm_jax.loading import load_method
-from dgm_jax.metrics.intervals import Answers, difference, interval
 from dgm_jax.metrics.quality import measure
-from dgm_jax.reporting.table import Result, markdown, summarised, write
 from dgm_jax.runs.folder import Workdir
-from dgm_jax.runs.summary import Summary
-
-
-def _summary(seed=0, final=0.5, readings=("consolidated", "auxiliary"), **changes):
-    rows = [
-        {"task": t, "layer": 1, "width": 8, "gates": 8, "used": 4, "newly_reserved": 4 - t % 4, "reused": t % 4}
-        | {"free": 2, "weights": 100 * (t + 1)}
-        for t in range(10)
-    ]
-    fields = {
-        "finished": True,
-        "finished_tasks": 10,
-        "tasks": [[c] for c in range(10)],
-        "class_names": [str(c) for c in range(10)],
-        "protocol": "strict",
-        "method": "dgm",
-        "variant": "dgma",
-        "seed": seed,
-        "final": 10,
-        "averages": {n: {r: {"macro": final + (10 - n) / 100, "micro": final} for r in readings} for n in range(1, 11)},
-        "dataset": "mnist",
-        "config": {"epochs": 101},
-        "confusion": dict.fromkeys(readings, [[90, 10], [0, 100]]),
-        "forgetting": dict.fromkeys(readings, 0.25),
-        "backward_transfer": dict.fromkeys(readings, -0.125),
-        "bytes": {"memory": {"total": 50_000}, "images_replaced": 64 * 60_000, "image_count": 60_000},
-        "seconds": {"train": 90.0, "evaluate": 30.0},
-        "device": "1 x cpu",
-        "versions": {},
-        "capacity": rows,
-    }
-    return Summary(**fields | changes)
-
-
-def _result(method, seed=0, data="mnist", **changes):
-    return Result(data, method, seed, f"python {method}", **changes)
-
-
-QUALITY = {"generated_sample_accuracy": 0.75, "judge_accuracy": 0.99, "frechet_distance": 3.0}
-QUALITY |= {"precision": 0.5, "recall": 0.25}
-RESULTS = [
-    _result("dgma", summary=_summary(final=0.98), quality=QUALITY),
-    _result("dgma", 1, summary=_summary(1, final=0.99)),
-    _result("dgma", 2, error="NotFinite: a loss became nan"),
-    _result("mergan", summary=_summary(final=0.6, readings=("classifier",)), quality=QUALITY),
-    _result("dgmw", summary=_summary(final=0.97, config={"epochs": 5}), not_measured="not run yet"),
-    _result("dgr", error="not run yet"),
-]
-
-
-def test_rows_by_hand():
-    rows = summarised(RESULTS)
-    assert [(row["method"], row.get("reading")) for row in rows] == [
-        ("dgma", "consolidated"),
-        ("dgma", "auxiliary"),
-        ("mergan", "classifier"),
-        ("dgmw", "consolidated"),
-        ("dgmw", "auxiliary"),
-        ("dgr", None),
-    ]
-    dgma = rows[0]
-    assert dgma["A_final"] == pytest.approx(0.985) and dgma["A_final_sd"] == pytest.approx(np.std([0.98, 0.99], ddof=1))
-    assert dgma["A_half"] == pytest.approx(1.035)  # As made up above.
-    assert dgma["minutes"] == 2 and dgma["seeds"] == "0 1"
-    assert dgma["worth_images"] == 781  # 50 000 bytes by 64 bytes an image.
-    assert (dgma["epochs"], dgma["train_images"], dgma["test_images"]) == (101, 60_000, 200)
-    assert dgma["backward_transfer"] == -0.125 and dgma["A_final_micro"] == pytest.approx(0.985)
-    assert dgma["generated_sample_accuracy"] == 0.75 and rows[1]["generated_sample_accuracy"] is None
-    assert dgma["judge_accuracy"] == 0.99
-    assert dgma["failures"] == "seed 2: NotFinite: a loss became nan"
-    assert dgma["published_A_final"] == 97.92 == rows[1]["published_A_final"]  # The paper's is the auxiliary one.
-    assert rows[3]["unjudged"] == "seed 0: not run yet"
-    assert rows[5] == rows[5] | {"method": "dgr", "failures": "seed 0: not run yet"}
-
-
-def test_what_is_written(tmp_path):
-    write(RESULTS, tmp_path, command="python -m experiments.table")
-    text = (tmp_path / "table.md").read_text()
-    assert "| mnist | dgma | consolidated | 103.5 ± 0.7 | 98.5 ± 0.7 |" in text
-    assert "| 101, 60,000 |" in text and "| 5, 60,000 |" in text
-    row = summarised([_result("joint", summary=_summary(readings=("classifier",), method="joint"))])[0]
-    assert "| –, 60,000 |" in markdown([row], [], "")  # It has steps, no epochs.
-    assert "| dgr | no result: seed 0: not run yet |" in text and "0 1 (no result: seed 2: NotFinite" in text
-    assert "- mnist, *dgmw*: its images are not measured, seed 0: not run yet." in text
-    assert "- Published numbers of *mergan*: most likely of generated images" in text
-    assert "strict" in text and "![mnist.png](mnist.png)" in text
-    lengths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    assert len(lengths) == 1
-    assert (tmp_path / "mnist.png").stat().st_size > 10_000
-    with (tmp_path / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 6 and float(rows[0]["A_final"]) == pytest.approx(0.985)
-    assert json.loads((tmp_path / "table.json").read_text())["rows"][2]["method"] == "mergan"
-
-
-def test_measures_beside_joint_by_hand():
-    """The share is that of the same seed; forward transfer needs it, and tasks of several classes."""
-    pairs = {"tasks": [[2 * t, 2 * t + 1] for t in range(5)], "confusion": {}}
-
-    def known(*learnt):
-        return {"task_known": {"classifier": {"A_t": [0.5, 0.75], "just_learnt": [*learnt, *[None] * 6]}}} | pairs
-
-    averages = {"average_incremental": {"classifier": {"from_1": 0.5, "from_2": None}}}
-    one = {"readings": ("classifier",), "method": "er", "confusion": {"classifier": [[1]]}}
-    results = [
-        _result("er", 0, summary=_summary(0, 0.6, **known(1, 1, 0.5, 0.75) | averages | one)),
-        _result("er", 1, summary=_summary(1, 0.4, **known(1, 1, 0.5, 0.75) | averages | one)),
-        _result("joint", 0, summary=_summary(0, 0.8, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
-        _result("joint", 5, summary=_summary(5, 0.4, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
-    ]
-    er, joint = summarised(results)
-    assert er["A_final_by_joint"] == pytest.approx((0.6 / 0.8 + 0.4 / 0.6) / 2) and joint["A_final_by_joint"] == 1
-    assert er["forward_transfer"] == pytest.approx(-0.25) and joint["forward_transfer"] == 0
-    assert er["task_known"] == 0.75 and er["average_incremental"] == 0.5 and er["average_incremental_from_2"] is None
-    assert summarised(results[:2])[0]["A_final_by_joint"] is None
-    text = markdown([er, joint], [], "")
-    assert "| 50.0 ± 14.1 | 50.0 ± 0.0 | 0.71 |" in text
-
-
-def _answers(seed, right, n=50):
-    """Of two classes with n images each, `right` of all are right; which ones depends on the seed."""
-    values = np.random.default_rng(seed).permutation(2 * n) < right
-    return {"consolidated": Answers("mnist", {0: values[:n].astype(np.uint8), 1: values[n:].astype(np.uint8)})}
-
-
-def test_intervals_and_pairs(tmp_path):
-    """An interval where each run says what it has right; pairs on common seeds, with a verdict from three seeds on."""
-    right = {"dgma": {0: 90, 1: 92, 2: 91, 3: 90}, "dgmw": {0: 89, 1: 90, 2: 93}, "er": {0: 60, 1: 62, 2: 61}}
-    answers = {method: {seed: _answers(seed, n) for seed, n in of.items()} for method, of in right.items()}
-    results = [
-        _result(method, seed, summary=_summary(seed, right[method][seed] / 100), answers=own)
-        for method, of in answers.items()
-        for seed, own in of.items()
-    ] + [_result("joint", 0, summary=_summary(0, 0.9))]  # Of an earlier version.
-    write(results, tmp_path, command="")
-    table = json.loads((tmp_path / "table.json").read_text())
-    rows = {row["method"]: row for row in table["rows"] if row["reading"] == "consolidated"}
-    own = {m: {seed: of["consolidated"] for seed, of in runs.items()} for m, runs in answers.items()}
-    found = interval(list(own["dgma"].values()))
-    assert (rows["dgma"]["A_final_low"], rows["dgma"]["A_final_high"]) == (found.low, found.high)
-    assert rows["joint"]["A_final_low"] is None
-    by_pair = {(pair["method"], pair["other"]): pair for pair in table["differences"]}
-    assert list(by_pair) == [("dgma", "dgmw"), ("dgma", "er"), ("dgmw", "er")]
-    pair, expected = by_pair["dgma", "er"], difference(own["dgma"], own["er"])
-    assert (pair["difference"], pair["low"], pair["high"], pair["seeds"]) == (
-        expected.mean,
-        expected.low,
-        expected.high,
-        3,
-    )
-    assert pair["different"] and not by_pair["dgma", "dgmw"]["different"]
-    text = (tmp_path / "table.md").read_text()
-    assert f" [{100 * found.low:.1f}, {100 * found.high:.1f}] |" in text
-    assert "*dgma* – *dgmw* " in text and "], not different; *dgmw* – *er* " in text and "*dgma* – *er* " not in text
-    two = [result for result in results if result.seed < 2]
-    write(two, tmp_path, command="")
-    assert not any(pair["different"] for pair in json.loads((tmp_path / "table.json").read_text())["differences"])
 
 
 def test_seeds_are_orders_and_folds(tmp_path):
@@ -217,49 +57,6 @@ def test_predictions_reach_the_table(tmp_path):
     Workdir(run.workdir).predictions.write_bytes(b"")
     assert table.run(argv) == 1
     assert "predictions.npz cannot be read" in (tmp_path / "table.md").read_text()
-
-
-def test_seeds_of_different_precision_are_named():
-    """A GPU chooses another one than a CPU; the first runs had no such setting."""
-    settings = [{"epochs": 101}, {"epochs": 101, "precision": "tf32"}]
-    results = [_result("dgma", seed, summary=_summary(seed, config=config)) for seed, config in enumerate(settings)]
-    note = "- mnist, *dgma*: its seeds differ in precision, seed 0: float32; seed 1: tf32."
-    assert note in markdown(summarised(results), [], "")
-    assert "differ in precision" not in markdown(summarised(results[:1]), [], "")
-
-
-@pytest.mark.parametrize(
-    "method, changes, marked",
-    [
-        ("dgma", {"final": 0.98}, "99.17✓ / 97.92✓"),
-        ("dgmw", {"final": 0.96}, "98.75✓ / 96.46✗"),
-        ("dgmw", {"final": 0.9}, "98.75✗ / 96.46✗"),
-        ("dgmw", {"final": 0.99, "config": {"epochs": 100}}, "98.75 / 96.46 (context: a shorter run)"),
-        (
-            "dgmw",
-            {"final": 0.99, "bytes": {"memory": {"total": 1}, "images_replaced": 640, "image_count": 10}},
-            "98.75 / 96.46 (context: a shorter run)",
-        ),
-        # The same measure as published, of generated images: 75 %, whatever its classifier says of real ones.
-        ("mergan", {"final": 0.99, "readings": ("classifier",)}, "98.19 / 97.0✗ (generated)"),
-    ],
-)
-def test_only_runs_of_full_length_are_marked_and_by_the_same_measure(method, changes, marked):
-    row = summarised([_result(method, summary=_summary(**changes), quality=QUALITY)])[0]
-    assert f"| {marked} |" in markdown([row], [], "")
-
-
-def test_ablations_have_a_figure_of_their_own(tmp_path):
-    results = [
-        _result(f"{variant}: {change}", seed, summary=_summary(seed, final=final + seed / 100))
-        for variant in ("dgma", "dgmw")
-        for change, final in (("as it is", 0.9), ("no re-use", 0.8))
-        for seed in (0, 1)
-    ] + [_result("dgma: no masks", error="not run yet")]
-    write(results, tmp_path, command="", ablations=True)
-    assert (tmp_path / "mnist-ablations.png").stat().st_size > 10_000
-    assert not (tmp_path / "mnist.png").exists()
-    assert "| dgma: no masks | no result: seed 0: not run yet |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -308,7 +105,7 @@ def _place(run, readings=("consolidated", "auxiliary"), **changes):
     """A summary in a run's folder, as its command would leave it."""
     fields = {"config": run.options.settings.flat(), "dataset": run.data} | changes
     run.workdir.mkdir(parents=True, exist_ok=True)
-    (run.workdir / "summary.json").write_text(json.dumps(_summary(readings=readings, **fields).to_json()))
+    (run.workdir / "summary.json").write_text(json.dumps(tables.summary(readings=readings, **fields).to_json()))
 
 
 def test_an_unfinished_run_says_so(tmp_path):
@@ -432,12 +229,12 @@ def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch
     monkeypatch.setattr(table_runs, "_load_memory", lambda *_: (None, None))
     method = SimpleNamespace(classifier=lambda *_: None)
     monkeypatch.setattr("dgm_jax.loading.load_method", lambda *_: (method, None))
-    monkeypatch.setattr("dgm_jax.metrics.quality.measure", lambda *_, **__: measured.append(1) or QUALITY)
+    monkeypatch.setattr("dgm_jax.metrics.quality.measure", lambda *_, **__: measured.append(1) or tables.QUALITY)
     assert run.must_be_measured
-    assert run.measure_memory() == run.read_quality() == QUALITY and not run.must_be_measured
+    assert run.measure_memory() == run.read_quality() == tables.QUALITY and not run.must_be_measured
     assert len(measured) == 1
     _place(joint, readings=("classifier",), seed=0, device="another")  # Run anew.
-    assert run.must_be_measured and run.measure_memory() == QUALITY and len(measured) == 2
+    assert run.must_be_measured and run.measure_memory() == tables.QUALITY and len(measured) == 2
     (run.workdir / "quality.json").write_text("{")  # Damage is shown in the table, and does not stop it.
     argv = ["--data", "digits", "--methods", "dgma", "joint", "--seeds", "0", "--runs", str(tmp_path)]
     assert not run.must_be_measured and table.run(argv) == 0

@@ -1,0 +1,174 @@
+"""The numbers of the table by hand, and the files that it writes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from support import tables
+
+from dgm_jax.metrics.intervals import Answers, difference, interval
+from dgm_jax.reporting.table import markdown, summarised, write
+
+RESULTS = [
+    tables.result("dgma", summary=tables.summary(final=0.98), quality=tables.QUALITY),
+    tables.result("dgma", 1, summary=tables.summary(1, final=0.99)),
+    tables.result("dgma", 2, error="NotFinite: a loss became nan"),
+    tables.result("mergan", summary=tables.summary(final=0.6, readings=("classifier",)), quality=tables.QUALITY),
+    tables.result("dgmw", summary=tables.summary(final=0.97, config={"epochs": 5}), not_measured="not run yet"),
+    tables.result("dgr", error="not run yet"),
+]
+
+
+def _answers(seed, right, n=50):
+    """Of two classes with n images each, `right` of all are right; which ones depends on the seed."""
+    values = np.random.default_rng(seed).permutation(2 * n) < right
+    return {"consolidated": Answers("mnist", {0: values[:n].astype(np.uint8), 1: values[n:].astype(np.uint8)})}
+
+
+def test_rows_by_hand():
+    rows = summarised(RESULTS)
+    assert [(row["method"], row.get("reading")) for row in rows] == [
+        ("dgma", "consolidated"),
+        ("dgma", "auxiliary"),
+        ("mergan", "classifier"),
+        ("dgmw", "consolidated"),
+        ("dgmw", "auxiliary"),
+        ("dgr", None),
+    ]
+    dgma = rows[0]
+    assert dgma["A_final"] == pytest.approx(0.985) and dgma["A_final_sd"] == pytest.approx(np.std([0.98, 0.99], ddof=1))
+    assert dgma["A_half"] == pytest.approx(1.035)  # As made up above.
+    assert dgma["minutes"] == 2 and dgma["seeds"] == "0 1"
+    assert dgma["worth_images"] == 781  # 50 000 bytes by 64 bytes an image.
+    assert (dgma["epochs"], dgma["train_images"], dgma["test_images"]) == (101, 60_000, 200)
+    assert dgma["backward_transfer"] == -0.125 and dgma["A_final_micro"] == pytest.approx(0.985)
+    assert dgma["generated_sample_accuracy"] == 0.75 and rows[1]["generated_sample_accuracy"] is None
+    assert dgma["judge_accuracy"] == 0.99
+    assert dgma["failures"] == "seed 2: NotFinite: a loss became nan"
+    assert dgma["published_A_final"] == 97.92 == rows[1]["published_A_final"]  # The paper's is the auxiliary one.
+    assert rows[3]["unjudged"] == "seed 0: not run yet"
+    assert rows[5] == rows[5] | {"method": "dgr", "failures": "seed 0: not run yet"}
+
+
+def test_what_is_written(tmp_path):
+    write(RESULTS, tmp_path, command="python -m experiments.table")
+    text = (tmp_path / "table.md").read_text()
+    assert "| mnist | dgma | consolidated | 103.5 ± 0.7 | 98.5 ± 0.7 |" in text
+    assert "| 101, 60,000 |" in text and "| 5, 60,000 |" in text
+    row = summarised([tables.result("joint", summary=tables.summary(readings=("classifier",), method="joint"))])[0]
+    assert "| –, 60,000 |" in markdown([row], [], "")  # It has steps, no epochs.
+    assert "| dgr | no result: seed 0: not run yet |" in text and "0 1 (no result: seed 2: NotFinite" in text
+    assert "- mnist, *dgmw*: its images are not measured, seed 0: not run yet." in text
+    assert "- Published numbers of *mergan*: most likely of generated images" in text
+    assert "strict" in text and "![mnist.png](mnist.png)" in text
+    lengths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(lengths) == 1
+    assert (tmp_path / "mnist.png").stat().st_size > 10_000
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and float(rows[0]["A_final"]) == pytest.approx(0.985)
+    assert json.loads((tmp_path / "table.json").read_text())["rows"][2]["method"] == "mergan"
+
+
+def test_measures_beside_joint_by_hand():
+    """The share is that of the same seed; forward transfer needs it, and tasks of several classes."""
+    pairs = {"tasks": [[2 * t, 2 * t + 1] for t in range(5)], "confusion": {}}
+
+    def known(*learnt):
+        return {"task_known": {"classifier": {"A_t": [0.5, 0.75], "just_learnt": [*learnt, *[None] * 6]}}} | pairs
+
+    averages = {"average_incremental": {"classifier": {"from_1": 0.5, "from_2": None}}}
+    one = {"readings": ("classifier",), "method": "er", "confusion": {"classifier": [[1]]}}
+    results = [
+        tables.result("er", 0, summary=tables.summary(0, 0.6, **known(1, 1, 0.5, 0.75) | averages | one)),
+        tables.result("er", 1, summary=tables.summary(1, 0.4, **known(1, 1, 0.5, 0.75) | averages | one)),
+        tables.result("joint", 0, summary=tables.summary(0, 0.8, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
+        tables.result("joint", 5, summary=tables.summary(5, 0.4, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
+    ]
+    er, joint = summarised(results)
+    assert er["A_final_by_joint"] == pytest.approx((0.6 / 0.8 + 0.4 / 0.6) / 2) and joint["A_final_by_joint"] == 1
+    assert er["forward_transfer"] == pytest.approx(-0.25) and joint["forward_transfer"] == 0
+    assert er["task_known"] == 0.75 and er["average_incremental"] == 0.5 and er["average_incremental_from_2"] is None
+    assert summarised(results[:2])[0]["A_final_by_joint"] is None
+    text = markdown([er, joint], [], "")
+    assert "| 50.0 ± 14.1 | 50.0 ± 0.0 | 0.71 |" in text
+
+
+def test_intervals_and_pairs(tmp_path):
+    """An interval where each run says what it has right; pairs on common seeds, with a verdict from three seeds on."""
+    right = {"dgma": {0: 90, 1: 92, 2: 91, 3: 90}, "dgmw": {0: 89, 1: 90, 2: 93}, "er": {0: 60, 1: 62, 2: 61}}
+    answers = {method: {seed: _answers(seed, n) for seed, n in of.items()} for method, of in right.items()}
+    results = [
+        tables.result(method, seed, summary=tables.summary(seed, right[method][seed] / 100), answers=own)
+        for method, of in answers.items()
+        for seed, own in of.items()
+    ] + [tables.result("joint", 0, summary=tables.summary(0, 0.9))]  # Of an earlier version.
+    write(results, tmp_path, command="")
+    table = json.loads((tmp_path / "table.json").read_text())
+    rows = {row["method"]: row for row in table["rows"] if row["reading"] == "consolidated"}
+    own = {m: {seed: of["consolidated"] for seed, of in runs.items()} for m, runs in answers.items()}
+    found = interval(list(own["dgma"].values()))
+    assert (rows["dgma"]["A_final_low"], rows["dgma"]["A_final_high"]) == (found.low, found.high)
+    assert rows["joint"]["A_final_low"] is None
+    by_pair = {(pair["method"], pair["other"]): pair for pair in table["differences"]}
+    assert list(by_pair) == [("dgma", "dgmw"), ("dgma", "er"), ("dgmw", "er")]
+    pair, expected = by_pair["dgma", "er"], difference(own["dgma"], own["er"])
+    assert (pair["difference"], pair["low"], pair["high"], pair["seeds"]) == (
+        expected.mean,
+        expected.low,
+        expected.high,
+        3,
+    )
+    assert pair["different"] and not by_pair["dgma", "dgmw"]["different"]
+    text = (tmp_path / "table.md").read_text()
+    assert f" [{100 * found.low:.1f}, {100 * found.high:.1f}] |" in text
+    assert "*dgma* – *dgmw* " in text and "], not different; *dgmw* – *er* " in text and "*dgma* – *er* " not in text
+    two = [result for result in results if result.seed < 2]
+    write(two, tmp_path, command="")
+    assert not any(pair["different"] for pair in json.loads((tmp_path / "table.json").read_text())["differences"])
+
+
+def test_seeds_of_different_precision_are_named():
+    """A GPU chooses another one than a CPU; the first runs had no such setting."""
+    settings = [{"epochs": 101}, {"epochs": 101, "precision": "tf32"}]
+    results = [
+        tables.result("dgma", seed, summary=tables.summary(seed, config=config)) for seed, config in enumerate(settings)
+    ]
+    note = "- mnist, *dgma*: its seeds differ in precision, seed 0: float32; seed 1: tf32."
+    assert note in markdown(summarised(results), [], "")
+    assert "differ in precision" not in markdown(summarised(results[:1]), [], "")
+
+
+@pytest.mark.parametrize(
+    "method, changes, marked",
+    [
+        ("dgma", {"final": 0.98}, "99.17✓ / 97.92✓"),
+        ("dgmw", {"final": 0.96}, "98.75✓ / 96.46✗"),
+        ("dgmw", {"final": 0.9}, "98.75✗ / 96.46✗"),
+        ("dgmw", {"final": 0.99, "config": {"epochs": 100}}, "98.75 / 96.46 (context: a shorter run)"),
+        (
+            "dgmw",
+            {"final": 0.99, "bytes": {"memory": {"total": 1}, "images_replaced": 640, "image_count": 10}},
+            "98.75 / 96.46 (context: a shorter run)",
+        ),
+        # The same measure as published, of generated images: 75 %, whatever its classifier says of real ones.
+        ("mergan", {"final": 0.99, "readings": ("classifier",)}, "98.19 / 97.0✗ (generated)"),
+    ],
+)
+def test_only_runs_of_full_length_are_marked_and_by_the_same_measure(method, changes, marked):
+    row = summarised([tables.result(method, summary=tables.summary(**changes), quality=tables.QUALITY)])[0]
+    assert f"| {marked} |" in markdown([row], [], "")
+
+
+def test_ablations_have_a_figure_of_their_own(tmp_path):
+    results = [
+        tables.result(f"{variant}: {change}", seed, summary=tables.summary(seed, final=final + seed / 100))
+        for variant in ("dgma", "dgmw")
+        for change, final in (("as it is", 0.9), ("no re-use", 0.8))
+        for seed in (0, 1)
+    ] + [tables.result("dgma: no masks", error="not run yet")]
+    write(results, tmp_path, command="", ablations=True)
+    assert (tmp_path / "mnist-ablations.png").stat().st_size > 10_000
+    assert not (tmp_path / "mnist.png").exists()
+    assert "| dgma: no masks | no result: seed 0: not run yet |" in (tmp_path / "table.md").read_text()
