@@ -16,7 +16,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from dgm_jax import Learner, data
 from dgm_jax.commands.options import parse_seeds
-from dgm_jax.config import Config, Variant, preset, preset_for
+from dgm_jax.config import Config, Variant, best, preset
 from dgm_jax.data import Dataset
 from dgm_jax.errors import ConfigError, UserError
 from dgm_jax.methods import METHODS
@@ -135,11 +135,13 @@ class Plan:
                 raise UserError(f"{change}: has no effect here, where each task has one class")
         self.options = options
         self.seeds = parse_seeds(options.seeds, 0)
-        self.preset = preset_for(options.preset or options.data, options.data)
-        self.base = changed(preset(self.preset, options.variant), options.base)
-        self.configs = {change: changed(self.base, change) for change in ("", *options.changes)}
         whole = data.load(options.data, options.data_dir or data.default_folder())
         first = first_tasks(whole, options.train_per_class, options.tasks)
+        name = options.preset or options.data
+        settings = best(options.variant, **first.shown) if name == "best" else preset(name, options.variant)
+        self.preset = (name, settings)
+        self.base = changed(settings, options.base)
+        self.configs = {change: changed(self.base, change) for change in ("", *options.changes)}
         self.dataset = first.resized(self.base.data.image_size)
 
     def measure_each(self, measure: Callable[[Config], Mapping[str, Any]]) -> None:

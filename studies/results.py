@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, records
-from dgm_jax.config import PRESETS, Config
+from dgm_jax.config import Config
 from dgm_jax.runs.folder import Workdir
 
 _TOO_LONG = ("capacity", "confusion", "privacy")  # A run's folder has them.
 _NAMED_APART = ("seed", "variant")  # A record has these beside its settings.
 
 
-def differences(config: Config, preset: str) -> dict[str, Any]:
-    """Returns the settings that differ from those of a preset for the same variant."""
-    base = PRESETS[preset][config.gates.variant].for_method(config.method, type(config.method_settings)()).flat()
-    base["method"] = "dgm"
+def differences(config: Config, preset: Config) -> dict[str, Any]:
+    """Returns the settings that differ from those of a preset."""
+    base = preset.for_method(config.method, type(config.method_settings)()).flat() | {"method": "dgm"}
     return _without_names({name: value for name, value in config.flat().items() if value != base[name]})
 
 
@@ -36,7 +35,11 @@ def fingerprint(config: Config) -> str:
 
 
 def once(
-    file: Path, entry: Mapping[str, Any], config: Config, preset: str, measure: Callable[[], Mapping[str, Any]]
+    file: Path,
+    entry: Mapping[str, Any],
+    config: Config,
+    preset: tuple[str, Config],
+    measure: Callable[[], Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Returns the record that a file has of this entry; if there is none, measures it and adds a line.
 
@@ -44,7 +47,7 @@ def once(
       file: JSON Lines.
       entry: what names the record: data, seeds and so on.
       config: the settings; a record with others does not count.
-      preset: the preset as whose differences the settings are written.
+      preset: the name and the settings of the preset as whose differences the settings are written.
       measure: returns what the record says besides.
     """
     named = {**entry, "fingerprint": fingerprint(config)}
@@ -55,7 +58,7 @@ def once(
     begun = time.perf_counter()
     measured = measure()
     minutes = (time.perf_counter() - begun) / 60
-    settings = {"preset": preset, "settings": differences(config, preset)}
+    settings = {"preset": preset[0], "settings": differences(config, preset[1])}
     record = {**named, **settings, **measured, "minutes": minutes, **machine.where()}
     records.append(file, record)
     return record

@@ -189,17 +189,14 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
         sizes = data.parse_classes_per_task(options.classes_per_task)
         if isinstance(options, ImageOptions) and not quiet:
             print(f"reading images from {options.where}, which takes minutes if they are many", flush=True)
-        dataset = options.load(name)
+        dataset = options.loaded(name)
         if not quiet:
             print(_found(dataset, options.where), flush=True)
             if dataset.notes:
                 print(f"note: {'; '.join(dataset.notes)}", flush=True)
-        if options.evaluate_on == "training":
-            dataset = dataset.for_choosing()
+        dataset = options.learnt(name)
         labels, names = dataset.labels, dataset.class_names
         orders = [data.parse_class_order(options.class_order, labels, names, seed=seed) for seed in seeds]
-        if settings.data.train_per_class is not None:
-            dataset = dataset.first_per_class(settings.data.train_per_class)
         resized = dataset.resized(settings.data.image_size)
         return [
             data.class_incremental(

@@ -1,6 +1,7 @@
 """The options of a run besides its settings; a kind of options for each kind of data."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class Options:
 
     preset: Annotated[str, shown(f"{{{','.join(NAMED_PRESETS)}}}")]
     """Named set of settings; with --variant it decides the defaults listed here. best: what goes beyond the paper and
-    measured best, for digits, mnist and cifar10."""
+    measured best, by size, colour and number of the images; its defaults are known once the images are read."""
     config: Annotated[Path | None, shown("FILE", "none")] = None
     """File of settings, JSON or TOML, such as a run's config.json. It overrides the preset; options override both."""
     class_order: str = "natural"
@@ -79,6 +80,22 @@ class Options:
     def load(self, name: str) -> Dataset:
         """Loads the data set of the experiment `name`; raises UserError if it cannot be used."""
         return data.load(name, self.where, train_per_class=self.decoded_per_class)
+
+    def loaded(self, name: str) -> Dataset:
+        """As `load`, which is not done again if it was the last."""
+        return _load(dataclasses.replace(self, preset="", settings=Config(data=self.settings.data)), name)
+
+    def learnt(self, name: str) -> Dataset:
+        """Those of the images loaded that are learnt and judged by."""
+        dataset, per_class = self.loaded(name), self.settings.data.train_per_class
+        if self.evaluate_on == "training":
+            dataset = dataset.for_choosing()
+        return dataset if per_class is None else dataset.first_per_class(per_class)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(options: Options, name: str) -> Dataset:
+    return options.load(name)
 
 
 @dataclass(frozen=True, kw_only=True)

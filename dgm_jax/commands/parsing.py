@@ -11,7 +11,7 @@ import tyro
 from dgm_jax.commands.arguments import as_called, program, typed, unknown_argument
 from dgm_jax.commands.experiments import Experiment
 from dgm_jax.commands.options import Options
-from dgm_jax.config import GENERATIVE, Config, Method, all_facts, flattened, preset, preset_for
+from dgm_jax.config import GENERATIVE, Config, Method, all_facts, best, flattened, preset
 from dgm_jax.config.formats import read_file, with_file
 from dgm_jax.config.setting import facts_of, help_of
 from dgm_jax.config.settings import kinds_of, no_effect, unread_defaults
@@ -56,7 +56,19 @@ def parse(experiment: Experiment, argv: Sequence[str], *, called: str | None = N
       UserError: if the preset, the variant, a setting in the file or an option is unknown, or a value cannot work.
     """
     chosen, _ = tyro.cli(_Chosen, args=argv, add_help=False, return_unknown_args=True)
-    start = _start(experiment.name, chosen)
+    name, variant = chosen.preset or experiment.name, _variant(chosen)
+    if name == "best":
+        # Where the images come from does not depend on the preset: any has the options that say it.
+        options = _read(experiment, argv, chosen, preset(experiment.name, variant), called)
+        base = best(variant, **options.learnt(experiment.name).shown)
+    else:
+        base = preset(name, variant)
+    return _read(experiment, argv, chosen, base, called)
+
+
+def _read(experiment: Experiment, argv: Sequence[str], chosen: _Chosen, base: Config, called: str | None) -> Options:
+    """The options, where the preset has the settings `base`."""
+    start = _start(base, chosen)
     line: Any = _line(experiment.options, start, chosen.preset or experiment.name)
     called = called or program_of(experiment.name)
     description = as_called(experiment.document, f"dgm-jax learn {experiment.name}", called)
@@ -78,17 +90,21 @@ def program_of(name: str) -> str:
 
 def command_line(experiment: Experiment) -> type:
     """The dataclass that tyro fills if no option changes the defaults; its fields are what may be typed."""
-    return _line(experiment.options, _start(experiment.name, _Chosen()), experiment.name)
+    return _line(experiment.options, preset(experiment.name), experiment.name)
 
 
-def _start(name: str, chosen: _Chosen) -> Config:
-    """The settings before any option counts."""
+def _variant(chosen: _Chosen) -> Any:
+    """What masks gate: the option's word, or that of the file; it is checked later."""
     found: Mapping[str, Any] = {} if chosen.config is None else read_file(chosen.config)
     gates = found.get("gates")
-    variant = chosen.variant or (gates.get("variant") if isinstance(gates, dict) else found.get("variant")) or "dgma"
-    base = preset(preset_for(chosen.preset or name, name), variant)  # type: ignore[arg-type]  # It checks the name.
+    return chosen.variant or (gates.get("variant") if isinstance(gates, dict) else found.get("variant")) or "dgma"
+
+
+def _start(base: Config, chosen: _Chosen) -> Config:
+    """The settings before any option counts: those of the preset, changed by the file."""
     if chosen.config is None:
         return _for_method(base, chosen.method)
+    found = read_file(chosen.config)
     settings = _for_method(base, found.get("method", chosen.method))  # The file is checked for this method.
     unknown = set(flattened(found)) - set(all_facts(type(settings.method_settings)))
     unread = {name: methods for name in sorted(unknown) if (methods := _methods_with(name))}

@@ -156,6 +156,9 @@ class Consolidation(Settings):
     """Shift images at random by up to N pixels when the classifier is consolidated."""
     consolidation_flip: bool = setting(False, changeable=True, used_by=TRAINS)
     """Mirror images at random, left to right, when the classifier is consolidated."""
+    consolidation_noise: float = setting(0.0, at_least=0, changeable=True, used_by=_SAMPLED)
+    """Add normal noise to images, in [-1, 1], when the classifier is consolidated: each has its own deviation of up to
+    N, so that the classifier does not rely on fine details, which drawn images show worst."""
     consolidation_smoothing: float = setting(0.0, at_least=0, below=1, changeable=True, used_by=GENERATIVE)
     """Share of the consolidated classifier's target that is spread over all classes (label smoothing)."""
     consolidation_network: Network | None = setting(None, used_by=TRAINS)

@@ -116,17 +116,6 @@ PRESETS["cifar10"] = {
 }
 
 
-# The best settings we measured, on images held out of the training sets (docs/results/beyond.md). Digits trains a
-# hundred epochs a task, and there _QUICKER gained nothing. CIFAR-10 was measured with dgmw only; dgma uses the same.
-_QUICKER = {"warm_start": True, "scale_lead": 1, "generator_average": 0.98, "batch_size": 16}
-_CONSOLIDATED = {"consolidation_steps": 3200, "consolidation_samples": 2000, "consolidation_smoothing": 0.1}
-_BEST: dict[str, dict[str, Any]] = {
-    "digits": _CONSOLIDATED,
-    "mnist": _QUICKER | _CONSOLIDATED,
-    "cifar10": _QUICKER | _CONSOLIDATED,
-}
-PRESETS |= {f"best-{name}": _with(PRESETS[name], **changes) for name, changes in _BEST.items()}
-
 # For a GPU. These settings were not measured: they are the authors', with the changes that helped the presets above.
 PRESETS["imagenet50"] = _with(
     _PAPER_IMAGENET,
@@ -141,38 +130,51 @@ PRESETS["imagenet50"] = _with(
 )
 
 
-NAMED_PRESETS = ("best", *(name for name in PRESETS if not name.startswith("best-")))  # What --preset takes.
+# The best settings for any images, by their size, colour and number. They were chosen on images held out of the
+# training sets of digits, MNIST and CIFAR-10 (docs/results/beyond.md). _QUICKER gained nothing for small images.
+_QUICKER = {"warm_start": True, "scale_lead": 1, "generator_average": 0.98, "batch_size": 16}
+_CONSOLIDATED = {"consolidation_steps": 3200, "consolidation_samples": 2000, "consolidation_smoothing": 0.1}
+_BEST = {
+    "digits": _with(PRESETS["digits"], **_CONSOLIDATED),
+    "mnist": _with(PRESETS["mnist"], **_QUICKER, **_CONSOLIDATED),
+    "cifar10": _with(PRESETS["cifar10"], **_QUICKER, **_CONSOLIDATED),
+}
+_SMALL = 16  # The largest side of small images, in pixels.
+# Epochs of a task whose classes have one image each; with n images, 1 / sqrt(n) of them, so that a class of four times
+# as many images is trained for twice as many steps.
+_EPOCHS = {"digits": 1200, "mnist": 600, "cifar10": 1200}
 
 
-def preset_for(name: str, data: str) -> str:
-    """Returns the key in `PRESETS` of the preset `name` for the data set `data`: "best" differs between data sets.
+def best(variant: Variant, *, side: int, channels: int, per_class: int) -> Config:
+    """The best settings we know for images of a data set.
 
-    Raises:
-      ConfigError: if there is no preset of that name, or "best" was not measured on these data.
+    Args:
+      variant: what masks gate.
+      side: of the images, in pixels: the longer one, before they are resized.
+      channels: 1 (grey) or 3 (colour).
+      per_class: training images of a class.
     """
-    best = f"best-{data}"
-    if name == "best" and best not in PRESETS:
-        changes = _QUICKER | _CONSOLIDATED
-        options = " ".join(_option(setting, value) for setting, value in changes.items())
-        raise ConfigError(
-            f"preset 'best' was measured only on {', '.join(_BEST)}; leave --preset out, or try its settings one by "
-            f"one: {options} (docs/results/beyond.md)"
-        )
-    if name != "best" and name not in NAMED_PRESETS:
-        named = [valid for valid in NAMED_PRESETS if valid != "best" or best in PRESETS]
-        raise ConfigError(f"preset {name!r} is unknown; choose one of {', '.join(named)}")
-    return best if name == "best" else name
+    like = "cifar10" if channels == 3 else "digits" if side <= _SMALL else "mnist"
+    image_size = 16 if side <= _SMALL else 32
+    epochs = max(1, round(_EPOCHS[like] / per_class**0.5))
+    return _known(_BEST[like], variant).with_changes(image_size=image_size, epochs=epochs)
 
 
-def _option(setting: str, value: Any) -> str:
-    """The setting as a command-line option."""
-    return f"--{setting.replace('_', '-')}" + ("" if value is True else f" {value}")
+NAMED_PRESETS = ("best", *PRESETS)  # What --preset takes; the settings of "best" depend on the images.
 
 
 def preset(name: str, variant: Variant = "dgma") -> Config:
-    """Returns the named set of settings for a variant; raises ConfigError naming the valid ones if there is none."""
+    """Returns the named set of settings for a variant.
+
+    Raises:
+      ConfigError: if there is none of that name, which is `best` too: it depends on the images (the function `best`).
+    """
     if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} is unknown; choose one of {', '.join(sorted(PRESETS))}")
-    if variant not in PRESETS[name]:
-        raise ConfigError(f"variant {variant!r} is unknown; choose one of {', '.join(PRESETS[name])}")
-    return PRESETS[name][variant]
+        raise ConfigError(f"preset {name!r} is unknown; choose one of {', '.join(NAMED_PRESETS)}")
+    return _known(PRESETS[name], variant)
+
+
+def _known(configs: dict[str, Config], variant: Variant) -> Config:
+    if variant not in configs:
+        raise ConfigError(f"variant {variant!r} is unknown; choose one of {', '.join(configs)}")
+    return configs[variant]

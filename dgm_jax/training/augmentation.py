@@ -15,6 +15,8 @@ def augmented(key: jax.Array, images: jax.Array, config: Config) -> jax.Array:
         images = flipped(jax.random.fold_in(key, 3), images)
     if config.consolidation.consolidation_shift:
         images = shifted(key, images, config.consolidation.consolidation_shift)
+    if config.consolidation.consolidation_noise:
+        images = noisy(jax.random.fold_in(key, 4), images, config.consolidation.consolidation_noise)
     return images
 
 
@@ -37,3 +39,10 @@ def flipped(key: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each image, [batch, h, w, c], left to right, or leaves it."""
     mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def noisy(key: jax.Array, images: jax.Array, most: float) -> jax.Array:
+    """Adds normal noise to images, [batch, h, w, c] in [-1, 1]; each has its own deviation, uniform in [0, `most`]."""
+    deviation_key, noise_key = jax.random.split(key)
+    deviation = jax.random.uniform(deviation_key, (images.shape[0], 1, 1, 1), maxval=most)
+    return images + deviation * jax.random.normal(noise_key, images.shape)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import presets
 from support.marks import slow_but
 from support.stopping import lose_a_ctrl_c
 
@@ -14,7 +15,7 @@ from dgm_jax import data
 from dgm_jax.commands import learn, parsing
 from dgm_jax.commands.experiments import NAMES, find
 from dgm_jax.commands.options import Options, parse_seeds
-from dgm_jax.config import PRESETS, Config, preset
+from dgm_jax.config import PRESETS, Config, best, preset
 from dgm_jax.errors import Terminated, UserError
 from dgm_jax.methods.er import ReservoirSettings
 from dgm_jax.reporting.console import ConsoleProgress
@@ -96,23 +97,32 @@ def test_the_variant_decides_the_defaults() -> None:
     assert parsing.parse(find("digits"), ["--preset=paper-svhn"]).settings == preset("paper-svhn", "dgma")
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
-def test_the_best_settings_are_those_of_the_experiment(name: str) -> None:
-    best = parsing.parse(find(name), ["--preset", "best", "--variant", "dgmw"]).settings
-    assert best == preset(f"best-{name}", "dgmw")
-    own = preset(name, "dgmw")
-    assert best.consolidation.consolidation_steps > own.consolidation.consolidation_steps
-    assert best.gates.warm_start == (name != "digits")  # It was worth nothing there.
-    assert (best.gan.epochs, best.data, best.networks) == (own.gan.epochs, own.data, own.networks)
+def test_the_best_settings_are_those_of_the_images() -> None:
+    settings = parsing.parse(find("digits"), ["--preset", "best", "--variant", "dgmw"]).settings
+    assert settings == presets.config("best-digits", "dgmw")
+    fewer = parsing.parse(find("digits"), ["--preset", "best", "--train-per-class", "36", "--evaluate-on", "training"])
+    assert fewer.settings.gan.epochs == 200 == 2 * settings.gan.epochs  # A quarter as many images, half the steps.
+    assert parsing.parse(find("digits"), ["--preset", "best", "--epochs", "3"]).settings.gan.epochs == 3
 
 
-def test_nothing_is_called_best_that_was_not_measured(capsys) -> None:
-    assert learn.run("svhn", ["--preset", "best"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: preset 'best' was measured only on digits, mnist, cifar10; leave --preset out, or")
-    assert (
-        " --warm-start --scale-lead 1 " in said and " --batch-size 16 --consolidation-steps 3200 " in said
-    )  # As typed.
+def test_the_best_settings_for_own_images_which_are_read_once(tmp_path, monkeypatch) -> None:
+    images, labels = np.zeros((8, 20, 24, 3), np.uint8), np.repeat([0, 1], 4)
+    images[::2] = 255
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    read = []
+    from_npz = data.from_npz
+    monkeypatch.setattr(data, "from_npz", lambda path: read.append(path) or from_npz(path))
+    words = ["--npz", str(tmp_path / "mine.npz"), "--preset", "best", "--variant", "dgmw"]
+    options = parsing.parse(find("arrays"), words)
+    assert options.settings == best("dgmw", side=24, channels=3, per_class=4)
+    assert learn.make_streams("arrays", options, [0])[0].n_tasks == 2 and len(read) == 1
+
+
+def test_the_best_settings_go_by_size_colour_and_number() -> None:
+    colour = presets.config("best-cifar10")
+    assert best("dgma", side=64, channels=3, per_class=1250) == colour.with_changes(epochs=2 * colour.gan.epochs)
+    assert best("dgma", side=12, channels=3, per_class=5000) == colour.with_changes(image_size=16)
+    assert best("dgma", side=17, channels=1, per_class=6000) == presets.config("best-mnist")
 
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
@@ -189,7 +199,7 @@ def test_a_value_that_cannot_work_is_refused(argv: list[str], expected: str, cap
     assert capsys.readouterr().err.startswith(f"error: {expected}")
 
 
-NAMED = [name for name in PRESETS if not name.startswith("best-")]
+NAMED = list(PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +216,6 @@ NAMED = [name for name in PRESETS if not name.startswith("best-")]
 def test_an_unknown_preset_or_variant_names_the_valid_ones(argv: list[str], expected: str, capsys) -> None:
     assert run(*argv) == 2
     assert capsys.readouterr().err == expected
-
-
-def test_best_is_named_only_where_it_was_measured(capsys) -> None:
-    assert learn.run("svhn", ["--preset", "nope"]) == 2
-    assert capsys.readouterr().err == f"error: preset 'nope' is unknown; choose one of {', '.join(NAMED)}\n"
 
 
 def test_the_file_of_arrays_is_required(capsys) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support import small_runs
+from support import presets, small_runs
 
 from benchmarks import records
 from dgm_jax.config import preset
@@ -14,11 +14,12 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_differences_restore_the_settings():
-    config = preset("best-digits", "dgmw").with_changes(epochs=7, seed=3)
-    assert results.differences(config, "best-digits") == {"epochs": 7}
+    best = presets.config("best-digits", "dgmw")
+    config = best.with_changes(epochs=7, seed=3)
+    assert results.differences(config, best) == {"epochs": 7}
     for name in ("digits", "mnist"):
         base = preset(name, "dgmw")
-        assert base.with_changes(**results.differences(config, name), seed=3) == config
+        assert base.with_changes(**results.differences(config, base), seed=3) == config
 
 
 def test_a_fingerprint_tells_settings_apart_but_not_seeds():

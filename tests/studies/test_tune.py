@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from support import small_runs
+from support import presets, small_runs
 
 from benchmarks import records
 from dgm_jax import Learner, data
@@ -110,7 +110,7 @@ def test_more_tasks_than_classes_are_refused():
 
 def test_best_is_the_preset_best_of_the_data(tmp_path):
     options = choosing.Options(data="digits", preset="best", base="epochs=7", out=tmp_path / "tune.jsonl")
-    assert choosing.Plan(options).base == PRESETS["best-digits"]["dgma"].with_changes(epochs=7)
+    assert choosing.Plan(options).base == presets.config("best-digits").with_changes(epochs=7)
 
 
 def test_a_change_without_effect_on_tasks_of_one_class_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dgm_jax.config import Config
-from dgm_jax.training.augmentation import augmented, flipped, shift_images, shifted
+from dgm_jax.training.augmentation import augmented, flipped, noisy, shift_images, shifted
 
 KEY = jax.random.key(3)
 
@@ -46,11 +46,21 @@ def test_flipped_mirrors_about_half_of_the_images(images):
     assert np.all(mirrored ^ left) and 8 < mirrored.sum() < 32
 
 
+def test_noisy_adds_noise_of_a_deviation_of_its_own_to_each_image(images):
+    added = np.asarray(noisy(KEY, images, 0.5)) - images
+    deviations = added.std(axis=(1, 2, 3))
+    assert np.all(deviations < 0.5 * 1.1) and deviations.min() < 0.1 and deviations.max() > 0.4
+    standard = added / deviations[:, None, None, None]
+    assert np.all(np.abs(standard.mean(axis=(1, 2, 3))) < 0.25) and np.mean(np.abs(standard) < 1) == pytest.approx(
+        0.683, abs=0.01
+    )
+
+
 def test_all_changes_together_each_with_a_key_of_its_own(images):
-    config = Config().with_changes(consolidation_shift=1, consolidation_flip=True)
+    config = Config().with_changes(consolidation_shift=1, consolidation_flip=True, consolidation_noise=0.3)
     once = np.asarray(augmented(KEY, images, config))
-    keys = [jax.random.fold_in(KEY, 3), KEY]
-    one_by_one = shifted(keys[1], flipped(keys[0], images), 1)
+    keys = [jax.random.fold_in(KEY, 3), KEY, jax.random.fold_in(KEY, 4)]
+    one_by_one = noisy(keys[2], shifted(keys[1], flipped(keys[0], images), 1), 0.3)
     np.testing.assert_array_equal(once, np.asarray(one_by_one))
     used = [*keys, *jax.random.split(KEY)]  # What `shifted` makes of its own.
-    assert len({tuple(jax.random.key_data(key).tolist()) for key in used}) == 4
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in used}) == 5

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small_runs
+from support import presets, small_runs
 from support.marks import slow_but
 
 from dgm_jax import nn
-from dgm_jax.config import PRESETS
 from dgm_jax.methods import dgm
 from dgm_jax.training import task as tasks
 from dgm_jax.training import warm_start
@@ -79,14 +78,14 @@ def test_a_task_begins_by_drawing_what_it_begins_as(variant):
     assert np.abs(drawn(begun) - exact).mean() < 0.2 * np.abs(half_open - exact).mean()
 
 
-BEST = [(name, variant) for name in PRESETS if name.startswith("best-") for variant in ("dgma", "dgmw")]
+BEST = [(f"best-{name}", variant) for name in presets.SHOWN for variant in ("dgma", "dgmw")]
 
 
 @pytest.mark.parametrize("epochs", [10, 30, 101])
 @pytest.mark.parametrize("preset, variant", BEST)
 def test_gates_begin_nearly_open_or_closed_at_every_budget(preset, variant, epochs):
     """In the first epoch whose slope can turn a gate."""
-    config = PRESETS[preset][variant].with_changes(epochs=epochs)
+    config = presets.config(preset, variant).with_changes(epochs=epochs)
     trainer = small_runs.trainer(config, n_classes=10)
     opened = np.arange(6) % 2 == 0
     clock = Clock(task=1, epoch=1 - config.gates.scale_lead, mask_epochs=trainer.networks.mask_epochs, steps=10)
