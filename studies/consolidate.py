@@ -18,15 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax import Learner, data, load_memory, metrics
+from dgm_jax import Learner, data, metrics
 from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
+from dgm_jax.loading import load_method
 from dgm_jax.methods.dgm import DGM
-from dgm_jax.methods.replay import images_of_all_classes
 from dgm_jax.models.prediction import predict_logits
-from dgm_jax.runs.session import new_method
 from dgm_jax.system.compilation import keep_programs
 from studies import choosing
 
@@ -34,9 +33,9 @@ from studies import choosing
 def consolidated(config: Config, dataset: Dataset, workdir: Path) -> float:
     """Returns the accuracy, mean over classes, of a classifier that learns from the memory of a finished run."""
     sample_key, learn_key = jax.random.split(jax.random.key(config.seed))
-    method = new_method(config, data.class_incremental(dataset), jax.local_devices()[:1])
+    method, state = load_method(config, data.class_incremental(dataset), workdir)
     assert isinstance(method, DGM)
-    images = images_of_all_classes(load_memory(workdir), method.setting, sample_key)
+    images = method.images_to_consolidate(state, sample_key)
     seen = np.ones(len(dataset.labels), bool)
     ((classifier, _),) = method.trainer.consolidate([learn_key], [images], seen, on_steps=lambda _: None)
     network = config.classifier_network
@@ -76,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _require_same_memory(base: Config, config: Config, change: str) -> None:
     """Refuses changes of settings with which the memory is learnt: the memory is learnt once, for all rows."""
     before, after = base.flat(), config.flat()
-    others = [name for name in after if after[name] != before[name] and not name.startswith("consolidation_")]
+    changed = [name for name in after if after[name] != before[name]]
+    others = [name for name in changed if not name.startswith("consolidation_") or name == "consolidation_means"]
     if others:
         raise UserError(
             f"--try {change}: only the classifier is learnt anew here, so only settings called consolidation_... can "

@@ -159,6 +159,9 @@ class Consolidation(Settings):
     consolidation_noise: float = setting(0.0, at_least=0, changeable=True, used_by=_SAMPLED)
     """Add normal noise to images, in [-1, 1], when the classifier is consolidated: each has its own deviation of up to
     N, so that the classifier does not rely on fine details, which drawn images show worst."""
+    consolidation_means: bool = setting(False, used_by=FROZEN)
+    """Keep the mean image of each class, shrunk to 8x8, and move the drawn images of the class to it before the
+    classifier is consolidated."""
     consolidation_smoothing: float = setting(0.0, at_least=0, below=1, changeable=True, used_by=GENERATIVE)
     """Share of the consolidated classifier's target that is spread over all classes (label smoothing)."""
     consolidation_network: Network | None = setting(None, used_by=TRAINS)

@@ -23,6 +23,7 @@ from dgm_jax.methods.combined import more_readings
 from dgm_jax.methods.dgm_state import GenerativeMemory, State
 from dgm_jax.methods.feature_memory import FeatureLearner
 from dgm_jax.methods.keys import Purpose, derive_key
+from dgm_jax.methods.mean_images import mean_images, moved_to_means
 from dgm_jax.methods.method import InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images, room_for_all_classes
 from dgm_jax.training import task as tasks
@@ -203,10 +204,7 @@ class DGM(GenerativeMemory[Training]):
             sample_keys = [derive_key(given.key, Purpose.SAMPLE_FOR_CONSOLIDATION, task) for given in training.inputs]
             consolidated = self.trainer.consolidate(
                 [derive_key(given.key, Purpose.CONSOLIDATE, task) for given in training.inputs],
-                [
-                    images_of_all_classes(run.state.memory, self.setting, key)
-                    for run, key in zip(frozen, sample_keys, strict=True)
-                ],
+                [self.images_to_consolidate(run.state, key) for run, key in zip(frozen, sample_keys, strict=True)],
                 self.setting.seen(task),
                 on_steps=on_steps,
             )
@@ -217,6 +215,11 @@ class DGM(GenerativeMemory[Training]):
             state = replace(run.state, classifier=classifier)
             learnt.append(replace(run, state=state, classifiers=readings, metrics=means))
         return self._with_features(training, learnt, watch) if self.features else learnt
+
+    def images_to_consolidate(self, state: State, key: jax.Array) -> TaskImages:
+        """What the classifier of all classes learns from: drawn images, perhaps moved to the mean of the real ones."""
+        drawn = images_of_all_classes(state.memory, self.setting, key)
+        return drawn if state.means is None else moved_to_means(drawn, state.means)
 
     def _with_features(self, training: Training, learnt: Sequence[Learnt[State]], watch: Watch) -> list[Learnt[State]]:
         """Adds the task's real images to sums of features, which give two more readings (not in the paper)."""
@@ -251,6 +254,10 @@ class DGM(GenerativeMemory[Training]):
         network = self.config.networks.network
         auxiliary = self.setting.classifier(params, statistics, training.task, network=network)
         state = replace(training.states[run], memory=memory, auxiliary=auxiliary)
+        if self.config.consolidation.consolidation_means:
+            given = training.inputs[run]
+            means = mean_images(given.images, given.labels, classes)
+            state = replace(state, means=means if state.means is None else np.concatenate([state.means, means]))
         return Learnt(state, {"auxiliary": auxiliary}, capacity=rows, notes=notes)
 
     # ---- Expand (section 3.2) ----

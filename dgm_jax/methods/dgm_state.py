@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
@@ -24,13 +25,14 @@ class State:
     begun_as: tuple[tuple[int, ...], ...] = ()  # For each task, the earlier classes that it began as (warm start).
     programs: tuple[tuple[int, ...], ...] = ()  # Physical widths that were trained at, each once.
     features: FeatureMemory | None = None  # Sums of features of real images, if the settings ask for them.
+    means: np.ndarray | None = None  # The mean image of each class learnt (`mean_images`), if they ask for it.
 
 
 class GenerativeMemory(Method[State, Training]):
     """A method that knows a memory and two classifiers; DGM says how they are learnt."""
 
     def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:
-        """The memory, both classifiers, and the sums of features if there are some."""
+        """The memory, both classifiers, and what the settings ask for besides."""
         arrays, plain = state.memory.to_tree()
         tree = {"memory": arrays}
         for name, classifier in (("classifier", state.classifier), ("auxiliary", state.auxiliary)):
@@ -39,6 +41,8 @@ class GenerativeMemory(Method[State, Training]):
                 tree[name] = params_to_tree(jax.device_get(arrays))
         if state.features is not None:
             tree["features"] = state.features.to_tree()
+        if state.means is not None:
+            tree["means"] = state.means
         return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
@@ -60,6 +64,7 @@ class GenerativeMemory(Method[State, Training]):
             begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
             programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
             features=FeatureMemory.from_tree(tree["features"], setting.n_classes) if "features" in tree else None,
+            means=tree.get("means"),
         )
 
     def memory(self, state: State) -> Memory:
@@ -67,7 +72,7 @@ class GenerativeMemory(Method[State, Training]):
         return state.memory
 
     def memory_bytes(self, state: State) -> dict[str, int]:
-        """Weights, masks, what each task keeps, a network that the next task needs, sums of features: what is there."""
+        """Weights, masks, what each task keeps, a network that the next task needs, means, sums: what is there."""
         parts = {name: size for name, size in state.memory.bytes().items() if name != "total"}
         goes_on = {
             "classifier": state.classifier if self.config.gates.warm_start else None,  # It finds similar classes.
@@ -76,6 +81,8 @@ class GenerativeMemory(Method[State, Training]):
         for name, network in goes_on.items():
             if network is not None:
                 parts[name] = bytes_of_arrays((network.params, network.statistics))
+        if state.means is not None:
+            parts["means"] = state.means.nbytes
         return with_total(parts | ({} if state.features is None else state.features.bytes()))
 
     def facts(self, state: State) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def beyond(variant: str = "dgma", **changes: Any) -> Config:
         "generator_width": 8,  # So wide that no draw of the gates closes all of them.
         "consolidation_flip": True,
         "consolidation_noise": 0.3,
+        "consolidation_means": True,
         "consolidation_smoothing": 0.1,
         "consolidation_width": 6,
     }
