@@ -120,6 +120,8 @@ class DGM(GenerativeMemory[Training]):
             before = (*state.begun_as, *((),) * task)[:task]
             state = replace(state, begun_as=(*before, tuple(earlier.classes[0] for earlier in similar)))
         kept = None if self.config.gan.reinitialise_discriminator else state.auxiliary
+        if self.config.gan.begin_as_classifier:
+            kept = state.classifier
         train_state, capacity = tasks.begin_task(
             self.networks,
             derive_key(given.key, Purpose.BEGIN_TASK, task),

@@ -73,10 +73,12 @@ class GenerativeMemory(Method[State, Training]):
 
     def memory_bytes(self, state: State) -> dict[str, int]:
         """Weights, masks, what each task keeps, a network that the next task needs, means, sums: what is there."""
+        config = self.config
         parts = {name: size for name, size in state.memory.bytes().items() if name != "total"}
         goes_on = {
-            "classifier": state.classifier if self.config.gates.warm_start else None,  # It finds similar classes.
-            "discriminator": None if self.config.gan.reinitialise_discriminator else state.auxiliary,
+            # It finds similar classes.
+            "classifier": state.classifier if config.gates.warm_start or config.gan.begin_as_classifier else None,
+            "discriminator": None if config.gan.reinitialise_discriminator else state.auxiliary,
         }
         for name, network in goes_on.items():
             if network is not None:

@@ -57,6 +57,28 @@ def test_a_task_notes_from_which_classes_its_gates_began(before):
 
 
 @pytest.mark.parametrize(
+    "changes, begun_as",
+    [({}, None), ({"reinitialise_discriminator": False}, "auxiliary"), ({"begin_as_classifier": True}, "classifier")],
+)
+def test_what_the_discriminator_of_a_task_begins_as(changes, begun_as):
+    config = small_runs.small("dgma", image_size=8, **changes)
+    method, stream = _method(config), small_runs.stream(config)
+    stream.begin(1)
+    networks = {
+        name: init_classifier(jax.random.key(seed), config, channels=1, n_classes=3)
+        for seed, name in enumerate(("classifier", "auxiliary"))
+    }
+    kept = {name: method.setting.classifier(own.params, own.statistics, 0) for name, own in networks.items()}
+    state = dataclasses.replace(method.new_state(KEY), **kept)
+    _, train_state, *_ = method._begin(1, TaskInput(KEY, state, *stream.train(1)), (12,))
+    same = [
+        all(jax.tree.leaves(jax.tree.map(np.array_equal, train_state.discriminator, own.params)))
+        for own in networks.values()
+    ]
+    assert same == [begun_as == name for name in networks]
+
+
+@pytest.mark.parametrize(
     "changes, sizes, said",
     [
         ({}, (2, 1), True),
@@ -129,7 +151,12 @@ def test_expansion_makes_up_for_what_a_task_reserved_once(changes, grows):
 
 @pytest.mark.parametrize(
     "changes, parts",
-    [({}, []), ({"warm_start": True}, ["classifier"]), ({"reinitialise_discriminator": False}, ["discriminator"])],
+    [
+        ({}, []),
+        ({"warm_start": True}, ["classifier"]),
+        ({"begin_as_classifier": True}, ["classifier"]),
+        ({"reinitialise_discriminator": False}, ["discriminator"]),
+    ],
 )
 def test_bytes_count_a_network_only_if_the_next_task_needs_it(changes, parts):
     method = _method(small_runs.small("dgma", image_size=8, **changes))

@@ -87,6 +87,7 @@ class TestResume:
         [
             {"replay": "fresh"},
             {"reinitialise_discriminator": False},
+            {"begin_as_classifier": True},
             {"protocol": "paper", "held_out": 0.25},
             {"warm_start": True},
         ],
