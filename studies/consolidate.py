@@ -76,7 +76,9 @@ def _require_same_memory(base: Config, config: Config, change: str) -> None:
     """Refuses changes of settings with which the memory is learnt: the memory is learnt once, for all rows."""
     before, after = base.flat(), config.flat()
     changed = [name for name in after if after[name] != before[name]]
-    others = [name for name in changed if not name.startswith("consolidation_") or name == "consolidation_means"]
+    # The means of real images are there only if they were kept.
+    kept = "consolidation_" if before["consolidation_means"] or not after["consolidation_means"] else "no means"
+    others = [name for name in changed if not name.startswith(kept)]
     if others:
         raise UserError(
             f"--try {change}: only the classifier is learnt anew here, so only settings called consolidation_... can "

@@ -60,10 +60,18 @@ def parse(experiment: Experiment, argv: Sequence[str], *, called: str | None = N
     if name == "best":
         # Where the images come from does not depend on the preset: any has the options that say it.
         options = _read(experiment, argv, chosen, preset(experiment.name, variant), called)
-        base = best(variant, **options.learnt(experiment.name).shown)
+        base = best(variant, **_shown(experiment, options))
     else:
         base = preset(name, variant)
     return _read(experiment, argv, chosen, base, called)
+
+
+def _shown(experiment: Experiment, options: Options) -> dict[str, int]:
+    """The side and channels of the images, and how many of a class are learnt."""
+    if experiment.shown is None:
+        return options.learnt(experiment.name).shown
+    most = options.settings.data.train_per_class or experiment.shown["per_class"]
+    return experiment.shown | {"per_class": min(most, experiment.shown["per_class"])}
 
 
 def _read(experiment: Experiment, argv: Sequence[str], chosen: _Chosen, base: Config, called: str | None) -> Options:

@@ -15,27 +15,33 @@ class Compared:
     in_quick: bool = True  # Whether --quick has it.
 
 
-DATA = {  # name -> (experiment, arguments, further arguments with --quick)
-    "digits": ("digits", (), ()),
-    "mnist-500": ("mnist", ("--train-per-class", "500"), ("--epochs", "10")),
-    "mnist": ("mnist", (), ("--epochs", "1")),
-    "svhn": ("svhn", (), ("--epochs", "5")),
-    "cifar10": ("cifar10", (), ("--epochs", "5")),
-    "imagenet50": ("imagenet50", ("--classes", "first:50"), ("--epochs", "1")),
+DATA: dict[str, tuple[str, tuple[str, ...], dict[str, int]]] = {  # name -> (experiment, arguments, settings of --quick)
+    "digits": ("digits", (), {}),
+    "mnist-500": ("mnist", ("--train-per-class", "500"), {"epochs": 10}),
+    "mnist": ("mnist", (), {"epochs": 1}),
+    "svhn": ("svhn", (), {"epochs": 5}),
+    "cifar10": ("cifar10", (), {"epochs": 5}),
+    "imagenet50": ("imagenet50", ("--classes", "first:50"), {"epochs": 1}),
 }
+QUICK = {"consolidation_steps": 800}  # Of all data.
 _SIZED = ("er-balanced", "icarl", "gdumb")  # With 200 images, with as many bytes as DGM, and with as many of JPEG.
 _GENERATORS = ("dgr", "mergan", "mergan-jtr")
+_BEST = ("--preset", "best")
 _ARGUMENTS = {  # Name -> arguments.
-    "joint": ("--method", "joint"),
-    "dgma": ("--variant", "dgma", "--combined"),
-    "dgmw": ("--variant", "dgmw", "--combined"),
-    **{method: ("--method", method) for method in get_args(Method) if method not in ("dgm", "joint", "separate")},
-    "er-balanced": ("--method", "er", "--mini-batches", "balanced"),
+    "joint": (*_BEST, "--method", "joint"),
+    "dgma": (*_BEST, "--variant", "dgma", "--combined"),
+    "dgmw": (*_BEST, "--variant", "dgmw", "--combined"),
+    **{
+        method: (*_BEST, "--method", method)
+        for method in get_args(Method)
+        if method not in ("dgm", "joint", "separate")
+    },
+    "er-balanced": (*_BEST, "--method", "er", "--mini-batches", "balanced"),
 }
 _MEMORY, _WHOLE = ("dgmw", "consolidated"), ("dgmw", "combined")
 COMPARED = {
     **{name: Compared(arguments) for name, arguments in _ARGUMENTS.items()},
-    "separate": Compared(("--method", "separate", "--variant", "dgmw"), _MEMORY),
+    "separate": Compared((*_BEST, "--method", "separate", "--variant", "dgmw"), _MEMORY),
     **{f"{name}-as-dgmw": Compared(_ARGUMENTS[name], _MEMORY, in_quick=False) for name in (*_GENERATORS, *_SIZED)},
     **{
         f"{name}-jpeg-as-dgmw": Compared((*_ARGUMENTS[name], "--memory-format", "jpeg"), _MEMORY, in_quick=False)

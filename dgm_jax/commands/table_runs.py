@@ -14,8 +14,8 @@ from dgm_jax.commands import learn
 from dgm_jax.commands.experiments import find
 from dgm_jax.commands.options import Options
 from dgm_jax.commands.parsing import parse
-from dgm_jax.commands.table_rows import ABLATIONS, COMPARED, DATA, Compared
-from dgm_jax.config import FROZEN, GENERATIVE, Config, flattened, require_none_removed, upgraded
+from dgm_jax.commands.table_rows import ABLATIONS, COMPARED, DATA, QUICK, Compared
+from dgm_jax.config import FROZEN, GENERATIVE, Config, all_facts, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream, fold_name, parse_class_order, parse_fold
 from dgm_jax.errors import OtherConfiguration, UserError, exit_status
 from dgm_jax.metrics.intervals import Answers
@@ -62,11 +62,10 @@ class TableRun:
         """What comes after `python` in the command of the run, without folders."""
         experiment, arguments, quick = DATA[self.data]
         method = self._compared.arguments
-        budget = quick if self.quick else ()
-        counts_steps = "--method" in method and method[method.index("--method") + 1] not in GENERATIVE
-        if counts_steps and "--epochs" in budget:
-            start = budget.index("--epochs")
-            budget = (*budget[:start], *budget[start + 2 :])
+        called = method[method.index("--method") + 1] if "--method" in method else "dgm"
+        facts, settings = all_facts(), QUICK | quick if self.quick else {}
+        read = {name: value for name, value in settings.items() if facts[name].is_used_by(called)}
+        budget = [word for name, value in read.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         order = ("--class-order", "seed", *(("--fold", self.fold) if self.fold else ())) if self.orders else ()
         words = [*arguments, *budget, *method, *self._size(), *order, "--seed", str(self.seed)]
         return ["-m", "dgm_jax", "learn", experiment, *words]

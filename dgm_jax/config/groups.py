@@ -73,9 +73,6 @@ class Gan(Settings):
     """Add the auxiliary classifier's cross-entropy to the generator's loss [aux_G]."""
     reinitialise_discriminator: bool = setting(True, used_by=FROZEN)
     """Start the discriminator afresh at every task."""
-    begin_as_classifier: bool = setting(False, used_by=FROZEN)
-    """Begin the discriminator of every later task as the classifier that was consolidated after the last one, which
-    knows features of all classes; the two networks must be alike."""
     critic_condition: Literal["none", "projection"] = setting("none", used_by=FROZEN)
     """projection: if tasks have several classes, the critic sees each image's class (Miyato and Koyama 2018)."""
     generator_average: float = setting(0.0, at_least=0, below=1, used_by=FROZEN)

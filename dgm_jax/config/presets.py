@@ -138,7 +138,7 @@ _CONSOLIDATED = {"consolidation_steps": 3200, "consolidation_samples": 2000, "co
 _OF_COLOUR = {
     "generator_width": 32,
     "noise_dim": 32,
-    "begin_as_classifier": True,
+    "reinitialise_discriminator": False,
     "consolidation_steps": 4800,
     "consolidation_samples": 3000,
     "consolidation_flip": True,
@@ -151,13 +151,14 @@ _BEST = {
     "mnist": _with(PRESETS["mnist"], **_QUICKER, **_CONSOLIDATED),
     "cifar10": _with(PRESETS["cifar10"], **_QUICKER, **_CONSOLIDATED | _OF_COLOUR),
 }
+_FEW = 16  # Classes that a short noise vector has room for.
 _SMALL = 16  # The largest side of small images, in pixels.
 # Epochs of a task whose classes have one image each; with n images, 1 / sqrt(n) of them, so that a class of four times
 # as many images is trained for twice as many steps.
 _EPOCHS = {"digits": 1200, "mnist": 600, "cifar10": 1200}
 
 
-def best(variant: Variant, *, side: int, channels: int, per_class: int) -> Config:
+def best(variant: Variant, *, side: int, channels: int, per_class: int, classes: int) -> Config:
     """The best settings we know for images of a data set.
 
     Args:
@@ -165,11 +166,14 @@ def best(variant: Variant, *, side: int, channels: int, per_class: int) -> Confi
       side: of the images, in pixels: the longer one, before they are resized.
       channels: 1 (grey) or 3 (colour).
       per_class: training images of a class.
+      classes: of the data set. More may follow on another day; the noise has room for `noise_dim` - 1 in all.
     """
     like = "cifar10" if channels == 3 else "digits" if side <= _SMALL else "mnist"
     image_size = 16 if side <= _SMALL else 32
     epochs = max(1, round(_EPOCHS[like] / per_class**0.5))
-    return _known(_BEST[like], variant).with_changes(image_size=image_size, epochs=epochs)
+    settings = _known(_BEST[like], variant)
+    noise_dim = settings.networks.noise_dim if classes <= _FEW else 128
+    return settings.with_changes(image_size=image_size, epochs=epochs, noise_dim=noise_dim)
 
 
 NAMED_PRESETS = ("best", *PRESETS)  # What --preset takes; the settings of "best" depend on the images.

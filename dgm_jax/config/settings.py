@@ -60,19 +60,6 @@ class Config(Settings):
                 "batch_size=1: the residual network normalises over the images of a mini-batch, and one image has no "
                 "spread; use at least 2"
             )
-        if self.gan.begin_as_classifier:
-            classifier = (self.classifier_network, self.classifier_width)
-            if classifier != (self.networks.network, self.networks.discriminator_width):
-                raise ConfigError(
-                    f"begin_as_classifier=True needs a classifier like the discriminator; consolidation_network="
-                    f"{self.consolidation.consolidation_network!r} and consolidation_width="
-                    f"{self.consolidation.consolidation_width} make another: leave them out"
-                )
-            if not self.gan.reinitialise_discriminator:
-                raise ConfigError(
-                    "begin_as_classifier=True and reinitialise_discriminator=False are two ways to begin a task's "
-                    "discriminator; give one of them"
-                )
         if self.method == "dgm" and not self.features.combined and self.features != Features():
             raise ConfigError(
                 f"filters={self.features.filters} and mirror={self.features.mirror} have no effect for method 'dgm' "

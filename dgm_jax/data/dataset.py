@@ -55,12 +55,12 @@ class Dataset:
 
     @property
     def shown(self) -> dict[str, int]:
-        """What the best settings depend on (`config.best`): side and channels of the images, how many a class has."""
+        """What the best settings depend on (`config.best`): of images the side, the channels, how many a class has."""
         _, height, width, channels = self.x_train.shape
         if self.stored_shape is not None:
             height, width, channels = self.stored_shape
         per_class = int(np.median(list(Counter(self.y_train.tolist()).values())))
-        return {"side": max(height, width), "channels": channels, "per_class": per_class}
+        return {"side": max(height, width), "channels": channels, "per_class": per_class, "classes": len(self.labels)}
 
     def first_per_class(self, n: int) -> Dataset:
         """Keeps the first `n` training images of every class, in stored order, and all test images.

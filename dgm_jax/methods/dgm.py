@@ -120,8 +120,6 @@ class DGM(GenerativeMemory[Training]):
             before = (*state.begun_as, *((),) * task)[:task]
             state = replace(state, begun_as=(*before, tuple(earlier.classes[0] for earlier in similar)))
         kept = None if self.config.gan.reinitialise_discriminator else state.auxiliary
-        if self.config.gan.begin_as_classifier:
-            kept = state.classifier
         train_state, capacity = tasks.begin_task(
             self.networks,
             derive_key(given.key, Purpose.BEGIN_TASK, task),
@@ -141,9 +139,11 @@ class DGM(GenerativeMemory[Training]):
     def _similar_classes(self, task: int, given: TaskInput[State]) -> list[TaskMemory]:
         """For each new class, the earlier class to copy norms, output layer and masks from (not in the paper)."""
         state = given.state
-        if not self.config.gates.warm_start or state.classifier is None:
+        # A discriminator that is kept anyway has a classifier, too.
+        classifier = state.classifier if self.config.gan.reinitialise_discriminator else state.auxiliary
+        if not self.config.gates.warm_start or classifier is None:
             return []
-        predicted = state.classifier.logits(given.images).argmax(axis=1)
+        predicted = classifier.logits(given.images).argmax(axis=1)
         earlier = [finished.classes for finished in state.memory.tasks]
         chosen = most_similar_classes(predicted, given.labels, self.setting.tasks[task], earlier)
         return [state.memory.single_class_task(index) for index in chosen]
@@ -221,7 +221,9 @@ class DGM(GenerativeMemory[Training]):
     def images_to_consolidate(self, state: State, key: jax.Array) -> TaskImages:
         """What the classifier of all classes learns from: drawn images, perhaps moved to the mean of the real ones."""
         drawn = images_of_all_classes(state.memory, self.setting, key)
-        return drawn if state.means is None else moved_to_means(drawn, state.means)
+        if state.means is None or not self.config.consolidation.consolidation_means:
+            return drawn
+        return moved_to_means(drawn, state.means)
 
     def _with_features(self, training: Training, learnt: Sequence[Learnt[State]], watch: Watch) -> list[Learnt[State]]:
         """Adds the task's real images to sums of features, which give two more readings (not in the paper)."""

@@ -75,10 +75,12 @@ class GenerativeMemory(Method[State, Training]):
         """Weights, masks, what each task keeps, a network that the next task needs, means, sums: what is there."""
         config = self.config
         parts = {name: size for name, size in state.memory.bytes().items() if name != "total"}
+        begins_anew = config.gan.reinitialise_discriminator
         goes_on = {
-            # It finds similar classes.
-            "classifier": state.classifier if config.gates.warm_start or config.gan.begin_as_classifier else None,
-            "discriminator": None if config.gan.reinitialise_discriminator else state.auxiliary,
+            "classifier": state.classifier
+            if config.gates.warm_start and begins_anew
+            else None,  # It finds similar classes.
+            "discriminator": None if begins_anew else state.auxiliary,
         }
         for name, network in goes_on.items():
             if network is not None:

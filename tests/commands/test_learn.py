@@ -100,9 +100,16 @@ def test_the_variant_decides_the_defaults() -> None:
 def test_the_best_settings_are_those_of_the_images() -> None:
     settings = parsing.parse(find("digits"), ["--preset", "best", "--variant", "dgmw"]).settings
     assert settings == presets.config("best-digits", "dgmw")
-    fewer = parsing.parse(find("digits"), ["--preset", "best", "--train-per-class", "36", "--evaluate-on", "training"])
+    fewer = parsing.parse(find("digits"), ["--preset", "best", "--train-per-class", "36"])
     assert fewer.settings.gan.epochs == 200 == 2 * settings.gan.epochs  # A quarter as many images, half the steps.
     assert parsing.parse(find("digits"), ["--preset", "best", "--epochs", "3"]).settings.gan.epochs == 3
+
+
+def test_what_is_known_of_a_data_set_is_what_its_images_say() -> None:
+    digits = data.load("digits")
+    assert find("digits").shown == digits.shown | {"per_class": 144}
+    assert abs(digits.shown["per_class"] - 144) <= 1
+    assert {name: find(name).shown for name in presets.SHOWN} == presets.SHOWN
 
 
 def test_the_best_settings_for_own_images_which_are_read_once(tmp_path, monkeypatch) -> None:
@@ -114,15 +121,19 @@ def test_the_best_settings_for_own_images_which_are_read_once(tmp_path, monkeypa
     monkeypatch.setattr(data, "from_npz", lambda path: read.append(path) or from_npz(path))
     words = ["--npz", str(tmp_path / "mine.npz"), "--preset", "best", "--variant", "dgmw"]
     options = parsing.parse(find("arrays"), words)
-    assert options.settings == best("dgmw", side=24, channels=3, per_class=4)
+    assert options.settings == best("dgmw", side=24, channels=3, per_class=4, classes=2)
     assert learn.make_streams("arrays", options, [0])[0].n_tasks == 2 and len(read) == 1
 
 
 def test_the_best_settings_go_by_size_colour_and_number() -> None:
     colour = presets.config("best-cifar10")
-    assert best("dgma", side=64, channels=3, per_class=1250) == colour.with_changes(epochs=2 * colour.gan.epochs)
-    assert best("dgma", side=12, channels=3, per_class=5000) == colour.with_changes(image_size=16)
-    assert best("dgma", side=17, channels=1, per_class=6000) == presets.config("best-mnist")
+    assert best("dgma", side=64, channels=3, per_class=1250, classes=10) == colour.with_changes(
+        epochs=2 * colour.gan.epochs
+    )
+    assert best("dgma", side=12, channels=3, per_class=5000, classes=10) == colour.with_changes(image_size=16)
+    many = best("dgma", side=32, channels=3, per_class=5000, classes=50)
+    assert many == colour.with_changes(noise_dim=128)  # Room for the class among the noise.
+    assert best("dgma", side=17, channels=1, per_class=6000, classes=10) == presets.config("best-mnist")
 
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:

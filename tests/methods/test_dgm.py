@@ -8,7 +8,7 @@ import pytest
 from support import small_runs
 
 from dgm_jax.memory.task import TaskMemory
-from dgm_jax.methods import dgm_state
+from dgm_jax.methods import dgm, dgm_state
 from dgm_jax.methods.method import TaskInput
 from dgm_jax.runs.session import new_method
 from dgm_jax.training.classifier import init_classifier
@@ -56,10 +56,7 @@ def test_a_task_notes_from_which_classes_its_gates_began(before):
     assert images.count == 24 and capacity.seen.tolist() == [True] * 3
 
 
-@pytest.mark.parametrize(
-    "changes, begun_as",
-    [({}, None), ({"reinitialise_discriminator": False}, "auxiliary"), ({"begin_as_classifier": True}, "classifier")],
-)
+@pytest.mark.parametrize("changes, begun_as", [({}, None), ({"reinitialise_discriminator": False}, "auxiliary")])
 def test_what_the_discriminator_of_a_task_begins_as(changes, begun_as):
     config = small_runs.small("dgma", image_size=8, **changes)
     method, stream = _method(config), small_runs.stream(config)
@@ -76,6 +73,28 @@ def test_what_the_discriminator_of_a_task_begins_as(changes, begun_as):
         for own in networks.values()
     ]
     assert same == [begun_as == name for name in networks]
+
+
+class _Says:
+    """A classifier that takes all images for one class."""
+
+    def __init__(self, index):
+        self.index = index
+
+    def logits(self, images):
+        return np.eye(3)[[self.index] * len(images)]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_discriminator_that_goes_on_says_what_a_warm_start_is_similar_to(goes_on, monkeypatch):
+    config = small_runs.small("dgmw", image_size=8, warm_start=True, reinitialise_discriminator=not goes_on)
+    method, stream = _method(config), small_runs.stream(config)
+    stream.begin(1)
+    asked = []
+    monkeypatch.setattr(dgm, "most_similar_classes", lambda predicted, *_: asked.append(set(predicted)) or [])
+    state = dataclasses.replace(method.new_state(KEY), classifier=_Says(0), auxiliary=_Says(1))
+    assert method._similar_classes(1, TaskInput(KEY, state, *stream.train(1))) == []
+    assert asked == [{1 if goes_on else 0}]
 
 
 @pytest.mark.parametrize(
@@ -154,8 +173,8 @@ def test_expansion_makes_up_for_what_a_task_reserved_once(changes, grows):
     [
         ({}, []),
         ({"warm_start": True}, ["classifier"]),
-        ({"begin_as_classifier": True}, ["classifier"]),
         ({"reinitialise_discriminator": False}, ["discriminator"]),
+        ({"reinitialise_discriminator": False, "warm_start": True}, ["discriminator"]),
     ],
 )
 def test_bytes_count_a_network_only_if_the_next_task_needs_it(changes, parts):

@@ -87,7 +87,7 @@ class TestResume:
         [
             {"replay": "fresh"},
             {"reinitialise_discriminator": False},
-            {"begin_as_classifier": True},
+            {"reinitialise_discriminator": False, "warm_start": True},
             {"protocol": "paper", "held_out": 0.25},
             {"warm_start": True},
         ],

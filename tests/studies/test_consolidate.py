@@ -6,7 +6,7 @@ from support import small_runs
 from benchmarks import records
 from dgm_jax.config import PRESETS
 from dgm_jax.errors import UserError
-from dgm_jax.runs.session import new_method
+from dgm_jax.loading import load_method
 from studies import consolidate
 
 CONFIG = small_runs.small(image_size=8, epochs=1)
@@ -19,9 +19,9 @@ def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, mon
 
     def watched(config, *args):
         consolidated.append(config)
-        return new_method(config, *args)
+        return load_method(config, *args)
 
-    monkeypatch.setattr(consolidate, "new_method", watched)
+    monkeypatch.setattr(consolidate, "load_method", watched)
     file, runs = tmp_path / "consolidate.jsonl", tmp_path / "runs"
     argv = ["digits", "--train-per-class", "40", "--tasks", "2", "--seeds", "0,1", "--runs", str(runs)]
     argv += ["--out", str(file), "--try", "consolidation_steps=3", "--try", "consolidation_smoothing=0.5"]
@@ -44,7 +44,7 @@ def test_memories_are_learnt_once_and_each_change_is_measured_once(tmp_path, mon
     assert file.read_text() == before
 
 
-@pytest.mark.parametrize("change", ["warm_start=true", "epochs=3"])
+@pytest.mark.parametrize("change", ["warm_start=true", "epochs=3", "consolidation_means=true"])
 def test_a_change_of_the_memory_is_refused(change, tmp_path):
     argv = ["digits", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "c.jsonl"), "--try", change]
     with pytest.raises(UserError, match=f"^--try {change}: .* try {change.partition('=')[0]} with studies.tune$"):

@@ -3,9 +3,9 @@
 from dgm_jax.config import PRESETS, Config, Variant, best
 
 SHOWN = {
-    "digits": {"side": 8, "channels": 1, "per_class": 144},
-    "mnist": {"side": 28, "channels": 1, "per_class": 6000},
-    "cifar10": {"side": 32, "channels": 3, "per_class": 5000},
+    "digits": {"side": 8, "channels": 1, "per_class": 144, "classes": 10},
+    "mnist": {"side": 28, "channels": 1, "per_class": 6000, "classes": 10},
+    "cifar10": {"side": 32, "channels": 3, "per_class": 5000, "classes": 10},
 }
 
 

@@ -17,6 +17,7 @@ class Experiment:
     name: str
     document: str  # What it shows, with commands that begin with `dgm-jax learn NAME`.
     options: type[Options]  # They decide where the data come from.
+    shown: dict[str, int] | None = None  # Of a known data set, what `Dataset.shown` says; None: it has to be read.
 
 
 def find(name: str) -> Experiment:
@@ -29,4 +30,4 @@ def find(name: str) -> Experiment:
         hint = did_you_mean(name, NAMES) or f"choose from {', '.join(NAMES)}."
         raise UserError(f"unknown experiment {name}; {hint}")
     module = import_module(f"{__name__}.{name}")
-    return Experiment(name, module.__doc__ or "", module.OPTIONS)
+    return Experiment(name, module.__doc__ or "", module.OPTIONS, getattr(module, "SHOWN", None))

@@ -12,3 +12,4 @@ core for the first command; the second, on all images, needs a GPU and has not b
 from dgm_jax.commands.options import Options
 
 OPTIONS = Options
+SHOWN = {"side": 32, "channels": 3, "per_class": 5000, "classes": 10}

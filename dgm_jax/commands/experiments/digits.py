@@ -13,3 +13,4 @@ classes seen so far. Expect A_10 of about 97 % in two minutes on two cores; with
 from dgm_jax.commands.options import DigitsOptions
 
 OPTIONS = DigitsOptions
+SHOWN = {"side": 8, "channels": 1, "per_class": 144, "classes": 10}

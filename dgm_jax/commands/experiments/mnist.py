@@ -12,3 +12,4 @@ on one core for the first command, and 97.9 % in about 10 minutes for the second
 from dgm_jax.commands.options import Options
 
 OPTIONS = Options
+SHOWN = {"side": 28, "channels": 1, "per_class": 6000, "classes": 10}

@@ -10,3 +10,4 @@ The data are read from a folder of TensorFlow Datasets, without TensorFlow; `dgm
 from dgm_jax.commands.options import Options
 
 OPTIONS = Options
+SHOWN = {"side": 32, "channels": 3, "per_class": 7300, "classes": 10}
