@@ -23,19 +23,18 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from benchmarks import machine
-from dgm_jax import data, load_classifier, load_memory, metrics
 from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
-from dgm_jax.errors import UserError, exit_status
-from dgm_jax.methods import config_of
+from dgm_jax.errors import exit_status
 from dgm_jax.methods.combined import combined_logits, log_softmax
 from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers
 from dgm_jax.models.closed_form import ridge_discriminant
 from dgm_jax.models.patch_filters import WINDOW, n_features
-from dgm_jax.runs.reading import read_summary, require_run
+from dgm_jax.runs.comparing import bytes_of_reading
 from dgm_jax.runs.session import new_method
 from dgm_jax.system.compilation import keep_programs
+from studies.finished import opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,40 +78,28 @@ def filters_for(size: float, channels: int, n_classes: int) -> int:
 
 def measure(options: Options) -> dict[str, object]:
     """The accuracy and the bytes of each reading of the run, on held-out training images."""
-    summary = read_summary(require_run(options.run))
-    if summary is None or not summary.finished:
-        raise UserError(f"{options.run} is not finished; run its command again first")
-    config = config_of(summary.config)
-    whole = data.load(options.data, options.data_dir or data.default_folder())
-    if config.data.train_per_class is not None:
-        whole = whole.first_per_class(config.data.train_per_class)
-    dataset = whole.for_choosing().resized(config.data.image_size)
-    order = [label for task in summary.tasks for label in task]
-    sizes = tuple(map(len, summary.tasks))
-    if dataset.name != summary.dataset:
-        raise UserError(f"{options.run} is a run on {summary.dataset!r}; make one with --evaluate-on training")
-    truth = np.array([order.index(label) for label in dataset.y_test])
+    run = opened(options.run, options.data, options.data_dir)
+    config, n_classes = run.config, run.n_classes
     accuracy: dict[str, float] = {}
 
     def judge(name: str, logits: np.ndarray) -> None:
-        right = metrics.per_class_accuracy(logits.argmax(axis=1), truth, len(order))
-        accuracy[name] = metrics.macro_accuracy(right)
+        accuracy[name] = run.accuracy(logits)
 
     def analytic(filters: int, seed: int) -> tuple[np.ndarray, int]:
-        stream = data.class_incremental(dataset, classes_per_task=sizes, class_order=order)
-        memory = learn(config, stream, filters, options.mirror, seed)
-        (reading,) = classifiers(memory, len(order), {"analytic": ridge_discriminant}).values()
-        return reading.logits(dataset.x_test), sum(memory.bytes().values())
+        memory = learn(config, run.new_stream(), filters, options.mirror, seed)
+        (reading,) = classifiers(memory, n_classes, {"analytic": ridge_discriminant}).values()
+        return reading.logits(run.images), sum(memory.bytes().values())
 
-    consolidated = load_classifier(options.run).logits(dataset.x_test)
+    assert run.state.classifier
+    consolidated = run.state.classifier.logits(run.images)
     judge("consolidated", consolidated)
     alone, size = analytic(options.filters, config.seed)
     judge("analytic", alone)
     for temperature in map(float, options.temperatures.split(",")):
         judge(f"combined, temperature {temperature:g}", combined_logits(consolidated, alone, temperature))
-    together = load_memory(options.run).bytes()["total"] + size
-    channels = dataset.x_train.shape[3]
-    half, full = (filters_for(share * together, channels, len(order)) for share in (0.5, 1.0))
+    together = bytes_of_reading(run.method.memory_bytes(run.state), "consolidated") + size
+    channels = run.images.shape[3]
+    half, full = (filters_for(share * together, channels, n_classes) for share in (0.5, 1.0))
     pair = [analytic(half, seed) for seed in (config.seed, config.seed + 1)]
     judge("two analytic", log_softmax(pair[0][0]) + log_softmax(pair[1][0]))
     larger, larger_size = analytic(full, config.seed)

@@ -10,7 +10,7 @@ from dgm_jax.errors import UserError
 from dgm_jax.methods.feature_memory import FeatureMemory
 from dgm_jax.models.closed_form import Sums
 from dgm_jax.models.patch_filters import PatchFilters, n_features
-from studies import combined
+from studies import combined, finished
 
 
 def test_bytes_are_those_that_a_run_counts():
@@ -24,7 +24,7 @@ def test_bytes_are_those_that_a_run_counts():
 @pytest.mark.slow
 def test_each_reading_of_a_run_is_judged(tmp_path, monkeypatch, capsys):
     config, whole = small_runs.small(image_size=8, combined=True, filters=4), small_runs.digits(8)
-    monkeypatch.setattr(combined.data, "load", lambda *_: whole)
+    monkeypatch.setattr(finished.data, "load", lambda *_: whole)
     file, run = tmp_path / "combined.jsonl", tmp_path / "run"
     argv = ["digits", "--run", str(run), "--filters", "4", "--temperatures", "2", "--out", str(file)]
     summary = Learner(config, devices=1).fit(data.class_incremental(whole.for_choosing()), run)
@@ -42,7 +42,7 @@ def test_each_reading_of_a_run_is_judged(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_run_that_was_judged_on_test_images_is_refused(tmp_path, monkeypatch):
     run = small_runs.finished(small_runs.small(image_size=8)).workdir
-    monkeypatch.setattr(combined.data, "load", lambda *_: small_runs.digits(8))
+    monkeypatch.setattr(finished.data, "load", lambda *_: small_runs.digits(8))
     argv = ["digits", "--run", str(run), "--out", str(tmp_path / "combined.jsonl")]
     with pytest.raises(UserError, match="make one with --evaluate-on training$"):
         combined.main(argv)
