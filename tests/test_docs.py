@@ -11,19 +11,19 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 import tyro
-from support import small_runs, stopping
+from support import presets, small_runs, stopping
 
 import dgm_jax
 from benchmarks import backends, checksums, flax_conv, jobs, kills, launches, mutants, power_cut, replay, run, step
 from dgm_jax import data
-from dgm_jax.commands import main, table
+from dgm_jax.commands import main, parsing, table
 from dgm_jax.commands.experiments import find
-from dgm_jax.commands.parsing import parse
 from dgm_jax.config import PRESETS
 from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
@@ -115,7 +115,9 @@ def understand(words: list[str]) -> None:
     if words[0] == "table":
         table.parse(words[1:])
     elif words[0] == "learn":
-        parse(find(words[1]), words[2:])
+        # The preset best asks what the images are, which are not there.
+        with mock.patch.object(parsing, "_shown", return_value=presets.SHOWN["cifar10"]):
+            parsing.parse(find(words[1]), words[2:])
     elif words[0] not in ("--version", "--tyro-print-completion"):
         main.parse(words)
 
