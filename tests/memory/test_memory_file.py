@@ -364,7 +364,7 @@ class TestSections:
 
 def test_damage_is_noticed(content):
     rng = random.Random(0)
-    for _ in range(10_000):
+    for _ in range(2_000):
         changed = damage.damaged(content, rng)
         if changed != content:
             with pytest.raises(DamagedMemoryFile):
@@ -377,7 +377,7 @@ def test_a_hostile_file_is_refused_or_is_a_memory(section, content):
     fields: list[Any] = list(section.header)
     fields += [(task, name) for task in range(3) for name in section.header["tasks"][0]]
     read = 0
-    for _ in range(5_000):
+    for _ in range(2_000):
         header = copy.deepcopy(section.header)
         field, value = rng.choice(fields), damage.value(rng)
         if isinstance(field, str):
@@ -393,7 +393,7 @@ def test_a_hostile_file_is_refused_or_is_a_memory(section, content):
             continue
         assert encode(memory) == changed
         read += 1
-    assert read > 50  # Some changes make another memory, e.g. other labels.
+    assert read > 20  # Some changes make another memory, e.g. other labels.
 
 
 def test_the_command(tmp_path):
