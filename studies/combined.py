@@ -28,9 +28,8 @@ from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import exit_status
 from dgm_jax.methods.combined import combined_logits, log_softmax
-from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers
+from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers, filters_for
 from dgm_jax.models.closed_form import ridge_discriminant
-from dgm_jax.models.patch_filters import WINDOW, n_features
 from dgm_jax.runs.comparing import bytes_of_reading
 from dgm_jax.runs.session import new_method
 from dgm_jax.system.compilation import keep_programs
@@ -59,21 +58,6 @@ def learn(config: Config, stream: TaskStream, filters: int, mirror: bool, seed: 
         stream.begin(task)
         memory = learner.learn(memory, key, *stream.train(task), lambda n: None)
     return memory
-
-
-def size_of(filters: int, channels: int, n_classes: int) -> int:
-    """Bytes of the filters and the sums of an analytic reading."""
-    features = n_features(filters)
-    numbers = filters * (WINDOW**2 * channels + 1) + features * (features + 1) // 2 + n_classes * (features + 1)
-    return 4 * numbers
-
-
-def filters_for(size: float, channels: int, n_classes: int) -> int:
-    """The largest number of filters with which an analytic reading has at most `size` bytes (at least 1)."""
-    n = 1
-    while size_of(n + 1, channels, n_classes) <= size:
-        n += 1
-    return n
 
 
 def measure(options: Options) -> dict[str, object]:

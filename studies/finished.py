@@ -20,7 +20,7 @@ from dgm_jax.runs.reading import read_summary, require_run
 
 @dataclass(frozen=True)
 class Finished:
-    """What the run was told, saw and knows."""
+    """The settings, the data and the memory of the run."""
 
     config: Config
     new_stream: Callable[[], TaskStream]  # The run's tasks, from the first one on.

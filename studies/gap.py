@@ -41,7 +41,7 @@ class Options:
 
 
 def real_images(run: Finished) -> TaskImages:
-    """The first images of each class, as many as a memory draws of it."""
+    """The first real images of each class: as many as the memory draws for the classifier."""
     each = run.config.consolidation.consolidation_samples
     images, labels = [], []
     stream = run.new_stream()

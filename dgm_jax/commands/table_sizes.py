@@ -1,6 +1,5 @@
 """How large a method must be to have as many bytes as another one's memory: rows of the table at equal bytes."""
 
-import itertools
 import math
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 
 from dgm_jax.config import GENERATIVE, KEEPS_IMAGES, Config
 from dgm_jax.data import TaskStream
-from dgm_jax.methods.feature_memory import bytes_of_filters
+from dgm_jax.methods.feature_memory import filters_for
 from dgm_jax.methods.kept_images import jpeg_bytes
 from dgm_jax.methods.method import bytes_of_arrays
 from dgm_jax.methods.separate import width_for
@@ -34,9 +33,7 @@ def size_option(config: Config, stream: TaskStream, n_bytes: int) -> tuple[str, 
         width = width_for(n_bytes, config, generators=generators, channels=channels, classes=classes)
         return "--generator-width", str(width)
     if config.method == "analytic":
-        n_classes = sum(map(len, stream.tasks))
-        sizes = itertools.takewhile(lambda n: bytes_of_filters(n, channels, n_classes) <= n_bytes, itertools.count(1))
-        return "--filters", str(max(sizes, default=1))
+        return "--filters", str(filters_for(n_bytes, channels, sum(map(len, stream.tasks))))
     assert config.method in KEEPS_IMAGES
     room = n_bytes - (0 if config.method == "gdumb" else _classifier_bytes(config, stream))
     header, each = 0.0, float(math.prod(stream.stored_shape))

@@ -75,13 +75,11 @@ class GenerativeMemory(Method[State, Training]):
         """Weights, masks, what each task keeps, a network that the next task needs, means, sums: what is there."""
         config = self.config
         parts = {name: size for name, size in state.memory.bytes().items() if name != "total"}
-        begins_anew = config.gan.reinitialise_discriminator
-        goes_on = {
-            "classifier": state.classifier
-            if config.gates.warm_start and begins_anew
-            else None,  # It finds similar classes.
-            "discriminator": None if begins_anew else state.auxiliary,
-        }
+        goes_on: dict[str, Classifier | None] = {}
+        if not config.gan.reinitialise_discriminator:
+            goes_on = {"discriminator": state.auxiliary}
+        elif config.gates.warm_start:
+            goes_on = {"classifier": state.classifier}  # It finds similar classes.
         for name, network in goes_on.items():
             if network is not None:
                 parts[name] = bytes_of_arrays((network.params, network.statistics))

@@ -1,5 +1,6 @@
 """What `analytic` keeps of the images seen, and `dgm` beside its memory if asked: filters, and sums of features."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,9 +49,15 @@ class FeatureMemory:
 
 
 def bytes_of_filters(n_filters: int, channels: int, n_classes: int) -> int:
-    """Bytes of a `FeatureMemory` with so many filters, for images of so many channels."""
+    """Bytes of a `FeatureMemory` of this size; the images have `channels` channels, 1 or 3."""
     n = patch_filters.n_features(n_filters)
     return 4 * (n_filters * (patch_filters.WINDOW**2 * channels + 1) + n * (n + 1) // 2 + n_classes * (n + 1))
+
+
+def filters_for(n_bytes: float, channels: int, n_classes: int) -> int:
+    """The largest number of filters, at least 1, with which a `FeatureMemory` has at most `n_bytes`."""
+    fit = itertools.takewhile(lambda n: bytes_of_filters(n, channels, n_classes) <= n_bytes, itertools.count(1))
+    return max(fit, default=1)
 
 
 class FeatureLearner:

@@ -7,7 +7,7 @@ from support import small_runs
 from benchmarks import records
 from dgm_jax import Learner, data
 from dgm_jax.errors import UserError
-from dgm_jax.methods.feature_memory import FeatureMemory
+from dgm_jax.methods.feature_memory import FeatureMemory, bytes_of_filters, filters_for
 from dgm_jax.models.closed_form import Sums
 from dgm_jax.models.patch_filters import PatchFilters, n_features
 from studies import combined, finished
@@ -16,9 +16,9 @@ from studies import combined, finished
 def test_bytes_are_those_that_a_run_counts():
     filters = PatchFilters(np.zeros((6, 6, 3, 7), np.float32), np.zeros(7, np.float32))
     counted = FeatureMemory(Sums.of_nothing(5, n_features(7)), filters).bytes()
-    assert combined.size_of(7, 3, 5) == sum(counted.values())
-    assert combined.filters_for(combined.size_of(7, 3, 5), 3, 5) == 7
-    assert combined.filters_for(combined.size_of(7, 3, 5) - 1, 3, 5) == 6
+    assert bytes_of_filters(7, 3, 5) == sum(counted.values())
+    assert filters_for(bytes_of_filters(7, 3, 5), 3, 5) == 7
+    assert filters_for(bytes_of_filters(7, 3, 5) - 1, 3, 5) == 6
 
 
 @pytest.mark.slow

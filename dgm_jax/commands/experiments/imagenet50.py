@@ -16,4 +16,3 @@ A small stand-in, to see it run: CIFAR-10's images as ten class folders.
 from dgm_jax.commands.options import ImageNetOptions
 
 OPTIONS = ImageNetOptions
-SHOWN = {"side": 32, "channels": 3, "per_class": 1300, "classes": 50}
