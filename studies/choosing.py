@@ -109,7 +109,7 @@ class _Accuracies(Callback):
 class Options:
     """Changes of a preset that are tried on training images of the first tasks."""
 
-    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits, mnist, svhn or cifar10
+    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits, mnist, fashion, svhn or cifar10
     preset: str | None = None  # the preset to change, e.g. best (default: that of the data)
     variant: Variant = "dgma"  # what masks gate
     train_per_class: int = 500  # or all, where there are fewer; a quarter of them judges

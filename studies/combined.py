@@ -40,7 +40,7 @@ from studies.finished import opened
 class Options:
     """A finished run of DGM, and the sums of features to join with it."""
 
-    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits, mnist, svhn or cifar10
+    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits, mnist, fashion, svhn or cifar10
     run: Path  # folder of the run
     filters: int = 100  # of the analytic reading
     mirror: bool = False  # add up mirror images, too

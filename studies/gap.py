@@ -34,7 +34,7 @@ from studies.finished import Finished, opened
 class Options:
     """Finished runs, and what their drawn images are compared with."""
 
-    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits, mnist, svhn or cifar10
+    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits, mnist, fashion, svhn or cifar10
     runs: tuple[Path, ...]  # folders of the runs; the first one's settings are those of the classifiers
     data_dir: Path | None = None  # folder of data sets (default: the usual one)
     out: Path  # file of JSON Lines; a line is added

@@ -9,6 +9,7 @@ command writes `table.md`, `table.csv`, `table.json` and figures.
     dgm-jax table --data mnist --data-dir DIR --launcher slurm   # each run is a job of a Slurm cluster
     dgm-jax table --data cifar10 --methods dgmw mergan --seeds 0,1,2 --data-dir DIR
     dgm-jax table --data digits mnist-500 --seeds 0,1,2,3,4,5 --orders --data-dir DIR   # seeds are orders, too
+    dgm-jax table --budgets --data fashion --orders --seeds 0,1 --data-dir DIR   # accuracy against bytes
     dgm-jax table --ablations --data digits             # what each part of the method contributes
 """
 
@@ -29,7 +30,7 @@ from dgm_jax.reporting import table
 from dgm_jax.reporting.jobs import JobsProgress
 from dgm_jax.system import jobs
 
-_METHODS = (*table_rows.COMPARED, *table_rows.ABLATIONS)
+_METHODS = tuple(dict.fromkeys((*table_rows.COMPARED, *table_rows.BUDGETS, *table_rows.ABLATIONS)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Table:
         shown("METHOD [METHOD ...]", "all; with --quick, those without '-as-'"),
         arg(help=f"Methods: {', '.join(table_rows.COMPARED)}; or a change of the method, such as 'dgma: no masks'"),
     ] = ()
+    budgets: Switch = False
+    """Compare DGM with generators of three sizes, and other methods with as many bytes."""
     ablations: Switch = False
     """Compare DGM with itself, one part changed at a time."""
     seeds: Annotated[str | None, shown("N,N,...", "0,1,2; with --quick, 0")] = None
@@ -73,12 +76,12 @@ class Table:
         """Trains what is not finished yet and writes the table, which names `command`; returns 1 if a run failed."""
         self._check()
         runs = self.runs or Path("runs") / (
-            ("ablations" if self.ablations else "table")
+            ("ablations" if self.ablations else "budgets" if self.budgets else "table")
             + ("-quick" if self.quick else "")
             + ("-orders" if self.orders else "")
         )
         compared = [name for name, method in table_rows.COMPARED.items() if method.in_quick or not self.quick]
-        every = ("joint", *table_rows.ABLATIONS) if self.ablations else compared
+        every = ("joint", *table_rows.ABLATIONS) if self.ablations else table_rows.BUDGETS if self.budgets else compared
         seeds = parse_seeds(self.seeds or ("0" if self.quick else "0,1,2"), 0)
         plan = [
             TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images, self.orders)

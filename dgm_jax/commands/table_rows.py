@@ -13,14 +13,19 @@ class Compared:
     arguments: tuple[str, ...]
     as_large_as: tuple[str, str] | None = None  # The row and reading whose bytes it gets; None: its settings say.
     in_quick: bool = True  # Whether --quick has it.
+    wider: float = 1  # How many times as wide as its settings say the generator is.
 
 
+_PAIRS = ("--classes-per-task", "2")
 DATA: dict[str, tuple[str, tuple[str, ...], dict[str, int]]] = {  # name -> (experiment, arguments, settings of --quick)
     "digits": ("digits", (), {}),
     "mnist-500": ("mnist", ("--train-per-class", "500"), {"epochs": 10}),
     "mnist": ("mnist", (), {"epochs": 1}),
+    "fashion": ("fashion", (), {"epochs": 5}),
+    "fashion-pairs": ("fashion", _PAIRS, {"epochs": 5}),
     "svhn": ("svhn", (), {"epochs": 5}),
     "cifar10": ("cifar10", (), {"epochs": 5}),
+    "cifar10-pairs": ("cifar10", _PAIRS, {"epochs": 5}),
     "imagenet50": ("imagenet50", ("--classes", "first:50"), {"epochs": 1}),
 }
 QUICK = {"consolidation_steps": 800}  # Of all data.
@@ -48,6 +53,21 @@ COMPARED = {
         for name in _SIZED
     },
     "analytic-as-combined": Compared(_ARGUMENTS["analytic"], _WHOLE, in_quick=False),
+}
+# DGM with generators of three sizes, and for each of them other methods with as many bytes.
+_SIZES = {"dgmw-half": 0.5, "dgmw": 1, "dgmw-double": 2}
+BUDGETS = {
+    "joint": COMPARED["joint"],
+    **{size: Compared(_ARGUMENTS["dgmw"], wider=wider) for size, wider in _SIZES.items()},
+    **{
+        f"{name}-as-{size}{'-combined' * (reading == 'combined')}": Compared(arguments, (size, reading))
+        for name, arguments, reading in (
+            ("separate", COMPARED["separate"].arguments, "consolidated"),
+            ("icarl-jpeg", COMPARED["icarl-jpeg-as-dgmw"].arguments, "consolidated"),
+            ("analytic", _ARGUMENTS["analytic"], "combined"),
+        )
+        for size in _SIZES
+    },
 }
 ABLATIONS = {  # What the paper claims, one part changed at a time.
     f"{variant}: {change}": Compared(("--variant", variant, *arguments))

@@ -14,7 +14,7 @@ from dgm_jax.commands import learn
 from dgm_jax.commands.experiments import find
 from dgm_jax.commands.options import Options
 from dgm_jax.commands.parsing import parse
-from dgm_jax.commands.table_rows import ABLATIONS, COMPARED, DATA, QUICK, Compared
+from dgm_jax.commands.table_rows import ABLATIONS, BUDGETS, COMPARED, DATA, QUICK, Compared
 from dgm_jax.config import FROZEN, GENERATIVE, Config, all_facts, flattened, require_none_removed, upgraded
 from dgm_jax.data import TaskStream, fold_name, parse_class_order, parse_fold
 from dgm_jax.errors import OtherConfiguration, UserError, exit_status
@@ -38,7 +38,7 @@ class TableRun:
     """One run of the table."""
 
     data: str
-    method: str  # A key of COMPARED or ABLATIONS.
+    method: str  # A key of COMPARED, BUDGETS or ABLATIONS.
     seed: int
     runs: Path
     quick: bool = False
@@ -68,11 +68,14 @@ class TableRun:
         budget = [word for name, value in read.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         order = ("--class-order", "seed", *(("--fold", self.fold) if self.fold else ())) if self.orders else ()
         words = [*arguments, *budget, *method, *self._size(), *order, "--seed", str(self.seed)]
+        if self._compared.wider != 1:
+            width = parse(find(experiment), [*words, *self._sources]).settings.networks.generator_width
+            words += ["--generator-width", str(round(self._compared.wider * width))]
         return ["-m", "dgm_jax", "learn", experiment, *words]
 
     @property
     def _compared(self) -> Compared:
-        return COMPARED.get(self.method) or ABLATIONS[self.method]
+        return (COMPARED | BUDGETS | ABLATIONS)[self.method]
 
     @property
     def sized_by(self) -> "TableRun | None":

@@ -105,7 +105,7 @@ def _for_weights(config: Config, generator_width: int = 8) -> Config:
 
 PRESETS |= {
     name: {"dgma": config, "dgmw": _for_weights(config)}
-    for name, config in {"digits": _DIGITS, "mnist": _MNIST, "arrays": _MNIST}.items()
+    for name, config in {"digits": _DIGITS, "mnist": _MNIST, "fashion": _MNIST, "arrays": _MNIST}.items()
 }
 PRESETS["joined"] = _with(PRESETS["mnist"], image_size=16)
 PRESETS["svhn"] = {"dgma": _COLOUR, "dgmw": _for_weights(_COLOUR, generator_width=16)}

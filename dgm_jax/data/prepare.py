@@ -36,7 +36,7 @@ def prepare(name: str, data_dir: PathLike) -> Path:
     An existing tfrecord folder is not changed; the rewritten copy is the folder `<version>-array_record` beside it.
 
     Args:
-      name: "mnist", "cifar10", "svhn" or "imagenet32".
+      name: "mnist", "fashion", "cifar10", "svhn" or "imagenet32".
       data_dir: the folder to write to, created if it is missing.
 
     Returns:

@@ -30,9 +30,9 @@ def load(
     """Loads a data set by name into memory.
 
     Args:
-      name: "digits" (1,797 grey images, 8x8, which come with this package), or "mnist", "cifar10", "svhn" or
-        "imagenet32" (all of ImageNet at 32x32), which are read from TFDS folders in array_record format, without
-        TensorFlow.
+      name: "digits" (1,797 grey images, 8x8, which come with this package), or "mnist", "fashion" (Fashion-MNIST),
+        "cifar10", "svhn" or "imagenet32" (all of ImageNet at 32x32), which are read from TFDS folders in array_record
+        format, without TensorFlow.
       data_dir: the folder that holds `mnist/<version>/` and so on; the newest version is read.
       classes: names of the classes to keep (see `class_names`); they are labelled 0, 1, ... in this order, and images
         of other classes are not decoded. By default all classes are kept, with their stored labels.

@@ -24,6 +24,7 @@ from dgm_jax.system.files import PathLike
 # The name that TFDS uses for each data set.
 TFDS_NAMES: Mapping[str, str] = {
     "mnist": "mnist",
+    "fashion": "fashion_mnist",
     "cifar10": "cifar10",
     "svhn": "svhn_cropped",
     "imagenet32": "imagenet_resized/32x32",

@@ -23,6 +23,8 @@ from dgm_jax.loading import load_method
 from dgm_jax.metrics.quality import measure
 from dgm_jax.runs.folder import Workdir
 
+METHODS = [*(table_rows.COMPARED | table_rows.BUDGETS), *table_rows.ABLATIONS]
+
 
 def test_seeds_are_orders_and_folds(tmp_path):
     """Of digits, whose test images are few; and a run in another order or of another fold is another run."""
@@ -63,7 +65,7 @@ def test_predictions_reach_the_table(tmp_path):
     "data, method",
     # What a method adds to a command does not depend on the data.
     [
-        *(("digits", method) for method in [*table_rows.COMPARED, *table_rows.ABLATIONS]),
+        *(("digits", method) for method in METHODS),
         *((data, "dgma") for data in table_rows.DATA if data != "digits"),
     ],
 )
@@ -82,9 +84,17 @@ def test_every_method_is_in_the_table():
 
 
 def test_each_run_has_its_folder(tmp_path):
-    names = [*table_rows.COMPARED, *table_rows.ABLATIONS]
-    folders = {TableRun("digits", name, seed, tmp_path).workdir for name in names for seed in (0, 1)}
-    assert len(folders) == 2 * len(names)
+    folders = {TableRun("digits", name, seed, tmp_path).workdir for name in METHODS for seed in (0, 1)}
+    assert len(folders) == 2 * len(METHODS)
+
+
+def test_budgets_are_generators_of_three_sizes(tmp_path):
+    half, same, double = (
+        TableRun("digits", name, 0, tmp_path).options.settings for name in ("dgmw-half", "dgmw", "dgmw-double")
+    )
+    widths = [settings.networks.generator_width for settings in (half, same, double)]
+    assert widths == [4, 8, 16]
+    assert half.with_changes(generator_width=8) == same == double.with_changes(generator_width=8)
 
 
 def test_a_run_that_fails_does_not_stop_the_table(tmp_path, capsys):

@@ -7,7 +7,7 @@ from dgm_jax.commands.arguments import did_you_mean
 from dgm_jax.commands.options import Options
 from dgm_jax.errors import UserError
 
-NAMES = ("digits", "mnist", "svhn", "cifar10", "imagenet50", "folder", "arrays", "joined")
+NAMES = ("digits", "mnist", "fashion", "svhn", "cifar10", "imagenet50", "folder", "arrays", "joined")
 
 
 @dataclass(frozen=True)
