@@ -137,14 +137,15 @@ _CONSOLIDATED = {"consolidation_steps": 3200, "consolidation_samples": 2000, "co
 # Drawn colour images are poor in detail, and wrong in light and colour on average.
 _OF_COLOUR = {
     "generator_width": 32,
-    "noise_dim": 32,
     "reinitialise_discriminator": False,
-    "consolidation_steps": 4800,
-    "consolidation_samples": 3000,
+    "consolidation_steps": 19200,
+    "consolidation_samples": 5000,
     "consolidation_flip": True,
     "consolidation_shift": 3,
     "consolidation_noise": 0.5,
     "consolidation_means": True,
+    "combined": True,
+    "mirror": True,
 }
 _BEST = {
     "digits": _with(PRESETS["digits"], **_CONSOLIDATED),
@@ -166,14 +167,13 @@ def best(variant: Variant, *, side: int, channels: int, per_class: int, classes:
       side: of the images, in pixels: the longer one, before they are resized.
       channels: 1 (grey) or 3 (colour).
       per_class: training images of a class.
-      classes: of the data set. More may follow on another day; the noise has room for `noise_dim` - 1 in all.
+      classes: of the data set. More may follow on another day; the noise has room for `noise_dim` - 1 (31 or 127) in all.
     """
     like = "cifar10" if channels == 3 else "digits" if side <= _SMALL else "mnist"
     image_size = 16 if side <= _SMALL else 32
     epochs = max(1, round(_EPOCHS[like] / per_class**0.5))
     settings = _known(_BEST[like], variant)
-    noise_dim = settings.networks.noise_dim if classes <= _FEW else 128
-    return settings.with_changes(image_size=image_size, epochs=epochs, noise_dim=noise_dim)
+    return settings.with_changes(image_size=image_size, epochs=epochs, noise_dim=32 if classes <= _FEW else 128)
 
 
 NAMED_PRESETS = ("best", *PRESETS)  # What --preset takes; the settings of "best" depend on the images.
