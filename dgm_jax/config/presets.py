@@ -167,7 +167,7 @@ def best(variant: Variant, *, side: int, channels: int, per_class: int, classes:
       side: of the images, in pixels: the longer one, before they are resized.
       channels: 1 (grey) or 3 (colour).
       per_class: training images of a class.
-      classes: of the data set. More may follow on another day; the noise has room for `noise_dim` - 1 (31 or 127) in all.
+      classes: of the data set. More may follow on another day: up to 16, the noise has room for 31 in all, then for 127.
     """
     like = "cifar10" if channels == 3 else "digits" if side <= _SMALL else "mnist"
     image_size = 16 if side <= _SMALL else 32

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from support import presets
 from support.stopping import lose_a_ctrl_c
 
 import dgm_jax
@@ -119,7 +120,7 @@ def test_prepare_names_the_data_sets(tmp_path: Path, capsys) -> None:
     assert main(["prepare", "imagenet", "--data-dir", str(tmp_path)]) == 2
     assert (
         capsys.readouterr().err
-        == "error: data set 'imagenet' is unknown; prepare makes mnist, cifar10, svhn, imagenet32.\n"
+        == "error: data set 'imagenet' is unknown; prepare makes mnist, fashion, cifar10, svhn, imagenet32.\n"
     )
 
 
@@ -230,7 +231,8 @@ def test_mistakes_in_learn_and_table_are_named_in_a_line(argv: list[str], expect
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_commands_of_a_document_are_understood(name: str) -> None:
+def test_the_commands_of_a_document_are_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "_shown", lambda *_: presets.SHOWN["mnist"])  # The images are not here.
     experiment = find(name)
     commands = re.findall(r"^    dgm-jax (.*)$", experiment.document, re.MULTILINE)
     assert commands

@@ -68,7 +68,7 @@ def test_prepare_refuses_what_it_cannot_make(tmp_path):
     with pytest.raises(data.DataError, match="'digits' comes with this package and needs no files; prepare makes"):
         prepare.prepare("digits", tmp_path)
     with pytest.raises(
-        data.DataError, match="data set 'nist' is unknown; prepare makes mnist, cifar10, svhn, imagenet32."
+        data.DataError, match="data set 'nist' is unknown; prepare makes mnist, fashion, cifar10, svhn,"
     ):
         prepare.prepare("nist", tmp_path)
 

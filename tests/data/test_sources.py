@@ -52,7 +52,9 @@ def test_digits_are_those_of_scikit_learn(digits):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(data.DataError, match="unknown data set 'mnsit'; expected one of digits, mnist, cifar10, svhn"):
+    with pytest.raises(
+        data.DataError, match="unknown data set 'mnsit'; expected one of digits, mnist, fashion, cifar10, svhn"
+    ):
         data.load("mnsit")
 
 

@@ -50,8 +50,8 @@ NEEDED = {  # What of a checkpoint a method needs to go on learning, besides lab
 baselines = pytest.mark.parametrize("method", BASELINES)
 
 
-def some_baselines(*fast):
-    return pytest.mark.parametrize("method", slow_but(BASELINES, *fast))
+def some_baselines(*fast, slow=BASELINES):
+    return pytest.mark.parametrize("method", slow_but([*fast, *(name for name in slow if name not in fast)], *fast))
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def _learn(method, state, task, stream, key):
     return method.end(training, Watch())[0]
 
 
-@some_baselines("icarl", "mergan")
+@some_baselines("icarl", "mergan", slow=["gdumb", "ewc", "dgr", "separate"])  # What they keep differs in kind.
 @pytest.mark.parametrize("place", [("train", 2, 0), ("epoch end", 1, 1)], ids=["begin", "epoch-end"])
 def test_interrupted_is_uninterrupted(method, place, tmp_path, monkeypatch):
     """Also within a task: the end is the same bit for bit."""
@@ -119,7 +119,7 @@ def test_interrupted_is_uninterrupted(method, place, tmp_path, monkeypatch):
     assert [name for name, _ in log.events] == ["on_run_end"]  # Finished: nothing is trained.
 
 
-@some_baselines("ewc", "dgr")
+@some_baselines("ewc", "dgr", slow=["icarl", "mergan", "separate"])
 def test_several_seeds_are_as_if_each_had_run_alone(method, tmp_path):
     config = _config(method, **COMPRESSED)
     streams = [small_runs.stream(config) for _ in range(2)]
