@@ -133,6 +133,19 @@ class FileOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TfdsOptions(Options):
+    """Options of an experiment on any data set of TensorFlow Datasets."""
+
+    name: Annotated[str, shown("NAME")]
+    """The data set, as TensorFlow Datasets calls it, e.g. beans, or with a configuration, e.g. emnist/letters."""
+
+    def load(self, name: str) -> Dataset:
+        """Loads it, at the size that the networks see; it is called by its own name, not `name`."""
+        size = self.settings.data.image_size
+        return data.load(self.name, self.where, train_per_class=self.decoded_per_class, size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageOptions(Options):
     """Options of experiments on files of images."""
 

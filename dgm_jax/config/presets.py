@@ -105,15 +105,16 @@ def _for_weights(config: Config, generator_width: int = 8) -> Config:
 
 PRESETS |= {
     name: {"dgma": config, "dgmw": _for_weights(config)}
-    for name, config in {"digits": _DIGITS, "mnist": _MNIST, "fashion": _MNIST, "arrays": _MNIST}.items()
+    for name, config in {"digits": _DIGITS, **dict.fromkeys(("mnist", "fashion", "emnist", "arrays"), _MNIST)}.items()
 }
 PRESETS["joined"] = _with(PRESETS["mnist"], image_size=16)
 PRESETS["svhn"] = {"dgma": _COLOUR, "dgmw": _for_weights(_COLOUR, generator_width=16)}
-PRESETS["folder"] = PRESETS["svhn"]
+PRESETS["folder"] = PRESETS["tfds"] = PRESETS["svhn"]
 PRESETS["cifar10"] = {
     "dgma": _COLOUR,
     "dgmw": PRESETS["svhn"]["dgmw"].with_changes(generator_learning_rate=2e-4, discriminator_learning_rate=2e-4),
 }
+PRESETS["cifar100"] = PRESETS["cifar10"]
 
 
 # For a GPU. These settings were not measured: they are the authors', with the changes that helped the presets above.
