@@ -83,7 +83,7 @@ def test_names_of_settings_are_unique_and_each_has_help():
         kinds = kinds_of(method.settings)
         names = [name for kind in kinds.values() for name in help_of(kind)]
         assert len(names) == len(set(names)) and set(names) == set(all_facts(method.settings))
-    assert len(all_facts()) <= 55  # A method may add some.
+    assert len(all_facts()) <= 56  # A method may add some.
 
 
 def test_what_may_change_when_a_run_is_resumed():
@@ -97,6 +97,7 @@ def test_what_may_change_when_a_run_is_resumed():
         "sparsity_weight",
         "scale_max",
         "mask_share",
+        "memory_limit_kb",
         "replay",
         "replay_steps",
         "consolidation_steps",
