@@ -15,6 +15,7 @@ import jax
 from tyro.conf import Positional, UseAppendAction, arg
 
 from dgm_jax import Learner, data
+from dgm_jax.commands.experiments import find
 from dgm_jax.commands.options import parse_seeds
 from dgm_jax.config import Config, Variant, best, preset
 from dgm_jax.data import Dataset
@@ -137,7 +138,7 @@ class Plan:
         self.seeds = parse_seeds(options.seeds, 0)
         whole = data.load(options.data, options.data_dir or data.default_folder())
         first = first_tasks(whole, options.train_per_class, options.tasks)
-        name = options.preset or options.data
+        name = options.preset or find(options.data).preset
         settings = best(options.variant, **first.shown) if name == "best" else preset(name, options.variant)
         self.preset = (name, settings)
         self.base = changed(settings, options.base)

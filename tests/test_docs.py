@@ -276,6 +276,20 @@ def test_own_images(desk) -> None:
     assert desk["memory"].names == ("nought", "one") and len(desk["labels"]) == len(desk["x_test"])
 
 
+def test_a_stream_without_tasks(tmp_path, monkeypatch) -> None:
+    """The second batch brings enough images of one class, the third of the other, and old ones again."""
+    monkeypatch.chdir(tmp_path)
+    trains_nothing = small_runs.small(method="analytic", image_size=8, filters=4)
+    monkeypatch.setitem(PRESETS, "folder", {"dgma": trains_nothing})
+    few = small_runs.digits(8, (0, 1, 2), 40)
+    rows = [np.flatnonzero(few.y_train == label) for label in range(3)]
+    parts = ([*rows[1][:20], *rows[0][:10]], [*rows[1][20:], *rows[2][:9]], [*rows[0][10:], *rows[1][:5]])
+    names = {"batches": lambda: [(few.x_train[part], few.y_train[part]) for part in parts]}
+    run("docs/stream.md", names)
+    assert names["summary"]["tasks"] == [[1], [0]] and names["summary"]["finished"]
+    assert {label: len(images) for label, images in names["gathering"].waiting.items()} == {2: 9}
+
+
 def test_formats(desk) -> None:
     run("docs/formats.md", desk)
     assert np.asarray(desk["images"]).shape == (128, 16, 16, 1) and not np.isnan(desk["images"]).any()
@@ -317,7 +331,7 @@ def test_the_width_of_a_baseline(capsys) -> None:
 
 def test_every_block_of_python_is_run() -> None:
     """A page with Python is run above, or has a separate test."""
-    run_above = ("ship", "start", "own-images", "arrays", "formats", "extend", "devices", "baselines")
+    run_above = ("ship", "start", "own-images", "stream", "arrays", "formats", "extend", "devices", "baselines")
     tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
     tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
     tested.add("docs/flax.md")  # tests/nn/test_flax_examples.py

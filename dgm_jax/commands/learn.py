@@ -46,6 +46,8 @@ def _learn(name: str, options: Options, command: str) -> None:
     method = settings.gates.variant if settings.method == "dgm" else settings.method
     called = name if options.preset == name else f"{name}-{options.preset}"
     workdir = options.workdir or Path("runs") / f"{called}-{method}-{which}"
+    if (options.from_workdir is None) != (options.after_task is None):
+        raise UserError("--from and --after-task go together: the folder of a run, and the task to go on after")
     if options.jobs is not None:
         _learn_apart(name, options, seeds, workdir, command)
         return
@@ -80,6 +82,7 @@ def _learn(name: str, options: Options, command: str) -> None:
     )
     try:
         with signals:
+            _go_back(options, seeds, streams, workdir)
             if options.seeds is None:
                 learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
             else:
@@ -88,6 +91,17 @@ def _learn(name: str, options: Options, command: str) -> None:
                     print(*seeds_report(summary, workdir), sep="\n")
     finally:
         progress.close()
+
+
+def _go_back(options: Options, seeds: Sequence[int], streams: Sequence[data.TaskStream], workdir: Path) -> None:
+    """Makes the folder of each run that goes on from a task of another one."""
+    if options.from_workdir is None or options.after_task is None:
+        return
+    from dgm_jax.runs.branching import branch
+
+    for seed, stream in zip(seeds, streams, strict=True):
+        inner = "" if options.seeds is None else f"seed{seed}"
+        branch(options.from_workdir / inner, options.after_task, stream, workdir / inner)
 
 
 def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Path, command: str) -> None:
@@ -106,6 +120,8 @@ def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Pat
     for seed, folder in zip(seeds, of_seeds.folders(workdir, seeds), strict=True):
         settings = options.settings.with_changes(seed=seed)
         own = dataclasses.replace(options, seeds=None, jobs=None, workdir=folder, settings=settings)
+        if options.from_workdir is not None:
+            own = dataclasses.replace(own, from_workdir=options.from_workdir / folder.name)
         chosen.append(
             jobs.Job(folder.name, functools.partial(_run_seed, name, own, command), folder.with_suffix(".log"))
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tyro.conf import arg
+
 from dgm_jax import data
 from dgm_jax.commands.arguments import Flag, shown
 from dgm_jax.config import NAMED_PRESETS, Config
@@ -33,6 +35,10 @@ class Options:
     """Classes in every task, e.g. 2, or in each, e.g. 5,3,2."""
     workdir: Annotated[Path | None, shown("DIR", "runs/EXPERIMENT[-PRESET]-VARIANT-seedSEED")] = None
     """Folder of the run; a run that was interrupted continues there."""
+    from_workdir: Annotated[Path | None, arg(aliases=("--from",)), shown("WORKDIR", "none")] = None
+    """Go on in a new folder from what the run in WORKDIR knew after the task of --after-task (docs/own-images.md)."""
+    after_task: Annotated[int | None, shown("K", "none")] = None
+    """With --from: the task; 0 is the first."""
     data_dir: Annotated[Path | None, shown("DIR", "$TFDS_DATA_DIR, or else ~/tensorflow_datasets")] = None
     """Folder that holds the data sets of TensorFlow Datasets; digits and arrays need none."""
     evaluate_on: Literal["test", "training"] = "test"
@@ -130,6 +136,19 @@ class FileOptions(Options):
     def load(self, name: str) -> Dataset:
         """Loads the arrays; they are called after the file, not `name`."""
         return data.from_npz(self.npz)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TfdsOptions(Options):
+    """Options of an experiment on any data set of TensorFlow Datasets."""
+
+    name: Annotated[str, shown("NAME")]
+    """The data set, as TensorFlow Datasets calls it, e.g. beans, or with a configuration, e.g. emnist/letters."""
+
+    def load(self, name: str) -> Dataset:
+        """Loads it, at the size that the networks see; it is called by its own name, not `name`."""
+        size = self.settings.data.image_size
+        return data.load(self.name, self.where, train_per_class=self.decoded_per_class, size=size)
 
 
 @dataclass(frozen=True, kw_only=True)

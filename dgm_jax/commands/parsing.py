@@ -48,7 +48,7 @@ def parse(experiment: Experiment, argv: Sequence[str], *, called: str | None = N
     """Reads the command line of a run; `--help`, and values that cannot be read, end the process (status 0, 2).
 
     Args:
-      experiment: what is learnt; the preset of its name is used by default.
+      experiment: what is learnt; it says which preset is used by default.
       argv: the arguments.
       called: how `--help` names the program; None: as the command `learn`.
 
@@ -56,10 +56,10 @@ def parse(experiment: Experiment, argv: Sequence[str], *, called: str | None = N
       UserError: if the preset, the variant, a setting in the file or an option is unknown, or a value cannot work.
     """
     chosen, _ = tyro.cli(_Chosen, args=argv, add_help=False, return_unknown_args=True)
-    name, variant = chosen.preset or experiment.name, _variant(chosen)
+    name, variant = chosen.preset or experiment.preset, _variant(chosen)
     if name == "best":
         # Where the images come from does not depend on the preset: any has the options that say it.
-        options = _read(experiment, argv, chosen, preset(experiment.name, variant), called)
+        options = _read(experiment, argv, chosen, Config(), called)
         base = best(variant, **_shown(experiment, options))
     else:
         base = preset(name, variant)
@@ -77,7 +77,7 @@ def _shown(experiment: Experiment, options: Options) -> dict[str, int]:
 def _read(experiment: Experiment, argv: Sequence[str], chosen: _Chosen, base: Config, called: str | None) -> Options:
     """The options, where the preset has the settings `base`."""
     start = _start(base, chosen)
-    line: Any = _line(experiment.options, start, chosen.preset or experiment.name)
+    line: Any = _line(experiment.options, start, chosen.preset or experiment.preset)
     called = called or program_of(experiment.name)
     description = as_called(experiment.document, f"dgm-jax learn {experiment.name}", called)
     found, unknown = tyro.cli(line, prog=called, description=description, args=argv, return_unknown_args=True)
@@ -98,7 +98,8 @@ def program_of(name: str) -> str:
 
 def command_line(experiment: Experiment) -> type:
     """The dataclass that tyro fills if no option changes the defaults; its fields are what may be typed."""
-    return _line(experiment.options, preset(experiment.name), experiment.name)
+    start = Config() if experiment.preset == "best" else preset(experiment.preset)
+    return _line(experiment.options, start, experiment.preset)
 
 
 def _variant(chosen: _Chosen) -> Any:

@@ -16,7 +16,7 @@ class Prepare:
     Only this command needs TensorFlow: python -m pip install tensorflow-cpu importlib_resources
     """
 
-    name: Annotated[Positional[str], arg(metavar="NAME", help="mnist, fashion, cifar10, svhn or imagenet32")]
+    name: Annotated[Positional[str], arg(metavar="NAME", help="mnist, fashion, ..., or any name that TFDS has")]
     data_dir: Annotated[Path, arg(metavar="DIR", help="folder that holds the data sets of TensorFlow Datasets")]
     debug: Debug = False
 

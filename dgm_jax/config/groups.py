@@ -96,6 +96,9 @@ class Gates(Settings):
     """Let a task's masks open what earlier tasks reserved (false: an ablation)."""
     expansion: bool = setting(True, used_by=DGM)
     """Let the generator grow after each task (false: an ablation)."""
+    memory_limit_kb: int | None = setting(None, above=0, changeable=True, used_by=DGM)
+    """Let the generator grow only as far as its weights and the masks, norms and output layers of all tasks of the
+    stream take at most N kB (1,000 bytes); None: no limit."""
     scale_lead: int = setting(0, at_least=0, used_by=DGM)
     """Epochs by which the annealing of the slope is ahead (the authors': 1 on ImageNet)."""
     mask_share: float = setting(1.0, above=0, at_most=1, changeable=True, used_by=DGM)

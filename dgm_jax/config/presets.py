@@ -105,7 +105,7 @@ def _for_weights(config: Config, generator_width: int = 8) -> Config:
 
 PRESETS |= {
     name: {"dgma": config, "dgmw": _for_weights(config)}
-    for name, config in {"digits": _DIGITS, "mnist": _MNIST, "fashion": _MNIST, "arrays": _MNIST}.items()
+    for name, config in {"digits": _DIGITS, "mnist": _MNIST, "arrays": _MNIST}.items()
 }
 PRESETS["joined"] = _with(PRESETS["mnist"], image_size=16)
 PRESETS["svhn"] = {"dgma": _COLOUR, "dgmw": _for_weights(_COLOUR, generator_width=16)}
@@ -167,7 +167,7 @@ def best(variant: Variant, *, side: int, channels: int, per_class: int, classes:
       side: of the images, in pixels: the longer one, before they are resized.
       channels: 1 (grey) or 3 (colour).
       per_class: training images of a class.
-      classes: of the data set. More may follow on another day: up to 16, the noise has room for 31 in all, then for 127.
+      classes: of the data set. More may follow another day: if these are up to 16, noise has room for 31, else for 127.
     """
     like = "cifar10" if channels == 3 else "digits" if side <= _SMALL else "mnist"
     image_size = 16 if side <= _SMALL else 32

@@ -17,10 +17,13 @@ from typing import Any
 from dgm_jax.data.dataset import DataError, Dataset, Images
 from dgm_jax.data.tfds import (
     REWRITTEN,
+    TFDS_NAME,
     TFDS_NAMES,
     check_folder,
+    image_and_label,
     import_tfds,
     list_versions,
+    name_in_tfds,
     open_builder,
     read_info,
     splits,
@@ -36,7 +39,7 @@ def prepare(name: str, data_dir: PathLike) -> Path:
     An existing tfrecord folder is not changed; the rewritten copy is the folder `<version>-array_record` beside it.
 
     Args:
-      name: "mnist", "fashion", "cifar10", "svhn" or "imagenet32".
+      name: of a data set, as `load` takes it, but not "digits".
       data_dir: the folder to write to, created if it is missing.
 
     Returns:
@@ -44,22 +47,24 @@ def prepare(name: str, data_dir: PathLike) -> Path:
       part of it behind.
 
     Raises:
-      DataError: if the name is another one, the data set exists already or is incomplete, or TensorFlow is missing.
+      DataError: if TFDS has no such data set, it does not have one image and one label for each example, it exists
+        already or is incomplete, or TensorFlow is missing.
     """
-    if name not in TFDS_NAMES:
-        why = "comes with this package and needs no files" if name == "digits" else "is unknown"
-        raise DataError(f"data set {name!r} {why}; prepare makes {', '.join(TFDS_NAMES)}.")
+    if name == "digits":
+        raise DataError("data set 'digits' comes with this package and needs no files; prepare makes those of TFDS.")
     versions = list_versions(name, data_dir)
     newest = versions[-1] if versions else None
     if newest is not None and read_info(newest).get("fileFormat", "tfrecord") == "array_record":
         check_folder(name, newest)
         raise DataError(f"{newest} exists already and is complete; nothing to prepare (remove it to prepare it again).")
+    known = None if newest else _find_builder(name, data_dir)
     if importlib.util.find_spec("tensorflow") is None:
         doing = f"reading the tfrecord files of {newest}" if newest else f"downloading {name}"
         raise DataError(f"{doing} needs TensorFlow; run `python -m pip install tensorflow-cpu importlib_resources`.")
-    if newest is None:
-        return _download(TFDS_NAMES[name], Path(data_dir))
-    return _rewrite(name, newest)
+    if newest is not None:
+        return _rewrite(name, newest)
+    image_and_label(known, name)
+    return _download(known, Path(data_dir))
 
 
 def write_array_record(
@@ -82,7 +87,7 @@ def write_array_record(
     Raises:
       DataError: if that folder exists, the name or version is not valid, or a label is negative.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*(/[a-z0-9_]+)?", tfds_name):
+    if not TFDS_NAME.fullmatch(tfds_name):
         raise DataError(f"tfds_name={tfds_name!r}: expected lower-case letters, digits and _, e.g. svhn_cropped.")
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise DataError(f"version={version!r}: expected three numbers, e.g. 1.0.0.")
@@ -138,12 +143,25 @@ def _write(
     return _build(tfds, target, lambda folder: Builder(data_dir=folder, file_format="array_record"))
 
 
-def _download(tfds_name: str, data_dir: Path) -> Path:
-    tfds = import_tfds()
-    version = str(tfds.builder(tfds_name, data_dir=os.fspath(data_dir)).version)
-    target = data_dir / tfds_name / version
+def _find_builder(name: str, data_dir: PathLike) -> Any:
+    """The builder that TFDS has for a data set; it is asked before anything is downloaded."""
+    tfds_name = name_in_tfds(name)
+    try:
+        return import_tfds().builder(tfds_name, data_dir=os.fspath(data_dir))
+    except ValueError as error:  # Its message goes on with a list of hundreds of names.
+        raise DataError(
+            f"TensorFlow Datasets has no {tfds_name} ({str(error).partition(chr(10))[0]}); prepare makes "
+            f"{', '.join(TFDS_NAMES)}, and what https://www.tensorflow.org/datasets/catalog lists."
+        ) from error
+
+
+def _download(known: Any, data_dir: Path) -> Path:
+    tfds, full_name = import_tfds(), known.info.full_name  # With the configuration that TFDS takes if none is named.
+    name, _, version = full_name.rpartition("/")
     return _build(
-        tfds, target, lambda folder: tfds.builder(f"{tfds_name}:{version}", data_dir=folder, file_format="array_record")
+        tfds,
+        data_dir / full_name,
+        lambda folder: tfds.builder(f"{name}:{version}", data_dir=folder, file_format="array_record"),
     )
 
 
@@ -164,20 +182,21 @@ def _build(tfds: Any, target: Path, make_builder: Any) -> Path:
 def _rewrite(name: str, folder: Path) -> Path:
     """Copies a TFDS folder of any format in stored order, row by row, because ImageNet does not fit in memory."""
     tfds, builder = import_tfds(), open_builder(folder)
+    image, label = image_and_label(builder, folder)
     # Read one shard after the other; by default TensorFlow alternates between shards.
     config = tfds.ReadConfig(interleave_cycle_length=1)
 
     def rows(split: str) -> Rows:
         for row in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config)):
-            yield row["image"], row["label"]
+            yield row[image], row[label]
 
     return _write(
         folder.with_name(folder.name + REWRITTEN),
-        TFDS_NAMES[name],
+        name_in_tfds(name),
         folder.name,
-        shape=builder.info.features["image"].shape,
-        labels=builder.info.features["label"].names,
-        rows={split: rows(split) for split in splits(name)},
+        shape=builder.info.features[image].shape,
+        labels=builder.info.features[label].names,
+        rows={split: rows(split) for split in splits(read_info(folder))},
     )
 
 

@@ -26,32 +26,36 @@ def load(
     *,
     classes: Sequence[str] | None = None,
     train_per_class: int | None = None,
+    size: int | None = None,
 ) -> Dataset:
     """Loads a data set by name into memory.
 
     Args:
-      name: "digits" (1,797 grey images, 8x8, which come with this package), or "mnist", "fashion" (Fashion-MNIST),
-        "cifar10", "svhn" or "imagenet32" (all of ImageNet at 32x32), which are read from TFDS folders in array_record
-        format, without TensorFlow.
+      name: "digits" (1,797 grey images, 8x8, which come with this package), or a data set that is read from a TFDS
+        folder in array_record format, without TensorFlow: "mnist", "fashion" (Fashion-MNIST), "emnist" (its balanced
+        split), "cifar10", "cifar100", "svhn", "imagenet32" (all of ImageNet at 32x32), or the name that TFDS gives to
+        any other one with one image and one class label for each example.
       data_dir: the folder that holds `mnist/<version>/` and so on; the newest version is read.
       classes: names of the classes to keep (see `class_names`); they are labelled 0, 1, ... in this order, and images
         of other classes are not decoded. By default all classes are kept, with their stored labels.
       train_per_class: keep only the first N training images of each class, as `Dataset.first_per_class` does; the
         others are not decoded. None: all.
+      size: cut the images of a TFDS folder to their central squares and scale them to this height and width as they
+        are read; needed if they are of different sizes. None: as they are stored.
 
     Returns:
       The data set, in stored order.
 
     Raises:
       DataError: if the name or a class is unknown, a class has no images, or the folder is missing, incomplete,
-        damaged or in another format.
+        damaged, in another format or of another kind of examples.
     """
     if name == "digits":
         digits = _load_digits(classes)
         return digits if train_per_class is None else digits.first_per_class(train_per_class)
     if train_per_class is not None and train_per_class < 1:
         raise DataError(f"train_per_class={train_per_class}: expected at least 1.")
-    return tfds.read_data_set(name, tfds.whole_folder(name, data_dir), classes, train_per_class)
+    return tfds.read_data_set(name, tfds.whole_folder(name, data_dir), classes, train_per_class, size)
 
 
 def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:

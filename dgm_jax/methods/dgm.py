@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from dgm_jax import metrics
+from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods.best_epoch import BestEpoch
 from dgm_jax.methods.combined import more_readings
@@ -24,6 +25,7 @@ from dgm_jax.methods.dgm_state import GenerativeMemory, State
 from dgm_jax.methods.feature_memory import FeatureLearner
 from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.mean_images import mean_images, moved_to_means
+from dgm_jax.methods.memory_limit import allowed_growth, require_room
 from dgm_jax.methods.method import InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images, room_for_all_classes
 from dgm_jax.training import task as tasks
@@ -60,6 +62,7 @@ class DGM(GenerativeMemory[Training]):
             n_classes=setting.n_classes,
             max_heads=max(map(len, setting.tasks)),
         )
+        require_room(self.networks, None, self._sizes_after(-1))
         self.trainer = setting.trainer(self.networks)
         self.features = FeatureLearner(setting) if self.config.features.combined else None
         if self.features:
@@ -254,6 +257,9 @@ class DGM(GenerativeMemory[Training]):
             for row in rows
             if row["used"] == 0
         )
+        if self._grows and training.task + 1 < self.setting.n_tasks and self._growth(training.task, memory)[1]:
+            limit = self.config.gates.memory_limit_kb
+            notes += (f"memory_limit_kb={limit} stops the growth of the generator after task {training.task}",)
         params, statistics = train_state.discriminator, train_state.discriminator_statistics
         network = self.config.networks.network
         auxiliary = self.setting.classifier(params, statistics, training.task, network=network)
@@ -269,9 +275,25 @@ class DGM(GenerativeMemory[Training]):
     def expand(self, task: int, key: jax.Array, state: State) -> State:
         """Adds as many gates as the task newly reserved, so that the next one has as many free ones as the first."""
         memory = state.memory
-        is_expanded = memory.widths != memory.tasks[-1].widths
-        if is_expanded or not self.config.gates.expansion or self.config.gates.masks == "none":
+        require_room(self.networks, memory, self._sizes_after(task))  # More tasks may come than when it grew.
+        is_expanded = memory.widths != memory.tasks[-1].widths or task in state.limited_after
+        if is_expanded or not self._grows:
             return state
-        key, opened = derive_key(key, Purpose.EXPAND, task), memory.newly_reserved()
+        key, (opened, is_limited) = derive_key(key, Purpose.EXPAND, task), self._growth(task, memory)
         kernels, reserved = tasks.grow(self.networks, key, memory.kernels, memory.reserved, opened)
-        return replace(state, memory=replace(memory, kernels=kernels, reserved=reserved))
+        limited = (*state.limited_after, task) if is_limited else state.limited_after
+        return replace(state, memory=replace(memory, kernels=kernels, reserved=reserved), limited_after=limited)
+
+    @property
+    def _grows(self) -> bool:
+        return self.config.gates.expansion and self.config.gates.masks != "none"
+
+    def _sizes_after(self, task: int) -> list[int]:
+        """Classes of each task to come."""
+        return list(map(len, self.setting.tasks[task + 1 :]))
+
+    def _growth(self, task: int, memory: Memory) -> tuple[list[int], bool]:
+        """Gates to add to each mask after a task, and whether the limit to the memory makes them fewer."""
+        opened = memory.newly_reserved()
+        allowed = allowed_growth(self.networks, memory, opened, self._sizes_after(task))
+        return allowed, allowed != opened

@@ -10,6 +10,7 @@ import numpy as np
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.methods.feature_memory import FeatureMemory
+from dgm_jax.methods.memory_limit import KB
 from dgm_jax.methods.method import Method, Training, Tree, bytes_of_arrays, with_total
 from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.types import params_to_tree
@@ -24,6 +25,7 @@ class State:
     auxiliary: Classifier | None = None  # The discriminator's own class head after the last task.
     begun_as: tuple[tuple[int, ...], ...] = ()  # For each task, the earlier classes that it began as (warm start).
     programs: tuple[tuple[int, ...], ...] = ()  # Physical widths that were trained at, each once.
+    limited_after: tuple[int, ...] = ()  # Tasks after which the limit to the memory stopped the generator's growth.
     features: FeatureMemory | None = None  # Sums of features of real images, if the settings ask for them.
     means: np.ndarray | None = None  # The mean image of each class learnt (`mean_images`), if they ask for it.
 
@@ -43,7 +45,8 @@ class GenerativeMemory(Method[State, Training]):
             tree["features"] = state.features.to_tree()
         if state.means is not None:
             tree["means"] = state.means
-        return tree, {"memory": plain, "begun_as": state.begun_as, "programs": state.programs}
+        facts = {"begun_as": state.begun_as, "programs": state.programs, "limited_after": state.limited_after}
+        return tree, {"memory": plain, **facts}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; reads checkpoints of earlier versions as well, and widens class heads for new classes."""
@@ -63,6 +66,7 @@ class GenerativeMemory(Method[State, Training]):
             classifier(self.config.networks.network, "auxiliary", "discriminator"),
             begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
             programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),
+            limited_after=tuple(plain.get("limited_after", ())),
             features=FeatureMemory.from_tree(tree["features"], setting.n_classes) if "features" in tree else None,
             means=tree.get("means"),
         )
@@ -88,12 +92,15 @@ class GenerativeMemory(Method[State, Training]):
         return with_total(parts | ({} if state.features is None else state.features.bytes()))
 
     def facts(self, state: State) -> dict[str, Any]:
-        """Widths, number of weights, programs, and which classes tasks began as."""
+        """Widths, number of weights, programs, which classes tasks began as, and what a limit to the memory did."""
+        limit = self.config.gates.memory_limit_kb
+        limited = {"bytes": KB * (limit or 0), "growth_stopped_after": list(state.limited_after)}
         return {
             "widths": list(state.memory.widths),
             "programs": [list(widths) for widths in state.programs],  # One compiled training iteration for each.
             "parameters": state.memory.parameters(),
             "begun_as": [[self.setting.labels[i] for i in classes] for classes in state.begun_as],
+            **({} if limit is None else {"memory_limit": limited}),
         }
 
     def advice(self) -> list[str]:

@@ -13,7 +13,7 @@ from dgm_jax.config import MethodSettings, setting
 from dgm_jax.methods.classifying import ClassifierMethod, State
 from dgm_jax.methods.method import Tree, bytes_of_arrays
 from dgm_jax.models import pair
-from dgm_jax.models.discriminator import widened
+from dgm_jax.models.discriminator import for_classes
 from dgm_jax.models.prediction import to_unit_range
 from dgm_jax.training.losses import cross_entropy, only_seen
 from dgm_jax.types import DiscriminatorParams
@@ -68,7 +68,7 @@ class OnlineEWC(ClassifierMethod):
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
         """Undoes `to_tree`; weights of new classes are not held."""
-        fisher = widened(DiscriminatorParams.from_tree(tree["fisher"]), self.setting.n_classes)
+        fisher = for_classes(DiscriminatorParams.from_tree(tree["fisher"]), self.setting.n_classes)
         return replace(super().from_tree(tree, plain, finished_tasks), kept={"fisher": fisher})
 
     def kept_bytes(self, state: State) -> dict[str, int]:

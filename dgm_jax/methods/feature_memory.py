@@ -34,12 +34,13 @@ class FeatureMemory:
 
     @classmethod
     def from_tree(cls, tree: Tree, n_classes: int) -> "FeatureMemory":
-        """Undoes `to_tree`; there is room for classes that are new in the stream."""
+        """Undoes `to_tree`; there is room for the classes of the stream, which may be more than before, or fewer."""
         n_features = tree["class_sums"].shape[1]
         gram = np.zeros((n_features, n_features), np.float32)
         gram[np.triu_indices(n_features)] = tree["gram"]
-        new = (0, n_classes - len(tree["counts"]))
-        sums = Sums(gram + np.triu(gram, 1).T, np.pad(tree["class_sums"], [new, (0, 0)]), np.pad(tree["counts"], new))
+        of_class, counts = tree["class_sums"][:n_classes], tree["counts"][:n_classes]
+        new = (0, n_classes - len(counts))
+        sums = Sums(gram + np.triu(gram, 1).T, np.pad(of_class, [new, (0, 0)]), np.pad(counts, new))
         return cls(sums, PatchFilters(**tree["filters"]) if "filters" in tree else None)
 
     def bytes(self) -> dict[str, int]:

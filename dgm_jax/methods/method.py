@@ -21,7 +21,7 @@ from dgm_jax.config import Config, MethodSettings
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
-from dgm_jax.models.discriminator import widened
+from dgm_jax.models.discriminator import for_classes
 from dgm_jax.system.worker import Worker
 from dgm_jax.training.step import Step
 from dgm_jax.training.task import Networks
@@ -92,8 +92,8 @@ class Setting:
         return Classifier(params, statistics, network, self.image_shape, self.labels[:n], self.names[:n])
 
     def trained(self, params: Tree, statistics: Tree) -> tuple[DiscriminatorParams, list[Statistics]]:
-        """Undoes `params_to_tree` for a network and its norms; widens its class head if the stream has grown."""
-        return widened(DiscriminatorParams.from_tree(params), self.n_classes), statistics_from_tree(statistics)
+        """Undoes `params_to_tree` for a network and its norms; its class head gets outputs for the stream's classes."""
+        return for_classes(DiscriminatorParams.from_tree(params), self.n_classes), statistics_from_tree(statistics)
 
     def memory(self, kernels: list[np.ndarray], reserved: list[np.ndarray], tasks: tuple[TaskMemory, ...]) -> Memory:
         """A generative memory of the stream's classes."""

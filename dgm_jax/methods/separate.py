@@ -67,8 +67,7 @@ def generator_bytes(config: Config, width: int, *, channels: int, classes: int =
     network, size = pair(config.networks.network), config.data.image_size
     wiring, widths = network.generator(size), network.generator_widths(width, size)
     kernels = sum(map(math.prod, wiring.kernel_shapes(widths, config.networks.noise_dim)))
-    output = classes * wiring.output.window**2 * widths[-1] * channels
-    return 4 * (kernels + 4 * sum(widths) + output)
+    return 4 * (kernels + wiring.task_parameters(widths, channels, classes))
 
 
 def width_for(n_bytes: int, config: Config, *, generators: int, channels: int, classes: int = 1) -> int:

@@ -23,13 +23,17 @@ def init_heads(random: np.random.Generator, features: int, n_classes: int) -> di
     return {"critic": _init_linear(random, features, 1), "classifier": _init_linear(random, features, n_classes)}
 
 
-def widened(params: DiscriminatorParams, n_classes: int) -> DiscriminatorParams:
-    """Makes room in the class head for `n_classes` classes; the outputs of new classes start at 0."""
-    missing = n_classes - len(params.classifier.bias)
-    if missing <= 0:
+def for_classes(params: DiscriminatorParams, n_classes: int) -> DiscriminatorParams:
+    """Gives the class head as many outputs as the stream has classes; those of new classes start at 0.
+
+    It has too many if a run goes back to a task, and then on with fewer classes; the last ones belong to none that was
+    learnt.
+    """
+    kernel, bias = params.classifier.kernel[:, :n_classes], params.classifier.bias[:n_classes]
+    missing = n_classes - len(bias)
+    if missing == 0 and len(bias) == len(params.classifier.bias):
         return params
-    kernel = np.pad(params.classifier.kernel, ((0, 0), (0, missing)))
-    return replace(params, classifier=Linear(kernel, np.pad(params.classifier.bias, (0, missing))))
+    return replace(params, classifier=Linear(np.pad(kernel, ((0, 0), (0, missing))), np.pad(bias, (0, missing))))
 
 
 def heads(params: DiscriminatorParams, features: jax.Array) -> Output:

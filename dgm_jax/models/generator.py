@@ -87,6 +87,10 @@ class Generator:
             return sum(int(np.prod(shape)) for shape in self.kernel_shapes(widths, noise_dim))
         return sum(widths)
 
+    def task_parameters(self, widths: Sequence[int], channels: int, n_heads: int) -> int:
+        """How many numbers belong to one task: two of each unit's norm, two of its statistics, and output layers."""
+        return 4 * sum(widths) + n_heads * self.output.window**2 * widths[-1] * channels
+
     def init_kernels(self, key: jax.Array, widths: Sequence[int], noise_dim: int) -> list[np.ndarray]:
         """Fresh weights of the masked layers, normally distributed: what tasks share, protect and grow."""
         random = host_generator(key)

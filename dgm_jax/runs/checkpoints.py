@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dgm_jax.errors import OtherConfiguration
 from dgm_jax.system import checkpoint, processes
 
 Position = tuple[int, int]  # (finished tasks, epochs done of the next), as `Record.position`.
@@ -67,6 +68,26 @@ def restore(
     for text in damaged:
         on_damage(text)
     return None
+
+
+def after_task(directory: Path, task: int) -> checkpoint.Checkpoint:
+    """Reads and verifies the checkpoint of a finished task.
+
+    Raises:
+      OtherConfiguration: if there is none; the text says of which tasks there are some.
+      DamagedCheckpoint, NewerFormat, UnreadableCheckpoint, OSError, MemoryError: as `restore` does.
+    """
+    finished = [folder for folder in _folders(directory) if _is_finished(folder) and checkpoint.is_described(folder)]
+    tasks = [_position(folder)[0] - 1 for folder in finished]
+    if task not in tasks:
+        there = f"after tasks {', '.join(map(str, tasks))}" if tasks else "of no task"
+        raise OtherConfiguration(
+            f"{directory} has no state after task {task}, only those {there} (0 is the first; some methods keep the "
+            "newest ones only)"
+        )
+    found = checkpoint.read(next(f for f, of in zip(reversed(finished), reversed(tasks), strict=True) if of == task))
+    _require_position(found)
+    return found
 
 
 def position(found: checkpoint.Checkpoint) -> Position:

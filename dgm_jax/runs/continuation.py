@@ -33,15 +33,20 @@ class LearntSoFar:
 
     def first(self, n: int) -> "LearntSoFar":
         """The first n stages."""
-        n_tasks = sum(self.stages[:n])
-        tasks = self.stream["tasks"][:n_tasks]
+        return self.first_tasks(sum(self.stages[:n]))
+
+    def first_tasks(self, n: int) -> "LearntSoFar":
+        """The first n tasks; the last of their stages may then be shorter than it was."""
+        begins = [end - size for end, size in zip(accumulate(self.stages), self.stages)]
+        stages = tuple(min(size, n - begin) for begin, size in zip(begins, self.stages) if begin < n)
+        tasks = self.stream["tasks"][:n]
         stream = {
             **self.stream,
-            "fingerprint": "+".join(self.stream["fingerprint"].split("+")[:n]),
+            "fingerprint": "+".join(self.stream["fingerprint"].split("+")[: len(stages)]),
             "tasks": tasks,
-            "train_counts": self.stream["train_counts"][:n_tasks],
+            "train_counts": self.stream["train_counts"][:n],
         }
-        return LearntSoFar(stream, self.names[: sum(map(len, tasks))], self.stages[:n])
+        return LearntSoFar(stream, self.names[: sum(map(len, tasks))], stages)
 
     def past(self) -> Past:
         """What is left of it once its images are gone."""
@@ -106,6 +111,32 @@ def place_stream(stream: TaskStream, learnt: LearntSoFar, finished_tasks: int, e
     return Placement(
         stream.after(over.past()), (*over.stages, stream.n_tasks), known=True, dropped=learnt.names[len(over.names) :]
     )
+
+
+def place_after(stream: TaskStream, learnt: LearntSoFar, n_tasks: int) -> Placement:
+    """Finds where a stream belongs if a run goes on from its first tasks: as what it was within, or as new classes.
+
+    Args:
+      stream: its images are here.
+      learnt: what the run has seen, those tasks and perhaps more.
+      n_tasks: how many of its tasks count, at least 1.
+
+    Raises:
+      OtherConfiguration: if the stream has classes of these tasks, but is not the stage that they came in; or if it has
+        new classes with images of another shape.
+    """
+    so_far = learnt.first_tasks(n_tasks)
+    again = [name for name in stream.class_names if name in so_far.names]
+    if not again:
+        _require_new(stream, so_far, so_far, again)
+        return Placement(stream.after(so_far.past()), (*so_far.stages, stream.n_tasks), known=True)
+    placement = place_stream(stream, learnt, n_tasks, 0)
+    if not placement.known:
+        raise OtherConfiguration(
+            f"knows class {again[0]}, and this is not the stream that the class came in; give the same images, order "
+            "and sizes of tasks as then, or new classes only"
+        )
+    return placement
 
 
 def _as_stage(stream: TaskStream, learnt: LearntSoFar, stage: int) -> Placement | None:

@@ -27,6 +27,7 @@ class Workdir:
         self.summary = self.path / "summary.json"
         self.checkpoints = self.path / "checkpoints"
         self.report = self.path / "report.html"
+        self.begun_from = self.path / "begun_from.json"  # Of a run that goes on from a task of another one.
         self.commands = self.path / "commands.txt"  # The commands that began and continued the run, one a line.
 
     def seeds(self) -> list[str]:

@@ -229,20 +229,23 @@ def grow(
     newly_reserved: Sequence[int],
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Expands shared weights and cumulative masks after a task (section 3.2); old weights keep their place."""
-    config, wiring = networks.config, networks.generator
-    widths = wiring.widths(kernels)
-    if config.gates.variant == "dgma":
-        grown = nn.grown_unit_widths(widths, newly_reserved)
-    else:
-        window = [edge.window**2 for edge in wiring.edges]
-        grown = nn.grown_weight_widths(
-            widths, newly_reserved, inputs=config.networks.noise_dim, window=window, ends=wiring.ends
-        )
+    grown = grown_widths(networks, networks.generator.widths(kernels), newly_reserved)
     fresh = networks.new_kernels(key, grown)
     shapes = networks.mask_shapes(grown)
     return (
         [nn.expand(old, new) for old, new in zip(kernels, fresh, strict=True)],
         [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
+    )
+
+
+def grown_widths(networks: Networks, widths: Sequence[int], newly_reserved: Sequence[int]) -> tuple[int, ...]:
+    """The widths after a task that newly reserved so many gates of each mask."""
+    config, wiring = networks.config, networks.generator
+    if config.gates.variant == "dgma":
+        return nn.grown_unit_widths(widths, newly_reserved)
+    window = [edge.window**2 for edge in wiring.edges]
+    return nn.grown_weight_widths(
+        widths, newly_reserved, inputs=config.networks.noise_dim, window=window, ends=wiring.ends
     )
 
 

@@ -83,7 +83,7 @@ def test_names_of_settings_are_unique_and_each_has_help():
         kinds = kinds_of(method.settings)
         names = [name for kind in kinds.values() for name in help_of(kind)]
         assert len(names) == len(set(names)) and set(names) == set(all_facts(method.settings))
-    assert len(all_facts()) <= 55  # A method may add some.
+    assert len(all_facts()) <= 56  # A method may add some.
 
 
 def test_what_may_change_when_a_run_is_resumed():
@@ -97,6 +97,7 @@ def test_what_may_change_when_a_run_is_resumed():
         "sparsity_weight",
         "scale_max",
         "mask_share",
+        "memory_limit_kb",
         "replay",
         "replay_steps",
         "consolidation_steps",
@@ -163,13 +164,15 @@ def test_what_may_change_when_a_run_is_resumed():
                 "mask_share": 0.5,
                 "sparsity_weight": 0.08,
                 "replay_steps": 1,
-                "consolidation_steps": 4800,
-                "consolidation_samples": 3000,
+                "consolidation_steps": 19200,
+                "consolidation_samples": 5000,
                 "consolidation_shift": 3,
                 "consolidation_flip": True,
                 "consolidation_noise": 0.5,
                 "consolidation_means": True,
                 "consolidation_smoothing": 0.1,
+                "combined": True,
+                "mirror": True,
             },
         ),
         (

@@ -68,9 +68,12 @@ def test_prepare_refuses_what_it_cannot_make(tmp_path):
     with pytest.raises(data.DataError, match="'digits' comes with this package and needs no files; prepare makes"):
         prepare.prepare("digits", tmp_path)
     with pytest.raises(
-        data.DataError, match="data set 'nist' is unknown; prepare makes mnist, fashion, cifar10, svhn,"
+        data.DataError, match=r"TensorFlow Datasets has no nist \(Dataset nist not found.\); prepare makes"
     ):
         prepare.prepare("nist", tmp_path)
+    with pytest.raises(data.DataError, match=r"has no emnist/digit \(Failed to construct dataset \"emnist\""):
+        prepare.prepare("emnist/digit", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_prepare_leaves_alone_what_is_there(digits, tmp_path):
@@ -85,8 +88,9 @@ def test_prepare_leaves_alone_what_is_there(digits, tmp_path):
 @pytest.mark.skipif(_HAS_TENSORFLOW, reason="TensorFlow is installed")
 def test_prepare_asks_for_tensorflow(tfrecord_dir, tmp_path):
     needs = "needs TensorFlow; run `python -m pip install tensorflow-cpu importlib_resources`."
-    with pytest.raises(data.DataError, match=re.escape(f"downloading svhn {needs}")):
-        prepare.prepare("svhn", tmp_path)
+    for name in ("svhn", "cifar100", "emnist", "beans"):
+        with pytest.raises(data.DataError, match=re.escape(f"downloading {name} {needs}")):
+            prepare.prepare(name, tmp_path)
     with pytest.raises(data.DataError, match=f"reading the tfrecord files of .*svhn_cropped/3.1.0 {needs}"):
         prepare.prepare("svhn", tfrecord_dir)
 

@@ -53,9 +53,11 @@ def test_digits_are_those_of_scikit_learn(digits):
 
 def test_unknown_names_are_refused():
     with pytest.raises(
-        data.DataError, match="unknown data set 'mnsit'; expected one of digits, mnist, fashion, cifar10, svhn"
+        data.DataError, match="unknown data set 'MNIST'; expected one of digits, mnist, fashion, emnist"
     ):
-        data.load("mnsit")
+        data.load("MNIST")
+    with pytest.raises(data.DataError, match="unknown data set '../mnist'; expected one of"):
+        data.load("../mnist")
 
 
 def test_svhn_is_read(data_dir):
@@ -216,19 +218,18 @@ def test_imagenet_without_names_has_numbers(imagenet_copy):
 def test_imagenet_folders_that_cannot_be_read(imagenet_copy):
     root, folder = imagenet_copy
 
-    def fails(message, data_dir=root):
+    def fails(message, data_dir=root, name="imagenet32"):
         with pytest.raises(data.DataError, match=re.escape(message)):
-            data.class_names("imagenet32", data_dir)
+            data.class_names(name, data_dir)
 
     info = folder / "dataset_info.json"
     whole = info.read_text()
-    info.write_text(whole.replace('"validation"', '"test"'))
-    fails(f"{folder} has no validation images (splits: train, test)")
+    info.write_text(whole.replace('"validation"', '"validate"'))
+    fails(f"{folder} has no test or validation images (splits: train, validate)")
     info.write_text(whole.replace("array_record", "tfrecord"))
     fails(f"then `python -m dgm_jax prepare imagenet32 --data-dir {root}`")
     fails("has no imagenet_resized/32x32/<version>/ (it holds: 32x32)", root / "imagenet_resized")
-    with pytest.raises(data.DataError, match="unknown data set 'imagenet'; expected one of digits, mnist"):
-        data.class_names("imagenet", root)
+    fails("(imagenet_resized/ holds: 32x32)", name="imagenet_resized")
 
 
 # ---- folders that cannot be read ----
@@ -288,7 +289,7 @@ def test_missing_split(svhn_copy):
     info = json.loads((folder / "dataset_info.json").read_text())
     info["splits"] = info["splits"][:1]
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    _fails(data_dir, f"{folder} has no test images (splits: train)")
+    _fails(data_dir, f"{folder} has no test or validation images (splits: train)")
 
 
 @pytest.mark.parametrize("size", [0, 800_000, -100])
@@ -314,7 +315,8 @@ def test_images_that_differ_from_features_json(svhn_copy):
     file.write_text(file.read_text().replace('"32"', '"28"', 1))
     _fails(data_dir, f"{folder}: ")
     file.write_text(file.read_text().replace("uint8", "uint16"))
-    _fails(data_dir, f"{folder} has images of shape (28, 32, 3) and type uint16; expected a fixed (h, w, c) of uint8.")
+    expected = "(h, w, 1) or (h, w, 3) of uint8, all of one size (or give `size`)."
+    _fails(data_dir, f"{folder} has images of shape (28, 32, 3) and type uint16; expected {expected}")
 
 
 def test_tfrecord_needs_rewriting(tfrecord_dir):
