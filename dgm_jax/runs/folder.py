@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.config.formats import FORMAT_VERSION as FORMAT_VERSION  # Of config.json.
-from dgm_jax.system import files
+from dgm_jax.system import exchange, files
+from dgm_jax.system.lock import RunLock
 
 
 class Workdir:
@@ -28,6 +29,17 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.report = self.path / "report.html"
         self.commands = self.path / "commands.txt"  # The commands that began and continued the run, one a line.
+
+    def settle(self) -> None:
+        """Finishes what a kill interrupted: a class that was being forgotten is gone once the folder is opened.
+
+        Raises:
+          WorkdirInUse: if a process is doing this right now.
+          WorkdirError: if the folder cannot be written.
+        """
+        if exchange.is_pending(self.path):
+            with RunLock(self.path):
+                exchange.finish(self.path)
 
     def seeds(self) -> list[str]:
         """Names of the folders of runs that lie in this one: those of several seeds, trained side by side."""
