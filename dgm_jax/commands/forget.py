@@ -16,7 +16,7 @@ from dgm_jax.system.interruption import Signals
 
 @dataclass(frozen=True, kw_only=True)
 class Forget:
-    """Remove classes from a run: what only they used is gone, and all other classes stay bit for bit (docs/forget.md)."""
+    """Remove classes from a run: what only they used goes, and other classes stay bit for bit (docs/forget.md)."""
 
     workdir: Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run")]
     classes: Annotated[tuple[str, ...], shown("CLASS [CLASS ...]")]

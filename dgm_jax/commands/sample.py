@@ -1,6 +1,6 @@
 """`python -m dgm_jax sample`: images of learnt classes, from the memory of a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""Chooses classes of a data set or of a run: reads a choice from the command line, and checks it against those there."""
+"""Chooses classes of a data set or of a run: reads a choice, and checks it against those that there are."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ def without_classes(memory: Memory, forgotten: Collection[int]) -> Memory:
     kept = [index for index in range(memory.n_classes) if index not in forgotten]
     number = {index: new for new, index in enumerate(kept)}
     tasks = tuple(_only(task, number) for task in memory.tasks if set(task.classes) - set(forgotten))
-    labels, names = (tuple(of_all[index] for index in kept) for of_all in (memory.labels, memory.names))
-    left = replace(memory, tasks=tasks, labels=labels, names=names)
+    labels = tuple(memory.labels[index] for index in kept)
+    left = replace(memory, tasks=tasks, labels=labels, names=tuple(memory.names[index] for index in kept))
     opened = unite_masks([task for task in tasks if task.masks], [gates.shape for gates in memory.reserved])
     return replace(
         left,

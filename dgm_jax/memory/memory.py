@@ -352,7 +352,7 @@ def sample_chunk(
 
 
 def used_weights(memory: Memory) -> list[np.ndarray]:
-    """The shared weights that some task draws with: bool arrays of the kernels' shapes. No cut holds any other weight."""
+    """The shared weights that some task draws with: bool, of the kernels' shapes. No cut holds any other of them."""
     used = [np.zeros(kernel.shape, bool) for kernel in memory.kernels]
     for task in memory.tasks:
         if task.kernels is not None:  # It shares none.

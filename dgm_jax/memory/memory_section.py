@@ -199,8 +199,8 @@ def decode(section: Section, entries: Section | None = None) -> Memory:
 
 
 def _with_entries(tasks: tuple[TaskMemory, ...], section: Section) -> tuple[TaskMemory, ...]:
-    found = section.header.get("entries")
     require(list(section.header) == ["entries"] and not section.tensors, "more than entries of the noise")
+    found = section.header["entries"]
     require(type(found) is list and len(found) == len(tasks), f"entries of the noise {found!r}")
     for own, task in zip(found, tasks, strict=True):
         require(type(own) is list and len(own) == len(task.classes), f"entries of the noise {own!r}")

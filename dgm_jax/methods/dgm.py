@@ -303,7 +303,7 @@ class DGM(GenerativeMemory[Training]):
             if names and set(earlier) & set(forgotten):
                 remains = (
                     *remains,
-                    f"masks, norms and output layers of {names} began as a copy of theirs (warm start)",
+                    f"masks, norms and output layers of {names} began as copies (warm start)",
                 )
         # Where all weights of a unit are 0, no gradient would reach them.
         used, widths = used_weights(left.memory), left.memory.widths

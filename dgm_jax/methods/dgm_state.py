@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory import forgetting
+from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.methods.feature_memory import FeatureMemory
 from dgm_jax.methods.method import Method, Training, Tree, bytes_of_arrays, with_total
@@ -56,8 +56,8 @@ def _of_classes(classifier: Classifier, kept: list[int]) -> Classifier:
     """A classifier with the outputs of these classes only."""
     head = classifier.params.classifier
     params = replace(classifier.params, classifier=Linear(head.kernel[:, kept], head.bias[kept]))
-    labels, names = (tuple(of_all[index] for index in kept) for of_all in (classifier.labels, classifier.names))
-    return replace(classifier, params=params, labels=labels, names=names)
+    labels = tuple(classifier.labels[index] for index in kept)
+    return replace(classifier, params=params, labels=labels, names=tuple(classifier.names[index] for index in kept))
 
 
 class GenerativeMemory(Method[State, Training]):

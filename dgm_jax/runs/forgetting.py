@@ -30,16 +30,15 @@ class Kept:
     @classmethod
     def without(cls, learnt: LearntSoFar, forgotten: Sequence[int], finished_tasks: int) -> "Kept":
         """All classes of the finished tasks but these, and the tasks that have one of them."""
-        classes, tasks, labels, names, index = [], [], [], [], 0
-        for task, of_task in enumerate(learnt.stream["tasks"][:finished_tasks]):
-            for label in of_task:
-                if index not in forgotten:
-                    classes.append(index)
-                    labels.append(label)
-                    names.append(learnt.names[index])
-                    tasks += [task] if task not in tasks[-1:] else []
-                index += 1
-        return cls(classes, tasks, labels, names)
+        tasks = learnt.stream["tasks"][:finished_tasks]
+        task_of, labels = zip(*((task, label) for task, of_task in enumerate(tasks) for label in of_task))
+        classes = [index for index in range(len(labels)) if index not in forgotten]
+        return cls(
+            classes,
+            sorted({task_of[index] for index in classes}),
+            [labels[index] for index in classes],
+            [learnt.names[index] for index in classes],
+        )
 
 
 def write_config(folder: Workdir, staged: Workdir, left: LearntSoFar) -> None:
