@@ -65,7 +65,7 @@ def test_what_only_the_class_used_is_zero_and_free(memory):
         alone = len(task.classes) == 1
         assert len(left.tasks) == len(memory.tasks) - alone
         drawn, shared = weights_of_class(memory, left, index)
-        assert 0 < drawn and 0 <= shared <= drawn
+        assert drawn > 0 and 0 <= shared <= drawn
         used = used_weights(left)
         for before, after, still in zip(memory.kernels, left.kernels, used):
             assert before[still].tobytes() == after[still].tobytes() and not after[~still].any()
