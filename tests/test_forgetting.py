@@ -21,6 +21,7 @@ from dgm_jax.errors import NoMemory, OtherConfiguration, UserError
 from dgm_jax.memory.forgetting import weights_of_class, without_classes
 from dgm_jax.memory.memory import used_weights
 from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.opening import place_in
 from dgm_jax.runs.reading import read, read_summary
 from dgm_jax.system import checkpoint, exchange
 from dgm_jax.system.lock import RunLock, WorkdirInUse
@@ -62,6 +63,9 @@ class Case:
 @pytest.fixture(scope="module", params=["alone", "pairs"])
 def case(request, tmp_path_factory) -> Case:
     return Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+ALONE_ONLY = pytest.mark.parametrize("case", ["alone"], indirect=True)  # What follows does not depend on the tasks.
 
 
 def needles(folder: Path, label: int) -> dict[str, bytes]:
@@ -297,7 +301,7 @@ def content(top):  # Copies are links, so that a file is what it was if its numb
 
 step, status = 0, 1
 while status:
-    step += 1
+    step += 1 if step < 40 else 9  # From there on it deletes many files, one as the other.
     shutil.copytree(decided, folder, copy_function=os.link)
     child = os.fork()
     if not child:
@@ -324,6 +328,7 @@ def decided(case, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@ALONE_ONLY
 def test_killed_at_every_step_it_is_finished_by_the_next_opening(decided, tmp_path):
     """Whatever changes a name on the disk is a step; a process is killed before each of them."""
     undisturbed = Path(shutil.copytree(decided, tmp_path / "undisturbed", copy_function=os.link))
@@ -333,6 +338,7 @@ def test_killed_at_every_step_it_is_finished_by_the_next_opening(decided, tmp_pa
     assert int(said) > 40
 
 
+@ALONE_ONLY
 @pytest.mark.parametrize("opening", ["memory", "classifier", "page", "learn", "forget"])
 def test_whatever_opens_the_folder_finishes(case, decided, opening):
     opened = {
@@ -363,19 +369,16 @@ def _unknown(case: Case, folder: Path) -> None:
     assert f"--classes {case.label}: unknown to the memory; it knows" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["9"], "--classes 9: unknown to the memory; it knows 0, 1, 2"),
-        (["0", "1", "2"], "no class would be left in .*; delete the folder instead"),
+def test_what_is_refused(case):
+    refused = [
+        (["0", "nine"], "--classes nine: unknown to the memory; it knows 0, 1, 2"),
+        (LABELS[case.kind], "no class would be left in .*; delete the folder instead"),
         ([], "name at least one class"),
-    ],
-)
-def test_what_is_refused(words, expected, tmp_path):
-    folder = small_runs.copied(small_runs.finished(small_runs.small("dgma")).workdir, tmp_path / "run")
-    with pytest.raises(UserError, match=expected):
-        forget(folder, words)
-    assert not (folder / exchange.STAGING).exists()
+    ]
+    for words, expected in refused:
+        with pytest.raises(UserError, match=expected):
+            forget(case.before, words)
+    assert not (case.before / exchange.STAGING).exists()
 
 
 def test_methods_that_cannot_are_refused(tmp_path):
@@ -398,14 +401,13 @@ def test_analytic_forgets_sums(tmp_path):
 
 
 def test_a_task_in_progress_is_given_up(tmp_path):
-    """And the classes that were announced; the run goes on with them as with new ones."""
-    config = small_runs.small("dgma", image_size=8, headroom=2)
-    stopping.interrupt(config, tmp_path, "epoch end", 2, 1)
-    drawn = small_runs.draw_all(load_memory(tmp_path))
+    """And the classes that were announced; the run takes them as new ones."""
+    options = {"labels": LABELS["pairs"], "classes_per_task": 2}
+    stopping.interrupt(PAIRS, tmp_path, "epoch end", 1, 1, **options)
+    drawn, folder = small_runs.draw_all(load_memory(tmp_path)), Workdir(tmp_path)
     done = forget(tmp_path, [0])
-    assert done.dropped == ("2",) and done.left == ("1",)
-    assert read_summary(Workdir(tmp_path)).finished and [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["0"]
-    assert small_runs.fit(config, tmp_path, labels=(2,))["finished"]
-    memory = load_memory(tmp_path)
-    assert memory.labels == (1, 2)
-    assert np.asarray(memory.sample(1, 5, jax.random.key(1))).tobytes() == drawn[1].tobytes()
+    assert done.dropped == ("2", "3") and done.left == ("1",)
+    assert read_summary(folder).finished and [path.name for path in folder.checkpoints.iterdir()] == ["0"]
+    placed = place_in(folder, small_runs.stream(PAIRS, (2, 3)))
+    assert placed.known and placed.stages == (1, 2) and placed.stream.classes == (1, 2, 3)
+    assert small_runs.draw_all(load_memory(tmp_path))[1].tobytes() == drawn[1].tobytes()
