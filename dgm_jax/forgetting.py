@@ -44,7 +44,7 @@ class Forgotten:
 @pinned()
 def forget(
     workdir: str | Path,
-    classes: Sequence[str | int],
+    classes: Sequence[str | int] | str | int,
     *,
     watch: Watch | None = None,
     note: Callable[[str], None] = lambda text: None,
@@ -56,7 +56,7 @@ def forget(
 
     Args:
       workdir: the folder of a run of dgm, separate or analytic, of one seed, in which a task is finished.
-      classes: labels or names of classes.
+      classes: labels or names of classes, or one of them.
       watch: follows the training of the new classifier.
       note: called with what a person should know.
 
@@ -69,7 +69,8 @@ def forget(
     """
     folder = require_run(Path(workdir))
     with RunLock(folder.path):
-        asked = _read(folder, [str(word) for word in classes], note)
+        words = [classes] if isinstance(classes, str | int) else classes
+        asked = _read(folder, [str(word) for word in words], note)
         done = _forget(folder, asked, watch or Watch(), note)
     page.write_at_the_end(folder, note)
     return done

@@ -228,7 +228,7 @@ def test_the_commands_work(case, tmp_path, capsys):
     assert main(["report", folder, str(case.before), "--out", str(tmp_path / "both.html")]) == 0
 
 
-def test_the_run_goes_on_with_new_classes(case, tmp_path):
+def test_the_run_goes_on_with_new_classes(case, tmp_path, capsys):
     """And with the one that was forgotten, as with any other."""
     folder, config = small_runs.copied(case.folder, tmp_path / "run"), ALONE if case.kind == "alone" else PAIRS
     with pytest.raises(OtherConfiguration):
@@ -245,7 +245,9 @@ def test_the_run_goes_on_with_new_classes(case, tmp_path):
     assert [one["class"] for one in run.summary.forgotten] == [str(case.label)]
     n = len(case.done.left)
     assert all((a["images"][:n] == b["images"][:n]).all() for a, b in itertools.pairwise(run.drawn[1:]))
-    forget(folder, ["7"])
+    assert main(["forget", str(folder), "--classes", "7"]) == 0
+    said = capsys.readouterr().out
+    assert f"forgot 7; {len(memory.labels) - 1} classes are left: " in said and "not exact unlearning" in said
     for label, images in small_runs.draw_all(load_memory(folder)).items():
         assert images.tobytes() == now[label].tobytes()
 

@@ -99,7 +99,8 @@ def test_a_checkpoint_and_an_exported_file_draw_the_same(memory):
             memory_section.decode(sections["memory"], container.Section({"entries": entries}, {}))
 
 
-def test_arrays_and_a_program_say_where_the_one_hot_is(memory):
+def test_arrays_and_a_program_say_where_the_one_hot_is():
+    memory = RUNS["dgmw-pairs"]().memories[-1]
     left = without_classes(memory, [0])
     arrays = np.load(io.BytesIO(export.to_npz(left)))
     entries = [entry for task in range(len(left.tasks)) for entry in arrays[f"task_{task}_classes"]]
