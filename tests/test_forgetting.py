@@ -26,10 +26,8 @@ from dgm_jax.runs.reading import read, read_summary
 from dgm_jax.system import checkpoint, exchange
 from dgm_jax.system.lock import RunLock, WorkdirInUse
 
-ALONE = small_runs.small(
-    "dgma", image_size=8, headroom=2, combined=True, filters=3, consolidation_means=True, warm_start=True
-)
-PAIRS = small_runs.small("dgmw", image_size=8, headroom=2, reinitialise_discriminator=False)
+ALONE = small_runs.small("dgma", image_size=8, headroom=2, combined=True, filters=3, consolidation_means=True)
+PAIRS = small_runs.small("dgmw", image_size=8, headroom=2, reinitialise_discriminator=False, warm_start=True)
 LABELS = {"alone": (0, 1, 2), "pairs": (0, 1, 2, 3)}
 FORGOTTEN = {"alone": 1, "pairs": 1}
 
@@ -135,15 +133,16 @@ def test_no_file_holds_an_array_of_the_class(case):
 def test_weights_that_only_the_class_used_are_gone_and_free(case):
     before, after = load_memory(case.before), load_memory(case.folder)
     index = before.labels.index(case.label)
-    left = without_classes(before, [index])
+    left, freed = without_classes(before, [index]), 0
     for old, new, own, still in zip(before.kernels, after.kernels, used_weights(before), used_weights(left)):
         assert old[still].tobytes() == new[still].tobytes()
         gone = own & ~still
         assert not np.isin(old[gone], new).any() and np.all(new[gone] != 0), "fresh ones"
-        assert gone.any() == (case.kind == "alone") or not gone.any()
+        freed += gone.sum()
     checks.assert_equal_trees(list(after.reserved), list(left.reserved))
     (one,) = case.done.classes
     assert (one["weights"], one["shared_weights"]) == weights_of_class(before, left, index)
+    assert freed == one["weights"] - one["shared_weights"] and (freed > 0) == (case.kind == "alone")
     assert one["share"] == pytest.approx(one["shared_weights"] / one["weights"], abs=1e-6)
 
 
@@ -212,6 +211,16 @@ def test_history_is_that_of_the_other_classes(case):
         stays = old["labels"] != case.label
         checks.assert_equal_trees({name: array[stays] for name, array in old.items()}, new)
     assert now.summary.bytes["image_count"] < before.summary.bytes["image_count"]
+
+
+def test_tasks_that_began_as_the_class_are_named(case):
+    begun_as, left = (read_summary(Workdir(folder)).facts["begun_as"] for folder in (case.before, case.folder))
+    copied = [one["remains"][-1] for one in case.done.classes if "began as copies" in one["remains"][-1]]
+    if case.kind == "alone":
+        assert begun_as == [[], [], []] and left == [[], []] and not copied
+    else:
+        assert begun_as == [[], [1, 1]] and left == [[], []]
+        assert copied == ["masks, norms and output layers of 2, 3 began as copies (warm start)"]
 
 
 def test_the_commands_work(case, tmp_path, capsys):

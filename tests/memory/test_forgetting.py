@@ -59,6 +59,9 @@ def test_one_class_after_the_other_is_as_all_at_once(memory):
 
 
 def test_what_only_the_class_used_is_zero_and_free(memory):
+    newest = memory.tasks[-1].classes
+    drawn, shared = weights_of_class(memory, without_classes(memory, newest), newest[0])
+    assert drawn > shared, "no weight would be set free here"
     for index in range(memory.n_classes):
         left = without_classes(memory, [index])
         task = next(task for task in memory.tasks if index in task.classes)
