@@ -7,19 +7,21 @@ from dgm_jax.errors import naming_extras
 from dgm_jax.version import __version__
 
 if TYPE_CHECKING:
+    from dgm_jax.forgetting import forget
     from dgm_jax.learner import Learner
     from dgm_jax.loading import load_classifier, load_memory
     from dgm_jax.memory.classifier import Classifier
     from dgm_jax.memory.memory import Memory
     from dgm_jax.runs.events import Callback
 
-__all__ = ["Callback", "Classifier", "Learner", "Memory", "__version__", "load_classifier", "load_memory"]
+__all__ = ["Callback", "Classifier", "Learner", "Memory", "__version__", "forget", "load_classifier", "load_memory"]
 
 _HOMES = {
     "Callback": "dgm_jax.runs.events",
     "Classifier": "dgm_jax.memory.classifier",
     "Learner": "dgm_jax.learner",
     "Memory": "dgm_jax.memory.memory",
+    "forget": "dgm_jax.forgetting",
     "load_classifier": "dgm_jax.loading",
     "load_memory": "dgm_jax.loading",
 }

@@ -131,6 +131,8 @@ class Learner:
         self, seeds: Sequence[int], streams: Sequence[TaskStream], workdirs: Sequence[Path], resume_anyway: bool
     ) -> list[Summary]:
         folders = [Workdir(workdir) for workdir in workdirs]
+        for folder in folders:
+            processes.on_first(folder.settle)
         begun = next((folder for folder in folders if folder.config.exists()), folders[0])
         settled = opening.with_precision(self.config, begun, self.devices[0])
         configs = [settled.with_changes(seed=seed) for seed in seeds]

@@ -51,6 +51,7 @@ def _memory_of_run(path: Path) -> Memory:
     from dgm_jax.runs.folder import Workdir
 
     folder = Workdir(path)
+    folder.settle()
     restored = checkpoints.restore(folder.checkpoints, on_damage=_warn)
     if restored is None and folder.seeds():
         raise NoMemory(f"{path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
@@ -100,10 +101,12 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
         raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run, or an exported file")
     if folder.seeds() and not folder.config.exists():
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
+    folder.settle()
     restored = checkpoints.restore(folder.checkpoints, _warn, wanted=lambda found: place in found.tree)
     if restored is None or "memory" not in restored.metadata:
         raise NoMemory(
-            f"{folder.path} has no classifier; expected the workdir of a run of dgm or separate with a finished task"
+            f"{folder.path} has no classifier {reading!r}; expected the workdir of a run of dgm or separate with a "
+            "finished task (once a class is forgotten, the auxiliary one is missing until the next task)"
         )
     n_tasks = len(restored.metadata["memory"]["tasks"])
     if after_task is not None and not 0 <= after_task < n_tasks:
@@ -147,7 +150,9 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
     from dgm_jax.runs.folder import Workdir
     from dgm_jax.runs.session import new_method
 
-    restored = checkpoints.restore(Workdir(workdir).checkpoints, on_damage=_warn)
+    folder = Workdir(workdir)
+    folder.settle()
+    restored = checkpoints.restore(folder.checkpoints, on_damage=_warn)
     if restored is None:
         raise NoMemory(f"{workdir} holds no checkpoint of {config.method}; run it first")
     method = new_method(with_method_settings(config), stream, jax.local_devices()[:1])

@@ -296,6 +296,12 @@ def test_formats(desk) -> None:
     assert desk["labels"].shape == (128,) and set(np.asarray(desk["labels"]).tolist()) <= {0, 1, 2, 3}
 
 
+def test_forget(desk, capsys) -> None:
+    run("docs/forget.md", desk)
+    assert capsys.readouterr().out.startswith("('0', '1', '2') [")
+    assert dgm_jax.load_memory("runs/digits-dgma-seed0").labels == (0, 1, 2)
+
+
 def test_extend(desk, monkeypatch) -> None:
     logged: list = []
 
@@ -331,7 +337,18 @@ def test_the_width_of_a_baseline(capsys) -> None:
 
 def test_every_block_of_python_is_run() -> None:
     """A page with Python is run above, or has a separate test."""
-    run_above = ("ship", "start", "own-images", "stream", "arrays", "formats", "extend", "devices", "baselines")
+    run_above = (
+        "ship",
+        "start",
+        "own-images",
+        "stream",
+        "arrays",
+        "formats",
+        "forget",
+        "extend",
+        "devices",
+        "baselines",
+    )
     tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
     tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
     tested.add("docs/flax.md")  # tests/nn/test_flax_examples.py

@@ -11,6 +11,7 @@ import tyro
 from dgm_jax.commands import experiments
 from dgm_jax.commands.arguments import did_you_mean, parse_options, program
 from dgm_jax.commands.export import Export
+from dgm_jax.commands.forget import Forget
 from dgm_jax.commands.predict import Predict
 from dgm_jax.commands.prepare import Prepare
 from dgm_jax.commands.report import Report
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type[Command]] = {
     "predict": Predict,
     "report": Report,
     "export": Export,
+    "forget": Forget,
     "prepare": Prepare,
 }
 # The other commands: they read their command lines themselves, and need slower imports for it.

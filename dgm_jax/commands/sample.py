@@ -1,12 +1,12 @@
 """`python -m dgm_jax sample`: images of learnt classes, from the memory of a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dgm_jax.commands.arguments import AfterTask, Debug, RunOrFile, require_place, require_run_or_file, shown
-from dgm_jax.data.dataset import composed
+from dgm_jax.data.classes import find_classes, titled
 from dgm_jax.errors import UserError
 from dgm_jax.system.interruption import Signals
 
@@ -51,10 +51,10 @@ class Sample:
 
         memory = dgm_jax.load_memory(self.workdir, after_task=self.after_task)
         known = dict(zip(memory.labels[: memory.n_classes], memory.names))
-        labels = _find_classes(self.classes, known)
+        labels = find_classes(self.classes, known)
         key = new_key(self.seed)
         if in_picture:
-            rows = {_title(label, known[label]): memory.sample(label, self.n, key) for label in labels}
+            rows = {titled(label, known[label]): memory.sample(label, self.n, key) for label in labels}
             pictures.write_png(self.out, pictures.labelled_grid(rows, columns=min(self.n, _COLUMNS)))
         else:
             _write_each(memory, labels, self.n, key, self.out, signals)
@@ -77,36 +77,6 @@ class Sample:
                 )
         elif self.out.is_file() or (self.out.suffix and not self.out.is_dir()):
             raise UserError(f"--out {self.out}: expected a picture's name that ends in .png, or a folder")
-
-
-def _title(label: int, name: str) -> str:
-    return str(label) if str(label) == name else f"{label} {name}"
-
-
-def _find_classes(words: Sequence[str], known: dict[int, str]) -> list[int]:
-    """The labels of classes that are given by label or by name, without repetition.
-
-    Args:
-      words: labels or names.
-      known: the name of each label that the memory knows.
-
-    Raises:
-      UserError: if a word is unknown, or is the label of one class and the name of another.
-    """
-    words, known = [composed(word) for word in words], {label: composed(name) for label, name in known.items()}
-    by_word = {str(label): label for label in known}
-    for label, name in known.items():
-        if by_word.setdefault(name, label) != label and name in words:
-            other = known[by_word[name]]
-            raise UserError(
-                f"--classes {name} is ambiguous: it is the label of class {other!r} and the name of the class with "
-                f"label {label}; write {other} for the first or {label} for the second"
-            )
-    unknown = [word for word in words if word not in by_word]
-    if unknown:
-        titles = ", ".join(_title(label, name) for label, name in known.items())
-        raise UserError(f"--classes {' '.join(unknown)}: unknown to the memory; it knows {titles}")
-    return list(dict.fromkeys(by_word[word] for word in words))
 
 
 def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array", out: Path, signals: Signals) -> None:

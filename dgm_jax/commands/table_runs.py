@@ -158,6 +158,9 @@ class TableRun:
             raise UserError("not run yet")
         if not summary.finished:
             raise UserError(f"not finished: {summary.finished_tasks} of {len(summary.tasks)} tasks")
+        if summary.forgotten:
+            names = ", ".join(one["class"] for one in summary.forgotten)
+            raise OtherConfiguration(f"{self.workdir} holds a run that has forgotten {names}; choose other --runs")
         if self.sized_by is not None and not self._size():
             raise UserError("not run yet")
         options = self.options

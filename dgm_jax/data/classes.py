@@ -1,4 +1,4 @@
-"""Chooses classes of a data set: reads a choice from the command line, and checks it against the available classes."""
+"""Chooses classes of a data set or of a run: reads a choice, and checks it against those that there are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgm_jax.data.dataset import DataError, composed
+from dgm_jax.errors import UserError
 
 
 def parse_classes(text: str, available: Sequence[str]) -> tuple[str, ...]:
@@ -90,3 +91,34 @@ def new_labels(classes: Sequence[str] | None, names: Sequence[str], where: str) 
         return {label: label for label in range(len(names))}
     stored = {name: label for label, name in enumerate(names)}
     return {stored[name]: label for label, name in enumerate(check_classes(classes, names, where))}
+
+
+def titled(label: int, name: str) -> str:
+    """A class as a person reads it: its label and its name, once if they are the same."""
+    return str(label) if str(label) == name else f"{label} {name}"
+
+
+def find_classes(words: Sequence[str], known: dict[int, str]) -> list[int]:
+    """The labels of classes that are given by label or by name, without repetition.
+
+    Args:
+      words: labels or names.
+      known: the name of each label that the memory knows.
+
+    Raises:
+      UserError: if a word is unknown, or is the label of one class and the name of another.
+    """
+    words, known = [composed(word) for word in words], {label: composed(name) for label, name in known.items()}
+    by_word = {str(label): label for label in known}
+    for label, name in known.items():
+        if by_word.setdefault(name, label) != label and name in words:
+            other = known[by_word[name]]
+            raise UserError(
+                f"--classes {name} is ambiguous: it is the label of class {other!r} and the name of the class with "
+                f"label {label}; write {other} for the first or {label} for the second"
+            )
+    unknown = [word for word in words if word not in by_word]
+    if unknown:
+        titles = ", ".join(titled(label, name) for label, name in known.items())
+        raise UserError(f"--classes {' '.join(unknown)}: unknown to the memory; it knows {titles}")
+    return list(dict.fromkeys(by_word[word] for word in words))

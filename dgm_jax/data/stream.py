@@ -235,6 +235,28 @@ class TaskStream:
             )
 
 
+def without_images(
+    past: Past, *, image_shape: tuple[int, int, int], stored_shape: tuple[int, ...], protocol: Protocol
+) -> TaskStream:
+    """The stream of tasks that are all learnt and whose images no longer exist."""
+    return TaskStream(
+        name=past.name,
+        part_name=past.name,
+        tasks=_successive([*map(len, past.tasks)]),
+        classes=tuple(itertools.chain.from_iterable(past.tasks)),
+        class_names=past.class_names,
+        image_shape=image_shape,
+        stored_shape=stored_shape,
+        fingerprint=past.fingerprint,
+        protocol=protocol,
+        n_past=len(past.tasks),
+        _train={},
+        _validation={},
+        _test={},
+        _train_counts=past.train_counts,
+    )
+
+
 def class_incremental(
     dataset: Dataset,
     *,

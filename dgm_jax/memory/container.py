@@ -56,6 +56,11 @@ def pack(sections: Mapping[str, Section]) -> bytes:
     return content[: _SEAL.start] + _seal(content) + content[_SEAL.stop :]
 
 
+def is_ours(start: bytes) -> bool:
+    """Whether a file with these first bytes, at least 64, begins as `pack` writes it."""
+    return start[_SIZE.size : _SEAL.start] == _BEGINNING
+
+
 def unpack(content: bytes, known: Collection[str]) -> dict[str, Section]:
     """Undoes `pack`.
 
@@ -68,7 +73,7 @@ def unpack(content: bytes, known: Collection[str]) -> dict[str, Section]:
       DamagedMemoryFile: if the content is not what `pack` writes; the text says what is wrong.
       NewerFormat: if a later version of this package wrote it, or it has a section that is unknown and not optional.
     """
-    if content[_SIZE.size : _SEAL.start] != _BEGINNING:
+    if not is_ours(content):
         raise DamagedMemoryFile("it does not begin as a file that `python -m dgm_jax export` wrote")
     # The checksum comes first, so that damage cannot pass for a newer version: those keep it in its place.
     if content[_SEAL] != _seal(content):

@@ -33,8 +33,8 @@ def to_npz(memory: Memory) -> bytes:
     if not memory.own_kernels:
         arrays |= {f"kernel_{i}": kernel for i, kernel in enumerate(memory.kernels)}
     for t, task in enumerate(memory.tasks):
-        for name in ("classes", "widths", "n_conditioned"):
-            arrays[f"task_{t}_{name}"] = np.array(getattr(task, name))
+        for name, values in (("classes", "noise_entries"), ("widths", "widths"), ("n_conditioned", "n_conditioned")):
+            arrays[f"task_{t}_{name}"] = np.array(getattr(task, values))
         arrays[f"task_{t}_heads"] = task.heads
         arrays |= {f"task_{t}_mask_{i}": mask for i, mask in enumerate(task.masks)}
         arrays |= {f"task_{t}_kernel_{i}": kernel for i, kernel in enumerate(task.kernels or ())}
@@ -57,16 +57,17 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     known = _of_32_bits(memory.labels[: memory.n_classes])
     tasks = np.array([t for t, task in enumerate(memory.tasks) for _ in task.classes], np.int32)
     heads = np.array(list(itertools.chain.from_iterable(range(len(task.classes)) for task in memory.tasks)), np.int32)
+    entries = np.array([entry for task in memory.tasks for entry in task.noise_entries], np.int32)
 
     def branch(number: int) -> Callable[..., jax.Array]:
         task = memory.tasks[number]
         cut = memory.cut(task)
         chunk = partial(sample_chunk, memory.generator, noise_dim=memory.noise_dim, n_conditioned=task.n_conditioned)
 
-        def images_of_class(key: jax.Array, start: jax.Array, index: jax.Array, head: jax.Array) -> jax.Array:
+        def images_of_class(key: jax.Array, start: jax.Array, entry: jax.Array, head: jax.Array) -> jax.Array:
             heads = lax.dynamic_slice_in_dim(cut.generator.heads, head, 1)
             with_one_head = replace(cut, generator=replace(cut.generator, heads=heads))
-            return chunk(with_one_head, key, start, index)
+            return chunk(with_one_head, key, start, entry)
 
         return images_of_class
 
@@ -77,7 +78,8 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
         key = jax.random.wrap_key_data(key_data, impl=KEYS)
         is_label = jnp.asarray(known) == label
         index = jnp.argmax(is_label).astype(jnp.int32)
-        images = lax.switch(jnp.asarray(tasks)[index], branches, key, start, index, jnp.asarray(heads)[index])
+        entry, head = jnp.asarray(entries)[index], jnp.asarray(heads)[index]
+        images = lax.switch(jnp.asarray(tasks)[index], branches, key, start, entry, head)
         return jnp.where(jnp.any(is_label), images, jnp.nan)
 
     return sample

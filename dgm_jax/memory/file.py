@@ -1,12 +1,15 @@
 """A memory, a classifier or both in one file: an ordinary safetensors file (docs/formats.md)."""
 
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from dgm_jax.errors import NewerFormat
+import numpy as np
+
+from dgm_jax.errors import NewerFormat, UserError
 from dgm_jax.memory import classifier_section, memory_section, old_file
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.memory.container import DamagedMemoryFile, pack, unpack
+from dgm_jax.memory.container import DamagedMemoryFile, is_ours, pack, unpack
 from dgm_jax.memory.memory import Memory
 from dgm_jax.system import files
 
@@ -40,6 +43,8 @@ def encode(memory: Memory | None = None, classifier: Classifier | None = None) -
     sections = {}
     if memory is not None:
         sections["memory"] = memory_section.encode(memory)
+        if any(task.conditions is not None for task in memory.tasks):
+            sections["noise_entries"] = memory_section.encode_entries(memory)
     if classifier is not None:
         sections["classifier"] = classifier_section.encode(classifier)
     if not sections:
@@ -71,11 +76,31 @@ def decode(content: bytes) -> Contents:
     """Undoes `encode`; raises what `read` does."""
     if content.startswith(old_file.MAGIC):
         return Contents(memory=old_file.decode(content))
-    sections = unpack(content, ("memory", "classifier"))
+    sections = unpack(content, ("memory", "noise_entries", "classifier"))
     memory, classifier = sections.get("memory"), sections.get("classifier")
     if memory is None and classifier is None:
         raise DamagedMemoryFile("it holds neither a memory nor a classifier")
     return Contents(
-        None if memory is None else memory_section.decode(memory),
+        None if memory is None else memory_section.decode(memory, sections.get("noise_entries")),
         None if classifier is None else classifier_section.decode(classifier),
     )
+
+
+def labels_in(path: Path) -> frozenset[int]:
+    """The labels of the classes that an exported file draws or predicts; none if it is another file, or damaged.
+
+    A program (`--to stablehlo`) does not say what it is, and counts as another file.
+    """
+    with open(path, "rb") as file:
+        start = file.read(64)
+    try:
+        if is_ours(start) or start.startswith(old_file.MAGIC):
+            contents = read(path)
+            return frozenset(label for one in contents if one is not None for label in one.labels)
+        if start.startswith(b"PK"):
+            with np.load(path, allow_pickle=False) as arrays:
+                if {"labels", "noise_dim", "task_0_heads"} <= set(arrays.files):
+                    return frozenset(arrays["labels"].tolist())
+    except (UserError, ValueError, zipfile.BadZipFile, EOFError):
+        pass
+    return frozenset()

@@ -133,11 +133,12 @@ class Memory:
     def _sampler(self, index: int) -> tuple[SamplerParams, Callable[..., jax.Array]]:
         task = self.single_class_task(index)
         generator, noise_dim, n_conditioned = self.generator, self.noise_dim, task.n_conditioned
+        (entry,) = task.noise_entries
 
         @pinned()
         def draw(params: SamplerParams, key: jax.Array, start: jax.Array | int = 0) -> jax.Array:
             key = as_key(key)
-            return sample_chunk(generator, params, key, start, index, noise_dim=noise_dim, n_conditioned=n_conditioned)
+            return sample_chunk(generator, params, key, start, entry, noise_dim=noise_dim, n_conditioned=n_conditioned)
 
         return jax.device_put(self.cut(task)), draw
 
@@ -204,7 +205,12 @@ class Memory:
         """What belongs to the class of this index, as if it had been the only one of its task."""
         task = next(t for t in self.tasks if index in t.classes)
         head = task.classes.index(index)
-        return replace(task, classes=(index,), heads=task.heads[head : head + 1])
+        one = slice(head, head + 1)
+        return replace(task, classes=(index,), conditions=task.noise_entries[one], heads=task.heads[one])
+
+    def noise_entry(self, index: int) -> int:
+        """The entry of the noise that is 1 for the class of this index; it stays when classes are numbered anew."""
+        return self.single_class_task(index).noise_entries[0]
 
     def cut(self, task: TaskMemory) -> SamplerParams:
         """Cuts a task's sub-network out of the shared weights, padded to one of few shapes."""
@@ -266,6 +272,7 @@ class Memory:
                     "classes": list(task.classes),
                     "widths": list(task.widths),
                     "n_conditioned": task.n_conditioned,
+                    **({} if task.conditions is None else {"conditions": list(task.conditions)}),
                 }
                 for task in self.tasks
             ],
@@ -285,6 +292,7 @@ class Memory:
                 heads=arrays["heads"],
                 n_conditioned=data["n_conditioned"],
                 kernels=arrays.get("kernels"),
+                conditions=tuple(data["conditions"]) if "conditions" in data else None,
             )
             for arrays, data in zip(tree["tasks"], plain["tasks"], strict=True)
         )
@@ -324,19 +332,19 @@ def sample_chunk(
     cut: SamplerParams,
     key: jax.Array,
     start: jax.Array,
-    index: jax.Array,
+    entry: jax.Array,
     *,
     noise_dim: int,
     n_conditioned: int,
 ) -> jax.Array:
-    """Draws the images number `start` to `start + CHUNK - 1` of a key and of the class of this index.
+    """Draws the images number `start` to `start + CHUNK - 1` of a key and of the class with this entry of the noise.
 
     `cut` is the sub-network of the class's task, with the one output layer of the class. The images are float32 in
     [-1, 1], [CHUNK, height, width, channels].
     """
     keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(CHUNK))
     one_noise = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
-    noise = jax.vmap(lambda k: one_noise(k, jnp.asarray(index)[None])[0])(keys)
+    noise = jax.vmap(lambda k: one_noise(k, jnp.asarray(entry)[None])[0])(keys)
     masks = [None] * len(cut.generator.kernels)  # The masks are applied already.
     head = jnp.zeros(CHUNK, jnp.int32)
     with jax.default_matmul_precision("highest"):  # Whatever precision the training used.
@@ -344,9 +352,11 @@ def sample_chunk(
 
 
 def used_weights(memory: Memory) -> list[np.ndarray]:
-    """The weights that some task draws with: bool arrays of the kernels' shapes. No cut holds any other weight."""
+    """The shared weights that some task draws with: bool, of the kernels' shapes. No cut holds any other of them."""
     used = [np.zeros(kernel.shape, bool) for kernel in memory.kernels]
     for task in memory.tasks:
+        if task.kernels is not None:  # It shares none.
+            continue
         of_units = task.masks[0].ndim == 1
         for number, (source, target) in enumerate(memory.generator.ends):
             if not of_units:

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -148,11 +148,20 @@ def encode(memory: Memory) -> Section:
     return Section(dataclasses.asdict(header), tensors)
 
 
-def decode(section: Section) -> Memory:
+def encode_entries(memory: Memory) -> Section:
+    """For each class of each task the entry of the noise that is 1, for a memory whose classes were numbered anew."""
+    return Section({"entries": [list(task.noise_entries) for task in memory.tasks]}, {})
+
+
+def decode(section: Section, entries: Section | None = None) -> Memory:
     """Undoes `encode`; the memory draws bit for bit what the encoded one does.
 
+    Args:
+      section: made by `encode`.
+      entries: made by `encode_entries`; None: the entry of each class is its index.
+
     Raises:
-      DamagedMemoryFile: if the section is none that `encode` makes.
+      DamagedMemoryFile: if a section is none that they make.
     """
     header, tensors = Header.from_json(section.header), section.tensors
     sizes = header.tensor_sizes()
@@ -166,6 +175,8 @@ def decode(section: Section) -> Memory:
         _task(header, task, tuple(itertools.islice(numbers, len(task.labels))), t, tensors)
         for t, task in enumerate(header.tasks)
     )
+    if entries is not None:
+        tasks = _with_entries(tasks, entries)
     memory = Memory(
         kernels=[np.zeros(shape, np.float32) for shape in header.kernel_shapes()],
         reserved=list(unite_masks(tasks, header.mask_shapes(header.widths))),
@@ -185,6 +196,18 @@ def decode(section: Section) -> Memory:
         kernel[of_kernel] = tensors["weights"][taken : taken + n]
         taken += n
     return memory
+
+
+def _with_entries(tasks: tuple[TaskMemory, ...], section: Section) -> tuple[TaskMemory, ...]:
+    require(list(section.header) == ["entries"] and not section.tensors, "more than entries of the noise")
+    found = section.header["entries"]
+    require(type(found) is list and len(found) == len(tasks), f"entries of the noise {found!r}")
+    for own, task in zip(found, tasks, strict=True):
+        require(type(own) is list and len(own) == len(task.classes), f"entries of the noise {own!r}")
+        for entry in own:
+            require_number(entry, 0, task.n_conditioned - 1, "entry of the noise")
+    pairs = zip(tasks, map(tuple, found), strict=True)
+    return tuple(replace(task, conditions=None if own == task.classes else own) for task, own in pairs)
 
 
 def _check(header: Header) -> None:

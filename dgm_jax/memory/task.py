@@ -23,6 +23,13 @@ class TaskMemory:
     heads: np.ndarray  # [classes of the task, k, k, c_last, channels]
     n_conditioned: int  # Entries of the noise that carry the one-hot class.
     kernels: list[np.ndarray] | None = None  # Its own generator, without masks; None: it uses the shared weights.
+    # Where the one-hot of each class is 1; None: at the class index. They differ once an earlier class was forgotten.
+    conditions: tuple[int, ...] | None = None
+
+    @property
+    def noise_entries(self) -> tuple[int, ...]:
+        """For each class the entry of the noise that is 1."""
+        return self.classes if self.conditions is None else self.conditions
 
 
 def own_generator(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> SamplerParams:

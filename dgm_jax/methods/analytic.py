@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers
-from dgm_jax.methods.method import InProgress, Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
+from dgm_jax.methods.feature_memory import REMAINS, FeatureLearner, FeatureMemory, classifiers
+from dgm_jax.methods.method import Forgotten, InProgress, Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.models.closed_form import Sums, linear_discriminant, nearest_mean, ridge_discriminant
 from dgm_jax.training.feature_sums import AT_ONCE, IMAGES_PER_BLOCK
 
@@ -86,6 +86,14 @@ class Analytic(Method[FeatureMemory, Training]):
             for state, sums in zip(training.states, training.sums, strict=True)
         ]
         return [Learnt(state, classifiers(state, self.setting.n_seen(training.task), _SOLUTIONS)) for state in states]
+
+    def forget(
+        self, state: FeatureMemory, forgotten: Sequence[int], key: jax.Array, watch: Watch
+    ) -> Forgotten[FeatureMemory]:
+        """Removes the sums of classes; the classifiers are solved for without them when they are asked."""
+        n_seen = self.setting.n_classes + len(forgotten)
+        kept = [index for index in range(n_seen) if index not in forgotten]
+        return Forgotten(state.of_classes(kept), remains=REMAINS)
 
     def to_tree(self, state: FeatureMemory) -> tuple[Tree, dict[str, Any]]:
         """The filters and the sums."""

@@ -17,16 +17,18 @@ import jax
 import numpy as np
 
 from dgm_jax import metrics
-from dgm_jax.memory.memory import Memory
+from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.forgetting import weights_of_class
+from dgm_jax.memory.memory import Memory, used_weights
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods.best_epoch import BestEpoch
 from dgm_jax.methods.combined import more_readings
-from dgm_jax.methods.dgm_state import GenerativeMemory, State
-from dgm_jax.methods.feature_memory import FeatureLearner
+from dgm_jax.methods.dgm_state import GenerativeMemory, State, without_classes
+from dgm_jax.methods.feature_memory import REMAINS, FeatureLearner
 from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.mean_images import mean_images, moved_to_means
 from dgm_jax.methods.memory_limit import allowed_growth, require_room
-from dgm_jax.methods.method import InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
+from dgm_jax.methods.method import Forgotten, InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images, room_for_all_classes
 from dgm_jax.training import task as tasks
 from dgm_jax.training.epoch import TaskImages, padded
@@ -204,22 +206,31 @@ class DGM(GenerativeMemory[Training]):
         task = training.task
         self._prepare(training)
         frozen = [self._freeze(training, run, state) for run, state in enumerate(training.running.states())]
-        with watch.phase("consolidate", self.config.consolidation.consolidation_steps) as on_steps:
-            self.setting.worker.wait(("sample", task))
-            sample_keys = [derive_key(given.key, Purpose.SAMPLE_FOR_CONSOLIDATION, task) for given in training.inputs]
-            consolidated = self.trainer.consolidate(
-                [derive_key(given.key, Purpose.CONSOLIDATE, task) for given in training.inputs],
-                [self.images_to_consolidate(run.state, key) for run, key in zip(frozen, sample_keys, strict=True)],
-                self.setting.seen(task),
-                on_steps=on_steps,
-            )
+        keys, states = [given.key for given in training.inputs], [run.state for run in frozen]
         learnt = []
-        for run, (learner, means) in zip(frozen, consolidated, strict=True):
-            classifier = self.setting.classifier(learner.params, learner.statistics, task)
+        for run, (classifier, means) in zip(frozen, self._consolidate(task, keys, states, watch), strict=True):
             readings = {"consolidated": classifier, **run.classifiers}
             state = replace(run.state, classifier=classifier)
             learnt.append(replace(run, state=state, classifiers=readings, metrics=means))
         return self._with_features(training, learnt, watch) if self.features else learnt
+
+    def _consolidate(
+        self, task: int, keys: Sequence[jax.Array], states: Sequence[State], watch: Watch
+    ) -> list[tuple[Classifier, dict[str, float]]]:
+        """Trains a classifier of all classes of each state on images that its memory draws; also their metrics."""
+        with watch.phase("consolidate", self.config.consolidation.consolidation_steps) as on_steps:
+            self.setting.worker.wait(("sample", task))
+            sample_keys = [derive_key(key, Purpose.SAMPLE_FOR_CONSOLIDATION, task) for key in keys]
+            consolidated = self.trainer.consolidate(
+                [derive_key(key, Purpose.CONSOLIDATE, task) for key in keys],
+                [self.images_to_consolidate(state, key) for state, key in zip(states, sample_keys, strict=True)],
+                self.setting.seen(task),
+                on_steps=on_steps,
+            )
+        return [
+            (self.setting.classifier(learner.params, learner.statistics, task), means)
+            for learner, means in consolidated
+        ]
 
     def images_to_consolidate(self, state: State, key: jax.Array) -> TaskImages:
         """What the classifier of all classes learns from: drawn images, perhaps moved to the mean of the real ones."""
@@ -297,3 +308,26 @@ class DGM(GenerativeMemory[Training]):
         opened = memory.newly_reserved()
         allowed = allowed_growth(self.networks, memory, opened, self._sizes_after(task))
         return allowed, allowed != opened
+
+    # ---- Forget classes on request (not in the paper) ----
+
+    def forget(self, state: State, forgotten: Sequence[int], key: jax.Array, watch: Watch) -> Forgotten[State]:
+        """Takes classes out, gives weights that no class needs a fresh start, and trains the classifier anew."""
+        left = without_classes(state, forgotten)
+        remains = REMAINS if self.features else ()
+        if self.config.gan.reinitialise_discriminator:
+            left = replace(left, auxiliary=None)  # Nothing reads it again, and it learnt the classes.
+        else:
+            remains = (*remains, "the discriminator, with which the next task begins, learnt them; only its outputs go")
+        for task, earlier in zip(state.memory.tasks, state.begun_as):  # The earlier classes that a task began as.
+            names = ", ".join(state.memory.names[i] for i in task.classes if i not in forgotten)
+            if names and set(earlier) & set(forgotten):
+                remains = (*remains, f"masks, norms and output layers of {names} began as copies (warm start)")
+        # Where all weights of a unit are 0, no gradient would reach them.
+        used, widths = used_weights(left.memory), left.memory.widths
+        fresh = self.networks.new_kernels(derive_key(key, Purpose.FORGET, left.memory.n_classes), widths)
+        kernels = [np.where(of, *pair) for of, *pair in zip(used, left.memory.kernels, fresh, strict=True)]
+        left = replace(left, memory=replace(left.memory, kernels=kernels))
+        ((classifier, _),) = self._consolidate(len(left.memory.tasks) - 1, [key], [left], watch)
+        weights = tuple(weights_of_class(state.memory, left.memory, index) for index in forgotten)
+        return Forgotten(replace(left, classifier=classifier), weights, remains)

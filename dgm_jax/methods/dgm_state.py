@@ -1,19 +1,20 @@
 """What DGM knows between two tasks: how a checkpoint holds it, and what a run reports of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 
+from dgm_jax.memory import forgetting
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.methods.feature_memory import FeatureMemory
 from dgm_jax.methods.memory_limit import KB
 from dgm_jax.methods.method import Method, Training, Tree, bytes_of_arrays, with_total
 from dgm_jax.training.estimate import estimated_seconds
-from dgm_jax.types import params_to_tree
+from dgm_jax.types import Linear, params_to_tree
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,39 @@ class State:
     limited_after: tuple[int, ...] = ()  # Tasks after which the limit to the memory stopped the generator's growth.
     features: FeatureMemory | None = None  # Sums of features of real images, if the settings ask for them.
     means: np.ndarray | None = None  # The mean image of each class learnt (`mean_images`), if they ask for it.
+
+
+def without_classes(state: State, forgotten: Collection[int]) -> State:
+    """What is left of a state without classes, given by index; the others are numbered anew, without gaps.
+
+    The consolidated classifier, which learnt them, goes. The auxiliary one loses its outputs for them.
+    """
+    memory = state.memory
+    kept = [index for index in range(memory.n_classes) if index not in forgotten]
+    left = [task for task, own in enumerate(memory.tasks) if set(own.classes) & set(kept)]
+    begun_as = zip(state.begun_as, memory.tasks)  # Early tasks may lack an entry; then all do.
+    return replace(
+        state,
+        memory=forgetting.without_classes(memory, forgotten),
+        classifier=None,
+        auxiliary=None if state.auxiliary is None else _of_classes(state.auxiliary, kept),
+        begun_as=tuple(
+            tuple(kept.index(index) for index in earlier if index in kept)
+            for earlier, task in begun_as
+            if set(task.classes) & set(kept)
+        ),
+        limited_after=tuple(left.index(task) for task in state.limited_after if task in left),
+        features=None if state.features is None else state.features.of_classes(kept),
+        means=None if state.means is None else state.means[kept],
+    )
+
+
+def _of_classes(classifier: Classifier, kept: list[int]) -> Classifier:
+    """A classifier with the outputs of these classes only."""
+    head = classifier.params.classifier
+    params = replace(classifier.params, classifier=Linear(head.kernel[:, kept], head.bias[kept]))
+    labels = tuple(classifier.labels[index] for index in kept)
+    return replace(classifier, params=params, labels=labels, names=tuple(classifier.names[index] for index in kept))
 
 
 class GenerativeMemory(Method[State, Training]):

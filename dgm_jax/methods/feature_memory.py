@@ -1,7 +1,7 @@
 """What `analytic` keeps of the images seen, and `dgm` beside its memory if asked: filters, and sums of features."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,12 @@ from dgm_jax.models.patch_filters import GROUP, PatchFilters
 from dgm_jax.training.feature_sums import FeatureSums
 
 _PREDICTED_AT_ONCE = 8 * GROUP
+
+# What `FeatureMemory.of_classes` leaves of other classes, for a person.
+REMAINS = (
+    "the Gram matrix of the analytic reading, one sum over the images of all classes, still holds its share of them",
+    "the filters of the analytic reading, which were found in the images of the run's first task, stay",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class FeatureMemory:
         new = (0, n_classes - len(counts))
         sums = Sums(gram + np.triu(gram, 1).T, np.pad(of_class, [new, (0, 0)]), np.pad(counts, new))
         return cls(sums, PatchFilters(**tree["filters"]) if "filters" in tree else None)
+
+    def of_classes(self, kept: Sequence[int]) -> "FeatureMemory":
+        """With the sums and counts of these classes only, in this order; the Gram matrix stays that of all images."""
+        rows = list(kept)
+        sums = Sums(self.sums.gram, self.sums.of_class[rows], self.sums.counts[rows])
+        return replace(self, sums=sums)
 
     def bytes(self) -> dict[str, int]:
         """Bytes by part: all that is needed to go on learning and to predict."""

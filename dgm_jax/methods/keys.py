@@ -6,7 +6,7 @@ import jax
 
 
 class Purpose(IntEnum):
-    """The uses of random numbers in a run of DGM; method analytic has the last one only."""
+    """The uses of random numbers in a run of DGM; method analytic has `FILTERS` only."""
 
     INITIALISE = 0
     BEGIN_TASK = 1
@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     SHOW = 7
     COMPARE = 8
     FILTERS = 9
+    FORGET = 10
 
 
 def derive_key(seed_key: jax.Array, purpose: Purpose, *numbers: int) -> jax.Array:

@@ -159,6 +159,15 @@ class Learnt(Generic[State]):
     notes: tuple[str, ...] = ()  # What a person should know.
 
 
+@dataclass(frozen=True)
+class Forgotten(Generic[State]):
+    """What one seed knows once it has forgotten classes."""
+
+    state: State
+    weights: tuple[tuple[int, int], ...] = ()  # Of each class: those it was drawn with, and those that stay for others.
+    remains: tuple[str, ...] = ()  # What else the state still holds of them, for a person.
+
+
 @dataclass
 class InProgress(Generic[State]):
     """A task in progress, of all seeds side by side; a method adds what else it needs."""
@@ -243,6 +252,18 @@ class Method(ABC, Generic[State, Training]):
     def expand(self, task: int, key: jax.Array, state: State) -> State:
         """Makes room after a task for the next one; does nothing more if called again."""
         return state
+
+    def forget(self, state: State, forgotten: Sequence[int], key: jax.Array, watch: Watch) -> Forgotten[State]:
+        """Takes classes out of a state; only of methods that can.
+
+        Args:
+          state: it knows the classes.
+          forgotten: their class indices in the state. This method is bound to a stream without them, in which all tasks
+            are learnt and the other classes are numbered anew, without gaps.
+          key: the seed's.
+          watch: follows the work.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def to_tree(self, state: State) -> tuple[Tree, dict[str, Any]]:

@@ -5,9 +5,9 @@ the end of a stage or within one. Within a stage it continues with the images of
 any stream of new classes, and drops one that was announced but not begun.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, compress, pairwise
 from typing import Any
 
 from dgm_jax.data import Past, TaskStream
@@ -47,6 +47,19 @@ class LearntSoFar:
             "train_counts": self.stream["train_counts"][:n],
         }
         return LearntSoFar(stream, self.names[: sum(map(len, tasks))], stages)
+
+    def of_classes(self, kept: Collection[int], n_tasks: int) -> "LearntSoFar":
+        """These classes, by label, of the first `n_tasks` tasks; tasks and stages that are left without a class go."""
+        stays = [[label in kept for label in task] for task in self.stream["tasks"][:n_tasks]]
+        ends = accumulate(self.stages, initial=0)
+        sizes = [sum(map(any, stays[start:end])) for start, end in pairwise(ends)]
+        parts = zip(self.stream["fingerprint"].split("+"), sizes, strict=True)
+        stream = {**self.stream, "fingerprint": "+".join(part for part, size in parts if size)}
+        for fact in ("tasks", "train_counts"):  # Of each class of each task.
+            rows = [list(compress(row, stay)) for row, stay in zip(self.stream[fact], stays)]
+            stream[fact] = [row for row in rows if row]
+        names = tuple(compress(self.names, chain.from_iterable(stays)))
+        return LearntSoFar(stream, names, tuple(size for size in sizes if size))
 
     def past(self) -> Past:
         """What is left of it once its images are gone."""

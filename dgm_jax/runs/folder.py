@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.config.formats import FORMAT_VERSION as FORMAT_VERSION  # Of config.json.
-from dgm_jax.system import files
+from dgm_jax.system import exchange, files
+from dgm_jax.system.lock import RunLock
 
 
 class Workdir:
@@ -29,6 +30,17 @@ class Workdir:
         self.report = self.path / "report.html"
         self.begun_from = self.path / "begun_from.json"  # Of a run that goes on from a task of another one.
         self.commands = self.path / "commands.txt"  # The commands that began and continued the run, one a line.
+
+    def settle(self) -> None:
+        """Finishes what a kill interrupted: a class that was being forgotten is gone once the folder is opened.
+
+        Raises:
+          WorkdirInUse: if a process is doing this right now.
+          WorkdirError: if the folder cannot be written.
+        """
+        if exchange.is_pending(self.path):
+            with RunLock(self.path):
+                exchange.finish(self.path)
 
     def seeds(self) -> list[str]:
         """Names of the folders of runs that lie in this one: those of several seeds, trained side by side."""

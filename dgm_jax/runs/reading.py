@@ -116,14 +116,16 @@ def read_answers(folder: Workdir, summary: Summary) -> dict[str, Answers]:
 
 
 def require_run(path: Path) -> Workdir:
-    """The folder of a single run.
+    """The folder of a single run, settled (`Workdir.settle`).
 
     Raises:
       NoRun: if it is none; says which folders are, if it holds the runs of several seeds.
+      WorkdirInUse, WorkdirError: as `Workdir.settle`.
     """
     folder = Workdir(path)
     if not folder.path.is_dir():
         raise NoRun(f"{folder.path}: no such folder; expected the --workdir of a run")
+    folder.settle()
     if not folder.config.is_file():
         seeds = folder.seeds()
         if seeds:

@@ -1,7 +1,7 @@
 """What a run has measured so far."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ class Record:
     capacity: list[dict[str, Any]] = field(default_factory=list)
     privacy: list[dict[str, Any]] = field(default_factory=list)  # Of each class, measured when it was learnt.
     seconds: dict[str, float] = field(default_factory=dict)  # By phase.
+    forgotten: list[dict[str, Any]] = field(default_factory=list)  # Classes removed on request, and what was said then.
 
     @classmethod
     def new(cls, readings: Sequence[str]) -> "Record":
@@ -69,7 +70,7 @@ class Record:
         return {
             reading: {
                 "macro": metrics.macro_accuracy(np.asarray(rows[task], float)),
-                "micro": float(self.micro[reading][task]),  # type: ignore[arg-type]
+                "micro": self.micro[reading][task],  # type: ignore[dict-item]  # None only after classes were forgotten.
             }
             for reading, rows in self.accuracy.items()
         }
@@ -130,6 +131,52 @@ class Record:
         """Adds the capacity that a task used, one row a layer, and moves on to the next."""
         self.capacity += [{"task": self.finished_tasks, **row} for row in rows]
         self.finished_tasks, self.epochs_done = self.finished_tasks + 1, 0
+
+    def without(self, forgotten: Collection[int], names: Sequence[str], tasks: Sequence[Sequence[int]]) -> "Record":
+        """What was measured of the other classes, as it was measured: with classifiers that still knew all classes.
+
+        Rows of tasks that are left without a class go; the other tasks are numbered anew. Confusion goes, too. A micro
+        accuracy is computed anew from accuracies and numbers of test images, and is None where these are not known.
+
+        Args:
+          forgotten: class indices.
+          names: of all classes, by index.
+          tasks: the class indices of each finished task.
+        """
+        number = {t: new for new, t in enumerate(t for t, task in enumerate(tasks) if set(task) - set(forgotten))}
+        counts = [sum(row) for rows in list(self.confusion.values())[:1] for row in rows]
+        gone = {names[index] for index in forgotten}
+
+        def shortened(rows: Sequence[list[float | None]]) -> list[list[float | None]]:
+            left = [[a for index, a in enumerate(rows[t]) if index not in forgotten] for t in number]
+            return [row if any(a is not None for a in row) else [] for row in left]
+
+        def micro(row: list[float | None], measured: float | None) -> float | None:
+            if all(row[index : index + 1] in ([], [None]) for index in forgotten):
+                return measured
+            left = {index: a for index, a in enumerate(row) if index not in forgotten and a is not None}
+            if not left or not all(index < len(counts) and counts[index] for index in left):
+                return None
+            return sum(a * counts[index] for index, a in left.items()) / sum(counts[index] for index in left)
+
+        return dataclasses.replace(
+            self,
+            finished_tasks=len(number),
+            epochs_done=0,
+            accuracy={reading: shortened(rows) for reading, rows in self.accuracy.items()},
+            micro={
+                reading: [micro(self.accuracy[reading][t], values[t]) for t in number]
+                for reading, values in self.micro.items()
+            },
+            task_known={reading: shortened(rows) for reading, rows in self.task_known.items()},
+            confusion={},
+            capacity=[{**row, "task": number[row["task"]]} for row in self.capacity if row["task"] in number],
+            privacy=[
+                {**row, "task": number[row["task"]]}
+                for row in self.privacy
+                if row["task"] in number and row["class"] not in gone
+            ],
+        )
 
     def add_seconds(self, phase: str, seconds: float) -> None:
         """Adds time spent in a phase."""

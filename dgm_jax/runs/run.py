@@ -151,11 +151,7 @@ class Run:
         return tuple(self.stream.class_names[i] for i in indices)
 
     def _write_results(self, task: int) -> None:
-        names = [str(label) for label in self.stream.classes]
-        readings = self.method.readings
-        matrices = {reading: self.record.matrix(reading, self.stream.n_classes) for reading in readings}
-        self.folder.write_accuracy(matrices, names, self.config.protocol)
-        self.folder.write_capacity(self.record.capacity, self.config.protocol)
+        write_tables(self.folder, self.record, self.stream, self.config.protocol)
         memory = self.method.memory(self.state)
         if memory is not None:
             write_samples(self.folder, self.stream, task, memory, self.key, self.note)
@@ -170,7 +166,7 @@ class Run:
     def _saved(self, state: Any, in_progress: Tree) -> tuple[Tree, dict[str, Any]]:
         """What a checkpoint holds, arrays and plain values; the metrics that it counts on are on disk by then."""
         tree, plain = self.method.to_tree(state)
-        plain = {"protocol": self.config.protocol, "record": dataclasses.asdict(self.record), **plain}
+        plain = checkpoint_metadata(self.config, self.record, plain)
         processes.on_first(files.sync, self.folder.metrics)  # No checkpoint may outlive lines lost in a power cut.
         return {**jax.device_get(tree), **in_progress}, plain
 
@@ -209,6 +205,18 @@ class Run:
 
     def _log(self, line: dict[str, Any]) -> None:
         processes.on_first(files.append_line, self.folder.metrics, json.dumps(line))
+
+
+def write_tables(folder: Workdir, record: Record, stream: TaskStream, protocol: str) -> None:
+    """Writes the tables of accuracies and capacity."""
+    matrices = {reading: record.matrix(reading, stream.n_classes) for reading in record.accuracy}
+    folder.write_accuracy(matrices, [str(label) for label in stream.classes], protocol)
+    folder.write_capacity(record.capacity, protocol)
+
+
+def checkpoint_metadata(config: Config, record: Record, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a checkpoint: those of the method, and what was measured."""
+    return {"protocol": config.protocol, "record": dataclasses.asdict(record), **plain}
 
 
 def _belongs_before(line: dict[str, Any], position: tuple[int, int]) -> bool:

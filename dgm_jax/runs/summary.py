@@ -47,6 +47,7 @@ class Summary:
     facts: dict[str, Any] = field(default_factory=dict)  # What the method reports besides.
     capacity: list[dict[str, Any]] = field(default_factory=list)  # What each task used of each layer.
     privacy: list[dict[str, Any]] = field(default_factory=list)  # How near images come to training images, by class.
+    forgotten: list[dict[str, Any]] = field(default_factory=list)  # Classes removed on request (docs/forget.md).
     seconds: dict[str, float]  # By phase.
     tasks: list[list[int]]  # Labels of each task's classes.
     class_names: list[str]
@@ -77,7 +78,7 @@ class Summary:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         averages = {f"A_{n}": of for n, of in fields.pop("averages").items()}
         facts = fields.pop("facts")
-        for name in ("capacity", "privacy", "task_known"):  # Not of every method or stream.
+        for name in ("capacity", "privacy", "task_known", "forgotten"):  # Not of every method, stream or run.
             if not fields[name]:
                 del fields[name]
         before = {name: fields.pop(name) for name in ("dataset", "finished", "finished_tasks", "protocol")}
@@ -101,7 +102,8 @@ class Summary:
             curve = summary.curve(reading)
             every = flattened(known["config"]).get("evaluate_every", 1)
             due = {*range(every - 1, len(curve), every)} | ({len(curve) - 1} if summary.finished else set())
-            if missing := [f"A_{summary.n_seen(t)}" for t in sorted(due) if curve[t] is None]:
+            missing = [f"A_{summary.n_seen(t)}" for t in sorted(due) if curve[t] is None]
+            if missing and not summary.forgotten:  # The row of the last task can have gone with its class.
                 raise KeyError(missing[0])
         return summary
 
@@ -141,6 +143,7 @@ def summarise(
         facts=dict(facts),
         capacity=record.capacity,
         privacy=record.privacy,
+        forgotten=record.forgotten,
         seconds={name: round(value, 3) for name, value in record.seconds.items()},
         tasks=[[stream.classes[c] for c in task] for task in stream.tasks],
         class_names=list(stream.class_names),

@@ -126,7 +126,7 @@ def test_prepare_names_the_data_sets(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ([], "Expected one of {learn, sample, predict, report, export, prepare, table}"),
+        ([], "Expected one of {learn, sample, predict, report, export, forget, prepare, table}"),
         (["sample", "x"], "--classes CLASS"),
         (["sample", "x", "--classes", "a", "--out", "b", "--n", "c"], "Error parsing --n"),
         (["predict", "x", "y", "--reading", "both"], "invalid choice 'both'"),
@@ -143,7 +143,7 @@ def test_usage_errors(argv: list[str], expected: str, capsys) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["draw"], "unknown command draw; choose from learn, sample, predict, report, export, prepare,"),
+        (["draw"], "unknown command draw; choose from learn, sample, predict, report, export, forget,"),
         (["sampel", "x"], "unknown command sampel; did you mean sample?"),
         (["sample", "x", "--classes", "a", "--out", "b.png", "--nn", "3"], "unknown option --nn; did you mean --n?"),
         (["report", "--workdir", "x"], "unknown option --workdir; choose from --out, --debug."),

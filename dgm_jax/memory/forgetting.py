@@ -1,0 +1,66 @@
+"""A memory without some of its classes: every other class draws bit for bit what it drew."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from dgm_jax.memory.memory import Memory, used_weights
+from dgm_jax.memory.task import TaskMemory, unite_masks
+
+
+def without_classes(memory: Memory, forgotten: Collection[int]) -> Memory:
+    """Takes classes out of a memory.
+
+    A task that is left without a class goes whole: masks, norms, statistics, output layers, and a generator of its own.
+    A task that keeps a class loses the output layers of the others. Shared weights that no class left draws with are 0,
+    and gates that none opens are not reserved. The classes left are numbered anew, without gaps; classes that are not
+    learnt yet are left out.
+
+    Args:
+      memory: knows the classes.
+      forgotten: their class indices.
+
+    Raises:
+      ValueError: if the memory does not know one of them.
+    """
+    if unknown := set(forgotten) - set(range(memory.n_classes)):
+        raise ValueError(f"the memory knows no class of index {min(unknown)}; it knows 0 to {memory.n_classes - 1}")
+    kept = [index for index in range(memory.n_classes) if index not in forgotten]
+    number = {index: new for new, index in enumerate(kept)}
+    tasks = tuple(_only(task, number) for task in memory.tasks if set(task.classes) - set(forgotten))
+    labels = tuple(memory.labels[index] for index in kept)
+    left = replace(memory, tasks=tasks, labels=labels, names=tuple(memory.names[index] for index in kept))
+    opened = unite_masks([task for task in tasks if task.masks], [gates.shape for gates in memory.reserved])
+    return replace(
+        left,
+        kernels=[
+            np.where(used, kernel, np.zeros((), kernel.dtype))
+            for kernel, used in zip(memory.kernels, used_weights(left), strict=True)
+        ],
+        reserved=[before & still for before, still in zip(memory.reserved, opened, strict=True)],
+    )
+
+
+def weights_of_class(memory: Memory, left: Memory, index: int) -> tuple[int, int]:
+    """How many weights a class draws with, and how many of these the classes that are left draw with, too.
+
+    Args:
+      memory: knows the class.
+      left: the same memory without it, and perhaps without other classes (`without_classes`).
+      index: the class index in `memory`.
+    """
+    task = next(task for task in memory.tasks if index in task.classes)
+    if task.kernels is not None:
+        n = sum(kernel.size for kernel in task.kernels)
+        return n, n if any(other.kernels is task.kernels for other in left.tasks) else 0
+    pairs = list(zip(used_weights(replace(memory, tasks=(task,))), used_weights(left), strict=True))
+    return sum(int(own.sum()) for own, _ in pairs), sum(int((own & still).sum()) for own, still in pairs)
+
+
+def _only(task: TaskMemory, number: dict[int, int]) -> TaskMemory:
+    """A task with those of its classes that have a new number."""
+    places = [place for place, index in enumerate(task.classes) if index in number]
+    classes = tuple(number[task.classes[place]] for place in places)
+    entries = tuple(task.noise_entries[place] for place in places)
+    return replace(task, classes=classes, conditions=None if entries == classes else entries, heads=task.heads[places])
