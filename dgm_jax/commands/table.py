@@ -53,6 +53,10 @@ class Table:
     """Seeds."""
     orders: Switch = False
     """Each seed also has its own order of classes, and on digits its own fold (seed s: fold s mod 5 + 1 of 5)."""
+    precision: Annotated[
+        Literal["float32", "tf32", "bf16"] | None, shown("{float32,tf32,bf16}", "that of the device")
+    ] = None
+    """Precision of the matrix products of training, in all runs that train."""
     quick: Switch = False
     """Train less, for a table in half an hour on two cores."""
     runs: Annotated[Path | None, shown("DIR", "runs/table, runs/table-quick, ...")] = None
@@ -84,7 +88,7 @@ class Table:
         every = ("joint", *table_rows.ABLATIONS) if self.ablations else table_rows.BUDGETS if self.budgets else compared
         seeds = parse_seeds(self.seeds or ("0" if self.quick else "0,1,2"), 0)
         plan = [
-            TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images, self.orders)
+            TableRun(data, method, seed, runs, self.quick, self.data_dir, self.images, self.orders, self.precision)
             for data in self.data
             for method in self.methods or every
             for seed in seeds

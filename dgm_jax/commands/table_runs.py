@@ -45,6 +45,7 @@ class TableRun:
     data_dir: Path | None = None
     images: Path | None = None  # Class folders of ImageNet-50.
     orders: bool = False  # Whether the seed also chooses the order of classes, and of digits the fold.
+    precision: str | None = None  # None: that of the device.
 
     @property
     def name(self) -> str:
@@ -64,6 +65,7 @@ class TableRun:
         method = self._compared.arguments
         called = method[method.index("--method") + 1] if "--method" in method else "dgm"
         facts, settings = all_facts(), QUICK | quick if self.quick else {}
+        settings |= {"precision": self.precision} if self.precision else {}
         read = {name: value for name, value in settings.items() if facts[name].is_used_by(called)}
         budget = [word for name, value in read.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         order = ("--class-order", "seed", *(("--fold", self.fold) if self.fold else ())) if self.orders else ()

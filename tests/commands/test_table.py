@@ -88,6 +88,11 @@ def test_each_run_has_its_folder(tmp_path):
     assert len(folders) == 2 * len(METHODS)
 
 
+def test_a_precision_is_for_all_that_train(tmp_path):
+    trains, sums = (TableRun("digits", name, 0, tmp_path, precision="bf16") for name in ("dgmw", "analytic"))
+    assert trains.options.settings.gan.precision == "bf16" and "--precision" not in sums.command
+
+
 def test_budgets_are_generators_of_three_sizes(tmp_path):
     half, same, double = (
         TableRun("digits", name, 0, tmp_path).options.settings for name in ("dgmw-half", "dgmw", "dgmw-double")
