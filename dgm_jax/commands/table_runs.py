@@ -64,7 +64,8 @@ class TableRun:
         experiment, arguments, quick = DATA[self.data]
         method = self._compared.arguments
         called = method[method.index("--method") + 1] if "--method" in method else "dgm"
-        facts, settings = all_facts(), QUICK | quick if self.quick else {}
+        facts = all_facts()
+        settings: dict[str, Any] = {**QUICK, **quick} if self.quick else {}
         settings |= {"precision": self.precision} if self.precision else {}
         read = {name: value for name, value in settings.items() if facts[name].is_used_by(called)}
         budget = [word for name, value in read.items() for word in (f"--{name.replace('_', '-')}", str(value))]
