@@ -197,6 +197,23 @@ def test_settings_of_cifar10():
         require_equal(row["minutes"], [record["minutes"]], str(row))
 
 
+def test_whole_cifar10():
+    """The classifiers that were consolidated anew from one memory, and what the combined reading gains."""
+    whole = [record for record in read("colour") if record["table"] == "whole"]
+    for row, record in zip(rows_with(NOTEBOOK, "steps", "both"), whole, strict=True):
+        told = [record["change"]["steps"], record["change"]["samples"]]
+        assert [int(row[what].strip("*").replace(",", "")) for what in ("steps", "images a class")] == told
+        require_equal(row["accuracy"], [100 * record["accuracy"]], str(row))
+        require_equal(row["both"], [100 * record["with_mirror_images"]], str(row))
+    combined = [record for record in read("colour") if record["table"] == "combined"]
+    for row, record in zip(rows_with(NOTEBOOK, "filters", "combined, temperature 1"), combined, strict=True):
+        by_temperature = record["combined_by_temperature"]
+        assert row["bytes"] == f"{record['analytic_bytes'] / 1000:,.0f} kB"
+        cells = {"analytic": record["analytic"], "combined, temperature 1": by_temperature["1"]}
+        for what, share in (cells | {t: by_temperature[t] for t in ("1.5", "2", "3")}).items():
+            require_equal(row[what], [100 * share], str(row))
+
+
 # ---- all methods, quick ----
 
 
