@@ -116,6 +116,19 @@ PRESETS["cifar10"] = {
 }
 
 
+# For vectors, such as features of another network.
+_VECTORS = _MNIST.with_changes(
+    network="mlp",
+    image_size=1,
+    generator_width=64,
+    discriminator_width=256,
+    generator_learning_rate=5e-4,
+    discriminator_learning_rate=5e-4,
+    auxiliary_generator=True,
+    consolidation_shift=0,
+)
+PRESETS["vectors"] = {"dgma": _VECTORS, "dgmw": _for_weights(_VECTORS, generator_width=32)}
+
 # For a GPU. These settings were not measured: they are the authors', with the changes that helped the presets above.
 PRESETS["imagenet50"] = _with(
     _PAPER_IMAGENET,
@@ -159,15 +172,17 @@ _EPOCHS = {"digits": 1200, "mnist": 600, "cifar10": 1200}
 
 
 def best(variant: Variant, *, side: int, channels: int, per_class: int, classes: int) -> Config:
-    """The best settings we know for images of a data set.
+    """The best settings we know for images of a data set, or for vectors.
 
     Args:
       variant: what masks gate.
-      side: of the images, in pixels: the longer one, before they are resized.
-      channels: 1 (grey) or 3 (colour).
+      side: of the images, in pixels: the longer one, before they are resized; 0 for vectors.
+      channels: 1 (grey) or 3 (colour); of vectors, how many numbers they have.
       per_class: training images of a class.
       classes: of the data set. More may follow on another day; the noise has room for `noise_dim` - 1 in all.
     """
+    if side == 0:
+        return preset("vectors", variant)
     like = "cifar10" if channels == 3 else "digits" if side <= _SMALL else "mnist"
     image_size = 16 if side <= _SMALL else 32
     epochs = max(1, round(_EPOCHS[like] / per_class**0.5))

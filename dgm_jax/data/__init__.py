@@ -1,4 +1,4 @@
-"""Data: every source gives checked uint8 arrays (`Dataset`), which are split into streams of tasks (`TaskStream`)."""
+"""Data: every source gives checked arrays (`Dataset`), which are split into streams of tasks (`TaskStream`)."""
 
 from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
@@ -6,7 +6,7 @@ from dgm_jax.data.folders import folder_classes, from_folder, parse_parts
 from dgm_jax.data.folds import fold, fold_name, parse_fold
 from dgm_jax.data.joining import join
 from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_sizes
-from dgm_jax.data.sources import class_names, from_npz, load
+from dgm_jax.data.sources import class_names, from_npz, holds_vectors, load
 from dgm_jax.data.stream import FutureTaskError, Past, PastTaskError, TaskStream, class_incremental
 from dgm_jax.data.tfds import default_folder
 
@@ -26,6 +26,7 @@ __all__ = [
     "from_arrays",
     "from_folder",
     "from_npz",
+    "holds_vectors",
     "join",
     "load",
     "parse_class_order",

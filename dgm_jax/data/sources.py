@@ -69,6 +69,17 @@ def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:
     return tuple(names if names == [str(label) for label in range(len(names))] else sorted(names))
 
 
+def holds_vectors(path: PathLike) -> bool:
+    """Whether an npz file holds vectors: x_train is of floats [n, d]. Reads nothing else; False if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as file, file.open("x_train.npy") as array:
+            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read[np.lib.format.read_magic(array)[0]](array)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
+    return len(shape) == 2 and np.issubdtype(dtype, np.floating)
+
+
 def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     """Loads a data set from one npz file.
 

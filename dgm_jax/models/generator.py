@@ -33,11 +33,12 @@ class Edge(NamedTuple):
 
 
 class OutputLayer(NamedTuple):
-    """How the kernel of a class turns the last layer into an image, before the tanh."""
+    """How the kernel of a class turns the last layer into an image."""
 
     window: int
     positions: int
-    layer: Callable[..., jax.Array]  # (x, kernel) -> image
+    layer: Callable[..., jax.Array]  # (x, kernel) -> image, before it is bounded
+    bounded: Callable[[jax.Array], jax.Array] = jnp.tanh
 
 
 # The first layer of every generator: 4x4 maps from the noise, a single pixel; so it is a masked linear layer.
@@ -139,7 +140,8 @@ class Generator:
           axis_name: the mapped axis over which the batch is split, if any.
 
         Returns:
-          Images in [-1, 1], [batch, height, width, channels], and the new running statistics.
+          Images in [-1, 1], [batch, height, width, channels], or scaled vectors, [batch, 1, 1, channels]; and the new
+          running statistics.
 
         Raises:
           ValueError: if `gate_before_norm` is set for gated weights: these are always gated before the norm.
@@ -164,7 +166,7 @@ class Generator:
             x = jax.nn.relu(x)
             outputs[layer] = x if gate_before_norm else gate_units(x, unit_gates[layer])
             updated.append(running)
-        return jnp.tanh(self._output(params.heads, outputs[len(updated) - 1], head)), updated
+        return self.output.bounded(self._output(params.heads, outputs[len(updated) - 1], head)), updated
 
     def _output(self, heads: jax.Array, x: jax.Array, head: jax.Array) -> jax.Array:
         """Applies to each image the output layer of its class."""

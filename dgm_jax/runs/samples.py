@@ -1,4 +1,4 @@
-"""Pictures of what a memory draws after each task, in the folder of a run."""
+"""What a memory draws after each task, in the folder of a run: pictures, or vectors."""
 
 from collections.abc import Callable
 
@@ -13,24 +13,30 @@ from dgm_jax.system import files
 
 _DRAWN = 12  # Images of each class.
 _REAL = 3
+_VECTORS = 24  # Of each class, drawn and real: enough for a cloud of points.
 _PIXELS = 48  # Side at which each is shown, if that is more than it has.
 
 
 def write_samples(
     folder: Workdir, stream: TaskStream, task: int, memory: Memory, key: jax.Array, note: Callable[[str], None]
 ) -> None:
-    """Writes images of every class seen after a task, as arrays and as a picture.
+    """Writes images of every class seen after a task, as arrays and as a picture; or vectors, as arrays.
 
     The key is the seed's. It does not depend on the task: exact retention shows as equal rows in all pictures.
     """
     files.make_folder(folder.samples)
+    n = _DRAWN if stream.scale is None else _VECTORS
     drawn = {
-        name: memory.sample_index(index, _DRAWN, derive_key(key, Purpose.SHOW, index))
+        name: memory.sample_index(index, n, derive_key(key, Purpose.SHOW, index))
         for index, name in enumerate(stream.class_names[: stream.n_seen(task)])
     }
+    arrays, labels = folder.samples / f"after_task_{task:02d}.npz", np.asarray(stream.classes[: len(drawn)])
+    if stream.scale is not None:
+        files.write_npz(arrays, labels=labels, vectors=np.stack(list(drawn.values())))
+        return
     files.write_npz(
-        folder.samples / f"after_task_{task:02d}.npz",
-        labels=np.asarray(stream.classes[: len(drawn)]),
+        arrays,
+        labels=labels,
         images=pictures.to_uint8(np.concatenate(list(drawn.values()))).reshape(len(drawn), _DRAWN, *stream.image_shape),
     )
     try:
@@ -41,8 +47,11 @@ def write_samples(
 
 
 def write_real(folder: Workdir, stream: TaskStream, task: int) -> None:
-    """Keeps a few real images of each class of the current task, for the page."""
+    """Keeps a few real images, or vectors, of each class of the current task, for the page."""
     files.make_folder(folder.samples)
     pixels, indices = stream.train(task)
-    real = {f"class_{index}": pixels[indices == index][:_REAL] for index in stream.tasks[task]}
+    n = _REAL if stream.scale is None else _VECTORS
+    real = {f"class_{index}": pixels[indices == index][:n] for index in stream.tasks[task]}
+    if stream.scale is not None:
+        real = {name: stream.scale.restored(images) for name, images in real.items()}
     files.write_npz(folder.samples / f"real_{task:02d}.npz", **real)
