@@ -97,7 +97,9 @@ class Config(Settings):
         values = self.flat()
         given = [f"{name}={values[name]!r}" for name in _OF_IMAGES if values.get(name) not in (None, _OF_IMAGES[name])]
         if given:
-            raise ConfigError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for images; vectors have no pixels")
+            raise ConfigError(
+                f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for images; vectors have no pixels"
+            )
 
     # ---- By name, without the groups ----
 

@@ -279,14 +279,16 @@ def are_vectors(images: Images) -> bool:
 def _as_vectors(values: np.ndarray, what: str) -> Images:
     """Floats [n, d] as float32 [n, 1, 1, d]; raises a DataError that begins with `what`."""
     if values.size == 0 or values.shape[1] < 2:
-        raise DataError(f"{what} has shape {values.shape}; expected vectors [n, d], at least one, of at least 2 numbers.")
+        raise DataError(
+            f"{what} has shape {values.shape}; expected vectors [n, d], at least one, of at least 2 numbers."
+        )
     with np.errstate(over="ignore"):  # It is refused below.
         vectors = values.astype(np.float32)
     rows = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if rows.size:
         raise DataError(
-            f"{what} has numbers that are not finite as float32, in {len(rows)} of {len(vectors)} rows, e.g. row {rows[0]}: "
-            "leave those rows out."
+            f"{what} has numbers that are not finite as float32, in {len(rows)} of {len(vectors)} rows, e.g. row "
+            f"{rows[0]}: leave those rows out."
         )
     return vectors[:, None, None]
 

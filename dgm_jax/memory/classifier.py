@@ -93,8 +93,8 @@ def _checked_vectors(values: ArrayLike, size: int) -> np.ndarray:
     vectors = np.asarray(values)
     if vectors.ndim != 2 or vectors.shape[1] != size or not jnp.issubdtype(vectors.dtype, jnp.floating):
         raise BadImages(
-            f"vectors of {vectors.dtype} {list(vectors.shape)}; expected floats [n, {size}], a row for each vector, from "
-            "the network whose vectors were learnt"
+            f"vectors of {vectors.dtype} {list(vectors.shape)}; expected floats [n, {size}], a row for each vector, "
+            "from the network whose vectors were learnt"
         )
     vectors = vectors.astype(np.float32)
     if not np.isfinite(vectors).all():

@@ -51,7 +51,8 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     Returns:
       A function `sample(key_data, start, label)`. `key_data` is uint32 [2] (`jax.random.key_data`); `start`, the number
       of the first image, and `label` are int32 []. It returns the images `start` to `start + 127` of the key, float32
-      [128, height, width, channels] in [-1, 1], or vectors, float32 [128, d]; NaN if the memory does not know the label.
+      [128, height, width, channels] in [-1, 1], or vectors, float32 [128, d]; NaN if the memory does not know the
+      label.
 
     Raises:
       UserError: if a label does not fit into 32 bits.

@@ -1,10 +1,10 @@
 """Real images that a method keeps from task to task: as they are, or as JPEG.
 
 They are arrays by name, as a checkpoint holds them: "labels", the class index of each, int32 [n], and either "images",
-uint8 [n, h, w, c] (or vectors, float32 [n, 1, 1, d]), or three arrays of JPEG of quality 75 (Wang et al. 2022, MRDC, arXiv 2202.06592, compress replayed
-images so). A JPEG stream begins with its size and its tables, which are the same for all images here: "header", uint8,
-holds them once. What follows is different from image to image: "scans", uint8, one after the other, and "lengths",
-int32 [n].
+uint8 [n, h, w, c] (or scaled vectors, float32 [n, 1, 1, d]), or three arrays of JPEG of quality 75 (Wang et al. 2022,
+MRDC, arXiv 2202.06592, compress replayed images so). A JPEG stream begins with its size and its tables, which are the
+same for all images here: "header", uint8, holds them once. What follows is different from image to image: "scans",
+uint8, one after the other, and "lengths", int32 [n].
 """
 
 import io

@@ -35,9 +35,9 @@ def measure(
 
     Returns:
       A dictionary, or None if there are no held-out images:
-        "pixels" (values from 0 to 1, or the numbers of scaled vectors) and "features": for "generated" and for "held_out" images, the "median" and the
-          "smallest" distance to the nearest training image; and "nearer", the share of generated images that are nearer
-          than the j-th nearest of the k held-out ones.
+        "pixels" (values from 0 to 1, or the numbers of scaled vectors) and "features": for "generated" and for
+          "held_out" images, the "median" and the "smallest" distance to the nearest training image; and "nearer", the
+          share of generated images that are nearer than the j-th nearest of the k held-out ones.
         "expected": the share that would be nearer if generated images were distributed as the held-out ones are,
           j / (k + 1); about 0.05, and more if there are few held-out images.
         "held_out": k.

@@ -56,6 +56,7 @@ class Pair(Protocol):
 
 _PAIRS: dict[str, ModuleType] = {"dcgan": dcgan, "resnet": resnet, "mlp": mlp}
 NETWORKS = tuple(_PAIRS)
+OF_VECTORS = "mlp"  # The pair for vectors; all others are for images.
 
 
 def pair(network: str) -> Pair:

@@ -131,8 +131,8 @@ def _require_new(stream: TaskStream, learnt: LearntSoFar, over: LearntSoFar, aga
         raise OtherConfiguration(f"has learnt {before}, these are {now}; choose another --workdir")
     if list(stream.image_shape) != learnt.stream["image_shape"] and stream.scale is not None:
         raise OtherConfiguration(
-            f"has learnt vectors of {learnt.stream['image_shape'][2]} numbers, these have {stream.image_shape[2]}; give "
-            "vectors of the same network, or choose another --workdir"
+            f"has learnt vectors of {learnt.stream['image_shape'][2]} numbers, these have {stream.image_shape[2]}; "
+            "give vectors of the same network, or choose another --workdir"
         )
     if list(stream.image_shape) != learnt.stream["image_shape"]:
         before, now = ("x".join(map(str, shape)) for shape in (learnt.stream["image_shape"], stream.image_shape))

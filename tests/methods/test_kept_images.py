@@ -49,7 +49,9 @@ def test_jpeg_is_that_of_whole_files_with_their_header_once(shape):
 def test_a_kept_image_is_never_encoded_again(memory_format):
     shape, labels = SHAPES[1], np.arange(4, dtype=np.int32)
     images = smooth(4, shape)
-    kept = kept_images.chosen(kept_images.no_images(np.zeros((0, *shape), np.uint8), memory_format), [2, 0], images[:3], labels[:3])
+    kept = kept_images.chosen(
+        kept_images.no_images(np.zeros((0, *shape), np.uint8), memory_format), [2, 0], images[:3], labels[:3]
+    )
     before = kept_images.decoded(kept, shape)
     kept = kept_images.chosen(kept, [1, 2], images[3:], labels[3:])
     after = kept_images.decoded(kept, shape)
