@@ -44,7 +44,7 @@ class Networks(Settings):
     noise_dim: int = setting(128, above=0, used_by=GENERATIVE)
     """Entries of the noise vector [nz]; the first ones carry the one-hot class."""
     generator_width: int = setting(20, above=0, used_by=GENERATIVE)
-    """Width of the generator's last masked layer [ngf]; each before is twice as wide; in resnet and mlp all are equal."""
+    """Width of the generator's last masked layer [ngf]; each before is twice as wide; in resnet, mlp all are equal."""
     discriminator_width: int = setting(32, above=0, used_by=TRAINS)
     """Width of the discriminator's first layer [ndf]; each after is twice as wide; in resnet each stage, in mlp all
     are equal."""

@@ -66,10 +66,12 @@ class Config(Settings):
                 f"consolidation_shift={self.consolidation.consolidation_shift} must be below half of "
                 f"image_size={self.data.image_size}"
             )
-        if self.gan.batch_size == 1 and {"resnet", "mlp"} & {self.networks.network, self.classifier_network}:
+        chosen = {self.networks.network, self.classifier_network}
+        if self.gan.batch_size == 1 and chosen != {"dcgan"}:
+            kind, of = ("dense", "vector") if "mlp" in chosen else ("residual", "image")
             raise ConfigError(
-                "batch_size=1: the residual and the dense network normalise over a mini-batch, and one image or vector "
-                "has no spread; use at least 2"
+                f"batch_size=1: the {kind} network normalises over the {of}s of a mini-batch, and one {of} has no "
+                "spread; use at least 2"
             )
         if self.method == "dgm" and not self.features.combined and self.features != Features():
             raise ConfigError(

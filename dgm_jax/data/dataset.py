@@ -306,8 +306,8 @@ def _as_images(values: ArrayLike, what: str) -> Images:
         elif 3 * side_of_colour**2 == images.shape[1]:  # As in CIFAR's pickles.
             line = f"reshape(-1, 3, {side_of_colour}, {side_of_colour}).transpose(0, 2, 3, 1)"
         raise DataError(
-            f"{what} is {images.dtype} of shape {images.shape}; expected images [n, h, w, c] or [n, h, w], or vectors, "
-            f"floats [n, d]. If each row is an image: x.{line}. If it is a vector: x.astype(np.float32)."
+            f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w]. If each row is a vector: "
+            f"x.astype(np.float32). If each row is an image: x.{line}."
         )
     if images.ndim == 3 and images.shape[2] == 3 and math.isqrt(images.shape[1]) ** 2 == images.shape[1] >= 64:
         side = math.isqrt(images.shape[1])

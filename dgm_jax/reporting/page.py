@@ -184,7 +184,7 @@ def _real(run: RunFiles) -> list[list[str]]:
 
 
 def _projection(run: RunFiles) -> Any:
-    """Vectors drawn after the newest task, and real ones that are kept, on the plane in which the drawn ones vary most."""
+    """Vectors drawn after the newest task, and real ones that are kept, on the plane in which the drawn vary most."""
     if not run.drawn or not run.are_vectors:
         return None
     drawn = run.drawn[-1]["vectors"].astype(np.float64)

@@ -80,7 +80,7 @@ def test_equal_vectors_are_not_scaled():
         (
             np.ones((2, 4), int),
             np.ones((2, 4), int),
-            r"int64 of shape \(2, 4\).*If it is a vector: x.astype\(np.float32\)",
+            r"has shape \(2, 4\).*If each row is a vector: x.astype\(np.float32\)",
         ),
     ],
 )
@@ -113,7 +113,10 @@ def test_vectors_are_not_resized_and_not_joined():
         ({"consolidation_flip": True}, "consolidation_flip=True is for images"),
         ({"consolidation_means": True}, "consolidation_means=True is for images"),
         ({"combined": True, "mirror": True, "filters": 5}, "filters=5 and mirror=True are for images"),
-        ({"batch_size": 1}, "one image or vector has no spread"),
+        (
+            {"batch_size": 1},
+            "the dense network normalises over the vectors of a mini-batch, and one vector has no spread",
+        ),
     ],
 )
 def test_what_makes_no_sense_for_vectors_is_refused(changes, said):
