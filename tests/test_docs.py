@@ -281,7 +281,12 @@ def test_vectors(desk, monkeypatch, capsys) -> None:
     small = small_runs.vectors(epochs=1)
     monkeypatch.setitem(PRESETS, "vectors", {"dgma": small})
     few = small_runs.digits(1, (0, 1))
-    arrays = {"y_train": few.y_train, "y_test": few.y_test, "x_train": few.x_train[:, 0, 0], "x_test": few.x_test[:, 0, 0]}
+    arrays = {
+        "y_train": few.y_train,
+        "y_test": few.y_test,
+        "x_train": few.x_train[:, 0, 0],
+        "x_test": few.x_test[:, 0, 0],
+    }
     names = desk | arrays
     run("docs/vectors.md", names)
     assert names["vectors"].shape == (64, 64) and len(names["labels"]) == len(few.x_test)

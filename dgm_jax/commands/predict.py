@@ -63,7 +63,7 @@ class Predict:
         yield from zip(map(str, self.images), labels, probabilities.max(axis=1))
 
     def _vectors(self, classifier: "Classifier") -> Iterator[tuple[str, int, float]]:
-        from dgm_jax.data.sources import read_vectors
+        from dgm_jax.data.vectors import read_vectors
 
         for path in self.images:
             vectors = read_vectors(path)

@@ -6,9 +6,10 @@ from dgm_jax.data.folders import folder_classes, from_folder, parse_parts
 from dgm_jax.data.folds import fold, fold_name, parse_fold
 from dgm_jax.data.joining import join
 from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_sizes
-from dgm_jax.data.sources import class_names, from_npz, holds_vectors, load
+from dgm_jax.data.sources import class_names, from_npz, load
 from dgm_jax.data.stream import FutureTaskError, Past, PastTaskError, TaskStream, class_incremental
 from dgm_jax.data.tfds import default_folder
+from dgm_jax.data.vectors import holds_vectors
 
 __all__ = [
     "DataError",

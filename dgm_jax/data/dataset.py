@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgm_jax.errors import UserError, naming_extras
+from dgm_jax.data.vectors import are_vectors, as_vectors
+from dgm_jax.errors import DataError as DataError
+from dgm_jax.errors import naming_extras
 
 Images = NDArray[Any]  # uint8 [n, h, w, c]; or vectors, float32 [n, 1, 1, d]: images of a single pixel.
 Labels = NDArray[np.int64]
 
 _NARROW = 32  # Arrays whose values span less were not scaled to 0..255; 5 bits span 31.
 _FEW = 256  # Of fewer values in all images, nothing follows.
-
-
-class DataError(UserError, ValueError):
-    """Data that cannot be used; the message says what was found, what was expected and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -271,33 +269,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def are_vectors(images: Images) -> bool:
-    """Whether an array of a `Dataset` holds vectors."""
-    return bool(images.dtype == np.float32)
-
-
-def _as_vectors(values: np.ndarray, what: str) -> Images:
-    """Floats [n, d] as float32 [n, 1, 1, d]; raises a DataError that begins with `what`."""
-    if values.size == 0 or values.shape[1] < 2:
-        raise DataError(
-            f"{what} has shape {values.shape}; expected vectors [n, d], at least one, of at least 2 numbers."
-        )
-    with np.errstate(over="ignore"):  # It is refused below.
-        vectors = values.astype(np.float32)
-    rows = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if rows.size:
-        raise DataError(
-            f"{what} has numbers that are not finite as float32, in {len(rows)} of {len(vectors)} rows, e.g. row "
-            f"{rows[0]}: leave those rows out."
-        )
-    return vectors[:, None, None]
-
-
 def _as_images(values: ArrayLike, what: str) -> Images:
     """Returns uint8 [n, h, w, c], or float32 [n, 1, 1, d] of vectors; raises a DataError that begins with `what`."""
     images = np.asarray(values)
     if images.ndim == 2 and np.issubdtype(images.dtype, np.floating):
-        return _as_vectors(images, what)
+        return as_vectors(images, what)
     if images.ndim == 2:
         side, side_of_colour = math.isqrt(images.shape[1]), math.isqrt(images.shape[1] // 3)
         line = "reshape(-1, height, width)"

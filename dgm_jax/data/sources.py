@@ -69,38 +69,6 @@ def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:
     return tuple(names if names == [str(label) for label in range(len(names))] else sorted(names))
 
 
-def holds_vectors(path: PathLike) -> bool:
-    """Whether an npz file's x_train is of floats [n, d]. Reads no more than that; False if it cannot be read."""
-    try:
-        with zipfile.ZipFile(path) as file, file.open("x_train.npy") as array:
-            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-            shape, _, dtype = read[np.lib.format.read_magic(array)[0]](array)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return False
-    return len(shape) == 2 and np.issubdtype(dtype, np.floating)
-
-
-def read_vectors(path: PathLike) -> np.ndarray:
-    """Reads the one array of an .npy file, or of an .npz file, where it may also be the one called x.
-
-    Raises:
-      DataError: if the file cannot be read, or holds other arrays.
-    """
-    try:
-        found = np.load(path, allow_pickle=False)  # A pickle could run code.
-        if isinstance(found, np.ndarray):
-            return found
-        with found as file:
-            names = ["x"] if "x" in file.files else file.files
-            if len(names) == 1:
-                return np.asarray(file[names[0]])
-    except Exception as error:  # zipfile, zlib and NumPy's header parser raise different errors for damaged files.
-        if is_of_environment(error):
-            raise
-        raise DataError(f"{path} cannot be read ({error}); expected a file of np.save or np.savez.") from error
-    raise DataError(f"{path} holds the arrays {', '.join(names)}; expected one, or one called x.")
-
-
 def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
     """Loads a data set of images or vectors from one npz file.
 

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, rows_of
 from dgm_jax.data.order import check_order, task_sizes
+from dgm_jax.data.vectors import scale_of
 from dgm_jax.types import Scale
 
 Indices = NDArray[np.int32]
 Part = tuple[Images, Indices]
 Protocol = Literal["strict", "paper"]
-
-_LEAST_DEVIATION = 0.1  # Of a number of the vectors, as a share of that of all numbers (root mean square).
 
 
 class PastTaskError(RuntimeError):
@@ -326,17 +325,6 @@ def _hold_out(dataset: Dataset, classes: Sequence[int], share: float, seed: int)
         kept.append(np.sort(shuffled[n_held:]))
         held.append(np.sort(shuffled[:n_held]))
     return kept, held
-
-
-def scale_of(vectors: np.ndarray) -> Scale:
-    """Scales each number of vectors [n, d] to the mean 0 and the deviation 1.
-
-    A number that hardly varies in the first task may vary in later ones: its deviation counts as at least a tenth of
-    the root mean square of all deviations.
-    """
-    mean, deviation = vectors.mean(axis=0, dtype=np.float64), vectors.std(axis=0, dtype=np.float64)
-    least = _LEAST_DEVIATION * np.sqrt(np.mean(deviation**2)) or 1.0  # All vectors are equal.
-    return Scale(np.float32(mean), np.float32(np.maximum(deviation, least)))
 
 
 def _successive(sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
