@@ -68,9 +68,9 @@ class Config(Settings):
             )
         chosen = {self.networks.network, self.classifier_network}
         if self.gan.batch_size == 1 and chosen != {"dcgan"}:
-            kind, of = ("dense", "vector") if "mlp" in chosen else ("residual", "image")
+            network, of = ("dense", "vector") if "mlp" in chosen else ("residual", "image")
             raise ConfigError(
-                f"batch_size=1: the {kind} network normalises over the {of}s of a mini-batch, and one {of} has no "
+                f"batch_size=1: the {network} network normalises over the {of}s of a mini-batch, and one {of} has no "
                 "spread; use at least 2"
             )
         if self.method == "dgm" and not self.features.combined and self.features != Features():

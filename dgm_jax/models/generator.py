@@ -39,7 +39,7 @@ class OutputLayer(NamedTuple):
     positions: int
     layer: Callable[..., jax.Array]  # (x, kernel) -> image, before it is bounded
     bounded: Callable[[jax.Array], jax.Array] = jnp.tanh
-    widest: float | None = None  # Fresh weights are uniform in +- this; None: 1 / sqrt(k^2 channels).
+    gain: float | None = None  # Fresh weights are uniform in +- gain / sqrt(c_last); None: 1 / sqrt(k^2 channels).
 
 
 # The first layer of every generator: 4x4 maps from the noise, a single pixel; so it is a masked linear layer.
@@ -105,7 +105,8 @@ class Generator:
         """
         # Output layers start wide, U(+-1 / sqrt(k^2 channels)): with N(0, 0.02) a short training stays grey.
         k = self.output.window
-        bound = self.output.widest or 1 / np.sqrt(k**2 * channels)
+        gain = self.output.gain
+        bound = 1 / np.sqrt(k**2 * channels) if gain is None else gain / np.sqrt(widths[-1])
         heads = host_generator(key).uniform(-bound, bound, (n_heads, k, k, widths[-1], channels)).astype(np.float32)
         return [init_norm(width) for width in widths], heads
 

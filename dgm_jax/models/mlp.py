@@ -22,7 +22,7 @@ from dgm_jax.types import DiscriminatorParams, Statistics, Tree
 
 _LAYERS = 2  # Hidden layers, of the generator and of the trunk.
 _LEAK = 0.2
-_WIDEST = 0.25  # Of fresh output layers, as that of 4x4 windows and one channel.
+_GAIN = 2.0  # Of fresh output layers: what they give varies about as much as scaled vectors do, at any width.
 
 _DENSE = partial(masked_conv, stride=1, padding=0)
 _OUTPUT = partial(conv, stride=1, padding=0)
@@ -35,7 +35,7 @@ def _unbounded(x: jax.Array) -> jax.Array:
 def generator(image_size: int) -> Generator:
     """A chain of masked dense layers; `image_size` is 1."""
     edges = [Edge(INPUT, 0, 1, 1, _DENSE), *(Edge(i - 1, i, 1, 1, _DENSE) for i in range(1, _LAYERS))]
-    return Generator(tuple(edges), OutputLayer(1, 1, _OUTPUT, _unbounded, widest=_WIDEST))
+    return Generator(tuple(edges), OutputLayer(1, 1, _OUTPUT, _unbounded, gain=_GAIN))
 
 
 def generator_widths(width: int, image_size: int) -> tuple[int, ...]:
