@@ -83,6 +83,13 @@ def test_it_discriminates_as_spelt_out(train, float64):
     assert (np.any(updated[0].mean != running.mean)) == train
 
 
+@pytest.mark.parametrize("width", [16, 400])
+def test_fresh_output_layers_bring_as_much_at_any_width(width):
+    _, heads = GENERATOR.init_task(jax.random.key(0), (width, width), 50, 2)
+    assert heads.shape == (2, 1, 1, width, 50)
+    np.testing.assert_allclose(np.abs(heads).max(), 2 / np.sqrt(width), rtol=0.02)
+
+
 def test_sizes():
     assert mlp.generator_widths(12, 1) == (12, 12)
     assert GENERATOR.kernel_shapes((5, 4), NOISE) == [(1, 1, 6, 5), (1, 1, 5, 4)]
