@@ -117,9 +117,7 @@ PRESETS["cifar10"] = {
 
 
 # For vectors, such as features of another network. Its steps are short, so there are many. They were chosen on vectors
-# held out of the training set, of three and of five classes (docs/vectors.md). Without noise, the classifier relies on
-# directions in which drawn vectors hardly vary; and the auxiliary term would draw classes further apart than they are,
-# because vectors have no range.
+# held out of the training set, of three and of five classes (docs/vectors.md, which also says what is not known).
 _VECTORS = _MNIST.with_changes(
     network="mlp",
     image_size=1,
