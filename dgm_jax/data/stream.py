@@ -10,7 +10,7 @@ import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, rows_of
 from dgm_jax.data.order import check_order, task_sizes
 from dgm_jax.data.vectors import scale_of
-from dgm_jax.types import Scale
+
+if TYPE_CHECKING:  # JAX is slow to import, and --help does not need it.
+    from dgm_jax.types import Scale
 
 Indices = NDArray[np.int32]
 Part = tuple[Images, Indices]

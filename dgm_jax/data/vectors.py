@@ -1,12 +1,15 @@
 """Vectors as the data of a stream: how arrays and files of them are checked and read, and how they are scaled."""
 
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dgm_jax.errors import DataError, is_of_environment
 from dgm_jax.system.files import PathLike
-from dgm_jax.types import Scale
+
+if TYPE_CHECKING:  # JAX is slow to import, and --help does not need it.
+    from dgm_jax.types import Scale
 
 _LEAST_DEVIATION = 0.1  # Of a number of the vectors, as a share of that of all numbers (root mean square).
 
@@ -33,12 +36,14 @@ def as_vectors(values: np.ndarray, what: str) -> np.ndarray:
     return vectors[:, None, None]
 
 
-def scale_of(vectors: np.ndarray) -> Scale:
+def scale_of(vectors: np.ndarray) -> "Scale":
     """Scales each number of vectors [n, d] to the mean 0 and the deviation 1.
 
     A number that hardly varies in the first task may vary in later ones: its deviation counts as at least a tenth of
     the root mean square of all deviations.
     """
+    from dgm_jax.types import Scale
+
     mean, deviation = vectors.mean(axis=0, dtype=np.float64), vectors.std(axis=0, dtype=np.float64)
     least = _LEAST_DEVIATION * np.sqrt(np.mean(deviation**2)) or 1.0  # All vectors are equal.
     return Scale(np.float32(mean), np.float32(np.maximum(deviation, least)))

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from dgm_jax.metrics.intervals import Answers
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system import files
-from dgm_jax.types import Scale
+
+if TYPE_CHECKING:  # JAX is slow to import.
+    from dgm_jax.types import Scale
 
 Matrix = list[list[float | None]]  # [after task][class], None where it is not known.
 
@@ -74,10 +76,12 @@ def read_config(folder: Workdir) -> StoredConfig:
     )
 
 
-def scale_in(stream: Mapping[str, Any]) -> Scale | None:
+def scale_in(stream: Mapping[str, Any]) -> "Scale | None":
     """The scale of the vectors of a stream, by its description; None for images."""
     if "scale" not in stream:
         return None
+    from dgm_jax.types import Scale
+
     return Scale(**{name: np.array(values, np.float32) for name, values in stream["scale"].items()})
 
 
