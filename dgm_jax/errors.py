@@ -51,6 +51,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: by it, schedulers announce the end of a job's time."""
 
 
+class DataError(UserError, ValueError):
+    """Data that cannot be used; the message says what was found, what was expected and what to do."""
+
+
 class ConfigError(UserError, ValueError):
     """A setting that is not valid, or that does not fit the others."""
 

@@ -94,7 +94,7 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
 def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Classifier:
     from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
-    from dgm_jax.runs.reading import read_config
+    from dgm_jax.runs.reading import read_config, scale_in
 
     folder, place = Workdir(path), _READINGS[reading]
     if not folder.path.is_dir():
@@ -133,6 +133,7 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
         image_shape=tuple(stored.stream["image_shape"]),
         labels=tuple(memory["labels"][:known]),
         names=tuple(memory["names"][:known]),
+        scale=scale_in(stored.stream),
     )
 
 

@@ -66,11 +66,29 @@ class GeneratorParams:
 
 @_pytree
 @dataclass(frozen=True, eq=False)
+class Scale:
+    """How vectors of d numbers are scaled to what the networks see: each number by itself."""
+
+    mean: Array  # [d]
+    deviation: Array  # [d], above 0
+
+    def scaled(self, vectors: Array) -> Array:
+        """Vectors [n, d] as the networks see them, [n, 1, 1, d]: images of a single pixel."""
+        return ((vectors - self.mean[None]) / self.deviation[None])[:, None, None]
+
+    def restored(self, images: Array) -> Array:
+        """Undoes `scaled`, but for rounding."""
+        return images[:, 0, 0] * self.deviation[None] + self.mean[None]
+
+
+@_pytree
+@dataclass(frozen=True, eq=False)
 class SamplerParams:
     """All arrays with which images are drawn in evaluation mode."""
 
     generator: GeneratorParams  # Without embeddings.
     statistics: list[Statistics]  # Of its norms.
+    scale: Scale | None = None  # Of vectors; None: they are drawn as the networks see them, as are images.
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -290,6 +291,27 @@ def test_a_stream_without_tasks(tmp_path, monkeypatch) -> None:
     assert {label: len(images) for label, images in names["gathering"].waiting.items()} == {2: 9}
 
 
+def test_vectors(desk, monkeypatch, capsys) -> None:
+    small = small_runs.vectors(epochs=1)
+    monkeypatch.setitem(PRESETS, "vectors", {"dgma": small})
+    few = small_runs.digits(1, (0, 1))
+    arrays = {
+        "y_train": few.y_train,
+        "y_test": few.y_test,
+        "x_train": few.x_train[:, 0, 0],
+        "x_test": few.x_test[:, 0, 0],
+    }
+    names = desk | arrays
+    run("docs/vectors.md", names)
+    assert names["vectors"].shape == (64, 64) and len(names["labels"]) == len(few.x_test)
+
+    np.savez("features.npz", **arrays)
+    runpy.run_path(str(ROOT / "examples" / "vectors.py"))["main"]("features.npz", "runs/example")
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in out[:4]] == ["consolidated", "auxiliary", "analytic", "combined"]
+    assert out[-1].startswith("of 100 vectors drawn of class 0, ")
+
+
 def test_formats(desk) -> None:
     run("docs/formats.md", desk)
     assert np.asarray(desk["images"]).shape == (128, 16, 16, 1) and not np.isnan(desk["images"]).any()
@@ -349,6 +371,7 @@ def test_every_block_of_python_is_run() -> None:
         "devices",
         "baselines",
     )
+    run_above += ("vectors",)
     tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
     tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
     tested.add("docs/flax.md")  # tests/nn/test_flax_examples.py

@@ -422,3 +422,20 @@ def test_a_task_in_progress_is_given_up(tmp_path):
     placed = place_in(folder, small_runs.stream(PAIRS, (2, 3)))
     assert placed.known and placed.stages == (1, 2) and placed.stream.classes == (1, 2, 3)
     assert small_runs.draw_all(load_memory(tmp_path))[1].tobytes() == drawn[1].tobytes()
+
+
+def test_a_class_of_vectors(tmp_path):
+    """The scale stays, and so do the vectors that were drawn of the other classes."""
+    folder = small_runs.copied(small_runs.finished(small_runs.vectors()).workdir, tmp_path / "run")
+    before, samples = load_memory(folder), folder / "samples" / "after_task_02.npz"
+    drawn = small_runs.draw_all(before)
+    with np.load(samples) as arrays:
+        rows = {label: arrays["vectors"][place] for place, label in enumerate(arrays["labels"].tolist())}
+    forget(folder, [1])
+    after = load_memory(folder)
+    checks.assert_equal_trees(after.scale, before.scale)
+    checks.assert_equal_trees(small_runs.draw_all(after), {label: drawn[label] for label in (0, 2)})
+    assert load_classifier(folder).labels == (0, 2)
+    with np.load(samples.with_name("after_task_01.npz")) as arrays:
+        assert arrays["labels"].tolist() == [0, 2]
+        np.testing.assert_array_equal(arrays["vectors"], [rows[0], rows[2]])

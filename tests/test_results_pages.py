@@ -61,6 +61,23 @@ def test_a_row_says_what_its_runs_reached(row):
         require_equal(cell, [COLUMNS[what](run) for run in runs], what)
 
 
+VECTOR_ROWS = rows_with(ROOT / "docs" / "vectors.md", "run", "A_10")
+
+
+@pytest.mark.parametrize("row", VECTOR_ROWS, ids=lambda row: f"{row['run']} {row['reading']}")
+def test_a_row_on_vectors_says_what_its_run_reached(row):
+    (record,) = [record for record in read("vectors") if record["run"] == row["run"]]
+    for after in ("A_5", "A_10"):
+        require_equal(row[after], [macro(after, row["reading"])(record)], after)
+    require_equal(row["forgetting, points"], [100 * record["forgetting"][row["reading"]]], "forgetting")
+    if row["kB"]:
+        require_equal(row["kB"], [COLUMNS["memory, kB"](record)], "kB")
+
+
+def test_the_page_on_vectors_has_rows():
+    assert len({row["run"] for row in VECTOR_ROWS}) >= 5
+
+
 def test_the_pages_name_runs():
     assert len(RUN_ROWS) > 30
 

@@ -232,9 +232,11 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
 
 
 def _found(dataset: Dataset, where: Path | None) -> str:
-    size = "x".join(map(str, dataset.x_train.shape[1:]))
+    what, size = "images", "x".join(map(str, dataset.x_train.shape[1:]))
+    if dataset.are_vectors:
+        what, size = "vectors", f"vectors of {dataset.x_train.shape[3]} numbers"
     source = "" if where is None else f", from {where}"
     return (
-        f"found {dataset.name}: {len(dataset.x_train):,} training and {len(dataset.x_test):,} test images, {size}, "
+        f"found {dataset.name}: {len(dataset.x_train):,} training and {len(dataset.x_test):,} test {what}, {size}, "
         f"{len(dataset.labels)} classes{source}"
     )

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from dgm_jax import data
 from dgm_jax.commands.arguments import Flag, shown
-from dgm_jax.config import NAMED_PRESETS, Config
+from dgm_jax.config import NAMED_PRESETS, Config, Networks
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError
 
@@ -83,13 +83,19 @@ class Options:
         """How many training images of each class are read; None: all, of which the last ones may be judged by."""
         return None if self.evaluate_on == "training" else self.settings.data.train_per_class
 
+    def usual_preset(self, name: str) -> str:
+        """The preset of the experiment `name` if none is given."""
+        return name
+
     def load(self, name: str) -> Dataset:
         """Loads the data set of the experiment `name`; raises UserError if it cannot be used."""
         return data.load(name, self.where, train_per_class=self.decoded_per_class)
 
     def loaded(self, name: str) -> Dataset:
         """As `load`, which is not done again if it was the last."""
-        return _load(dataclasses.replace(self, preset="", settings=Config(data=self.settings.data)), name)
+        settings, network = self.settings, Networks(network=self.settings.networks.network)
+        read = Config(method=settings.method, data=settings.data, networks=network)  # What decides how they are read.
+        return _load(dataclasses.replace(self, preset="", settings=read), name)
 
     def learnt(self, name: str) -> Dataset:
         """Those of the images loaded that are learnt and judged by."""
@@ -126,12 +132,17 @@ class FileOptions(Options):
     """Options of an experiment on a person's own arrays."""
 
     npz: Annotated[Path, shown("FILE")]
-    """File with the arrays x_train, y_train, x_test, y_test: images uint8 [n, h, w] or [n, h, w, c], of any size."""
+    """File with the arrays x_train, y_train, x_test, y_test: images uint8 [n, h, w] or [n, h, w, c], of any size, or
+    vectors, floats [n, d]."""
 
     @property
     def where(self) -> Path:
         """The file."""
         return self.npz
+
+    def usual_preset(self, name: str) -> str:
+        """That of vectors, if the file holds vectors."""
+        return "vectors" if data.holds_vectors(self.npz) else name
 
     def load(self, name: str) -> Dataset:
         """Loads the arrays; they are called after the file, not `name`."""

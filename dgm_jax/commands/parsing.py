@@ -56,7 +56,11 @@ def parse(experiment: Experiment, argv: Sequence[str], *, called: str | None = N
       UserError: if the preset, the variant, a setting in the file or an option is unknown, or a value cannot work.
     """
     chosen, _ = tyro.cli(_Chosen, args=argv, add_help=False, return_unknown_args=True)
-    name, variant = chosen.preset or experiment.preset, _variant(chosen)
+    variant = _variant(chosen)
+    if chosen.preset is None and experiment.options.usual_preset is not Options.usual_preset:
+        options = _read(experiment, argv, chosen, Config(), called)
+        chosen = dataclasses.replace(chosen, preset=options.usual_preset(experiment.preset))
+    name = chosen.preset or experiment.preset
     if name == "best":
         # Where the images come from does not depend on the preset: any has the options that say it.
         options = _read(experiment, argv, chosen, Config(), called)

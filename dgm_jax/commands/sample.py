@@ -1,4 +1,4 @@
-"""`python -m dgm_jax sample`: images of learnt classes, from the memory of a run."""
+"""`python -m dgm_jax sample`: images or vectors of learnt classes, from the memory of a run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,15 +22,17 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw images of learnt classes from the memory of a run: as one picture, or as a file for each image."""
+    """Draw images of learnt classes from the memory of a run: as one picture, or as a file for each image. Vectors are
+    drawn into one .npz file."""
 
     workdir: RunOrFile
     classes: Annotated[tuple[str, ...], shown("CLASS [CLASS ...]")]
     """classes, by label or by name"""
     n: Annotated[int, shown("N")] = 64
-    """number of images of each class"""
+    """number of images, or vectors, of each class"""
     out: Annotated[Path, shown("FILE|FOLDER")]
-    """picture to write, e.g. grid.png, or a folder (any other name) for FOLDER/LABEL/000000.png and so on"""
+    """picture to write, e.g. grid.png, or a folder (any other name) for FOLDER/LABEL/000000.png and so on; for vectors
+    a file such as drawn.npz, with the arrays x, [n, d], and y, their labels"""
     seed: Annotated[int, shown("SEED")] = 0
     """another seed draws other images"""
     after_task: AfterTask = None
@@ -45,20 +47,35 @@ class Sample:
             self._draw(in_picture, signals)
 
     def _draw(self, in_picture: bool, signals: Signals) -> None:
+        import numpy as np
+
         import dgm_jax
         from dgm_jax.data import pictures
+        from dgm_jax.system import files
         from dgm_jax.system.pinned import new_key
 
         memory = dgm_jax.load_memory(self.workdir, after_task=self.after_task)
         known = dict(zip(memory.labels[: memory.n_classes], memory.names))
         labels = find_classes(self.classes, known)
         key = new_key(self.seed)
-        if in_picture:
+        what, wanted = "images", "a picture's name that ends in .png, or a folder"
+        if memory.scale is not None:
+            what, wanted = "vectors", "a file's name that ends in .npz"
+        if self._in_arrays != (what == "vectors"):
+            raise UserError(f"--out {self.out}: the memory draws {what}; expected {wanted}")
+        if self._in_arrays:
+            drawn = np.concatenate([memory.sample(label, self.n, key) for label in labels])
+            files.write_npz(self.out, x=drawn, y=np.repeat(labels, self.n))
+        elif in_picture:
             rows = {titled(label, known[label]): memory.sample(label, self.n, key) for label in labels}
             pictures.write_png(self.out, pictures.labelled_grid(rows, columns=min(self.n, _COLUMNS)))
         else:
             _write_each(memory, labels, self.n, key, self.out, signals)
-        print(f"{self.n} images of each of {len(labels)} classes are in {self.out}")
+        print(f"{self.n} {what} of each of {len(labels)} classes are in {self.out}")
+
+    @property
+    def _in_arrays(self) -> bool:
+        return self.out.suffix.lower() == ".npz"
 
     def _check(self, in_picture: bool) -> None:
         if not self.classes:
@@ -75,6 +92,8 @@ class Sample:
                     f"--n {self.n}: more than {_MOST_IN_PICTURE:,} images do not fit into a picture; give a folder, "
                     f"e.g. --out {self.out.with_suffix('')}, for a file each"
                 )
+        elif self._in_arrays:
+            require_place(self.out, "--out ", "drawn.npz")
         elif self.out.is_file() or (self.out.suffix and not self.out.is_dir()):
             raise UserError(f"--out {self.out}: expected a picture's name that ends in .png, or a folder")
 

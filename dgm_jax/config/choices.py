@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 Variant = Literal["dgma", "dgmw"]
 Precision = Literal["auto", "float32", "tf32", "bf16"]
-Network = Literal["dcgan", "resnet"]
+Network = Literal["dcgan", "resnet", "mlp"]
 Method = Literal[
     "dgm", "joint", "analytic", "separate", "mergan", "mergan-jtr", "dgr", "er", "icarl", "gdumb", "ewc", "finetune"
 ]

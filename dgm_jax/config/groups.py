@@ -16,7 +16,7 @@ class Data(Settings):
     """What a run sees of the data set."""
 
     image_size: int = setting(32)
-    """Side of the square images that the networks see: 4 times a power of two."""
+    """Side of the square images that the networks see: 4 times a power of two; 1 for vectors."""
     train_per_class: int | None = setting(None, above=0)
     """Use only the first N training images of each class; None: all."""
     held_out: float = setting(0.0, at_least=0, below=1)
@@ -24,8 +24,15 @@ class Data(Settings):
 
     def check(self) -> None:
         """Refuses sizes that the networks do not have."""
-        if self.image_size not in (8, 16, 32, 64, 128):
-            raise ConfigError(f"image_size={self.image_size} must be 4 times a power of two: 8, 16, 32, 64 or 128")
+        if self.image_size not in (1, 8, 16, 32, 64, 128):
+            raise ConfigError(
+                f"image_size={self.image_size} must be 4 times a power of two: 8, 16, 32, 64 or 128 (or 1 for vectors)"
+            )
+
+    @property
+    def are_vectors(self) -> bool:
+        """Whether vectors are learnt, as images of a single pixel, and not images."""
+        return self.image_size == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +40,14 @@ class Networks(Settings):
     """Generator and discriminator."""
 
     network: Network = setting("dcgan", used_by=TRAINS)
-    """The pair of networks: the authors' DCGAN, or the residual pair of ImageNet-50."""
+    """The pair of networks: the authors' DCGAN, the residual pair of ImageNet-50, or dense layers, for vectors."""
     noise_dim: int = setting(128, above=0, used_by=GENERATIVE)
     """Entries of the noise vector [nz]; the first ones carry the one-hot class."""
     generator_width: int = setting(20, above=0, used_by=GENERATIVE)
-    """Width of the generator's last masked layer [ngf]; each before is twice as wide, in resnet equally wide."""
+    """Width of the generator's last masked layer [ngf]; each before is twice as wide; in resnet, mlp all are equal."""
     discriminator_width: int = setting(32, above=0, used_by=TRAINS)
-    """Width of the discriminator's first layer [ndf]; each after is twice as wide, in resnet each stage."""
+    """Width of the discriminator's first layer [ndf]; each after is twice as wide; in resnet each stage, in mlp all
+    are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)

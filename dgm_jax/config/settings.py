@@ -6,10 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dgm_jax.config.choices import Method, Network
+from dgm_jax.config.choices import TRAINS, Method, Network
 from dgm_jax.config.groups import Consolidation, Data, Features, Gan, Gates, MethodSettings, Networks, Replay
 from dgm_jax.config.setting import Facts, Settings, facts_of, setting
 from dgm_jax.errors import ConfigError
+
+# Settings that mean nothing for vectors, and the value that they then must have.
+_OF_IMAGES: dict[str, Any] = {
+    "consolidation_shift": 0,
+    "consolidation_flip": False,
+    "consolidation_means": False,
+    "filters": Features().filters,
+    "mirror": False,
+    "memory_format": "raw",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +60,17 @@ class Config(Settings):
         for name, kind in GROUPS.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be settings of class {kind.__name__}")
+        self._check_networks()
         if self.consolidation.consolidation_shift >= self.data.image_size / 2:
             raise ConfigError(
                 f"consolidation_shift={self.consolidation.consolidation_shift} must be below half of "
                 f"image_size={self.data.image_size}"
             )
-        if self.gan.batch_size == 1 and "resnet" in (self.networks.network, self.classifier_network):
+        chosen = {self.networks.network, self.classifier_network}
+        if self.gan.batch_size == 1 and chosen != {"dcgan"}:
+            network, of = ("dense", "vector") if "mlp" in chosen else ("residual", "image")
             raise ConfigError(
-                "batch_size=1: the residual network normalises over the images of a mini-batch, and one image has no "
+                f"batch_size=1: the {network} network normalises over the {of}s of a mini-batch, and one {of} has no "
                 "spread; use at least 2"
             )
         if self.method == "dgm" and not self.features.combined and self.features != Features():
@@ -67,6 +80,28 @@ class Config(Settings):
             )
         if self.protocol == "paper" and self.data.held_out == 0:
             raise ConfigError("protocol='paper' chooses epochs on held-out images; set held_out, e.g. 0.15")
+
+    def _check_networks(self) -> None:
+        """Refuses networks of images for vectors, networks of vectors for images, and what only images have."""
+        chosen = {self.networks.network, self.classifier_network}
+        if not self.data.are_vectors:
+            if "mlp" in chosen:
+                raise ConfigError(
+                    f"network='mlp' is for vectors, but image_size={self.data.image_size}; use network='dcgan' or "
+                    "'resnet' for images, or image_size=1 for vectors (--preset vectors has both)"
+                )
+            return
+        if self.method in TRAINS and chosen != {"mlp"}:
+            raise ConfigError(
+                f"image_size=1 is for vectors, which need network='mlp', not {', '.join(sorted(chosen - {'mlp'}))!r} "
+                "(--preset vectors has both)"
+            )
+        values = self.flat()
+        given = [f"{name}={values[name]!r}" for name in _OF_IMAGES if values.get(name) not in (None, _OF_IMAGES[name])]
+        if given:
+            raise ConfigError(
+                f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for images; vectors have no pixels"
+            )
 
     # ---- By name, without the groups ----
 

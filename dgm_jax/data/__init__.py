@@ -1,4 +1,4 @@
-"""Data: every source gives checked uint8 arrays (`Dataset`), which are split into streams of tasks (`TaskStream`)."""
+"""Data: every source gives checked arrays (`Dataset`), which are split into streams of tasks (`TaskStream`)."""
 
 from dgm_jax.data.classes import parse_classes
 from dgm_jax.data.dataset import DataError, Dataset, from_arrays
@@ -10,6 +10,7 @@ from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_s
 from dgm_jax.data.sources import class_names, from_npz, load
 from dgm_jax.data.stream import FutureTaskError, Past, PastTaskError, TaskStream, class_incremental
 from dgm_jax.data.tfds import default_folder
+from dgm_jax.data.vectors import holds_vectors
 
 __all__ = [
     "DataError",
@@ -28,6 +29,7 @@ __all__ = [
     "from_arrays",
     "from_folder",
     "from_npz",
+    "holds_vectors",
     "join",
     "load",
     "parse_class_order",

@@ -1,4 +1,4 @@
-"""`Dataset`: labelled images in memory. Every source makes one, checked; every stream is made from one."""
+"""`Dataset`: labelled images or vectors in memory. Every source makes one, checked; every stream is made from one."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgm_jax.errors import UserError, naming_extras
+from dgm_jax.data.vectors import are_vectors, as_vectors
+from dgm_jax.errors import DataError as DataError
+from dgm_jax.errors import naming_extras
 
-Images = NDArray[np.uint8]
+Images = NDArray[Any]  # uint8 [n, h, w, c]; or vectors, float32 [n, 1, 1, d]: images of a single pixel.
 Labels = NDArray[np.int64]
 
 _NARROW = 32  # Arrays whose values span less were not scaled to 0..255; 5 bits span 31.
 _FEW = 256  # Of fewer values in all images, nothing follows.
 
 
-class DataError(UserError, ValueError):
-    """Data that cannot be used; the message says what was found, what was expected and what to do."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set of labelled images. Make one with `from_arrays` or `load`, which check it.
+    """A data set of labelled images or vectors. Make one with `from_arrays` or `load`, which check it.
 
     Attributes:
       name: its name in reports.
-      x_train: uint8 [n, h, w, c], c in {1, 3}.
+      x_train: uint8 [n, h, w, c], c in {1, 3}; or vectors, float32 [n, 1, 1, d].
       y_train: int64 [n], any integers.
-      x_test: uint8 [m, h, w, c].
+      x_test: as `x_train`, [m, ...].
       y_test: int64 [m], the same classes as in `y_train`.
       class_names: a name for every label.
       stored_shape: (h, w, c) of the images before they were resized; None if they were not resized.
@@ -55,12 +54,21 @@ class Dataset:
 
     @property
     def shown(self) -> dict[str, int]:
-        """What the best settings depend on (`config.best`): of images the side, the channels, how many a class has."""
+        """What the best settings depend on (`config.best`): of images the side, the channels, how many a class has.
+
+        The side of vectors is 0, and their channels are how many numbers each has.
+        """
         _, height, width, channels = self.x_train.shape
         if self.stored_shape is not None:
             height, width, channels = self.stored_shape
         per_class = int(np.median(list(Counter(self.y_train.tolist()).values())))
-        return {"side": max(height, width), "channels": channels, "per_class": per_class, "classes": len(self.labels)}
+        side = 0 if self.are_vectors else max(height, width)
+        return {"side": side, "channels": channels, "per_class": per_class, "classes": len(self.labels)}
+
+    @property
+    def are_vectors(self) -> bool:
+        """Whether there are vectors and not images."""
+        return are_vectors(self.x_train)
 
     def first_per_class(self, n: int) -> Dataset:
         """Keeps the first `n` training images of every class, in stored order, and all test images.
@@ -132,10 +140,15 @@ class Dataset:
         """Scales all images to `size` x `size` pixels as `resize` does; `self` if they already have that size.
 
         Raises:
-          DataError: if `size` < 1.
+          DataError: if `size` < 1, or there are vectors, which have the size 1 alone.
         """
         if size < 1:
             raise DataError(f"size={size}: expected at least 1 pixel.")
+        if self.are_vectors and size != 1:
+            raise DataError(
+                f"{self.name} holds vectors of {self.x_train.shape[3]} numbers, which cannot be scaled to images of "
+                f"{size}x{size} pixels: image_size must be 1, as --preset vectors has it."
+            )
         if self.x_train.shape[1:3] == (size, size):
             return self
         return dataclasses.replace(
@@ -158,10 +171,11 @@ def from_arrays(
     """Makes a `Dataset` of arrays and checks it.
 
     Args:
-      x_train: [n, h, w, c] or [n, h, w]; uint8, or other integers that are all in 0..255, or bool (True is white); c in
-        {1, 3}. The values of each part must span at least 32, because the networks see 0..255 as -1..1.
+      x_train: images, [n, h, w, c] or [n, h, w]; uint8, or other integers that are all in 0..255, or bool (True is
+        white); c in {1, 3}. The values of each part must span at least 32, because the networks see 0..255 as -1..1.
+        Or vectors, floats [n, d] of any scale, such as features of another network; they are kept as float32.
       y_train: integers [n] or [n, 1], any values.
-      x_test: [m, h, w, c] or [m, h, w]; images of the same shape as in `x_train`.
+      x_test: images or vectors of the same shape as in `x_train`.
       y_test: integers [m] or [m, 1]; exactly the classes of `y_train`.
       name: the name of the data set in reports.
       class_names: names by label, or a list of the names of the labels 0, 1, ..., each different; by default the name
@@ -177,6 +191,8 @@ def from_arrays(
         class_names = dict(enumerate(class_names))
     dataset = from_scaled_arrays(x_train, y_train, x_test, y_test, name=name, class_names=class_names)
     for part, images in (("x_train", dataset.x_train), ("x_test", dataset.x_test)):
+        if dataset.are_vectors:
+            continue
         low, high = _nearly_all(images)
         if images.size >= _FEW and 0 < high - low < _NARROW:
             shifted = f"x.astype(int) - {low}" if low else "x"
@@ -210,9 +226,14 @@ def from_scaled_arrays(
         raise DataError(
             f"{name}: x_train holds images of shape {train.shape[1:]}, x_test of {test.shape[1:]}; "
             "expected the same (h, w, c): resize or convert one of them."
+            if not are_vectors(train) or not are_vectors(test)
+            else f"{name}: x_train holds vectors of {train.shape[3]} numbers, x_test of {test.shape[3]}; expected the "
+            "same, from the same network."
         )
-    largest = max(int(train.max()), int(test.max()))
-    notes = (f"the largest value of all images is {largest}, where white is 255",) * (largest < 4 * _NARROW)
+    notes: tuple[str, ...] = ()
+    if not are_vectors(train):
+        largest = max(int(train.max()), int(test.max()))
+        notes = (f"the largest value of all images is {largest}, where white is 255",) * (largest < 4 * _NARROW)
     train_labels = _as_labels(y_train, len(train), f"{name}: y_train")
     test_labels = _as_labels(y_test, len(test), f"{name}: y_test")
     for labels, where, others, elsewhere in (
@@ -249,8 +270,10 @@ def composed(name: str) -> str:
 
 
 def _as_images(values: ArrayLike, what: str) -> Images:
-    """Returns uint8 [n, h, w, c], or raises a DataError that begins with `what`."""
+    """Returns uint8 [n, h, w, c], or float32 [n, 1, 1, d] of vectors; raises a DataError that begins with `what`."""
     images = np.asarray(values)
+    if images.ndim == 2 and np.issubdtype(images.dtype, np.floating):
+        return as_vectors(images, what)
     if images.ndim == 2:
         side, side_of_colour = math.isqrt(images.shape[1]), math.isqrt(images.shape[1] // 3)
         line = "reshape(-1, height, width)"
@@ -259,7 +282,8 @@ def _as_images(values: ArrayLike, what: str) -> Images:
         elif 3 * side_of_colour**2 == images.shape[1]:  # As in CIFAR's pickles.
             line = f"reshape(-1, 3, {side_of_colour}, {side_of_colour}).transpose(0, 2, 3, 1)"
         raise DataError(
-            f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w]. If each row is an image: x.{line}."
+            f"{what} has shape {images.shape}; expected [n, h, w, c] or [n, h, w]. If each row is a vector: "
+            f"x.astype(np.float32). If each row is an image: x.{line}."
         )
     if images.ndim == 3 and images.shape[2] == 3 and math.isqrt(images.shape[1]) ** 2 == images.shape[1] >= 64:
         side = math.isqrt(images.shape[1])

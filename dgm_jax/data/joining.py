@@ -20,11 +20,13 @@ def join(datasets: Sequence[Dataset], size: int) -> Dataset:
       size: height and width of the result in pixels, >= 1.
 
     Raises:
-      DataError: if there are fewer than two data sets, or two have the same name.
+      DataError: if there are fewer than two data sets, or two have the same name, or one holds vectors.
     """
     names = [dataset.name for dataset in datasets]
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(f"{', '.join(names) or 'nothing'}: expected two or more different data sets to join.")
+    if vectors := [dataset.name for dataset in datasets if dataset.are_vectors]:
+        raise DataError(f"{', '.join(vectors)}: vectors cannot be joined; expected images.")
     channels = max(dataset.x_train.shape[-1] for dataset in datasets)
     arrays: dict[str, list[np.ndarray]] = {"x_train": [], "y_train": [], "x_test": [], "y_test": []}
     class_names: dict[int, str] = {}

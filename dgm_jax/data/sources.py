@@ -74,7 +74,7 @@ def class_names(name: str, data_dir: PathLike | None = None) -> tuple[str, ...]:
 
 
 def from_npz(path: PathLike, *, name: str | None = None) -> Dataset:
-    """Loads a data set from one npz file.
+    """Loads a data set of images or vectors from one npz file.
 
     Args:
       path: a file with the arrays x_train, y_train, x_test and y_test, as `from_arrays` takes them, or under the names

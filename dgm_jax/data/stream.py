@@ -10,13 +10,17 @@ import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, rows_of
 from dgm_jax.data.order import check_order, task_sizes
+from dgm_jax.data.vectors import scale_of
+
+if TYPE_CHECKING:  # JAX is slow to import, and --help does not need it.
+    from dgm_jax.types import Scale
 
 Indices = NDArray[np.int32]
 Part = tuple[Images, Indices]
@@ -41,6 +45,7 @@ class Past:
       class_names: names of all classes, in their order.
       train_counts: number of training images of each class of each task.
       fingerprint: fingerprint of the earlier stream.
+      scale: how its vectors were scaled; None for images.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Past:
     class_names: tuple[str, ...]
     train_counts: tuple[tuple[int, ...], ...]
     fingerprint: str
+    scale: Scale | None = None
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -64,12 +70,13 @@ class TaskStream:
       tasks: class indices of each task; together 0..K-1 in order.
       classes: for each class index the label in the data set.
       class_names: for each class index the name.
-      image_shape: (h, w, c).
+      image_shape: (h, w, c); (1, 1, d) for vectors.
       stored_shape: (h, w, c) of the images in the data set, before they were resized.
       fingerprint: a checksum of all images and class indices; streams of different data have different ones.
       protocol: "strict" or "paper"; see `validation`.
       n_past: number of tasks at the beginning that were learnt in an earlier stream; their images are not available
         (see `after`).
+      scale: of vectors, by the training vectors of the first task; what a stream gives is scaled. None for images.
       current: the task that began last; None before the first one.
     """
 
@@ -83,6 +90,7 @@ class TaskStream:
     fingerprint: str
     protocol: Protocol
     n_past: int = 0
+    scale: Scale | None = None
     current: int | None = field(default=None, init=False)
     # By task. The images of a part are sorted by class.
     _train: dict[int, Part]
@@ -111,7 +119,8 @@ class TaskStream:
         if set(classes) & set(old):
             ranks = {label: rank for rank, label in enumerate(sorted(classes), start=1)}
             classes = tuple(max(old) + ranks[label] for label in classes)
-        n_past, no_images = len(past.tasks), (np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int32))
+        dtype = np.uint8 if self.scale is None else np.float32
+        n_past, no_images = len(past.tasks), (np.zeros((0, *self.image_shape), dtype), np.zeros(0, np.int32))
 
         def shifted(parts: Mapping[int, Part]) -> dict[int, Part]:
             return {n_past + task: _freeze(x, indices + np.int32(len(old))) for task, (x, indices) in parts.items()}
@@ -124,6 +133,7 @@ class TaskStream:
             class_names=(*past.class_names, *self.class_names),
             fingerprint=f"{past.fingerprint}+{self.fingerprint}",
             n_past=n_past,
+            scale=past.scale,
             _train=shifted(self._train),
             _validation=dict.fromkeys(range(n_past), no_images) | shifted(self._validation),
             _test=dict.fromkeys(range(n_past), no_images) | shifted(self._test),
@@ -185,7 +195,8 @@ class TaskStream:
         """Training images of the current task.
 
         Returns:
-          Images, uint8 [n, h, w, c], and class indices, int32 [n]; sorted by class, then in stored order; read-only.
+          Images, uint8 [n, h, w, c], or scaled vectors, float32 [n, 1, 1, d], and class indices, int32 [n]; sorted by
+          class, then in stored order; read-only.
 
         Raises:
           PastTaskError: if `task` is finished.
@@ -193,7 +204,7 @@ class TaskStream:
           DataError: if there is no such task.
         """
         self._require_current(task, "training")
-        return self._train[task]
+        return self._scaled(self._train[task])
 
     def validation(self, task: int) -> Part:
         """Held-out training images: of the current task (protocol "strict"), or of all tasks so far ("paper").
@@ -203,7 +214,7 @@ class TaskStream:
         """
         self._require_current(task, "validation")
         first = 0 if self.protocol == "paper" else task
-        return _join([self._validation[t] for t in range(first, task + 1)])
+        return self._scaled(_join([self._validation[t] for t in range(first, task + 1)]))
 
     def test(self, task: int) -> Part:
         """Test images of all classes up to and including those of `task`, the current one or a finished one.
@@ -211,7 +222,12 @@ class TaskStream:
         Only for evaluation. Returns as `train`, and raises as `train` except that no past task is refused.
         """
         self._require_begun(task, "test")
-        return _join([self._test[t] for t in range(task + 1)])
+        return self._scaled(_join([self._test[t] for t in range(task + 1)]))
+
+    def _scaled(self, part: Part) -> Part:
+        """A part as the networks see it: vectors are scaled, images stay as they are."""
+        images, indices = part
+        return part if self.scale is None else _freeze(self.scale.scaled(images[:, 0, 0]), indices)
 
     def _known(self, task: int) -> int:
         if not 0 <= task < self.n_tasks:
@@ -250,6 +266,7 @@ def without_images(
         fingerprint=past.fingerprint,
         protocol=protocol,
         n_past=len(past.tasks),
+        scale=past.scale,
         _train={},
         _validation={},
         _test={},
@@ -269,7 +286,7 @@ def class_incremental(
     """Splits a data set into tasks of disjoint classes.
 
     Args:
-      dataset: the data set; the stream copies its images and keeps no reference to it.
+      dataset: the data set; the stream copies its images, or vectors, and keeps no reference to it.
       classes_per_task: one number for all tasks, which must divide the number of classes, or one number per task.
       class_order: all labels in order of arrival; by default ascending.
       held_out: share of the training images of every class, in [0, 1), that is held out for `TaskStream.validation`.
@@ -304,6 +321,7 @@ def class_incremental(
         stored_shape=dataset.stored_shape or image_shape,
         fingerprint=_checksum(*train.values(), *validation.values(), *test.values()),
         protocol=protocol,
+        scale=scale_of(train[0][0][:, 0, 0]) if dataset.are_vectors else None,
         _train=train,
         _validation=validation,
         _test=test,
@@ -372,10 +390,14 @@ def _freeze(images: Images, indices: Indices) -> Part:
 
 def describe(stream: TaskStream) -> dict[str, object]:
     """Describes a stream by its data, class order, tasks and counts; different streams differ in one of them."""
+    scaled = {}
+    if stream.scale is not None:
+        scaled = {"scale": {name: array.tolist() for name, array in vars(stream.scale).items()}}
     return {
         "dataset": stream.name,
         "fingerprint": stream.fingerprint,
         "tasks": [[stream.classes[c] for c in task] for task in stream.tasks],
         "image_shape": list(stream.image_shape),
         "train_counts": [list(stream.train_counts(t)) for t in range(stream.n_tasks)],
+        **scaled,
     }

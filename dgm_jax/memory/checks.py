@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.memory.container import DamagedMemoryFile
-from dgm_jax.models import NETWORKS
+from dgm_jax.models import NETWORKS, OF_VECTORS
+from dgm_jax.types import Scale
 
 _IMAGE_SIZES = (8, 16, 32, 64, 128)
+_MOST_NUMBERS = 2**20  # Of a vector.
 
 
 def require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
@@ -32,11 +34,22 @@ def require_classes(labels: Any, names: Any) -> None:
 
 
 def require_images(network: Any, image_size: Any, channels: Any) -> None:
-    """Refuses what is no network, or no shape of images."""
+    """Refuses what is no network, or no shape of images or vectors."""
     require(network in NETWORKS, f"network {network!r} is none of {', '.join(NETWORKS)}")
+    if network == OF_VECTORS:
+        require_number(image_size, 1, 1, "image_size")
+        require_number(channels, 2, _MOST_NUMBERS, "channels")
+        return
     for name, value, choices in (("image_size", image_size, _IMAGE_SIZES), ("channels", channels, (1, 3))):
         # 8.0 and True are equal to such numbers, and are none.
         require(type(value) is int and value in choices, f"{name} {value!r} is none of {choices}")
+
+
+def scale_in(array: np.ndarray) -> Scale:
+    """The scale of vectors, of a file's array float32 [2, d]: means, then deviations."""
+    if (array[1] <= 0).any():
+        raise DamagedMemoryFile("a deviation in it is not above 0")
+    return Scale(mean=array[0], deviation=array[1])
 
 
 def require(right: bool, what: str) -> None:

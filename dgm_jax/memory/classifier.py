@@ -10,13 +10,13 @@ from dgm_jax.data import pictures
 from dgm_jax.data.dataset import resize
 from dgm_jax.errors import UserError
 from dgm_jax.models.prediction import predict, predict_logits
-from dgm_jax.types import DiscriminatorParams, Statistics
+from dgm_jax.types import DiscriminatorParams, Scale, Statistics
 
 _SLACK = 1e-3  # Arithmetic in low precision may exceed 1 by this much.
 
 
 class BadImages(UserError, ValueError):
-    """Images that the classifier cannot read."""
+    """Images, or vectors, that the classifier cannot read."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,14 @@ class Classifier:
     image_shape: tuple[int, int, int]  # [height, width, channels] of the images that the network reads.
     labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them, in the order of the outputs.
     names: tuple[str, ...]
+    scale: Scale | None = None  # Of vectors; None for images.
 
     def __repr__(self) -> str:
         """A short description: the weights would fill the screen."""
-        shape = "x".join(map(str, self.image_shape))
-        return f"Classifier(labels={list(self.labels)}, images={shape}, network={self.network!r})"
+        read = f"images={'x'.join(map(str, self.image_shape))}"
+        if self.scale is not None:
+            read = f"vectors of {len(self.scale.mean)}"
+        return f"Classifier(labels={list(self.labels)}, {read}, network={self.network!r})"
 
     @property
     def n_outputs(self) -> int:
@@ -41,7 +44,7 @@ class Classifier:
         return len(self.params.classifier.bias)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Scores images [n, height, width, channels] of `image_shape`, uint8, or float32 in [-1, 1].
+        """Scores images [n, height, width, channels] of `image_shape`, uint8, or float32 in [-1, 1], or scaled vectors.
 
         Returns:
           float32 [n, n_outputs]; classes that are not learnt yet have the lowest number there is.
@@ -60,7 +63,8 @@ class Classifier:
           images: [n, height, width, channels], or [n, height, width] if grey, with the channels of training; uint8 in
             0..255, or floats in [-1, 1] as a memory draws them. Images of another size are resized to what the network
             reads, float images after rounding to uint8; an image that is not square is squeezed. (`python -m dgm_jax
-            predict` cuts images to their central square first, as training on class folders does.)
+            predict` cuts images to their central square first, as training on class folders does.) A classifier of
+            vectors takes those, as the data have them: [n, d].
 
         Returns:
           Labels, int64 [n], and probabilities, float32 [n, classes], in the order of `labels`: the network's softmax.
@@ -70,13 +74,32 @@ class Classifier:
           BadImages: if the images have another shape, type or range. Float images without any value below 0 are
             refused, too: they would be black to white in 0..1.
         """
+        if self.scale is not None:
+            return self._predicted(self.scale.scaled(_checked_vectors(images, self.image_shape[2])))
         pixels = _checked(images, self.image_shape[2])
         if pixels.shape[1:3] != self.image_shape[:2]:
             pixels = resize(pictures.to_uint8(pixels), self.image_shape[0])
-        logits = self.logits(pixels)
+        return self._predicted(pixels)
+
+    def _predicted(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits = self.logits(images)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))[:, : len(self.labels)]
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return np.asarray(self.labels, np.int64)[probabilities.argmax(axis=1)], probabilities
+
+
+def _checked_vectors(values: ArrayLike, size: int) -> np.ndarray:
+    """Vectors as float32 [n, size]."""
+    vectors = np.asarray(values)
+    if vectors.ndim != 2 or vectors.shape[1] != size or not jnp.issubdtype(vectors.dtype, jnp.floating):
+        raise BadImages(
+            f"vectors of {vectors.dtype} {list(vectors.shape)}; expected floats [n, {size}], a row for each vector, "
+            "from the network whose vectors were learnt"
+        )
+    vectors = vectors.astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise BadImages("vectors of floats that are not all finite; leave those rows out")
+    return vectors
 
 
 def _checked(images: ArrayLike, channels: int) -> np.ndarray:

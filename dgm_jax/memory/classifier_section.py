@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from dgm_jax.data.dataset import composed
-from dgm_jax.memory.checks import require_array, require_classes, require_images
+from dgm_jax.memory.checks import require_array, require_classes, require_images, scale_in
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.container import DamagedMemoryFile, Section
-from dgm_jax.models import pair
+from dgm_jax.models import OF_VECTORS, pair
 from dgm_jax.system.pinned import new_key
 from dgm_jax.types import DiscriminatorParams, Statistics
 
@@ -55,6 +55,8 @@ def encode(classifier: Classifier) -> Section:
     # Predicting needs no critic that is conditioned on the class.
     params = replace(classifier.params, projection=None)
     tensors = {name: np.asarray(array) for name, array in _by_name((params, classifier.statistics)).items()}
+    if classifier.scale is not None:
+        tensors["scale"] = np.stack([classifier.scale.mean, classifier.scale.deviation])
     for name, array in tensors.items():
         if array.dtype != np.float32:
             raise TypeError(f"a classifier's numbers are float32, found {name} of {array.dtype}")
@@ -75,6 +77,9 @@ def decode(section: Section) -> Classifier:
         if list(dataclasses.asdict(header)) != list(section.header):
             raise DamagedMemoryFile("its header is not in the form in which it is written")
         shapes = header.shapes(tensors)
+        of_network = list(shapes)
+        if header.network == OF_VECTORS:
+            shapes["scale"] = (2, header.channels)
     # Other names, other types, heads that are missing or are no matrices.
     except (LookupError, TypeError, AttributeError) as error:
         raise DamagedMemoryFile(
@@ -89,7 +94,9 @@ def decode(section: Section) -> Classifier:
             raise DamagedMemoryFile("a variance in it is negative")
     if len(tensors["params.classifier.bias"]) < len(header.labels):
         raise DamagedMemoryFile(f"{len(header.labels)} classes, but fewer outputs")
-    params, statistics = jax.tree.unflatten(jax.tree.structure(header.layout(1)), [tensors[name] for name in shapes])
+    params, statistics = jax.tree.unflatten(
+        jax.tree.structure(header.layout(1)), [tensors[name] for name in of_network]
+    )
     return Classifier(
         params=params,
         statistics=statistics,
@@ -97,6 +104,7 @@ def decode(section: Section) -> Classifier:
         image_shape=(header.image_size, header.image_size, header.channels),
         labels=tuple(header.labels),
         names=tuple(map(composed, header.names)),
+        scale=scale_in(tensors["scale"]) if "scale" in shapes else None,
     )
 
 

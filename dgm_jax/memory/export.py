@@ -30,6 +30,8 @@ def to_npz(memory: Memory) -> bytes:
     }
     for name in ("network", "image_size", "noise_dim", "gate_before_norm"):
         arrays[name] = np.array(getattr(memory, name))
+    if memory.scale is not None:
+        arrays |= {"scale_mean": memory.scale.mean, "scale_deviation": memory.scale.deviation}
     if not memory.own_kernels:
         arrays |= {f"kernel_{i}": kernel for i, kernel in enumerate(memory.kernels)}
     for t, task in enumerate(memory.tasks):
@@ -49,7 +51,8 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
     Returns:
       A function `sample(key_data, start, label)`. `key_data` is uint32 [2] (`jax.random.key_data`); `start`, the number
       of the first image, and `label` are int32 []. It returns the images `start` to `start + 127` of the key, float32
-      [128, height, width, channels] in [-1, 1]; NaN if the memory does not know the label.
+      [128, height, width, channels] in [-1, 1], or vectors, float32 [128, d]; NaN if the memory does not know the
+      label.
 
     Raises:
       UserError: if a label does not fit into 32 bits.
@@ -61,7 +64,7 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
 
     def branch(number: int) -> Callable[..., jax.Array]:
         task = memory.tasks[number]
-        cut = memory.cut(task)
+        cut = replace(memory.cut(task), scale=memory.scale)
         chunk = partial(sample_chunk, memory.generator, noise_dim=memory.noise_dim, n_conditioned=task.n_conditioned)
 
         def images_of_class(key: jax.Array, start: jax.Array, entry: jax.Array, head: jax.Array) -> jax.Array:
@@ -89,8 +92,9 @@ def predictor(classifier: Classifier) -> Callable[[jax.Array], tuple[jax.Array, 
     """Makes a pure function that predicts as `Classifier.predict` does.
 
     Returns:
-      A function of images, float32 [n, height, width, channels] in [-1, 1], of the classifier's `image_shape`. It
-      returns labels, int32 [n], and probabilities, float32 [n, classes], in the order of the classifier's labels.
+      A function of images, float32 [n, height, width, channels] in [-1, 1], of the classifier's `image_shape`, or of
+      vectors, float32 [n, d]. It returns labels, int32 [n], and probabilities, float32 [n, classes], in the order of
+      the classifier's labels.
 
     Raises:
       UserError: if a label does not fit into 32 bits.
@@ -99,6 +103,8 @@ def predictor(classifier: Classifier) -> Callable[[jax.Array], tuple[jax.Array, 
 
     @pinned()
     def predict(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if classifier.scale is not None:
+            images = classifier.scale.scaled(images)
         output = discriminated(classifier.params, classifier.statistics, images, network=classifier.network)
         probabilities = jax.nn.softmax(output.logits[:, : len(labels)])
         return jnp.asarray(labels)[jnp.argmax(probabilities, axis=1)], probabilities
@@ -122,7 +128,8 @@ def to_stablehlo(what: Memory | Classifier) -> bytes:
         function, arguments = sampler(what), [jax.ShapeDtypeStruct((2,), jnp.uint32), number, number]
     else:
         (n,) = jax.export.symbolic_shape("n")
-        function, arguments = predictor(what), [jax.ShapeDtypeStruct((n, *what.image_shape), jnp.float32)]
+        shape = what.image_shape if what.scale is None else what.image_shape[2:]
+        function, arguments = predictor(what), [jax.ShapeDtypeStruct((n, *shape), jnp.float32)]
     return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize())
 
 

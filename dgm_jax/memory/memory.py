@@ -25,7 +25,7 @@ from dgm_jax.memory.task import TaskMemory, cut_units, cut_weights, own_generato
 from dgm_jax.models import pair
 from dgm_jax.models.generator import Generator, conditioned_noise
 from dgm_jax.system.pinned import as_key, pinned
-from dgm_jax.types import SamplerParams, Tree, norms_from_tree, params_to_tree, statistics_from_tree
+from dgm_jax.types import SamplerParams, Scale, Tree, norms_from_tree, params_to_tree, statistics_from_tree
 
 CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
 
@@ -40,17 +40,20 @@ class Memory:
     noise_dim: int
     labels: tuple[int, ...]  # The label of each class index in the data set.
     names: tuple[str, ...]
-    image_size: int  # Side of the images.
+    image_size: int  # Side of the images; 1 for vectors.
     network: str = "dcgan"  # The kind of generator.
     gate_before_norm: bool = False
+    scale: Scale | None = None  # Of vectors; None for images.
 
     def __repr__(self) -> str:
         """What it draws and how large it is: the weights themselves would fill the screen."""
         kilobytes = sum(kernel.nbytes for kernel in self.own_kernels or self.kernels) / 1000
         channels = f"x{self.channels}" if self.tasks else ""  # Before the first task none draws.
+        drawn = f"images={self.image_size}x{self.image_size}{channels}"
+        if self.scale is not None:
+            drawn = f"vectors of {len(self.scale.mean)}"
         return (
-            f"Memory(labels={list(self.labels[: self.n_classes])}, tasks={len(self.tasks)}, "
-            f"images={self.image_size}x{self.image_size}{channels}, "
+            f"Memory(labels={list(self.labels[: self.n_classes])}, tasks={len(self.tasks)}, {drawn}, "
             f"network={self.network!r}, widths={'-'.join(map(str, self.widths))}, weights={kilobytes:,.0f} kB)"
         )
 
@@ -76,12 +79,12 @@ class Memory:
 
     @property
     def channels(self) -> int:
-        """Of the images; there must have been a task."""
+        """Of the images, or numbers of a vector; there must have been a task."""
         return self.tasks[0].heads.shape[-1]
 
     @pinned()
     def sample(self, label: int, n: int, key: jax.Array) -> jax.Array:
-        """Draws images of one class.
+        """Draws images, or vectors, of one class.
 
         Image i depends only on the key and on i: of two calls with one key, the longer begins with the shorter.
 
@@ -91,7 +94,7 @@ class Memory:
           key: a PRNG key of JAX's default generator, threefry2x32.
 
         Returns:
-          Images in [-1, 1], float32 [n, height, width, channels].
+          Images in [-1, 1], float32 [n, height, width, channels]; or vectors as the data have them, float32 [n, d].
 
         Raises:
           ValueError: if the memory does not know the class, or n < 1, or the key is of another generator, or the call
@@ -120,9 +123,9 @@ class Memory:
 
         Returns:
           The parameters, a pytree of float32 arrays, and a function `draw(params, key, start=0)`. It returns the images
-          number `start` to `start + 127` of the key, float32 [128, height, width, channels] in [-1, 1]: bit for bit
-          those of `sample`, if the parameters are arguments of the compiled program and not constants in it. It raises
-          `OtherGenerator`, a ValueError, for a key of another generator than threefry2x32.
+          number `start` to `start + 127` of the key, float32 [128, height, width, channels] in [-1, 1], or vectors
+          [128, d]: bit for bit those of `sample`, if the parameters are arguments of the compiled program and not
+          constants in it. It raises `OtherGenerator`, a ValueError, for a key of another generator than threefry2x32.
 
         Raises:
           ValueError: if the memory does not know the class.
@@ -140,7 +143,7 @@ class Memory:
             key = as_key(key)
             return sample_chunk(generator, params, key, start, entry, noise_dim=noise_dim, n_conditioned=n_conditioned)
 
-        return jax.device_put(self.cut(task)), draw
+        return jax.device_put(replace(self.cut(task), scale=self.scale)), draw
 
     def batches(self, batch_size: int, key: jax.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Draws mini-batches of all classes without end, to train a classifier on.
@@ -154,8 +157,8 @@ class Memory:
           key: a PRNG key of JAX's default generator, threefry2x32.
 
         Yields:
-          Images, float32 [batch_size, height, width, channels] in [-1, 1], and labels, int64 [batch_size], as the data
-          set labels them.
+          Images, float32 [batch_size, height, width, channels] in [-1, 1], or vectors [batch_size, d], and labels,
+          int64 [batch_size], as the data set labels them.
 
         Raises:
           ValueError: if batch_size < 1, the memory knows no class, or the key is of another generator.
@@ -238,11 +241,15 @@ class Memory:
     def bytes(self) -> dict[str, int]:
         """Bytes of the memory: weights and norms in float32, and one bit for each gate of each task."""
         sizes = {name: 4 * count for name, count in self.parameters().items()}
+        if self.scale is not None:
+            sizes["scale"] = 8 * len(self.scale.mean)
         sizes["masks"] = sum(-(-mask.size // 8) for task in self.tasks for mask in task.masks)
         return sizes | {"total": sum(sizes.values())}
 
     def images(self, index: int, n: int, key: jax.Array) -> np.ndarray:
-        """As `sample_index`, rounded to uint8."""
+        """As `sample_index`, as a stream gives them: images rounded to uint8, vectors scaled, float32 [n, 1, 1, d]."""
+        if self.scale is not None:
+            return replace(self, scale=None).sample_index(index, n, key)
         return pictures.to_uint8(self.sample_index(index, n, key))
 
     def to_tree(self) -> tuple[Tree, dict[str, Any]]:
@@ -260,6 +267,8 @@ class Memory:
                 for task in self.tasks
             ],
         }
+        if self.scale is not None:
+            tree["scale"] = params_to_tree(self.scale)
         plain = {
             "noise_dim": self.noise_dim,
             "network": self.network,
@@ -307,6 +316,7 @@ class Memory:
             labels=tuple(plain["labels"]),
             names=tuple(map(composed, plain["names"])),
             gate_before_norm=plain["gate_before_norm"],
+            scale=Scale(**tree["scale"]) if "scale" in tree else None,
         )
 
     def as_of(self, n_tasks: int) -> "Memory":
@@ -340,7 +350,7 @@ def sample_chunk(
     """Draws the images number `start` to `start + CHUNK - 1` of a key and of the class with this entry of the noise.
 
     `cut` is the sub-network of the class's task, with the one output layer of the class. The images are float32 in
-    [-1, 1], [CHUNK, height, width, channels].
+    [-1, 1], [CHUNK, height, width, channels]; vectors are [CHUNK, d], or [CHUNK, 1, 1, d] if `cut` has no scale.
     """
     keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(CHUNK))
     one_noise = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
@@ -348,7 +358,8 @@ def sample_chunk(
     masks = [None] * len(cut.generator.kernels)  # The masks are applied already.
     head = jnp.zeros(CHUNK, jnp.int32)
     with jax.default_matmul_precision("highest"):  # Whatever precision the training used.
-        return generator.generate(cut.generator, cut.statistics, masks, noise, head, train=False)[0]
+        images = generator.generate(cut.generator, cut.statistics, masks, noise, head, train=False)[0]
+    return images if cut.scale is None else cut.scale.restored(images)
 
 
 def used_weights(memory: Memory) -> list[np.ndarray]:

@@ -15,11 +15,11 @@ import numpy as np
 
 from dgm_jax.data.dataset import composed
 from dgm_jax.errors import UserError
-from dgm_jax.memory.checks import require, require_array, require_classes, require_images, require_number
+from dgm_jax.memory.checks import require, require_array, require_classes, require_images, require_number, scale_in
 from dgm_jax.memory.container import DamagedMemoryFile, Section
 from dgm_jax.memory.memory import Memory, used_weights
 from dgm_jax.memory.task import TaskMemory, unite_masks
-from dgm_jax.models import pair
+from dgm_jax.models import OF_VECTORS, pair
 from dgm_jax.models.generator import Generator
 from dgm_jax.system.pinned import KEYS
 from dgm_jax.types import Norm, Statistics
@@ -95,8 +95,8 @@ class Header:
         return [*of_norms, *of_norms, (len(task.labels), window, window, task.widths[-1], self.channels)]
 
     def tensor_sizes(self) -> dict[str, int]:
-        """Of what belongs to single tasks: bytes of masks, and numbers of parameters."""
-        sizes = {}
+        """Bytes of each task's masks, and how many parameters it has; and how many numbers the scale of vectors has."""
+        sizes = {"scale": 2 * self.channels} if self.network == OF_VECTORS else {}
         for t, task in enumerate(self.tasks):
             sizes[f"{t}.masks"] = sum(-(-math.prod(shape) // 8) for shape in self.mask_shapes(task.widths))
             sizes[f"{t}.parameters"] = sum(map(math.prod, self.parameter_shapes(task)))
@@ -133,6 +133,8 @@ def encode(memory: Memory) -> Section:
         keys=KEYS,
     )
     tensors = {}
+    if memory.scale is not None:
+        tensors["scale"] = _flat([memory.scale.mean, memory.scale.deviation])
     for t, task in enumerate(memory.tasks):
         norms = [array for norm in task.norms for array in (norm.scale, norm.shift)]
         statistics = [array for running in task.statistics for array in (running.mean, running.var)]
@@ -187,6 +189,7 @@ def decode(section: Section, entries: Section | None = None) -> Memory:
         labels=tuple(label for task in header.tasks for label in task.labels),
         names=tuple(composed(name) for task in header.tasks for name in task.names),
         gate_before_norm=header.gate_before_norm,
+        scale=scale_in(tensors["scale"].reshape(2, -1)) if "scale" in tensors else None,
     )
     used = used_weights(memory)
     require_array("weights", tensors["weights"], np.float32, (sum(int(of_kernel.sum()) for of_kernel in used),))

@@ -69,7 +69,6 @@ class Analytic(Method[FeatureMemory, Training]):
         total = sum(len(own.images[rows]) for own in training.inputs)
         with watch.phase("train", total, epoch=epoch) as on_images:
             for run, (own, state) in enumerate(zip(training.inputs, training.states, strict=True)):
-                assert state.filters is not None
                 training.sums[run] = self.learner.sums.with_images(
                     training.sums[run], state.filters, own.images[rows], own.labels[rows], on_images
                 )

@@ -24,7 +24,7 @@ class Combined:
     analytic: FeatureClassifier
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Scores [n, classes] of uint8 images; minus infinity for classes that are not learnt yet."""
+        """Scores [n, classes] of images; minus infinity for classes that are not learnt yet."""
         n_seen = len(self.consolidated.labels)
         scores = [classifier.logits(images) for classifier in (self.consolidated, self.analytic)]
         joined = np.full(scores[1].shape, -np.inf)

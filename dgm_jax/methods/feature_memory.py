@@ -1,4 +1,7 @@
-"""What `analytic` keeps of the images seen, and `dgm` beside its memory if asked: filters, and sums of features."""
+"""What `analytic` keeps of the images seen, and `dgm` beside its memory if asked: filters, and sums of features.
+
+Scaled vectors are features themselves: there are no filters then.
+"""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +33,7 @@ class FeatureMemory:
     """What one seed keeps; no image is among it."""
 
     sums: Sums  # float32, on the host.
-    filters: PatchFilters | None = None  # None before the first task.
+    filters: PatchFilters | None = None  # None before the first task, and for vectors.
 
     def to_tree(self) -> Tree:
         """The filters and the sums; of the Gram matrix, which is symmetric, a half."""
@@ -78,17 +81,18 @@ class FeatureLearner:
 
     def __init__(self, setting: Setting) -> None:
         """Binds it to settings and devices."""
-        own = setting.config.features
+        own, self.are_vectors = setting.config.features, setting.are_vectors
         self.n_classes, self.n_filters = setting.n_classes, own.filters
-        self.sums = FeatureSums(own.filters, setting.devices, mirror=own.mirror, backend=setting.backend)
+        self.n_features = setting.image_shape[2] if self.are_vectors else patch_filters.n_features(own.filters)
+        self.sums = FeatureSums(self.n_features, setting.devices, mirror=own.mirror, backend=setting.backend)
 
     def new(self) -> FeatureMemory:
         """No filters yet, and sums over no image."""
-        return FeatureMemory(Sums.of_nothing(self.n_classes, patch_filters.n_features(self.n_filters)))
+        return FeatureMemory(Sums.of_nothing(self.n_classes, self.n_features))
 
     def with_filters(self, memory: FeatureMemory, seed_key: jax.Array, images: np.ndarray) -> FeatureMemory:
         """Finds the filters in a task's images if there are none, so that those of the first task stay."""
-        if memory.filters is not None:
+        if memory.filters is not None or self.are_vectors:
             return memory
         key = derive_key(seed_key, Purpose.FILTERS)
         return replace(memory, filters=patch_filters.learn_filters(key, images, self.n_filters))
@@ -103,7 +107,6 @@ class FeatureLearner:
     ) -> FeatureMemory:
         """Learns a whole task: finds the filters if it is the first, and adds its images to the sums."""
         memory = self.with_filters(memory, seed_key, images)
-        assert memory.filters is not None
         before = jax.tree.map(np.float64, memory.sums)
         sums = self.sums.with_images(before, memory.filters, images, labels, on_images)
         return replace(memory, sums=jax.tree.map(np.float32, sums))
@@ -112,13 +115,15 @@ class FeatureLearner:
 class Features:
     """Features of images. Those asked for last are kept, because several classifiers read the same ones."""
 
-    def __init__(self, filters: PatchFilters) -> None:
-        """Binds it to filters."""
+    def __init__(self, filters: PatchFilters | None) -> None:
+        """Binds it to filters; None: features of vectors are the vectors themselves."""
         self._filters = filters
         self._last: tuple[Any, Any] = (None, None)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Features float32 [n, features] of uint8 images."""
+        """Features float32 [n, features] of images, or of scaled vectors."""
+        if self._filters is None:
+            return images.reshape(len(images), -1)
         if self._last[0] is not images:
             missing = -len(images) % _PREDICTED_AT_ONCE
             whole = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
@@ -144,7 +149,7 @@ class FeatureClassifier:
         return self.solve(self.sums)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Scores [n, classes] of uint8 images; minus infinity for classes that are not learnt yet."""
+        """Scores [n, classes] of images; minus infinity for classes that are not learnt yet."""
         scores = np.full((len(images), self.n_classes), -np.inf)
         scores[:, : len(self.sums.counts)] = self.features(images) @ self.solution.weights + self.solution.bias
         return scores
@@ -154,7 +159,6 @@ def classifiers(
     memory: FeatureMemory, n_seen: int, solutions: Mapping[str, Callable[[Sums], Solution]]
 ) -> dict[str, FeatureClassifier]:
     """A classifier of the first `n_seen` classes for each way to read one off the sums, by its name."""
-    assert memory.filters is not None
     features, n_classes = Features(memory.filters), len(memory.sums.counts)
     sums = memory.sums.first(n_seen)
     return {name: FeatureClassifier(features, sums, solve, n_classes) for name, solve in solutions.items()}

@@ -132,8 +132,7 @@ class UnmaskedGenerator(Method[State, Training]):
                 train_keys.append(steps_key)
             # Task 0: the images are a mixture already, and no other replay is added.
             running = TaskTraining(self.trainer, begun, train_keys, task=0, steps=self.setting.steps_per_epoch(task))
-            pixels = np.zeros((1, 1, *self.setting.image_shape), np.uint8)
-            none = ReplayedImages(pixels, np.zeros((1, 1), np.int32), np.zeros(1, np.int32))
+            none = ReplayedImages(self.setting.room(1, 1), np.zeros((1, 1), np.int32), np.zeros(1, np.int32))
             nothing = self.trainer.stack_runs([none] * len(inputs))
         return Training(task, inputs, [own.state for own in inputs], data, running, nothing)
 
@@ -190,7 +189,7 @@ class UnmaskedGenerator(Method[State, Training]):
     def replayed(self, task: int, own: TaskInput[State], key: jax.Array, watch: Watch) -> tuple[np.ndarray, np.ndarray]:
         """For each earlier class as many images as the current task has per class, with the classes asked for."""
         old, each = range(self.setting.n_seen(task - 1)), self.setting.images_per_class(task)
-        images = [np.zeros((0, *self.setting.image_shape), np.uint8)]
+        images = [self.setting.room(0)]
         with watch.phase("replay", len(old)) as on_class:
             for index in old:
                 assert own.state.generator is not None

@@ -62,7 +62,7 @@ class ICaRL(BalancedImageMemory):
         if "labels" not in tree:  # They hold a list with the images of each class.
             exemplars = tree.get("exemplars", [])
             labels = np.array([index for index, own in enumerate(exemplars) for _ in own], np.int32)
-            images = np.concatenate([np.zeros((0, *self.setting.image_shape), np.uint8), *exemplars])
+            images = np.concatenate([self.setting.room(0), *exemplars])
             tree = {name: own for name, own in tree.items() if name != "exemplars"}
             tree |= {"images": images, "labels": labels}
         return super().from_tree(tree, plain, finished_tasks)
@@ -73,7 +73,7 @@ class NearestMean:
     """Predicts the class whose exemplars' mean feature is nearest."""
 
     classifier: Classifier
-    exemplars: list[np.ndarray]  # Of each class seen, uint8 [n, h, w, c].
+    exemplars: list[np.ndarray]  # Of each class seen, [n, h, w, c].
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features of unit length, [n, features]."""

@@ -1,10 +1,10 @@
 """Real images that a method keeps from task to task: as they are, or as JPEG.
 
 They are arrays by name, as a checkpoint holds them: "labels", the class index of each, int32 [n], and either "images",
-uint8 [n, h, w, c], or three arrays of JPEG of quality 75 (Wang et al. 2022, MRDC, arXiv 2202.06592, compress replayed
-images so). A JPEG stream begins with its size and its tables, which are the same for all images here: "header", uint8,
-holds them once. What follows is different from image to image: "scans", uint8, one after the other, and "lengths",
-int32 [n].
+uint8 [n, h, w, c] (or scaled vectors, float32 [n, 1, 1, d]), or three arrays of JPEG of quality 75 (Wang et al. 2022,
+MRDC, arXiv 2202.06592, compress replayed images so). A JPEG stream begins with its size and its tables, which are the
+same for all images here: "header", uint8, holds them once. What follows is different from image to image: "scans",
+uint8, one after the other, and "lengths", int32 [n].
 """
 
 import io
@@ -50,10 +50,10 @@ class ImageMemory(ClassifierMethod):
 
     def new_state(self, key: jax.Array) -> State:
         """A fresh classifier, and no images yet."""
-        return replace(super().new_state(key), kept=no_images(self.setting.image_shape, self.memory_format))
+        return replace(super().new_state(key), kept=no_images(self.setting.room(0), self.memory_format))
 
     def images(self, state: State) -> np.ndarray:
-        """The images that are kept, uint8 [n, h, w, c]; their classes are `state.kept["labels"]`."""
+        """The images, or vectors, that are kept; their classes are `state.kept["labels"]`."""
         return decoded(state.kept, self.setting.image_shape)
 
     def kept_bytes(self, state: State) -> dict[str, int]:
@@ -89,13 +89,13 @@ class BalancedImageMemory(LimitedImageMemory):
             )
 
 
-def no_images(shape: tuple[int, int, int], memory_format: MemoryFormat) -> Kept:
-    """An empty memory for images of a shape."""
+def no_images(none: np.ndarray, memory_format: MemoryFormat) -> Kept:
+    """An empty memory for images, or vectors; `none` is an array of none of them, [0, h, w, c]."""
     labels = np.zeros(0, np.int32)
     if memory_format == "raw":
-        return {"images": np.zeros((0, *shape), np.uint8), "labels": labels}
+        return {"images": none, "labels": labels}
     scans, lengths = np.zeros(0, np.uint8), np.zeros(0, np.int32)
-    return {"header": _as_array(_header(shape)), "scans": scans, "lengths": lengths, "labels": labels}
+    return {"header": _as_array(_header(none.shape[1:])), "scans": scans, "lengths": lengths, "labels": labels}
 
 
 def chosen(kept: Kept, rows: Sequence[int] | np.ndarray, images: np.ndarray, labels: np.ndarray) -> Kept:

@@ -26,7 +26,7 @@ from dgm_jax.system.worker import Worker
 from dgm_jax.training.step import Step
 from dgm_jax.training.task import Networks
 from dgm_jax.training.trainer import Trainer
-from dgm_jax.types import DiscriminatorParams, Statistics, statistics_from_tree
+from dgm_jax.types import DiscriminatorParams, Scale, Statistics, statistics_from_tree
 from dgm_jax.types import Tree as Tree
 
 State = TypeVar("State")
@@ -41,12 +41,13 @@ class Setting:
     devices: Sequence[jax.Device]
     backend: str  # "pmap" or "shard_map".
     runs_apart: bool  # Whether devices train whole seeds, each its own, instead of parts of a mini-batch.
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]  # (1, 1, d) for vectors.
     stored_shape: tuple[int, ...]  # Of the images before they were resized.
     tasks: tuple[tuple[int, ...], ...]  # Class indices of each task.
     counts: tuple[tuple[int, ...], ...]  # Training images of each class of each task.
     labels: tuple[int, ...]  # The data set's label of each class.
     names: tuple[str, ...]  # The name of each class.
+    scale: Scale | None = None  # Of vectors; None for images.
     worker: Worker = field(default_factory=lambda: Worker(()))  # Compiles ahead.
 
     @property
@@ -63,6 +64,15 @@ class Setting:
     def largest_task(self) -> int:
         """Room for the training images of a task: of the largest one, or for a mini-batch, if that is more."""
         return max(self.config.gan.batch_size, *map(sum, self.counts))
+
+    @property
+    def are_vectors(self) -> bool:
+        """Whether the stream has vectors, scaled float32 [n, 1, 1, d], and not images, uint8 [n, h, w, c]."""
+        return self.config.data.are_vectors
+
+    def room(self, *axes: int) -> np.ndarray:
+        """An array for images, or vectors, of the stream: zeros [*axes, h, w, c]."""
+        return np.zeros((*axes, *self.image_shape), np.float32 if self.are_vectors else np.uint8)
 
     def trainer(self, networks: Networks, step: type[Step] = Step) -> Trainer:
         """The compiled programs of the run."""
@@ -89,7 +99,7 @@ class Setting:
     def classifier(self, params: Any, statistics: Any, task: int, *, network: str | None = None) -> Classifier:
         """A trained classifier of the classes seen once a task is learnt; `network` defaults to that of classifiers."""
         n, network = self.n_seen(task), network or self.config.classifier_network
-        return Classifier(params, statistics, network, self.image_shape, self.labels[:n], self.names[:n])
+        return Classifier(params, statistics, network, self.image_shape, self.labels[:n], self.names[:n], self.scale)
 
     def trained(self, params: Tree, statistics: Tree) -> tuple[DiscriminatorParams, list[Statistics]]:
         """Undoes `params_to_tree` for a network and its norms; its class head gets outputs for the stream's classes."""
@@ -108,11 +118,12 @@ class Setting:
             labels=self.labels,
             names=self.names,
             gate_before_norm=config.gates.gate_position == "before_norm",
+            scale=self.scale,
         )
 
     def bytes_of(self, n_images: int) -> int:
-        """Bytes of `n_images` images as the data set stores them."""
-        return n_images * math.prod(self.stored_shape)
+        """Bytes of `n_images` images as the data set stores them; of vectors, as float32."""
+        return n_images * math.prod(self.stored_shape) * (4 if self.are_vectors else 1)
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,7 @@ class TaskInput(Generic[State]):
 
     key: jax.Array  # The seed's.
     state: State
-    images: np.ndarray  # uint8 [n, h, w, c], of the task's classes.
+    images: np.ndarray  # uint8 [n, h, w, c], or scaled vectors, float32 [n, 1, 1, d], of the task's classes.
     labels: np.ndarray  # Class indices [n].
     validation: tuple[np.ndarray, np.ndarray] | None = None  # Held-out images of all classes so far (paper protocol).
     in_progress: Tree | None = None  # What `Method.in_progress` gave when the task was interrupted.
@@ -142,10 +153,10 @@ class Predictor(Protocol):
     """A trained classifier, as far as evaluation needs it."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Scores uint8 images for every class, [n, classes]; the highest score is the prediction."""
+        """Scores images, as `TaskInput` has them, for every class, [n, classes]; the highest is the prediction."""
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Features of uint8 images, [n, features]; only needed if the method has a memory."""
+        """Features of such images, [n, features]; only needed if the method has a memory."""
 
 
 @dataclass(frozen=True)
@@ -219,10 +230,10 @@ class Method(ABC, Generic[State, Training]):
         self.setting, self.config = setting, setting.config
         self.method_settings: Any = setting.config.method_settings  # Of the class `settings`.
 
-    def with_classes(self, labels: tuple[int, ...], names: tuple[str, ...]) -> Self:
+    def with_classes(self, labels: tuple[int, ...], names: tuple[str, ...], scale: Scale | None = None) -> Self:
         """This method, with the same programs, for a stream that is alike except for which classes it consists of."""
         other = copy.copy(self)
-        other.setting = replace(self.setting, labels=labels, names=names)
+        other.setting = replace(self.setting, labels=labels, names=names, scale=scale)
         return other
 
     @abstractmethod

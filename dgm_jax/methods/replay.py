@@ -23,7 +23,7 @@ def replayed_images(
 def _replayed(memory: Memory, setting: Setting, task: int, key: jax.Array, on_class) -> ReplayedImages:
     room = max(map(setting.images_per_class, range(setting.n_tasks))) * max(map(len, setting.tasks))
     rows = max(setting.n_tasks - 1, 1)
-    pixels = np.zeros((rows, room, *setting.image_shape), np.uint8)
+    pixels = setting.room(rows, room)
     labels = np.zeros((rows, room), np.int32)
     counts = np.zeros(rows, np.int32)
     each = min(setting.images_per_class(task), _picks_per_class(setting, task))
@@ -51,10 +51,10 @@ def images_of_all_classes(memory: Memory, setting: Setting, key: jax.Array) -> T
 
 
 def room_for_all_classes(setting: Setting) -> TaskImages:
-    """What `images_of_all_classes` fills: black images, which count as none."""
+    """What `images_of_all_classes` fills: images of zeros, which count as none."""
     each, n_classes = setting.config.consolidation.consolidation_samples, setting.n_classes
     labels = np.repeat(np.arange(n_classes, dtype=np.int32), each)
-    return TaskImages(np.zeros((n_classes * each, *setting.image_shape), np.uint8), labels, np.int32(0))
+    return TaskImages(setting.room(n_classes * each), labels, np.int32(0))
 
 
 def _picks_per_class(setting: Setting, task: int) -> int:

@@ -28,16 +28,16 @@ def measure(
     """Compares the distances of generated and of held-out real images to the training images of the same class.
 
     Args:
-      generated: images of one class, uint8 [n, h, w, c].
-      training: the real images of this class that the generator learnt from, uint8 [m, h, w, c].
-      held_out: real images of this class that it did not learn from, uint8 [k, h, w, c].
-      features: returns a classifier's features [n, d] of uint8 images.
+      generated: images of one class, uint8 [n, h, w, c], or scaled vectors, float32 [n, 1, 1, d].
+      training: the real images of this class that the generator learnt from, [m, h, w, c].
+      held_out: real images of this class that it did not learn from, [k, h, w, c].
+      features: returns a classifier's features [n, d] of images.
 
     Returns:
       A dictionary, or None if there are no held-out images:
-        "pixels" (values from 0 to 1) and "features": for "generated" and for "held_out" images, the "median" and the
-          "smallest" distance to the nearest training image; and "nearer", the share of generated images that are nearer
-          than the j-th nearest of the k held-out ones.
+        "pixels" (values from 0 to 1, or the numbers of scaled vectors) and "features": for "generated" and for
+          "held_out" images, the "median" and the "smallest" distance to the nearest training image; and "nearer", the
+          share of generated images that are nearer than the j-th nearest of the k held-out ones.
         "expected": the share that would be nearer if generated images were distributed as the held-out ones are,
           j / (k + 1); about 0.05, and more if there are few held-out images.
         "held_out": k.
@@ -49,7 +49,7 @@ def measure(
     k = len(held_out)
     rank = max(1, round(_NEAR * (k + 1)))
     result: dict[str, Any] = {"held_out": k, "compared": len(generated), "expected": rank / (k + 1)}
-    for space, coordinates in (("pixels", lambda images: images / 255), ("features", features)):
+    for space, coordinates in (("pixels", _pixels), ("features", features)):
         members = coordinates(training)
         from_generated = nearest_distances(coordinates(generated), members)
         from_held_out = nearest_distances(coordinates(held_out), members)
@@ -61,6 +61,10 @@ def measure(
         }
     known = {image.tobytes() for image in training}
     return result | {"copies": sum(image.tobytes() in known for image in generated)}
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return images / 255 if images.dtype == np.uint8 else images
 
 
 def is_nearer(measured: dict[str, Any]) -> bool | None:

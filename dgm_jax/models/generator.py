@@ -33,11 +33,13 @@ class Edge(NamedTuple):
 
 
 class OutputLayer(NamedTuple):
-    """How the kernel of a class turns the last layer into an image, before the tanh."""
+    """How the kernel of a class turns the last layer into an image."""
 
     window: int
     positions: int
-    layer: Callable[..., jax.Array]  # (x, kernel) -> image
+    layer: Callable[..., jax.Array]  # (x, kernel) -> image, before it is bounded
+    bounded: Callable[[jax.Array], jax.Array] = jnp.tanh
+    gain: float | None = None  # Fresh weights are uniform in +- gain / sqrt(c_last); None: 1 / sqrt(k^2 channels).
 
 
 # The first layer of every generator: 4x4 maps from the noise, a single pixel; so it is a masked linear layer.
@@ -107,7 +109,8 @@ class Generator:
         """
         # Output layers start wide, U(+-1 / sqrt(k^2 channels)): with N(0, 0.02) a short training stays grey.
         k = self.output.window
-        bound = 1 / np.sqrt(k**2 * channels)
+        gain = self.output.gain
+        bound = 1 / np.sqrt(k**2 * channels) if gain is None else gain / np.sqrt(widths[-1])
         heads = host_generator(key).uniform(-bound, bound, (n_heads, k, k, widths[-1], channels)).astype(np.float32)
         return [init_norm(width) for width in widths], heads
 
@@ -143,7 +146,8 @@ class Generator:
           axis_name: the mapped axis over which the batch is split, if any.
 
         Returns:
-          Images in [-1, 1], [batch, height, width, channels], and the new running statistics.
+          Images in [-1, 1], [batch, height, width, channels], or scaled vectors, [batch, 1, 1, channels]; and the new
+          running statistics.
 
         Raises:
           ValueError: if `gate_before_norm` is set for gated weights: these are always gated before the norm.
@@ -168,7 +172,7 @@ class Generator:
             x = jax.nn.relu(x)
             outputs[layer] = x if gate_before_norm else gate_units(x, unit_gates[layer])
             updated.append(running)
-        return jnp.tanh(self._output(params.heads, outputs[len(updated) - 1], head)), updated
+        return self.output.bounded(self._output(params.heads, outputs[len(updated) - 1], head)), updated
 
     def _output(self, heads: jax.Array, x: jax.Array, head: jax.Array) -> jax.Array:
         """Applies to each image the output layer of its class."""

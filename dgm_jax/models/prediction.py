@@ -19,7 +19,9 @@ _AHEAD = 16  # Calls that may wait for the device; more would keep more images t
 
 
 def to_unit_range(images: jax.Array) -> jax.Array:
-    """Scales uint8 images to float32 in [-1, 1]."""
+    """Scales uint8 images to float32 in [-1, 1]; floats, such as those of vectors, are scaled already."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
     return images.astype(jnp.float32) / 127.5 - 1
 
 
@@ -39,8 +41,8 @@ def predict(
     Args:
       params: of the discriminator.
       statistics: running statistics of its norms.
-      images: [n, height, width, channels], uint8, or float32 in [-1, 1].
-      network: "dcgan" or "resnet".
+      images: [n, height, width, channels], uint8, or float32 in [-1, 1]; or scaled vectors, float32 [n, 1, 1, d].
+      network: "dcgan", "resnet" or "mlp".
       part: which of the two is returned.
     """
     n = len(images)
@@ -74,8 +76,7 @@ def discriminated(
     params: DiscriminatorParams, statistics: Sequence[Statistics], images: jax.Array, *, network: str
 ) -> Output:
     """The output of a discriminator in evaluation mode, for images as `predict` takes them."""
-    if images.dtype == np.uint8:
-        images = to_unit_range(images)
+    images = to_unit_range(images)
     with jax.default_matmul_precision("highest"):
         output, _ = pair(network).discriminate(params, statistics, images, train=False, form="xla")
     return output

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:  # Only pages need the libraries for charts, so that a run can do without them.
     from markupsafe import Markup
 
@@ -15,6 +17,7 @@ INK = "#0a0b0c"  # A placeholder for the text colour of the page; nothing else i
 # Distinguishable for colour-blind readers, and legible on white and on black.
 COLOURS = ("#2f7fd6", "#dd7a2a", "#259a6c", "#b8609f", "#a4922a", "#7a7f87", "#c7504d", "#4ba3b5")
 _PER_INCH = 72
+_MOST_IN_LEGEND = 20  # Names.
 
 
 def import_matplotlib() -> Any:
@@ -106,6 +109,25 @@ def lines(
             axes.legend(loc="best")
 
     return svg(title, draw)
+
+
+def points(
+    title: str, clouds: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray], *, x: str, y: str
+) -> "Markup":
+    """Draws a dot for each point [n, 2] of each name, in a colour of the name, and a cross for each of the others."""
+
+    def draw(axes: Any) -> None:
+        colours = import_matplotlib().colormaps["turbo"]
+        for number, (name, cloud) in enumerate(clouds.items()):
+            colour = colours((number + 0.5) / len(clouds))
+            axes.scatter(*cloud.T, s=9, color=colour, linewidths=0, label=name)
+            if name in others:
+                axes.scatter(*others[name].T, s=14, color=colour, marker="x", linewidths=0.8)
+        axes.set(xlabel=x, ylabel=y)
+        if len(clouds) <= _MOST_IN_LEGEND:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+
+    return svg(title, draw, height=4.2)
 
 
 def stacked(title: str, columns: Sequence[str], parts: Mapping[str, Sequence[float]], *, x: str, y: str) -> "Markup":

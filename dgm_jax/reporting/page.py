@@ -63,13 +63,14 @@ def page(run: RunFiles) -> str:
         charts={
             "accuracy": accuracy,
             "growth": growth,
+            "projection": _projection(run),
             "losses": _epoch_chart(run, "losses", losses, y="loss"),
             "gates": _epoch_chart(run, "gates, %", _GATE_METRICS, scale=100, y="%", low=0, high=100.5),
         },
         duration=_duration(sum(run.summary.seconds.values()) if run.summary else 0),
         task_names=_task_names(run),
         grid=_grid(run),
-        real=[list(map(_data_uri, run.real.get(index, []))) for index in range(len(run.names))] if run.real else None,
+        real=None if run.are_vectors or not run.real else _real(run),
         retained=_retained(run),
         confusion=_confusion(run),
         privacy=_privacy(run),
@@ -168,7 +169,7 @@ def _growth_chart(run: RunFiles) -> Any:
 
 def _grid(run: RunFiles) -> Sequence[tuple[str, list[str | None]]]:
     """For each class, its first generated image after each task, as data URIs; None before the class was learnt."""
-    if not run.drawn:
+    if not run.drawn or run.are_vectors:
         return []
     rows: list[tuple[str, list[str | None]]] = []
     for index, name in enumerate(run.names):
@@ -177,12 +178,33 @@ def _grid(run: RunFiles) -> Sequence[tuple[str, list[str | None]]]:
     return rows
 
 
+def _real(run: RunFiles) -> list[list[str]]:
+    """The real images of each class, as data URIs."""
+    return [list(map(_data_uri, run.real.get(index, []))) for index in range(len(run.names))]
+
+
+def _projection(run: RunFiles) -> Any:
+    """Vectors drawn after the newest task, and real ones that are kept, on the plane in which the drawn vary most."""
+    if not run.drawn or not run.are_vectors:
+        return None
+    drawn = run.drawn[-1]["vectors"].astype(np.float64)
+    mean = drawn.mean(axis=(0, 1))
+    axes = np.linalg.svd(drawn.reshape(-1, len(mean)) - mean, full_matrices=False)[2][:2].T
+
+    def on_plane(vectors: np.ndarray) -> np.ndarray:
+        return (vectors - mean) @ axes
+
+    clouds = {name: on_plane(own) for name, own in zip(run.names, drawn)}
+    real = {run.names[index]: on_plane(own) for index, own in run.real.items() if index < len(drawn)}
+    return charts.points("drawn vectors on a plane", clouds, real, x="first principal axis", y="second")
+
+
 def _retained(run: RunFiles) -> dict[str, Any]:
-    """How many images that were generated again after the next task equal the earlier ones bit for bit."""
+    """How many images, or vectors, that were drawn again after the next task equal the earlier ones bit for bit."""
     compared = same = 0
-    for earlier, later in itertools.pairwise(run.drawn):
-        n = len(earlier["images"])
-        equal = (earlier["images"] == later["images"][:n]).all(axis=(2, 3, 4))
+    kind = "vectors" if run.are_vectors else "images"
+    for earlier, later in itertools.pairwise(after[kind] for after in run.drawn):
+        equal = (earlier == later[: len(earlier)]).reshape(*earlier.shape[:2], -1).all(axis=2)
         compared, same = compared + equal.size, same + int(equal.sum())
     return {"compared": compared, "same": same, "equal": compared == same}
 

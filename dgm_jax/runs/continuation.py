@@ -13,7 +13,7 @@ from typing import Any
 from dgm_jax.data import Past, TaskStream
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import OtherConfiguration
-from dgm_jax.runs.reading import StoredConfig
+from dgm_jax.runs.reading import StoredConfig, scale_in
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class LearntSoFar:
             class_names=self.names,
             train_counts=tuple(map(tuple, self.stream["train_counts"])),
             fingerprint=self.stream["fingerprint"],
+            scale=scale_in(self.stream),
         )
 
     def then(self, stream: TaskStream) -> TaskStream | None:
@@ -168,6 +169,14 @@ def _require_new(stream: TaskStream, learnt: LearntSoFar, over: LearntSoFar, aga
         raise OtherConfiguration(
             f"has learnt class {again[0]} before; a class belongs to one stage: leave its images out, or choose "
             "another --workdir"
+        )
+    if (stream.scale is None) != (scale_in(learnt.stream) is None):
+        before, now = ("images", "vectors") if stream.scale is not None else ("vectors", "images")
+        raise OtherConfiguration(f"has learnt {before}, these are {now}; choose another --workdir")
+    if list(stream.image_shape) != learnt.stream["image_shape"] and stream.scale is not None:
+        raise OtherConfiguration(
+            f"has learnt vectors of {learnt.stream['image_shape'][2]} numbers, these have {stream.image_shape[2]}; "
+            "give vectors of the same network, or choose another --workdir"
         )
     if list(stream.image_shape) != learnt.stream["image_shape"]:
         before, now = ("x".join(map(str, shape)) for shape in (learnt.stream["image_shape"], stream.image_shape))

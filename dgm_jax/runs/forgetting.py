@@ -73,8 +73,9 @@ def write_pictures(folder: Workdir, staged: Workdir, kept: Kept, note: Callable[
         if drawn.exists():
             with np.load(drawn, allow_pickle=False) as arrays:
                 stays = np.isin(arrays["labels"], kept.labels)
-                labels, images = arrays["labels"][stays], arrays["images"][stays]
-            write_drawn(staged, new, dict(zip((names[label] for label in labels.tolist()), images)), labels, note)
+                what = "vectors" if "vectors" in arrays.files else "images"
+                labels, values = arrays["labels"][stays], arrays[what][stays]
+            write_drawn(staged, new, dict(zip((names[label] for label in labels.tolist()), values)), labels, note)
         real = folder.samples / f"real_{task:02d}.npz"
         if real.exists():
             with np.load(real, allow_pickle=False) as arrays:

@@ -28,6 +28,15 @@ def check_fit(config: Config, stream: TaskStream) -> None:
     """Makes sure that settings and stream fit each other; raises ConfigError if they do not."""
     if stream.protocol != config.protocol:
         raise ConfigError(f"protocol={config.protocol!r}, but the stream was made for {stream.protocol!r}")
+    if stream.scale is not None and not config.data.are_vectors:
+        raise ConfigError(
+            f"image_size={config.data.image_size}, but the stream has vectors of {stream.image_shape[2]} numbers; "
+            "use network='mlp' and image_size=1 (--preset vectors has both)"
+        )
+    if stream.scale is None and config.data.are_vectors:
+        raise ConfigError(
+            "image_size=1 is for vectors, but the stream has images; resize them, and leave network='mlp' out"
+        )
     if stream.image_shape[:2] != (config.data.image_size, config.data.image_size):
         raise ConfigError(
             f"image_size={config.data.image_size}, but the images are {stream.image_shape[0]}x{stream.image_shape[1]}; "

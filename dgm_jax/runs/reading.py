@@ -5,10 +5,10 @@ import io
 import json
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from dgm_jax.metrics.intervals import Answers
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system import files
+
+if TYPE_CHECKING:  # JAX is slow to import.
+    from dgm_jax.types import Scale
 
 Matrix = list[list[float | None]]  # [after task][class], None where it is not known.
 
@@ -71,6 +74,15 @@ def read_config(folder: Workdir) -> StoredConfig:
         before=[upgraded(settings) for settings in found.get("before", [])],
         format_version=version,
     )
+
+
+def scale_in(stream: Mapping[str, Any]) -> "Scale | None":
+    """The scale of the vectors of a stream, by its description; None for images."""
+    if "scale" not in stream:
+        return None
+    from dgm_jax.types import Scale
+
+    return Scale(**{name: np.array(values, np.float32) for name, values in stream["scale"].items()})
 
 
 def read_summary(folder: Workdir) -> Summary | None:
@@ -147,9 +159,15 @@ class RunFiles:
     names: list[str]  # Of the classes seen so far, in their order.
     matrices: dict[str, Matrix]  # By reading.
     epochs: list[dict[str, Any]]  # Lines of metrics.jsonl.
-    drawn: list[dict[str, np.ndarray]]  # After each task: "labels" [classes] and "images", uint8 [classes, n, h, w, c].
-    real: dict[int, np.ndarray]  # By class index: real images, uint8 [n, h, w, c], if the run keeps some.
+    # After each task: "labels" [classes], and "images", uint8 [classes, n, h, w, c], or "vectors", [classes, n, d].
+    drawn: list[dict[str, np.ndarray]]
+    real: dict[int, np.ndarray]  # By class index: real images, uint8 [n, h, w, c], or vectors, if the run keeps some.
     commands: list[str]  # The commands that began and continued the run.
+
+    @property
+    def are_vectors(self) -> bool:
+        """Whether it learnt vectors and not images."""
+        return scale_in(self.stream) is not None
 
     @property
     def protocol(self) -> str:

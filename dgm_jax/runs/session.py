@@ -49,7 +49,7 @@ class Session:
                 config,
                 stream,
                 folder,
-                method.with_classes(stream.classes, stream.class_names),
+                method.with_classes(stream.classes, stream.class_names, stream.scale),
                 callback.on_note,
                 show_real=show_real,
             )
@@ -223,6 +223,7 @@ def new_method(
         counts=tuple(stream.train_counts(t) for t in range(stream.n_tasks)),
         labels=stream.classes,
         names=stream.class_names,
+        scale=stream.scale,
         worker=Worker(devices),
     )
     return METHODS[config.method](setting)

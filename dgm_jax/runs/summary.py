@@ -137,7 +137,7 @@ def summarise(
         confusion=record.confusion,
         bytes={
             "memory": memory_bytes,
-            "images_replaced": image_count * math.prod(stream.stored_shape),
+            "images_replaced": image_count * math.prod(stream.stored_shape) * (1 if stream.scale is None else 4),
             "image_count": image_count,
         },
         facts=dict(facts),

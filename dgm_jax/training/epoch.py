@@ -27,7 +27,10 @@ from dgm_jax.types import Array
 
 @struct.dataclass
 class TaskImages:
-    """Images of the current task, uint8 [capacity, h, w, c], with class indices; the first `count` are there."""
+    """Images of the current task, with class indices; the first `count` are there.
+
+    They are uint8 [capacity, h, w, c], or scaled vectors, float32 [capacity, 1, 1, d].
+    """
 
     images: Array
     labels: Array
@@ -54,7 +57,7 @@ class ImagesByClass(TaskImages):
 
 @struct.dataclass
 class ReplayedImages:
-    """Generated images of each earlier task, uint8 [tasks, capacity, h, w, c]; `counts[u]` of task u are there."""
+    """Generated images of each earlier task, [tasks, capacity, h, w, c]; `counts[u]` of task u are there."""
 
     images: Array
     labels: Array  # [tasks, capacity]
@@ -62,8 +65,8 @@ class ReplayedImages:
 
 
 def padded(images: np.ndarray, labels: np.ndarray, capacity: int) -> TaskImages:
-    """Images uint8 [n, h, w, c] and class indices [n], with room for `capacity`: one program serves many n."""
-    pixels = np.zeros((capacity, *images.shape[1:]), np.uint8)
+    """Images [n, h, w, c] and class indices [n], with room for `capacity`: one program serves many n."""
+    pixels = np.zeros((capacity, *images.shape[1:]), images.dtype)
     indices = np.zeros(capacity, np.int32)
     pixels[: len(images)], indices[: len(labels)] = images, labels
     return TaskImages(pixels, indices, np.int32(len(images)))

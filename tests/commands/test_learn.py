@@ -58,7 +58,7 @@ def test_help_lists_every_setting_with_the_default_of_the_preset(variant: str, c
     assert "The main result in a few minutes" in text
     assert "Step size of the generator's Adam. (default: 0.002)" in text
     width = {"dgma": 20, "dgmw": 6}[variant]
-    assert f"in resnet equally wide. (default: {width})" in text
+    assert f"in resnet, mlp all are equal. (default: {width})" in text
 
 
 @pytest.mark.parametrize("name", ["digits", "imagenet50"])

@@ -32,7 +32,7 @@ def streams(images):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_jpeg_is_that_of_whole_files_with_their_header_once(shape):
     images, labels = smooth(4, shape), np.array([7, 5, 7, 6], np.int32)
-    kept = kept_images.chosen(kept_images.no_images(shape, "jpeg"), [3, 0, 1], images, labels)
+    kept = kept_images.chosen(kept_images.no_images(np.zeros((0, *shape), np.uint8), "jpeg"), [3, 0, 1], images, labels)
     files = list(streams(images[[3, 0, 1]]))
     expected = np.stack([np.asarray(Image.open(io.BytesIO(file))).reshape(shape) for file in files])
     found = kept_images.decoded(kept, shape)
@@ -49,7 +49,9 @@ def test_jpeg_is_that_of_whole_files_with_their_header_once(shape):
 def test_a_kept_image_is_never_encoded_again(memory_format):
     shape, labels = SHAPES[1], np.arange(4, dtype=np.int32)
     images = smooth(4, shape)
-    kept = kept_images.chosen(kept_images.no_images(shape, memory_format), [2, 0], images[:3], labels[:3])
+    kept = kept_images.chosen(
+        kept_images.no_images(np.zeros((0, *shape), np.uint8), memory_format), [2, 0], images[:3], labels[:3]
+    )
     before = kept_images.decoded(kept, shape)
     kept = kept_images.chosen(kept, [1, 2], images[3:], labels[3:])
     after = kept_images.decoded(kept, shape)
@@ -60,7 +62,7 @@ def test_a_kept_image_is_never_encoded_again(memory_format):
 
 
 def test_other_tables_are_refused():
-    kept = kept_images.no_images(SHAPES[0], "jpeg")
+    kept = kept_images.no_images(np.zeros((0, *SHAPES[0]), np.uint8), "jpeg")
     kept["header"] = kept["header"][::-1]
     with pytest.raises(ConfigError, match="^memory_format='jpeg': the Pillow .* encodes with other tables than"):
         kept_images.chosen(kept, [0], smooth(1, SHAPES[0]), np.zeros(1, np.int32))

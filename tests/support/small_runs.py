@@ -25,10 +25,16 @@ from support import programs
 
 
 def trainer(
-    config: Config, devices: Sequence[jax.Device] = (), *, n_classes: int = 3, max_heads: int = 1, backend: str = "pmap"
+    config: Config,
+    devices: Sequence[jax.Device] = (),
+    *,
+    n_classes: int = 3,
+    max_heads: int = 1,
+    backend: str = "pmap",
+    channels: int = 1,
 ) -> Trainer:
-    """The programs of a run on grey images, on one device unless others are given."""
-    networks = Networks(config, channels=1, n_classes=n_classes, max_heads=max_heads)
+    """The programs of a run on grey images, or vectors of `channels`, on one device unless others are given."""
+    networks = Networks(config, channels=channels, n_classes=n_classes, max_heads=max_heads)
     return Trainer(networks, devices or jax.local_devices()[:1], backend=backend)
 
 
@@ -81,15 +87,26 @@ def beyond(variant: str = "dgma", **changes: Any) -> Config:
     return small(variant, **({"image_size": 8} | own | changes))
 
 
+def vectors(variant: str = "dgma", method: str = "dgm", **changes: Any) -> Config:
+    """A run of seconds on vectors: the 64 pixels of real digits, as floats."""
+    config = SMALL.with_changes(network="mlp", image_size=1, generator_width=8, variant=variant)
+    config = config.for_method(method, METHODS[method].settings())  # type: ignore[arg-type]
+    return config.with_changes(**changes)
+
+
 @functools.cache
 def digits(size: int, labels: Sequence[int] = LABELS, per_class: int = 24, names: Sequence[int] = ()) -> Dataset:
-    """Real digits of some classes; `names` are labels to use in place of their own."""
-    whole = data.load("digits").resized(size)
+    """Real digits of some classes, as vectors if the size is 1; `names` are labels to use in place of their own."""
+    whole = data.load("digits")
+    whole = whole if size == 1 else whole.resized(size)
     train, test = np.isin(whole.y_train, labels), np.isin(whole.y_test, labels)
     table = np.arange(10)
     table[list(labels)] = names or labels
     y_train, y_test = table[whole.y_train[train]], table[whole.y_test[test]]
-    some = data.from_arrays(whole.x_train[train], y_train, whole.x_test[test], y_test, name="digits")
+    x_train, x_test = whole.x_train[train], whole.x_test[test]
+    if size == 1:  # Vectors, of any scale.
+        x_train, x_test = (3 + x.reshape(len(x), -1) / 255 for x in (x_train, x_test))
+    some = data.from_arrays(x_train, y_train, x_test, y_test, name="digits")
     return some.first_per_class(per_class)
 
 

@@ -20,7 +20,7 @@ def setup():
 
 
 def added(images, labels, filters, *, mirror=False, devices=1, backend="pmap") -> Sums:
-    sums = FeatureSums(3, jax.local_devices()[:devices], mirror=mirror, backend=backend)
+    sums = FeatureSums(24, jax.local_devices()[:devices], mirror=mirror, backend=backend)
     nothing = jax.tree.map(np.float64, Sums.of_nothing(N_CLASSES, 24))
     heard: list[int] = []
     found = sums.with_images(nothing, filters, images, labels, heard.append)

@@ -25,13 +25,15 @@ EPOCHS = 34  # Of three steps.
 
 
 def _trainer(variant, size, precision="float32", **changes):
-    """`size` is that of the images, or "resnet"."""
+    """`size` is that of the images, or "resnet", or "vectors"."""
     changes = {"epochs": EPOCHS, "precision": precision} | changes
-    if size == "resnet":
+    if size == "vectors":
+        config = small_runs.vectors(variant, **changes)
+    elif size == "resnet":
         config = small_runs.residual(variant, **changes)
     else:
         config = small_runs.small(variant, image_size=size, **changes)
-    return small_runs.trainer(config)
+    return small_runs.trainer(config, channels=64 if size == "vectors" else 1)
 
 
 def _begin(trainer, seed=0):
@@ -64,7 +66,10 @@ def _images(trainer, seed=0):
     stream = small_runs.stream(trainer.config)
     stream.begin(1)
     pixels, labels = stream.train(1)
-    replayed = np.random.default_rng(seed).integers(0, 256, (2, *pixels.shape), np.uint8)
+    random = np.random.default_rng(seed)
+    replayed = random.integers(0, 256, (2, *pixels.shape), np.uint8)
+    if stream.scale is not None:
+        replayed = random.normal(size=replayed.shape).astype(np.float32)
     return (
         trainer.stack_runs([TaskImages(pixels, labels, np.int32(len(pixels)))]),
         trainer.stack_runs(
@@ -88,10 +93,11 @@ def _surplus(array, like):
     scope="module",
     params=slow_but(
         [
-            *((v, s) for v in ("dgma", "dgmw") for s in (8, 16, "resnet")),
+            *((v, s) for v in ("dgma", "dgmw") for s in (8, 16, "resnet", "vectors")),
             *((v, 16, "bf16", platform) for v in ("dgma", "dgmw") for platform in ("cpu", "cuda", "tpu")),
         ],
         *[("dgma", 8), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet"), ("dgmw", 16, "bf16", "cuda")],
+        ("dgmw", "vectors"),
     ),
     ids=lambda p: "-".join(map(str, p)),
 )
@@ -153,7 +159,7 @@ def test_padding_stays_exactly_as_it_was_in_100_steps(trained):
         for moment in moments:
             for part in ("scale", "shift"):
                 assert not np.any(_surplus(getattr(moment.norms[i], part), unit))
-    heads = np.zeros((*g.heads.shape[:3], widths[-1], 1))
+    heads = np.zeros((*g.heads.shape[:3], widths[-1], g.heads.shape[4]))
     assert not np.any(_surplus(g.heads, heads)) and not np.any(_surplus(moments[0].heads, heads))
 
 
@@ -169,7 +175,7 @@ def test_freezing_cuts_the_padding_off(trained):
     assert [m.shape for m in own.masks] == [r.shape for r in reserved]
     assert all(mask.dtype == bool for mask in own.masks)
     k = trainer.networks.generator.output.window
-    assert own.heads.shape == (1, k, k, widths[-1], 1)
+    assert own.heads.shape == (1, k, k, widths[-1], trainer.networks.channels)
     assert [norm.scale.shape for norm in own.norms] == [(width,) for width in widths]
 
 
@@ -308,7 +314,10 @@ def _one_generator_step(config, state, capacity, noise):
     return fake, metrics, after.generator, optax.tree_utils.tree_get(after.generator_optimiser, "mu")
 
 
-@pytest.mark.parametrize("variant, size", [("dgma", 8), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet")])
+@pytest.mark.parametrize(
+    "variant, size",
+    [("dgma", 8), ("dgmw", 16), ("dgma", "resnet"), ("dgmw", "resnet"), ("dgma", "vectors")],
+)
 def test_padding_contributes_nothing(variant, size):
     """The same generator step at two paddings: equal where both have entries, exactly 0 where one is padding."""
     results = []
