@@ -122,9 +122,10 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
     own: Any = restored.tree[place]
     stored, memory = read_config(folder), restored.metadata["memory"]
     assert stored.stream is not None
-    network = memory.get("network", "dcgan")
+    network, temperature = memory.get("network", "dcgan"), 1.0
     if reading == "consolidated":
         network = stored.flat["consolidation_network"] or network
+        temperature = restored.metadata.get("temperature", 1.0)  # Runs of earlier versions have none.
     known = sum(len(task["classes"]) for task in memory["tasks"])
     return Classifier(
         params=DiscriminatorParams.from_tree(own["params"]),
@@ -133,6 +134,7 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
         image_shape=tuple(stored.stream["image_shape"]),
         labels=tuple(memory["labels"][:known]),
         names=tuple(memory["names"][:known]),
+        temperature=temperature,
     )
 
 

@@ -29,6 +29,7 @@ class Classifier:
     image_shape: tuple[int, int, int]  # [height, width, channels] of the images that the network reads.
     labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them, in the order of the outputs.
     names: tuple[str, ...]
+    temperature: float = 1.0  # What logits are divided by before they become probabilities (docs/confidence.md).
 
     def __repr__(self) -> str:
         """A short description: the weights would fill the screen."""
@@ -63,8 +64,8 @@ class Classifier:
             predict` cuts images to their central square first, as training on class folders does.)
 
         Returns:
-          Labels, int64 [n], and probabilities, float32 [n, classes], in the order of `labels`: the network's softmax.
-          They are not calibrated: the network learnt generated images and now reads real ones.
+          Labels, int64 [n], and probabilities, float32 [n, classes], in the order of `labels`: the softmax of the
+          logits divided by `temperature`. They are not calibrated if that is 1.
 
         Raises:
           BadImages: if the images have another shape, type or range. Float images without any value below 0 are
@@ -73,8 +74,8 @@ class Classifier:
         pixels = _checked(images, self.image_shape[2])
         if pixels.shape[1:3] != self.image_shape[:2]:
             pixels = resize(pictures.to_uint8(pixels), self.image_shape[0])
-        logits = self.logits(pixels)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))[:, : len(self.labels)]
+        logits = self.logits(pixels)[:, : len(self.labels)]
+        odds = np.exp((logits - logits.max(axis=1, keepdims=True)) / np.float32(self.temperature))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return np.asarray(self.labels, np.int64)[probabilities.argmax(axis=1)], probabilities
 

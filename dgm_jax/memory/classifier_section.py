@@ -1,6 +1,7 @@
 """The section of a file that holds a classifier: its arrays under the names that they have in a checkpoint."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,11 +62,16 @@ def encode(classifier: Classifier) -> Section:
     return Section(dataclasses.asdict(header), tensors)
 
 
-def decode(section: Section) -> Classifier:
-    """Undoes `encode`; the classifier's logits are bit for bit those of the encoded one.
+def encode_confidence(classifier: Classifier) -> Section:
+    """The section `confidence`: readers that do not know it can predict without."""
+    return Section({"optional": True, "temperature": float(classifier.temperature)}, {})
+
+
+def decode(section: Section, confidence: Section | None = None) -> Classifier:
+    """Undoes `encode` and `encode_confidence`; the classifier's logits are bit for bit those of the encoded one.
 
     Raises:
-      DamagedMemoryFile: if the section is none that `encode` makes.
+      DamagedMemoryFile: if a section is none that these make.
     """
     tensors = section.tensors
     try:
@@ -97,7 +103,18 @@ def decode(section: Section) -> Classifier:
         image_shape=(header.image_size, header.image_size, header.channels),
         labels=tuple(header.labels),
         names=tuple(map(composed, header.names)),
+        **({} if confidence is None else _confidence(confidence)),
     )
+
+
+def _confidence(section: Section) -> dict[str, float]:
+    header = section.header
+    if section.tensors or list(header) != ["optional", "temperature"] or header["optional"] is not True:
+        raise DamagedMemoryFile("its section 'confidence' is not in the form in which it is written")
+    temperature = header["temperature"]
+    if type(temperature) is not float or not 0 < temperature < math.inf:
+        raise DamagedMemoryFile(f"a temperature of {str(temperature)[:80]} is not valid")
+    return {"temperature": temperature}
 
 
 def _by_name(tree: Any) -> Arrays:

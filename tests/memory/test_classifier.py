@@ -107,7 +107,7 @@ def test_what_a_memory_draws_is_not_rounded(run):
     memory, classifier = load_memory(run.workdir), load_classifier(run.workdir)
     drawn = memory.sample(12, 9, jax.random.key(0))
     exact = classifier.logits(np.asarray(drawn))[:, :6]
-    odds = np.exp(exact - exact.max(axis=1, keepdims=True))
+    odds = np.exp((exact - exact.max(axis=1, keepdims=True)) / np.float32(classifier.temperature))
     np.testing.assert_allclose(classifier.predict(drawn)[1], odds / odds.sum(axis=1, keepdims=True), rtol=1e-6)
     assert np.any(classifier.predict(drawn)[1] != classifier.predict(pictures.to_uint8(drawn))[1])
 
