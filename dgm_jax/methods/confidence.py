@@ -13,8 +13,8 @@ from dgm_jax import metrics
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import CHUNK, Memory
 
-# How many times higher the best temperature for real images is. Chosen on held-out training images of MNIST.
-REAL_TO_DRAWN = 1.5
+# How many times higher the best temperature for real images is. Chosen on held-out training images of CIFAR-10.
+REAL_TO_DRAWN = 1.8
 _TEMPERATURES = np.geomspace(0.05, 20, 121)  # Those that are tried: each is 5 % higher than the one before.
 _EACH = CHUNK  # Images of a class.
 
