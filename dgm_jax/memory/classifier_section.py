@@ -10,7 +10,7 @@ import numpy as np
 
 from dgm_jax.data.dataset import composed
 from dgm_jax.memory.checks import require_array, require_classes, require_images
-from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.classifier import CONFIDENCE, Classifier
 from dgm_jax.memory.container import DamagedMemoryFile, Section
 from dgm_jax.models import pair
 from dgm_jax.system.pinned import new_key
@@ -64,7 +64,8 @@ def encode(classifier: Classifier) -> Section:
 
 def encode_confidence(classifier: Classifier) -> Section:
     """The section `confidence`: readers that do not know it can predict without."""
-    return Section({"optional": True, "temperature": float(classifier.temperature)}, {})
+    threshold = None if classifier.threshold is None else float(classifier.threshold)
+    return Section({"optional": True, "temperature": float(classifier.temperature), "threshold": threshold}, {})
 
 
 def decode(section: Section, confidence: Section | None = None) -> Classifier:
@@ -107,14 +108,16 @@ def decode(section: Section, confidence: Section | None = None) -> Classifier:
     )
 
 
-def _confidence(section: Section) -> dict[str, float]:
+def _confidence(section: Section) -> dict[str, Any]:
     header = section.header
-    if section.tensors or list(header) != ["optional", "temperature"] or header["optional"] is not True:
+    if section.tensors or list(header) != ["optional", *CONFIDENCE] or header["optional"] is not True:
         raise DamagedMemoryFile("its section 'confidence' is not in the form in which it is written")
-    temperature = header["temperature"]
+    temperature, threshold = (header[name] for name in CONFIDENCE)
     if type(temperature) is not float or not 0 < temperature < math.inf:
         raise DamagedMemoryFile(f"a temperature of {str(temperature)[:80]} is not valid")
-    return {"temperature": temperature}
+    if threshold is not None and (type(threshold) is not float or not math.isfinite(threshold)):
+        raise DamagedMemoryFile(f"a threshold of {str(threshold)[:80]} is not valid")
+    return {"temperature": temperature, "threshold": threshold}
 
 
 def _by_name(tree: Any) -> Arrays:

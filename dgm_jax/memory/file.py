@@ -47,7 +47,7 @@ def encode(memory: Memory | None = None, classifier: Classifier | None = None) -
             sections["noise_entries"] = memory_section.encode_entries(memory)
     if classifier is not None:
         sections["classifier"] = classifier_section.encode(classifier)
-        if classifier.temperature != 1:
+        if classifier.temperature != 1 or classifier.threshold is not None:
             sections["confidence"] = classifier_section.encode_confidence(classifier)
     if not sections:
         raise ValueError("there is nothing to write; give a memory, a classifier or both")
@@ -81,7 +81,7 @@ def decode(content: bytes) -> Contents:
     sections = unpack(content, ("memory", "noise_entries", "classifier", "confidence"))
     memory, classifier = sections.get("memory"), sections.get("classifier")
     if classifier is None and "confidence" in sections:
-        raise DamagedMemoryFile("it holds a temperature and no classifier")
+        raise DamagedMemoryFile("it holds a section 'confidence' and no classifier")
     if memory is None and classifier is None:
         raise DamagedMemoryFile("it holds neither a memory nor a classifier")
     return Contents(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dgm_jax.memory import forgetting
-from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.classifier import CONFIDENCE, Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.methods.feature_memory import FeatureMemory
 from dgm_jax.methods.memory_limit import KB
@@ -85,7 +85,7 @@ class GenerativeMemory(Method[State, Training]):
             "limited_after": state.limited_after,
         }
         if state.classifier is not None:
-            facts |= {"temperature": state.classifier.temperature}
+            facts |= {name: getattr(state.classifier, name) for name in CONFIDENCE}
         return tree, {"memory": plain, **facts}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
@@ -101,8 +101,8 @@ class GenerativeMemory(Method[State, Training]):
             return setting.classifier(*trained, finished_tasks - 1, network=network)
 
         consolidated = classifier(self.config.classifier_network, "classifier", "classifier_before")
-        if consolidated is not None:  # Early versions had no temperature.
-            consolidated = replace(consolidated, temperature=plain.get("temperature", 1.0))
+        if consolidated is not None:
+            consolidated = replace(consolidated, **{name: plain[name] for name in CONFIDENCE if name in plain})
         return State(
             replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
             consolidated,

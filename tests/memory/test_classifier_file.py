@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import random
 from typing import Any
 
@@ -83,8 +84,10 @@ def test_a_temperature_is_kept_where_there_is_one(classifier, tmp_path):
     memory_file.write(path, classifier=calibrated)
     assert load_classifier(path).temperature == 0.7 and encode(None, load_classifier(path)) == path.read_bytes()
     assert list(unpack(path.read_bytes(), ("classifier",))) == ["classifier"]  # As readers of earlier versions see it.
-    plain = dataclasses.replace(classifier, temperature=1.0)
+    plain = dataclasses.replace(classifier, temperature=1.0, threshold=None)
     assert b"confidence" not in encode(None, plain) and decode(encode(None, plain)).temperature == 1
+    with_threshold = dataclasses.replace(plain, threshold=-2.5)
+    assert decode(encode(None, with_threshold)).threshold == -2.5 and decode(encode(None, plain)).threshold is None
     pixels = images(classifier, 20)
     logits = classifier.logits(pixels)[:, : len(classifier.labels)].astype(float) / 0.7
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -199,15 +202,16 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "said"),
         [({"temperature": bad}, "a temperature of .* is not valid") for bad in (0.0, -1.0, 1, None, "1.0", [1.0])]
+        + [({"threshold": bad}, "a threshold of .* is not valid") for bad in (math.nan, math.inf, 3, "1.0", False)]
         + [({"optional": False}, "section 'confidence' is not in the form"), ({"more": 1}, "'confidence' is not in")],
     )
     def test_a_confidence_that_cannot_be(self, section, change, said):
-        confidence = Section({"optional": True, "temperature": 2.0} | change, {})
+        confidence = Section({"optional": True, "temperature": 2.0, "threshold": None} | change, {})
         with pytest.raises(DamagedMemoryFile, match=said):
             decode(pack({"classifier": section, "confidence": confidence}))
 
-    def test_a_temperature_of_no_classifier(self):
-        with pytest.raises(DamagedMemoryFile, match="a temperature and no classifier"):
+    def test_a_confidence_of_no_classifier(self):
+        with pytest.raises(DamagedMemoryFile, match="a section 'confidence' and no classifier"):
             decode(pack({"confidence": Section({"optional": True, "temperature": 2.0}, {})}))
 
     def test_a_negative_variance(self):

@@ -59,4 +59,8 @@ def test_a_classifier_can_be_calibrated_again_from_its_memory():
     drawn = np.concatenate([memory.images(i, 128, jax.random.key(100 + i)) for i in range(3)])
     best = best_temperature(classifier.logits(drawn)[:, :3], np.repeat(np.arange(3), 128))
     assert again.temperature == pytest.approx(REAL_TO_DRAWN * best, rel=0.2)  # Of other images.
-    assert calibrated(classifier, memory.as_of(1), jax.random.key(0)) is classifier
+    assert again.threshold == classifier.threshold
+    best = classifier.logits(drawn)[:, :3].max(axis=1)
+    assert 0.97 < np.mean(best >= again.threshold) <= 1
+    first = calibrated(load_classifier(run.workdir, after_task=0), memory.as_of(1), jax.random.key(0))
+    assert first.temperature == 1 and first.threshold is not None
