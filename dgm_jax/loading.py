@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgm_jax.errors import NoMemory, UserError
 from dgm_jax.memory import file as memory_file
-from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.classifier import CONFIDENCE, Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.system.pinned import pinned
 from dgm_jax.types import DiscriminatorParams, statistics_from_tree
@@ -122,9 +122,10 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
     own: Any = restored.tree[place]
     stored, memory = read_config(folder), restored.metadata["memory"]
     assert stored.stream is not None
-    network = memory.get("network", "dcgan")
+    network, confidence = memory.get("network", "dcgan"), {}
     if reading == "consolidated":
         network = stored.flat["consolidation_network"] or network
+        confidence = {name: restored.metadata[name] for name in CONFIDENCE if name in restored.metadata}
     known = sum(len(task["classes"]) for task in memory["tasks"])
     return Classifier(
         params=DiscriminatorParams.from_tree(own["params"]),
@@ -134,6 +135,7 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
         labels=tuple(memory["labels"][:known]),
         names=tuple(memory["names"][:known]),
         scale=scale_in(stored.stream),
+        **confidence,
     )
 
 

@@ -27,8 +27,9 @@ from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import exit_status
-from dgm_jax.methods.combined import combined_logits, log_softmax
+from dgm_jax.methods.combined import combined_logits
 from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers, filters_for
+from dgm_jax.metrics import log_probabilities
 from dgm_jax.models.closed_form import ridge_discriminant
 from dgm_jax.runs.comparing import bytes_of_reading
 from dgm_jax.runs.session import new_method
@@ -85,7 +86,7 @@ def measure(options: Options) -> dict[str, object]:
     channels = run.images.shape[3]
     half, full = (filters_for(share * together, channels, n_classes) for share in (0.5, 1.0))
     pair = [analytic(half, seed) for seed in (config.seed, config.seed + 1)]
-    judge("two analytic", log_softmax(pair[0][0]) + log_softmax(pair[1][0]))
+    judge("two analytic", log_probabilities(pair[0][0]) + log_probabilities(pair[1][0]))
     larger, larger_size = analytic(full, config.seed)
     judge("larger analytic", larger)
     counted = {"combined": together, "analytic": size, "two analytic": sum(own for _, own in pair)}

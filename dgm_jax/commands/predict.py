@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
-from dgm_jax.commands.arguments import Debug, RunOrFile, require_run_or_file, several
+from dgm_jax.commands.arguments import Debug, RunOrFile, Switch, require_run_or_file, several
 from dgm_jax.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dgm_jax.memory.classifier import Classifier
 
 _ARRAYS = (".npy", ".npz")
@@ -26,10 +28,15 @@ class Predict:
     """image files; or .npy and .npz files of vectors [n, d] (an .npz holds one array, or one called x)"""
     reading: Literal["consolidated", "auxiliary"] = "consolidated"
     """which classifier of a run"""
+    unknown: Switch = False
+    """say `unknown` of images that look like none of the classes"""
     debug: Debug = False
 
     def run(self) -> None:
-        """Prints a line for each image or vector: its path (and row), label, class name and probability."""
+        """Prints a line for each image or vector: its path (and row), label, class name and probability.
+
+        One that is unknown has no label.
+        """
         require_run_or_file(self.workdir)
         if not self.images:
             raise UserError("predict needs at least one image file after the folder of the run")
@@ -38,6 +45,7 @@ class Predict:
                 raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected image files")
 
         from dgm_jax.loading import load_classifier
+        from dgm_jax.memory.classifier import BadImages
 
         classifier = load_classifier(self.workdir, reading=self.reading)
         read = self._images if classifier.scale is None else self._vectors
@@ -46,10 +54,17 @@ class Predict:
                 wanted = "image files" if classifier.scale is None else "vectors, in .npy or .npz files"
                 raise UserError(f"{path}: the classifier of {self.workdir} reads {wanted}")
         names = dict(zip(classifier.labels, classifier.names))
-        for place, label, probability in read(classifier):
-            print(f"{place}\t{label}\t{names[label]}\t{probability:.3f}")
+        for places, values in read(classifier):
+            try:
+                labels, probabilities = classifier.predict(values)
+            except BadImages as error:
+                raise UserError(f"{places[0] if places else self.workdir}: {error}") from error
+            unknown = classifier.is_unknown(values) if self.unknown else [False] * len(labels)
+            for place, label, probability, is_unknown in zip(places, labels, probabilities.max(axis=1), unknown):
+                said = "-\tunknown" if is_unknown else f"{label}\t{names[label]}"
+                print(f"{place}\t{said}\t{probability:.3f}")
 
-    def _images(self, classifier: "Classifier") -> Iterator[tuple[str, int, float]]:
+    def _images(self, classifier: "Classifier") -> Iterator[tuple[list[str], "np.ndarray"]]:
         from dgm_jax.data.image_files import read_images
 
         height, _, channels = classifier.image_shape
@@ -59,17 +74,11 @@ class Predict:
             channels=channels,
             on_note=lambda note: print(f"note: {note}", file=sys.stderr),
         )
-        labels, probabilities = classifier.predict(pixels)
-        yield from zip(map(str, self.images), labels, probabilities.max(axis=1))
+        yield [str(path) for path in self.images], pixels
 
-    def _vectors(self, classifier: "Classifier") -> Iterator[tuple[str, int, float]]:
+    def _vectors(self, classifier: "Classifier") -> Iterator[tuple[list[str], "np.ndarray"]]:
         from dgm_jax.data.vectors import read_vectors
 
         for path in self.images:
             vectors = read_vectors(path)
-            try:
-                labels, probabilities = classifier.predict(vectors)
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from error
-            rows = (f"{path}:{row}" for row in range(len(labels)))
-            yield from zip(rows, labels, probabilities.max(axis=1))
+            yield [f"{path}:{row}" for row in range(len(vectors))], vectors

@@ -12,11 +12,16 @@ from dgm_jax.errors import UserError
 from dgm_jax.models.prediction import predict, predict_logits
 from dgm_jax.types import DiscriminatorParams, Scale, Statistics
 
+CONFIDENCE = ("temperature", "threshold")  # What a checkpoint knows of a classifier besides; earlier ones did not.
 _SLACK = 1e-3  # Arithmetic in low precision may exceed 1 by this much.
 
 
 class BadImages(UserError, ValueError):
     """Images, or vectors, that the classifier cannot read."""
+
+
+class NoThreshold(UserError, ValueError):
+    """A classifier that cannot tell unknown images."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Classifier:
     labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them, in the order of the outputs.
     names: tuple[str, ...]
     scale: Scale | None = None  # Of vectors; None for images.
+    temperature: float = 1.0  # What logits are divided by before they become probabilities (docs/confidence.md).
+    threshold: float | None = None  # An image whose highest logit is below is of no class learnt; None: not known.
 
     def __repr__(self) -> str:
         """A short description: the weights would fill the screen."""
@@ -67,25 +74,41 @@ class Classifier:
             vectors takes those, as the data have them: [n, d].
 
         Returns:
-          Labels, int64 [n], and probabilities, float32 [n, classes], in the order of `labels`: the network's softmax.
-          They are not calibrated: the network learnt generated images and now reads real ones.
+          Labels, int64 [n], and probabilities, float32 [n, classes], in the order of `labels`: the softmax of the
+          logits divided by `temperature`. They are not calibrated if that is 1.
 
         Raises:
           BadImages: if the images have another shape, type or range. Float images without any value below 0 are
             refused, too: they would be black to white in 0..1.
         """
+        logits = self._logits_of_known(images)
+        odds = np.exp((logits - logits.max(axis=1, keepdims=True)) / np.float32(self.temperature))
+        probabilities = odds / odds.sum(axis=1, keepdims=True)
+        return np.asarray(self.labels, np.int64)[probabilities.argmax(axis=1)], probabilities
+
+    def is_unknown(self, images: ArrayLike) -> np.ndarray:
+        """Whether images look like none of the classes learnt: their highest logit is below `threshold`, bool [n].
+
+        Images are as `predict` takes them.
+
+        Raises:
+          NoThreshold: if the classifier has none.
+          BadImages: as `predict`.
+        """
+        if self.threshold is None:
+            raise NoThreshold(
+                "this classifier has no threshold below which an image is unknown; expected the consolidated one of a "
+                "run of dgm or separate, of this version or later. docs/confidence.md says how to give it one"
+            )
+        return self._logits_of_known(images).max(axis=1) < self.threshold
+
+    def _logits_of_known(self, images: ArrayLike) -> np.ndarray:
         if self.scale is not None:
-            return self._predicted(self.scale.scaled(_checked_vectors(images, self.image_shape[2])))
+            return self.logits(self.scale.scaled(_checked_vectors(images, self.image_shape[2])))[:, : len(self.labels)]
         pixels = _checked(images, self.image_shape[2])
         if pixels.shape[1:3] != self.image_shape[:2]:
             pixels = resize(pictures.to_uint8(pixels), self.image_shape[0])
-        return self._predicted(pixels)
-
-    def _predicted(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits = self.logits(images)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))[:, : len(self.labels)]
-        probabilities = odds / odds.sum(axis=1, keepdims=True)
-        return np.asarray(self.labels, np.int64)[probabilities.argmax(axis=1)], probabilities
+        return self.logits(pixels)[:, : len(self.labels)]
 
 
 def _checked_vectors(values: ArrayLike, size: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The section of a file that holds a classifier: its arrays under the names that they have in a checkpoint."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from dgm_jax.data.dataset import composed
 from dgm_jax.memory.checks import require_array, require_classes, require_images, scale_in
-from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.classifier import CONFIDENCE, Classifier
 from dgm_jax.memory.container import DamagedMemoryFile, Section
 from dgm_jax.models import OF_VECTORS, pair
 from dgm_jax.system.pinned import new_key
@@ -63,11 +64,17 @@ def encode(classifier: Classifier) -> Section:
     return Section(dataclasses.asdict(header), tensors)
 
 
-def decode(section: Section) -> Classifier:
-    """Undoes `encode`; the classifier's logits are bit for bit those of the encoded one.
+def encode_confidence(classifier: Classifier) -> Section:
+    """The section `confidence`: readers that do not know it can predict without."""
+    threshold = None if classifier.threshold is None else float(classifier.threshold)
+    return Section({"optional": True, "temperature": float(classifier.temperature), "threshold": threshold}, {})
+
+
+def decode(section: Section, confidence: Section | None = None) -> Classifier:
+    """Undoes `encode` and `encode_confidence`; the classifier's logits are bit for bit those of the encoded one.
 
     Raises:
-      DamagedMemoryFile: if the section is none that `encode` makes.
+      DamagedMemoryFile: if a section is none that these make.
     """
     tensors = section.tensors
     try:
@@ -105,7 +112,20 @@ def decode(section: Section) -> Classifier:
         labels=tuple(header.labels),
         names=tuple(map(composed, header.names)),
         scale=scale_in(tensors["scale"]) if "scale" in shapes else None,
+        **({} if confidence is None else _confidence(confidence)),
     )
+
+
+def _confidence(section: Section) -> dict[str, Any]:
+    header = section.header
+    if section.tensors or list(header) != ["optional", *CONFIDENCE] or header["optional"] is not True:
+        raise DamagedMemoryFile("its section 'confidence' is not in the form in which it is written")
+    temperature, threshold = (header[name] for name in CONFIDENCE)
+    if type(temperature) is not float or not 0 < temperature < math.inf:
+        raise DamagedMemoryFile(f"a temperature of {str(temperature)[:80]} is not valid")
+    if threshold is not None and (type(threshold) is not float or not math.isfinite(threshold)):
+        raise DamagedMemoryFile(f"a threshold of {str(threshold)[:80]} is not valid")
+    return {"temperature": temperature, "threshold": threshold}
 
 
 def _by_name(tree: Any) -> Arrays:

@@ -106,7 +106,7 @@ def predictor(classifier: Classifier) -> Callable[[jax.Array], tuple[jax.Array, 
         if classifier.scale is not None:
             images = classifier.scale.scaled(images)
         output = discriminated(classifier.params, classifier.statistics, images, network=classifier.network)
-        probabilities = jax.nn.softmax(output.logits[:, : len(labels)])
+        probabilities = jax.nn.softmax(output.logits[:, : len(labels)] / classifier.temperature)
         return jnp.asarray(labels)[jnp.argmax(probabilities, axis=1)], probabilities
 
     return predict

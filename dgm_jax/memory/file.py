@@ -47,6 +47,8 @@ def encode(memory: Memory | None = None, classifier: Classifier | None = None) -
             sections["noise_entries"] = memory_section.encode_entries(memory)
     if classifier is not None:
         sections["classifier"] = classifier_section.encode(classifier)
+        if classifier.temperature != 1 or classifier.threshold is not None:
+            sections["confidence"] = classifier_section.encode_confidence(classifier)
     if not sections:
         raise ValueError("there is nothing to write; give a memory, a classifier or both")
     return pack(sections)
@@ -76,13 +78,15 @@ def decode(content: bytes) -> Contents:
     """Undoes `encode`; raises what `read` does."""
     if content.startswith(old_file.MAGIC):
         return Contents(memory=old_file.decode(content))
-    sections = unpack(content, ("memory", "noise_entries", "classifier"))
+    sections = unpack(content, ("memory", "noise_entries", "classifier", "confidence"))
     memory, classifier = sections.get("memory"), sections.get("classifier")
+    if classifier is None and "confidence" in sections:
+        raise DamagedMemoryFile("it holds a section 'confidence' and no classifier")
     if memory is None and classifier is None:
         raise DamagedMemoryFile("it holds neither a memory nor a classifier")
     return Contents(
         None if memory is None else memory_section.decode(memory, sections.get("noise_entries")),
-        None if classifier is None else classifier_section.decode(classifier),
+        None if classifier is None else classifier_section.decode(classifier, sections.get("confidence")),
     )
 
 

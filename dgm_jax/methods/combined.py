@@ -11,6 +11,7 @@ import numpy as np
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.methods.feature_memory import FeatureClassifier, FeatureMemory, classifiers
 from dgm_jax.methods.method import Predictor
+from dgm_jax.metrics import log_probabilities
 from dgm_jax.models.closed_form import ridge_discriminant
 
 TEMPERATURE = 2.0  # Of the consolidated classifier. On held-out images of digits, 1.5, 2 and 3 are equally good.
@@ -47,14 +48,7 @@ def combined_logits(consolidated: np.ndarray, analytic: np.ndarray, temperature:
       analytic: logits read off the sums, [n, classes seen].
       temperature: what the former are divided by.
     """
-    return log_softmax(consolidated / temperature) + log_softmax(analytic)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of the probabilities that logits [n, classes] stand for."""
-    logits = logits.astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_probabilities(consolidated, temperature) + log_probabilities(analytic)
 
 
 def more_readings(consolidated: Classifier, memory: FeatureMemory) -> dict[str, Predictor]:

@@ -23,6 +23,7 @@ from dgm_jax.memory.memory import Memory, used_weights
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods.best_epoch import BestEpoch
 from dgm_jax.methods.combined import more_readings
+from dgm_jax.methods.confidence import calibrated
 from dgm_jax.methods.dgm_state import GenerativeMemory, State, without_classes
 from dgm_jax.methods.feature_memory import REMAINS, FeatureLearner
 from dgm_jax.methods.keys import Purpose, derive_key
@@ -227,10 +228,12 @@ class DGM(GenerativeMemory[Training]):
                 self.setting.seen(task),
                 on_steps=on_steps,
             )
-        return [
-            (self.setting.classifier(learner.params, learner.statistics, task), means)
-            for learner, means in consolidated
-        ]
+            found = []
+            for key, state, (learner, means) in zip(keys, states, consolidated, strict=True):
+                classifier = self.setting.classifier(learner.params, learner.statistics, task)
+                key = derive_key(key, Purpose.CALIBRATE, task)
+                found.append((calibrated(classifier, state.memory, key), means))
+        return found
 
     def images_to_consolidate(self, state: State, key: jax.Array) -> TaskImages:
         """What the classifier of all classes learns from: drawn images, perhaps moved to the mean of the real ones."""

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dgm_jax.memory import forgetting
-from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.classifier import CONFIDENCE, Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.methods.feature_memory import FeatureMemory
 from dgm_jax.methods.memory_limit import KB
@@ -79,7 +79,13 @@ class GenerativeMemory(Method[State, Training]):
             tree["features"] = state.features.to_tree()
         if state.means is not None:
             tree["means"] = state.means
-        facts = {"begun_as": state.begun_as, "programs": state.programs, "limited_after": state.limited_after}
+        facts: dict[str, Any] = {
+            "begun_as": state.begun_as,
+            "programs": state.programs,
+            "limited_after": state.limited_after,
+        }
+        if state.classifier is not None:
+            facts |= {name: getattr(state.classifier, name) for name in CONFIDENCE}
         return tree, {"memory": plain, **facts}
 
     def from_tree(self, tree: Tree, plain: Mapping[str, Any], finished_tasks: int) -> State:
@@ -94,9 +100,12 @@ class GenerativeMemory(Method[State, Training]):
             trained = setting.trained(kept["params"], kept["statistics"])
             return setting.classifier(*trained, finished_tasks - 1, network=network)
 
+        consolidated = classifier(self.config.classifier_network, "classifier", "classifier_before")
+        if consolidated is not None:
+            consolidated = replace(consolidated, **{name: plain[name] for name in CONFIDENCE if name in plain})
         return State(
             replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
-            classifier(self.config.classifier_network, "classifier", "classifier_before"),
+            consolidated,
             classifier(self.config.networks.network, "auxiliary", "discriminator"),
             begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
             programs=tuple(map(tuple, plain.get("programs", earlier.get("programs", ())))),

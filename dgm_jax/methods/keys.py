@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     COMPARE = 8
     FILTERS = 9
     FORGET = 10
+    CALIBRATE = 11
 
 
 def derive_key(seed_key: jax.Array, purpose: Purpose, *numbers: int) -> jax.Array:

@@ -14,6 +14,7 @@ from dgm_jax.metrics.accuracy import (
     per_class_accuracy,
     share_of_joint,
 )
+from dgm_jax.metrics.calibration import expected_calibration_error, log_probabilities, negative_log_likelihood
 from dgm_jax.metrics.distributions import frechet_distance, nearest, precision_and_recall
 
 __all__ = [
@@ -22,13 +23,16 @@ __all__ = [
     "backward_transfer",
     "capacity",
     "confusion_matrix",
+    "expected_calibration_error",
     "forgetting",
     "forgetting_by_class",
     "forward_transfer",
     "frechet_distance",
+    "log_probabilities",
     "macro_accuracy",
     "micro_accuracy",
     "nearest",
+    "negative_log_likelihood",
     "per_class_accuracy",
     "precision_and_recall",
     "share_of_joint",

@@ -22,6 +22,8 @@ class Record:
     micro: dict[str, list[float | None]] = field(default_factory=dict)
     # As `accuracy`, if the task is known: None also for a class that is alone in its task; no entry if all are.
     task_known: dict[str, list[list[float | None]]] = field(default_factory=dict)
+    # [task]: what `_calibration` finds; None if the task was not evaluated, or the reading has no probabilities.
+    calibration: dict[str, list[dict[str, float] | None]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)  # After the newest task, if it was evaluated.
     capacity: list[dict[str, Any]] = field(default_factory=list)
     privacy: list[dict[str, Any]] = field(default_factory=list)  # Of each class, measured when it was learnt.
@@ -35,6 +37,7 @@ class Record:
             accuracy={reading: [] for reading in readings},
             micro={reading: [] for reading in readings},
             task_known={reading: [] for reading in readings},
+            calibration={reading: [] for reading in readings},
         )
 
     @classmethod
@@ -44,6 +47,7 @@ class Record:
         record = cls(**{name: value for name, value in found.items() if name in names})
         for reading, rows in record.accuracy.items():
             record.task_known.setdefault(reading, [[] for _ in rows])
+            record.calibration.setdefault(reading, [None for _ in rows])
         return record
 
     @property
@@ -107,8 +111,18 @@ class Record:
             return None
         return _known(metrics.backward_transfer(self.matrix(reading, stream.n_classes), stream.tasks))
 
-    def evaluate(self, reading: str, scores: np.ndarray, labels: np.ndarray, tasks: Sequence[Sequence[int]]) -> None:
-        """Adds a classifier's scores [n, classes] for the test images of the classes of the tasks so far."""
+    def evaluate(
+        self,
+        reading: str,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        tasks: Sequence[Sequence[int]],
+        temperature: float | None = None,
+    ) -> None:
+        """Adds a classifier's scores [n, classes] for the test images of the classes of the tasks so far.
+
+        `temperature` is what its logits are divided by; None: its scores are no logits of probabilities.
+        """
         predictions, n_seen = scores.argmax(axis=1), sum(map(len, tasks))
         accuracy = metrics.per_class_accuracy(predictions, labels, n_seen)
         self.accuracy[reading].append([_known(a) for a in accuracy.tolist()])
@@ -117,6 +131,9 @@ class Record:
         if max(map(len, tasks)) > 1:
             known = metrics.accuracy_with_task_known(scores, labels, tasks)
             self.task_known[reading][-1] = [_known(a) for a in known.tolist()]
+        self.calibration[reading].append(
+            None if temperature is None else _calibration(scores, labels, n_seen, temperature)
+        )
         self.confusion[reading] = metrics.confusion_matrix(predictions, labels, n_seen).tolist()
 
     def leave_out_evaluation(self) -> None:
@@ -125,6 +142,7 @@ class Record:
             rows.append([])
             self.micro[reading].append(None)
             self.task_known[reading].append([])
+            self.calibration[reading].append(None)
         self.confusion = {}
 
     def end_task(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -135,8 +153,9 @@ class Record:
     def without(self, forgotten: Collection[int], names: Sequence[str], tasks: Sequence[Sequence[int]]) -> "Record":
         """What was measured of the other classes, as it was measured: with classifiers that still knew all classes.
 
-        Rows of tasks that are left without a class go; the other tasks are numbered anew. Confusion goes, too. A micro
-        accuracy is computed anew from accuracies and numbers of test images, and is None where these are not known.
+        Rows of tasks that are left without a class go; the other tasks are numbered anew. Confusion goes, and so does
+        calibration since the first of the classes came. A micro accuracy is computed anew from accuracies and numbers
+        of test images, and is None where these are not known.
 
         Args:
           forgotten: class indices.
@@ -146,6 +165,7 @@ class Record:
         number = {t: new for new, t in enumerate(t for t, task in enumerate(tasks) if set(task) - set(forgotten))}
         counts = [sum(row) for rows in list(self.confusion.values())[:1] for row in rows]
         gone = {names[index] for index in forgotten}
+        first = min(t for t, task in enumerate(tasks) if set(task) & set(forgotten))
 
         def shortened(rows: Sequence[list[float | None]]) -> list[list[float | None]]:
             left = [[a for index, a in enumerate(rows[t]) if index not in forgotten] for t in number]
@@ -169,6 +189,9 @@ class Record:
                 for reading, values in self.micro.items()
             },
             task_known={reading: shortened(rows) for reading, rows in self.task_known.items()},
+            calibration={
+                reading: [rows[t] if t < first else None for t in number] for reading, rows in self.calibration.items()
+            },
             confusion={},
             capacity=[{**row, "task": number[row["task"]]} for row in self.capacity if row["task"] in number],
             privacy=[
@@ -181,6 +204,16 @@ class Record:
     def add_seconds(self, phase: str, seconds: float) -> None:
         """Adds time spent in a phase."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+
+def _calibration(scores: np.ndarray, labels: np.ndarray, n_seen: int, temperature: float) -> dict[str, float]:
+    """Calibration error and log-likelihood with the temperature, and without."""
+    found = {"temperature": temperature}
+    for name, divisor in (("", temperature), ("_before", 1.0)):
+        predicted = metrics.log_probabilities(scores[:, :n_seen], divisor)
+        found[f"ece{name}"] = metrics.expected_calibration_error(predicted, labels)
+        found[f"nll{name}"] = metrics.negative_log_likelihood(predicted, labels)
+    return found
 
 
 def _known(value: float) -> float | None:

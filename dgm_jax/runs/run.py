@@ -12,6 +12,7 @@ import numpy as np
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import NotFinite
+from dgm_jax.memory.classifier import Classifier
 from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.method import Learnt, Method, TaskInput, Tree
 from dgm_jax.metrics import privacy
@@ -85,7 +86,9 @@ class Run:
             pixels, labels = self.stream.test(task)
             scores = {reading: learnt.classifiers[reading].logits(pixels) for reading in self.method.readings}
             for reading, own in scores.items():
-                self.record.evaluate(reading, own, labels, self.stream.tasks[: task + 1])
+                classifier = learnt.classifiers[reading]
+                temperature = classifier.temperature if isinstance(classifier, Classifier) else None
+                self.record.evaluate(reading, own, labels, self.stream.tasks[: task + 1], temperature)
             predictions = {reading: own.argmax(axis=1) for reading, own in scores.items()}
             processes.on_first(self.folder.write_predictions, labels, predictions)
         else:

@@ -42,6 +42,8 @@ class Summary:
     average_incremental: dict[str, dict[str, float | None]] = field(default_factory=dict)
     # By reading, if the task is known: "A_t" after each task, "just_learnt" of each class. Empty: no task has several.
     task_known: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    # By reading, after each task: "temperature", "ece" and "nll" with it and ("_before") without; None: not measured.
+    calibration: dict[str, list[dict[str, float] | None]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]]  # By reading; rows: true classes, columns: predicted ones.
     bytes: dict[str, Any]  # "memory" by part, "images_replaced", "image_count".
     facts: dict[str, Any] = field(default_factory=dict)  # What the method reports besides.
@@ -78,7 +80,13 @@ class Summary:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         averages = {f"A_{n}": of for n, of in fields.pop("averages").items()}
         facts = fields.pop("facts")
-        for name in ("capacity", "privacy", "task_known", "forgotten"):  # Not of every method, stream or run.
+        for name in (
+            "calibration",
+            "capacity",
+            "privacy",
+            "task_known",
+            "forgotten",
+        ):  # Not of every method, stream or run.
             if not fields[name]:
                 del fields[name]
         before = {name: fields.pop(name) for name in ("dataset", "finished", "finished_tasks", "protocol")}
@@ -134,6 +142,7 @@ def summarise(
         average_incremental={reading: record.average_incremental(reading) for reading in record.accuracy},
         task_known={reading: record.with_task_known(reading, stream) for reading in record.accuracy if several},
         backward_transfer={reading: record.backward_transfer(reading, stream) for reading in record.accuracy},
+        calibration={reading: rows for reading, rows in record.calibration.items() if any(rows)},
         confusion=record.confusion,
         bytes={
             "memory": memory_bytes,

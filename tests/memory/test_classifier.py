@@ -1,7 +1,9 @@
 """The classifier that a run leaves behind says what the run measured."""
 
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +16,8 @@ from dgm_jax.commands.main import main
 from dgm_jax.data import pictures
 from dgm_jax.data.dataset import resize
 from dgm_jax.errors import NoMemory, UserError
-from dgm_jax.memory.classifier import BadImages
+from dgm_jax.memory import file as memory_file
+from dgm_jax.memory.classifier import BadImages, NoThreshold
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ def test_what_a_memory_draws_is_not_rounded(run):
     memory, classifier = load_memory(run.workdir), load_classifier(run.workdir)
     drawn = memory.sample(12, 9, jax.random.key(0))
     exact = classifier.logits(np.asarray(drawn))[:, :6]
-    odds = np.exp(exact - exact.max(axis=1, keepdims=True))
+    odds = np.exp((exact - exact.max(axis=1, keepdims=True)) / np.float32(classifier.temperature))
     np.testing.assert_allclose(classifier.predict(drawn)[1], odds / odds.sum(axis=1, keepdims=True), rtol=1e-6)
     assert np.any(classifier.predict(drawn)[1] != classifier.predict(pictures.to_uint8(drawn))[1])
 
@@ -210,3 +213,42 @@ def test_the_command(run, tmp_path, capsys):
     assert "is no whole exported file: it does not begin as a file that" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "none"), str(paths[0])]) == 2
     assert "expected the --workdir of a run" in capsys.readouterr().err
+
+
+def test_unknown_images(run, tmp_path, capsys):
+    """Those whose highest logit is below the threshold of the consolidated classifier."""
+    pixels = small_runs.digits(8, small_runs.SIX).x_test
+    classifier = load_classifier(run.workdir)
+    assert classifier.threshold is not None
+    best = classifier.logits(pixels)[:, :6].max(axis=1)
+    halfway = dataclasses.replace(classifier, threshold=float(np.median(best)))
+    unknown = halfway.is_unknown(pixels)
+    assert np.array_equal(unknown, best < np.median(best)) and 0.4 < unknown.mean() <= 0.5
+    assert halfway.is_unknown(pixels[:0]).shape == (0,)
+    with pytest.raises(BadImages):
+        halfway.is_unknown(pixels[0])
+
+    paths = [tmp_path / "low.png", tmp_path / "high.png"]
+    for path, index in zip(paths, (best.argmin(), best.argmax()), strict=True):
+        Image.fromarray(pixels[index, ..., 0]).save(path)
+    exported = tmp_path / "classifier.safetensors"
+    memory_file.write(exported, classifier=halfway)
+    printed = []
+    for words in ([], ["--unknown"]):
+        assert main(["predict", str(exported), *map(str, paths), *words]) == 0
+        printed.append([line.split("\t") for line in capsys.readouterr().out.splitlines()])
+    (low, high), asked = printed
+    assert asked == [[low[0], "-", "unknown", low[3]], high] and int(low[1]) in classifier.labels
+
+    for words in ([str(run.workdir), "--reading", "auxiliary"], [str(tmp_path / "none.safetensors")]):
+        memory_file.write(tmp_path / "none.safetensors", classifier=dataclasses.replace(classifier, threshold=None))
+        assert main(["predict", words[0], str(paths[0]), "--unknown", *words[1:]]) == 2
+        assert "has no threshold below which an image is unknown" in capsys.readouterr().err
+
+
+def test_runs_of_earlier_versions_have_neither_temperature_nor_threshold(tmp_path):
+    run = Path(__file__).parents[1] / "fixtures" / "format-1" / "run"
+    classifier = load_classifier(small_runs.copied(run, tmp_path / "run"))
+    assert classifier.temperature == 1 and classifier.threshold is None
+    with pytest.raises(NoThreshold, match="expected the consolidated one of a run of dgm or separate"):
+        classifier.is_unknown(np.zeros((1, *classifier.image_shape), np.uint8))

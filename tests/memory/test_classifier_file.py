@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import random
 from typing import Any
 
@@ -17,7 +18,7 @@ from dgm_jax.errors import NewerFormat, NoMemory
 from dgm_jax.memory import classifier_section
 from dgm_jax.memory import file as memory_file
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.memory.container import Section, pack
+from dgm_jax.memory.container import Section, pack, unpack
 from dgm_jax.memory.file import DamagedMemoryFile, encode
 from dgm_jax.models import NETWORKS, pair
 
@@ -75,6 +76,24 @@ def test_its_logits_are_bit_for_bit_the_same(classifier, tmp_path):
     for name in ("labels", "names", "network", "image_shape", "n_outputs"):
         assert getattr(loaded, name) == getattr(classifier, name)
     assert encode(None, loaded) == path.read_bytes()
+
+
+def test_a_temperature_is_kept_where_there_is_one(classifier, tmp_path):
+    path = tmp_path / "classifier.safetensors"
+    calibrated = dataclasses.replace(classifier, temperature=0.7)
+    memory_file.write(path, classifier=calibrated)
+    assert load_classifier(path).temperature == 0.7 and encode(None, load_classifier(path)) == path.read_bytes()
+    assert list(unpack(path.read_bytes(), ("classifier",))) == ["classifier"]  # As readers of earlier versions see it.
+    plain = dataclasses.replace(classifier, temperature=1.0, threshold=None)
+    assert b"confidence" not in encode(None, plain) and decode(encode(None, plain)).temperature == 1
+    with_threshold = dataclasses.replace(plain, threshold=-2.5)
+    assert decode(encode(None, with_threshold)).threshold == -2.5 and decode(encode(None, plain)).threshold is None
+    pixels = images(classifier, 20)
+    logits = classifier.logits(pixels)[:, : len(classifier.labels)].astype(float) / 0.7
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found = calibrated.predict(pixels)
+    np.testing.assert_allclose(found[1], odds / odds.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-7)
+    assert np.array_equal(found[0], plain.predict(pixels)[0])
 
 
 def test_both_in_one_file(classifier, tmp_path):
@@ -179,6 +198,21 @@ class TestRefused:
                     decode(pack({"classifier": Section(section.header, tensors | {name: wrong})}))
         with pytest.raises(DamagedMemoryFile, match="superfluous ones: more"):
             decode(pack({"classifier": Section(section.header, tensors | {"more": np.ones(1, np.float32)})}))
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [({"temperature": bad}, "a temperature of .* is not valid") for bad in (0.0, -1.0, 1, None, "1.0", [1.0])]
+        + [({"threshold": bad}, "a threshold of .* is not valid") for bad in (math.nan, math.inf, 3, "1.0", False)]
+        + [({"optional": False}, "section 'confidence' is not in the form"), ({"more": 1}, "'confidence' is not in")],
+    )
+    def test_a_confidence_that_cannot_be(self, section, change, said):
+        confidence = Section({"optional": True, "temperature": 2.0, "threshold": None} | change, {})
+        with pytest.raises(DamagedMemoryFile, match=said):
+            decode(pack({"classifier": section, "confidence": confidence}))
+
+    def test_a_confidence_of_no_classifier(self):
+        with pytest.raises(DamagedMemoryFile, match="a section 'confidence' and no classifier"):
+            decode(pack({"confidence": Section({"optional": True, "temperature": 2.0}, {})}))
 
     def test_a_negative_variance(self):
         section = classifier_section.encode(by_hand("resnet", 8, 1))

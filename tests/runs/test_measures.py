@@ -78,24 +78,31 @@ def test_averages_and_forgetting_of_each_class(run):
     assert summary.forgetting["consolidated"] == pytest.approx(np.mean(falls[:5]))
     text = page.page(read(run))
     assert "average incremental accuracy, consolidated" in text and "with the task known, auxiliary" in text
-    assert "How far each class fell from its best, points" in text
+    assert "How far each class fell from its best, points" in text and "calibration error, consolidated" in text
 
 
 def test_runs_of_earlier_versions_are_read(run, tmp_path):
     """They lack these measures, which are then missing; a run that resumes goes on without those of earlier tasks."""
     old = small_runs.copied(run, tmp_path / "old")
     content = json.loads((old / "summary.json").read_text())
-    new = ("task_known", "forgetting_by_class", "average_incremental")
+    new = ("task_known", "forgetting_by_class", "average_incremental", "calibration")
     (old / "summary.json").write_text(json.dumps({k: v for k, v in content.items() if k not in new}))
     (old / "predictions.npz").unlink()
     summary = read_summary(Workdir(old))
     assert summary.task_known == {} and read_answers(Workdir(old), summary) == {}
     text = page.page(read(old))
-    assert "average incremental" not in text and "task known" not in text and "fell from its best" not in text
+    assert (
+        "calibration error" not in text
+        and "average incremental" not in text
+        and "task known" not in text
+        and "fell from its best" not in text
+    )
 
     metadata = small_runs.newest(run).metadata["record"]
-    record = Record.from_json({name: value for name, value in metadata.items() if name != "task_known"})
+    later = ("task_known", "calibration")
+    record = Record.from_json({name: value for name, value in metadata.items() if name not in later})
     assert record.task_known == {"consolidated": [[], [], []], "auxiliary": [[], [], []]}
+    assert record.calibration == {"consolidated": [None] * 3, "auxiliary": [None] * 3}
     record.evaluate("auxiliary", np.eye(6), np.arange(6), TASKS)
     assert record.task_known["auxiliary"][3] == [1.0] * 5 + [None]
 

@@ -1,0 +1,66 @@
+"""The temperature of a consolidated classifier: by hand, and in a run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from support import small_runs
+
+from dgm_jax import load_classifier, load_memory, metrics
+from dgm_jax.methods.confidence import REAL_TO_DRAWN, best_temperature, calibrated
+from dgm_jax.methods.keys import Purpose, derive_key
+
+
+def test_the_best_temperature_by_hand():
+    """Of two classes, with margin m and accuracy a, it is m / log(a / (1 - a)); one image more matters little."""
+    n, margin = 10_000, 3.0
+    logits = np.tile(np.float32([[margin, 0]]), (n, 1))
+    labels = (np.arange(n) >= 0.8 * n).astype(int)
+    assert best_temperature(logits, labels) == pytest.approx(margin / np.log(4), rel=0.03)
+    assert best_temperature(logits / 10, labels) == pytest.approx(margin / 10 / np.log(4), rel=0.03)
+
+
+def test_where_all_images_are_right_the_temperature_stays_above_zero():
+    """One image more has half of its likelihood on the wrong class: 1 / 2 in n + 1 images."""
+    n = 199
+    found = best_temperature(np.tile(np.float32([[5, 0]]), (n, 1)), np.zeros(n, int))
+    assert found == pytest.approx(5 / np.log((n + 0.5) / 0.5), rel=0.03)
+
+
+def test_a_run_measures_what_its_classifiers_say():
+    """After each task; only the consolidated classifier has a temperature, and none while it knows one class."""
+    config = small_runs.small("dgma")
+    run = small_runs.finished(config)
+    summary = json.loads((run.workdir / "summary.json").read_text())
+    assert set(summary["calibration"]) == {"consolidated", "auxiliary"}
+    for reading, measured in summary["calibration"].items():
+        stream = small_runs.stream(config)
+        for task, row in enumerate(measured):
+            stream.begin(task)
+            images, labels = stream.test(task)
+            classifier = load_classifier(run.workdir, after_task=task, reading=reading)
+            _, probabilities = classifier.predict(images)
+            assert row["temperature"] == classifier.temperature
+            assert (row["temperature"] == 1) == (reading == "auxiliary" or task == 0)
+            logits = classifier.logits(images)[:, : task + 1]
+            for name, logs in (("", np.log(probabilities)), ("_before", metrics.log_probabilities(logits))):
+                nll = metrics.negative_log_likelihood(logs, labels)
+                assert row[f"nll{name}"] == pytest.approx(nll, rel=1e-4, abs=1e-6)
+                ece = metrics.expected_calibration_error(logs, labels)
+                assert row[f"ece{name}"] == pytest.approx(ece, rel=1e-4, abs=1e-6)
+
+
+def test_a_classifier_can_be_calibrated_again_from_its_memory():
+    run = small_runs.finished(small_runs.small("dgma"))
+    classifier, memory = load_classifier(run.workdir), load_memory(run.workdir)
+    again = calibrated(classifier, memory, derive_key(jax.random.key(0), Purpose.CALIBRATE, 2))
+    assert again.temperature == classifier.temperature > 0 and again.labels == classifier.labels
+    drawn = np.concatenate([memory.images(i, 128, jax.random.key(100 + i)) for i in range(3)])
+    best = best_temperature(classifier.logits(drawn)[:, :3], np.repeat(np.arange(3), 128))
+    assert again.temperature == pytest.approx(REAL_TO_DRAWN * best, rel=0.2)  # Of other images.
+    assert again.threshold == classifier.threshold
+    best = classifier.logits(drawn)[:, :3].max(axis=1)
+    assert 0.97 < np.mean(best >= again.threshold) <= 1
+    first = calibrated(load_classifier(run.workdir, after_task=0), memory.as_of(1), jax.random.key(0))
+    assert first.temperature == 1 and first.threshold is not None
