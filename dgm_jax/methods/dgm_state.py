@@ -94,8 +94,12 @@ class GenerativeMemory(Method[State, Training]):
             trained = setting.trained(kept["params"], kept["statistics"])
             return setting.classifier(*trained, finished_tasks - 1, network=network)
 
+        # Early versions did not write how many images a task had.
+        tasks = [replace(task, counts=own) for task, own in zip(memory.tasks, setting.counts)]
+        # A continued run knows more classes now.
+        memory = replace(memory, tasks=tuple(tasks), labels=setting.labels, names=setting.names)
         return State(
-            replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
+            memory,
             classifier(self.config.classifier_network, "classifier", "classifier_before"),
             classifier(self.config.networks.network, "auxiliary", "discriminator"),
             begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),
