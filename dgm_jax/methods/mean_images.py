@@ -51,7 +51,8 @@ def with_mean_images(
         if index == len(rows):
             rows.append(mean)
             continue
-        before = sum(task.of_class(index).counts[0] for task in earlier if index in task.classes and task.counts)
+        modes = [task.of_class(index) for task in earlier if index in task.classes]
+        before = sum(mode.counts[0] for mode in modes if mode.counts)
         n = int(np.sum(labels == index))
         rows[index] = ((before * rows[index] + n * mean) / (before + n)).astype(np.float32)
     return np.stack(rows)

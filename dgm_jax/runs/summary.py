@@ -33,8 +33,8 @@ class Summary:
     method: str
     variant: str
     seed: int
-    # Classes seen -> reading -> "macro" or "micro" -> accuracy, after the last task at which so many were seen; no entry
-    # if it was not measured then.
+    # Classes seen -> reading -> "macro" or "micro" -> accuracy, after the last task at which so many were seen; no
+    # entry if it was not measured then.
     averages: dict[int, dict[str, dict[str, float]]]
     # The same after tasks that a task without a new class followed: task -> reading -> "macro" or "micro" -> accuracy.
     before_more_images: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
