@@ -156,8 +156,8 @@ class DGM(GenerativeMemory[Training]):
             predicted, given.labels, self.setting.tasks[task], [finished.classes for finished in earlier]
         )
         # Of several tasks that have all of these classes, the newest.
-        source = next(finished for finished in reversed(earlier) if set(chosen) <= set(finished.classes))
-        return [source.of_class(index) for index in chosen]
+        sources = [finished for finished in earlier if set(chosen) <= set(finished.classes)]
+        return [source.of_class(index) for source in sources[-1:] for index in chosen]
 
     # ---- Replay earlier classes, and train generator and discriminator (section 3) ----
 
