@@ -125,7 +125,7 @@ def parts(scene: Scene) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
         n_conditioned=scene.trainer.networks.n_classes,
         classes=labels,
     )
-    head = labels - scene.capacity.first_class
+    head = scene.capacity.heads[labels]
     scales = slopes(step.config, clock(scene), jnp.int32(scene.steps // 2))
     alpha = jax.random.uniform(keys[0], (batch,))
     return {

@@ -10,6 +10,7 @@ import jax
 
 from dgm_jax.config import TRAINS, Config
 from dgm_jax.data.classes import find_classes
+from dgm_jax.data.order import classes_of
 from dgm_jax.data.stream import TaskStream, without_images
 from dgm_jax.errors import UserError
 from dgm_jax.methods import METHODS, config_of
@@ -114,7 +115,7 @@ def _read(folder: Workdir, words: Sequence[str], note: Callable[[str], None]) ->
     n_tasks = checkpoints.position(restored)[0] if restored else 0
     if learnt is None or restored is None or summary is None or not n_tasks:
         raise UserError(f"{folder.path} has not finished its first task yet; there is no class to forget")
-    labels = [label for task in learnt.stream["tasks"][:n_tasks] for label in task]
+    labels = classes_of(learnt.stream["tasks"][:n_tasks])
     found = find_classes(words, dict(zip(labels, learnt.names)))
     if not found:
         raise UserError("name at least one class to forget, e.g. --classes 3")
@@ -137,8 +138,8 @@ def _forget(folder: Workdir, asked: _Asked, watch: Watch, note: Callable[[str], 
 
     entries, today = [], datetime.date.today().isoformat()
     for number, index in enumerate(asked.forgotten):
-        task = next(task for task in before.tasks if index in task)
-        others = [before.class_names[other] for other in task if other in asked.kept.classes]
+        together = classes_of(task for task in before.tasks[: asked.n_tasks] if index in task)
+        others = [before.class_names[other] for other in together if other in asked.kept.classes]
         mates = [f"masks, norms and statistics of its task, with which {', '.join(others)} are drawn"] if others else []
         remains = [*(mates if found.weights else []), *found.remains]
         weights = found.weights[number] if found.weights else None

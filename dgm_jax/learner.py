@@ -71,11 +71,14 @@ class Learner:
         self.should_stop = should_stop
         self.callback = Callbacks(callbacks if processes.is_first() else ())
 
-    def fit(self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False) -> dict[str, Any]:
+    def fit(
+        self, stream: TaskStream, workdir: str | Path, *, resume_anyway: bool = False, more_of_known: bool = False
+    ) -> dict[str, Any]:
         """Learns all tasks of the stream; resumes an interrupted run of the same settings.
 
         In the folder of a finished run, a stream of new classes continues that run; no image of its classes is needed.
-        Old classes without test images are then left out of the accuracies.
+        Old classes without test images are then left out of the accuracies. With `more_of_known`, such a stream may
+        also have more images of classes that the run knows by name: the memory gives each a further mode.
 
         With several processes (`processes.join`), all call this alike, with a folder that they share; the first writes.
 
@@ -83,6 +86,7 @@ class Learner:
           stream: the tasks.
           workdir: the folder to leave results in; made if missing.
           resume_anyway: resume in a folder whose run had other settings.
+          more_of_known: a stream that continues a finished run may have more images of classes that it knows.
 
         Returns:
           The summary, as in summary.json.
@@ -94,10 +98,16 @@ class Learner:
           NotFinite: if training breaks down.
           OtherProcessFailed: if one of these errors came up in another process.
         """
-        return self._fit([self.config.seed], [stream], [Path(workdir)], resume_anyway)[0].to_json()
+        return self._fit([self.config.seed], [stream], [Path(workdir)], resume_anyway, more_of_known)[0].to_json()
 
     def fit_seeds(
-        self, seeds: Sequence[int], streams: Sequence[TaskStream], workdir: str | Path, *, resume_anyway: bool = False
+        self,
+        seeds: Sequence[int],
+        streams: Sequence[TaskStream],
+        workdir: str | Path,
+        *,
+        resume_anyway: bool = False,
+        more_of_known: bool = False,
     ) -> dict[str, Any]:
         """Learns a stream with several seeds at once, as one vectorised program.
 
@@ -113,6 +123,7 @@ class Learner:
             the classes.
           workdir: the folder above those of the seeds; made if missing.
           resume_anyway: as in `fit`.
+          more_of_known: as in `fit`; seeds whose classes have another order must then be trained each by itself.
 
         Returns:
           The summary of all seeds.
@@ -124,11 +135,16 @@ class Learner:
         """
         _check_seeds(seeds, streams)
         folders = of_seeds.folders(Path(workdir), seeds)
-        return of_seeds.finish(Path(workdir), self._fit(seeds, streams, folders, resume_anyway))
+        return of_seeds.finish(Path(workdir), self._fit(seeds, streams, folders, resume_anyway, more_of_known))
 
     @pinned()
     def _fit(
-        self, seeds: Sequence[int], streams: Sequence[TaskStream], workdirs: Sequence[Path], resume_anyway: bool
+        self,
+        seeds: Sequence[int],
+        streams: Sequence[TaskStream],
+        workdirs: Sequence[Path],
+        resume_anyway: bool,
+        more_of_known: bool,
     ) -> list[Summary]:
         folders = [Workdir(workdir) for workdir in workdirs]
         for folder in folders:
@@ -136,8 +152,16 @@ class Learner:
         begun = next((folder for folder in folders if folder.config.exists()), folders[0])
         settled = opening.with_precision(self.config, begun, self.devices[0])
         configs = [settled.with_changes(seed=seed) for seed in seeds]
-        placed = [opening.place_in(folder, stream) for folder, stream in zip(folders, streams, strict=True)]
+        placed = [
+            opening.place_in(folder, stream, more_of_known=more_of_known)
+            for folder, stream in zip(folders, streams, strict=True)
+        ]
         streams = [placement.stream for placement in placed]
+        if any(stream.tasks != streams[0].tasks for stream in streams):  # Known classes have the number they came in.
+            raise ConfigError(
+                "the seeds learnt their classes in different orders, and more images of known classes come now; train "
+                "each by itself (learn --seeds N,N,... --jobs N)"
+            )
         paths = [str(folder.path.absolute()) for folder in folders]
         settings = [[dataclasses.asdict(config) for config in configs], len(self.devices), self.backend, paths]
         processes.check_equal("settings", settings)

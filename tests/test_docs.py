@@ -269,11 +269,14 @@ def test_get_started(desk, capsys) -> None:
 
 
 def test_own_images(desk) -> None:
-    run("docs/own-images.md", desk, slice(0, 1))
+    modes, learning, using = range(3)  # The blocks of Python on the page.
+    run("docs/own-images.md", desk, slice(learning, learning + 1))
     names = {0: "nought", 1: "one"}
     summary = desk["learn"](desk["x_train"], desk["y_train"], desk["x_test"], desk["y_test"], names)
     assert summary["finished"]
-    run("docs/own-images.md", desk, slice(1, None))
+    run("docs/own-images.md", desk, slice(modes, modes + 1))
+    assert desk["images"].shape == (10, 16, 16, 1)
+    run("docs/own-images.md", desk, slice(using, None))
     assert desk["memory"].names == ("nought", "one") and len(desk["labels"]) == len(desk["x_test"])
 
 

@@ -80,13 +80,14 @@ def _learn(name: str, options: Options, command: str) -> None:
             should_stop=signals.asked_to_stop,
         )
     )
+    how = {"resume_anyway": options.resume_anyway, "more_of_known": options.more_of_known}
     try:
         with signals:
             _go_back(options, seeds, streams, workdir)
             if options.seeds is None:
-                learner.fit(streams[0], workdir, resume_anyway=options.resume_anyway)
+                learner.fit(streams[0], workdir, **how)
             else:
-                summary = learner.fit_seeds(seeds, streams, workdir, resume_anyway=options.resume_anyway)
+                summary = learner.fit_seeds(seeds, streams, workdir, **how)
                 if processes.is_first():
                     print(*seeds_report(summary, workdir), sep="\n")
     finally:

@@ -70,6 +70,9 @@ class Options:
     """Show where an error comes from."""
     resume_anyway: Flag = False
     """Continue in a workdir although its settings differ from those given now."""
+    more_of_known: Flag = False
+    """In the workdir of a finished run: learn these images although the run knows some of their classes, as more images
+    of these classes (docs/own-images.md)."""
     settings: Config
     """Settings: from the options, the file, the preset, and the defaults."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,23 @@ def task_sizes(classes_per_task: int | Sequence[int], n_classes: int) -> list[in
             f"{n_classes} classes do not split into tasks of {size}; give e.g. {_comma([size] * whole + [rest])}."
         )
     return [size] * whole
+
+
+def classes_of(tasks: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """The classes of tasks, each once, in the order in which they came first; a later task may bring one again."""
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(tasks)))
+
+
+def first_tasks(tasks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """For each task, those of its classes that no task before it has."""
+    n_seen = [len(classes_of(tasks[:number])) for number in range(len(tasks) + 1)]
+    return tuple(classes_of(tasks)[start:stop] for start, stop in itertools.pairwise(n_seen))
+
+
+def last_tasks(tasks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """For each task, those of its classes that no task after it has."""
+    later = [set(classes_of(tasks[number + 1 :])) for number in range(len(tasks))]
+    return tuple(tuple(c for c in task if c not in again) for task, again in zip(tasks, later, strict=True))
 
 
 def check_order(order: Sequence[int], labels: Sequence[int]) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Class-incremental streams: tasks arrive in order, and the images of a finished task can no longer be read.
 
 A class has a *label*, any integer, in the data set, and an *index*, its position in the class order. A stream gives
-indices; `TaskStream.classes[index]` is the label.
+indices; `TaskStream.classes[index]` is the label. Within a stream a class belongs to one task. A stream that follows an
+earlier one (`TaskStream.after`) may bring more images of a class of that one, if this is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, rows_of
-from dgm_jax.data.order import check_order, task_sizes
+from dgm_jax.data.order import check_order, classes_of, task_sizes
 from dgm_jax.data.vectors import scale_of
 
 if TYPE_CHECKING:  # JAX is slow to import, and --help does not need it.
@@ -42,7 +43,7 @@ class Past:
     Attributes:
       name: name of the data set.
       tasks: the labels of each task.
-      class_names: names of all classes, in their order.
+      class_names: names of all classes, in their order: that of the tasks in which they came first.
       train_counts: number of training images of each class of each task.
       fingerprint: fingerprint of the earlier stream.
       scale: how its vectors were scaled; None for images.
@@ -67,7 +68,8 @@ class TaskStream:
       name: name of the data set.
       part_name: name of the data set whose images are available; equals `name` unless this stream continues an earlier
         one.
-      tasks: class indices of each task; together 0..K-1 in order.
+      tasks: class indices of each task; together 0..K-1, each first in this order. A task may repeat a class of a task
+        that belongs to an earlier stream.
       classes: for each class index the label in the data set.
       class_names: for each class index the name.
       image_shape: (h, w, c); (1, 1, d) for vectors.
@@ -98,39 +100,47 @@ class TaskStream:
     _test: dict[int, Part]
     _train_counts: tuple[tuple[int, ...], ...]
 
-    def after(self, past: Past) -> TaskStream:
+    def after(self, past: Past, *, more_of_known: bool = False) -> TaskStream:
         """A stream in which the tasks of this one follow those of an earlier stream, whose images no longer exist.
 
+        Args:
+          past: the earlier stream.
+          more_of_known: a class with the name of an earlier class is that class, of which this stream has more images.
+
         Returns:
-          A new stream; its first task is number `n_past`. The class indices of this stream follow the earlier ones. If
-          both streams share a label (labels of class folders always start at 0), the classes of this stream get new
-          labels, above the highest earlier one.
+          A new stream; its first task is number `n_past`. The indices of new classes follow the earlier ones. If a new
+          class has an earlier label (labels of class folders always start at 0), the new classes get new labels, above
+          the highest earlier one.
 
         Raises:
-          DataError: if a class has the name of an earlier class, or a task of this stream has begun.
+          DataError: if a class has the name of an earlier class and `more_of_known` is False, or a task of this stream
+            has begun.
         """
         if self.current is not None:
             raise DataError(f"task {self.current} of the stream has begun; make a new stream.")
         repeated = [name for name in self.class_names if name in past.class_names]
-        if repeated:
+        if repeated and not more_of_known:
             raise DataError(f"class {repeated[0]} was learnt before; a class belongs to one task only.")
-        old = [label for task in past.tasks for label in task]
-        classes = self.classes
+        old = classes_of(past.tasks)
+        new = [index for index, name in enumerate(self.class_names) if name not in past.class_names]
+        classes = [self.classes[index] for index in new]
         if set(classes) & set(old):
             ranks = {label: rank for rank, label in enumerate(sorted(classes), start=1)}
-            classes = tuple(max(old) + ranks[label] for label in classes)
+            classes = [max(old) + ranks[label] for label in classes]
+        number = {name: index for index, name in enumerate((*past.class_names, *(self.class_names[i] for i in new)))}
+        numbers = np.array([number[name] for name in self.class_names], np.int32)  # Of the classes of this stream.
         dtype = np.uint8 if self.scale is None else np.float32
         n_past, no_images = len(past.tasks), (np.zeros((0, *self.image_shape), dtype), np.zeros(0, np.int32))
 
         def shifted(parts: Mapping[int, Part]) -> dict[int, Part]:
-            return {n_past + task: _freeze(x, indices + np.int32(len(old))) for task, (x, indices) in parts.items()}
+            return {n_past + task: _freeze(x, numbers[indices]) for task, (x, indices) in parts.items()}
 
         return replace(
             self,
             name=past.name,
-            tasks=_successive([*map(len, past.tasks), *map(len, self.tasks)]),
+            tasks=(*_indices(past.tasks), *(tuple(numbers[list(task)].tolist()) for task in self.tasks)),
             classes=(*old, *classes),
-            class_names=(*past.class_names, *self.class_names),
+            class_names=tuple(number),
             fingerprint=f"{past.fingerprint}+{self.fingerprint}",
             n_past=n_past,
             scale=past.scale,
@@ -165,7 +175,12 @@ class TaskStream:
 
     def n_seen(self, task: int) -> int:
         """Number of classes seen when `task` is finished; 0 for task -1."""
-        return sum(len(classes) for classes in self.tasks[: task + 1])
+        return len(classes_of(self.tasks[: task + 1]))
+
+    def repeated(self, task: int) -> tuple[str, ...]:
+        """Names of the classes of `task` that an earlier task has, too."""
+        earlier = self.n_seen(task - 1)
+        return tuple(self.class_names[index] for index in self.tasks[task] if index < earlier)
 
     def begin(self, task: int) -> None:
         """Begins `task` and drops the images of all earlier tasks. Tasks may be skipped, as in a resumed run.
@@ -258,8 +273,8 @@ def without_images(
     return TaskStream(
         name=past.name,
         part_name=past.name,
-        tasks=_successive([*map(len, past.tasks)]),
-        classes=tuple(itertools.chain.from_iterable(past.tasks)),
+        tasks=_indices(past.tasks),
+        classes=classes_of(past.tasks),
         class_names=past.class_names,
         image_shape=image_shape,
         stored_shape=stored_shape,
@@ -356,6 +371,12 @@ def _successive(sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """Groups of these sizes of the numbers 0, 1, 2, ..."""
     numbers = itertools.count()
     return tuple(tuple(itertools.islice(numbers, size)) for size in sizes)
+
+
+def _indices(tasks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Tasks given by labels, by class indices."""
+    index = {label: number for number, label in enumerate(classes_of(tasks))}
+    return tuple(tuple(index[label] for label in task) for task in tasks)
 
 
 def _parts(images: Images, rows_of: Sequence[Labels], tasks: Sequence[Sequence[int]]) -> dict[int, Part]:

@@ -1,6 +1,5 @@
 """Exports for use without dgm_jax: a memory's arrays as .npz; what draws, and what predicts, as programs for JAX."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,8 @@ from jax import lax
 
 from dgm_jax.errors import UserError
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.memory.memory import Memory, sample_chunk
+from dgm_jax.memory.memory import Memory
+from dgm_jax.memory.sampling import CHUNK, chosen_mode, sample_chunk
 from dgm_jax.models.prediction import discriminated
 from dgm_jax.system import files
 from dgm_jax.system.pinned import KEYS, pinned
@@ -37,6 +37,9 @@ def to_npz(memory: Memory) -> bytes:
     for t, task in enumerate(memory.tasks):
         for name, values in (("classes", "noise_entries"), ("widths", "widths"), ("n_conditioned", "n_conditioned")):
             arrays[f"task_{t}_{name}"] = np.array(getattr(task, values))
+        if memory.has_modes:
+            arrays[f"task_{t}_labels"] = np.array([memory.labels[index] for index in task.classes], np.int64)
+            arrays[f"task_{t}_images"] = np.array(task.counts, np.int64)
         arrays[f"task_{t}_heads"] = task.heads
         arrays |= {f"task_{t}_mask_{i}": mask for i, mask in enumerate(task.masks)}
         arrays |= {f"task_{t}_kernel_{i}": kernel for i, kernel in enumerate(task.kernels or ())}
@@ -58,9 +61,7 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
       UserError: if a label does not fit into 32 bits.
     """
     known = _of_32_bits(memory.labels[: memory.n_classes])
-    tasks = np.array([t for t, task in enumerate(memory.tasks) for _ in task.classes], np.int32)
-    heads = np.array(list(itertools.chain.from_iterable(range(len(task.classes)) for task in memory.tasks)), np.int32)
-    entries = np.array([entry for task in memory.tasks for entry in task.noise_entries], np.int32)
+    tasks, heads, entries, shares = _tables_of_modes(memory)
 
     def branch(number: int) -> Callable[..., jax.Array]:
         task = memory.tasks[number]
@@ -75,17 +76,47 @@ def sampler(memory: Memory) -> Callable[[jax.Array, jax.Array, jax.Array], jax.A
         return images_of_class
 
     branches = [branch(number) for number in range(len(memory.tasks))]
+    if memory.has_modes:
+        one = (memory.image_size, memory.image_size, memory.channels) if memory.scale is None else (memory.channels,)
+        branches.append(lambda key, start, entry, head: jnp.zeros((CHUNK, *one), jnp.float32))
 
     @pinned()
     def sample(key_data: jax.Array, start: jax.Array, label: jax.Array) -> jax.Array:
         key = jax.random.wrap_key_data(key_data, impl=KEYS)
         is_label = jnp.asarray(known) == label
         index = jnp.argmax(is_label).astype(jnp.int32)
-        entry, head = jnp.asarray(entries)[index], jnp.asarray(heads)[index]
-        images = lax.switch(jnp.asarray(tasks)[index], branches, key, start, entry, head)
+
+        def of_mode(mode: int) -> jax.Array:
+            task, entry, head = (jnp.asarray(table)[index, mode] for table in (tasks, entries, heads))
+            return lax.switch(task, branches, key, start, entry, head)
+
+        images = of_mode(0)
+        chosen = chosen_mode(key, start, list(jnp.asarray(shares)[index])).reshape(-1, *(images.ndim - 1) * [1])
+        for mode in range(1, tasks.shape[1]):
+            images = jnp.where(chosen == mode, of_mode(mode), images)
         return jnp.where(jnp.any(is_label), images, jnp.nan)
 
     return sample
+
+
+def _tables_of_modes(memory: Memory) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each class and mode: the number of its task, its output layer there, and its entry of the noise; and shares.
+
+    There is room for the most modes that a class has. One that a class lacks has a task beyond the last and a share of
+    0. Int32 [classes, modes], and uint32 [classes, modes - 1].
+    """
+    places = [[(t, task) for t, task in enumerate(memory.tasks) if i in task.classes] for i in range(memory.n_classes)]
+    most = max(map(len, places))
+    tasks = np.full((len(places), most), len(memory.tasks), np.int32)
+    heads, entries = np.zeros((2, *tasks.shape), np.int32)
+    shares = np.zeros((len(places), most - 1), np.uint32)
+    for index, of_class in enumerate(places):
+        for mode, (number, task) in enumerate(of_class):
+            head = task.classes.index(index)
+            tasks[index, mode], heads[index, mode], entries[index, mode] = number, head, task.noise_entries[head]
+        own = memory.shares(index)
+        shares[index, : len(own)] = own
+    return tasks, heads, entries, shares
 
 
 def predictor(classifier: Classifier) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:

@@ -45,6 +45,8 @@ def encode(memory: Memory | None = None, classifier: Classifier | None = None) -
         sections["memory"] = memory_section.encode(memory)
         if any(task.conditions is not None for task in memory.tasks):
             sections["noise_entries"] = memory_section.encode_entries(memory)
+        if memory.has_modes:
+            sections["images_of_modes"] = memory_section.encode_modes(memory)
     if classifier is not None:
         sections["classifier"] = classifier_section.encode(classifier)
         if classifier.temperature != 1 or classifier.threshold is not None:
@@ -78,14 +80,16 @@ def decode(content: bytes) -> Contents:
     """Undoes `encode`; raises what `read` does."""
     if content.startswith(old_file.MAGIC):
         return Contents(memory=old_file.decode(content))
-    sections = unpack(content, ("memory", "noise_entries", "classifier", "confidence"))
+    sections = unpack(content, ("memory", "noise_entries", "images_of_modes", "classifier", "confidence"))
     memory, classifier = sections.get("memory"), sections.get("classifier")
     if classifier is None and "confidence" in sections:
         raise DamagedMemoryFile("it holds a section 'confidence' and no classifier")
     if memory is None and classifier is None:
         raise DamagedMemoryFile("it holds neither a memory nor a classifier")
     return Contents(
-        None if memory is None else memory_section.decode(memory, sections.get("noise_entries")),
+        None
+        if memory is None
+        else memory_section.decode(memory, sections.get("noise_entries"), sections.get("images_of_modes")),
         None if classifier is None else classifier_section.decode(classifier, sections.get("confidence")),
     )
 

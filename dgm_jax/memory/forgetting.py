@@ -12,10 +12,10 @@ from dgm_jax.memory.task import TaskMemory, unite_masks
 def without_classes(memory: Memory, forgotten: Collection[int]) -> Memory:
     """Takes classes out of a memory.
 
-    A task that is left without a class goes whole: masks, norms, statistics, output layers, and a generator of its own.
-    A task that keeps a class loses the output layers of the others. Shared weights that no class left draws with are 0,
-    and gates that none opens are not reserved. The classes left are numbered anew, without gaps; classes that are not
-    learnt yet are left out.
+    All modes of a class go. A task that is left without a class goes whole: masks, norms, statistics, output layers,
+    and a generator of its own. A task that keeps a class loses the output layers of the others. Shared weights that no
+    class left draws with are 0, and gates that none opens are not reserved. The classes left are numbered anew, without
+    gaps; classes that are not learnt yet are left out.
 
     Args:
       memory: knows the classes.
@@ -50,12 +50,13 @@ def weights_of_class(memory: Memory, left: Memory, index: int) -> tuple[int, int
       left: the same memory without it, and perhaps without other classes (`without_classes`).
       index: the class index in `memory`.
     """
-    task = next(task for task in memory.tasks if index in task.classes)
-    if task.kernels is not None:
-        n = sum(kernel.size for kernel in task.kernels)
-        return n, n if any(other.kernels is task.kernels for other in left.tasks) else 0
-    pairs = list(zip(used_weights(replace(memory, tasks=(task,))), used_weights(left), strict=True))
-    return sum(int(own.sum()) for own, _ in pairs), sum(int((own & still).sum()) for own, still in pairs)
+    tasks = tuple(task for task in memory.tasks if index in task.classes)  # One for each mode of the class.
+    own = [(task.kernels, sum(kernel.size for kernel in task.kernels)) for task in tasks if task.kernels is not None]
+    if own:
+        stay = sum(n for kernels, n in own if any(other.kernels is kernels for other in left.tasks))
+        return sum(n for _, n in own), stay
+    pairs = list(zip(used_weights(replace(memory, tasks=tasks)), used_weights(left), strict=True))
+    return sum(int(used.sum()) for used, _ in pairs), sum(int((used & still).sum()) for used, still in pairs)
 
 
 def _only(task: TaskMemory, number: dict[int, int]) -> TaskMemory:
@@ -63,4 +64,6 @@ def _only(task: TaskMemory, number: dict[int, int]) -> TaskMemory:
     places = [place for place, index in enumerate(task.classes) if index in number]
     classes = tuple(number[task.classes[place]] for place in places)
     entries = tuple(task.noise_entries[place] for place in places)
-    return replace(task, classes=classes, conditions=None if entries == classes else entries, heads=task.heads[places])
+    counts = None if task.counts is None else tuple(task.counts[place] for place in places)
+    conditions = None if entries == classes else entries
+    return replace(task, classes=classes, conditions=conditions, counts=counts, heads=task.heads[places])

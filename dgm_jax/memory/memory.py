@@ -11,7 +11,6 @@ In the method `separate`, each task has its own kernels instead, and no masks.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,13 +20,14 @@ import numpy as np
 from dgm_jax import nn
 from dgm_jax.data import pictures
 from dgm_jax.data.dataset import composed
+from dgm_jax.data.order import classes_of
+from dgm_jax.memory import sampling
+from dgm_jax.memory.sampling import CHUNK
 from dgm_jax.memory.task import TaskMemory, cut_units, cut_weights, own_generator, unite_masks
 from dgm_jax.models import pair
-from dgm_jax.models.generator import Generator, conditioned_noise
+from dgm_jax.models.generator import Generator
 from dgm_jax.system.pinned import as_key, pinned
 from dgm_jax.types import SamplerParams, Scale, Tree, norms_from_tree, params_to_tree, statistics_from_tree
-
-CHUNK = 128  # Images drawn by one call: a constant, so that what is drawn does not depend on how many are asked for.
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Memory:
     @property
     def n_classes(self) -> int:
         """Classes that can be drawn."""
-        return sum(len(task.classes) for task in self.tasks)
+        return len(classes_of([task.classes for task in self.tasks]))
 
     @property
     def channels(self) -> int:
@@ -83,43 +83,47 @@ class Memory:
         return self.tasks[0].heads.shape[-1]
 
     @pinned()
-    def sample(self, label: int, n: int, key: jax.Array) -> jax.Array:
+    def sample(self, label: int, n: int, key: jax.Array, *, mode: int | None = None) -> jax.Array:
         """Draws images, or vectors, of one class.
 
-        Image i depends only on the key and on i: of two calls with one key, the longer begins with the shorter.
+        Image i depends only on the key and on i: of two calls with one key, the longer begins with the shorter. If the
+        class has several modes, image i is that of one of them, each in proportion to the training images that it
+        stands for. What a mode draws never changes; a mode that is added replaces the images that come from it.
 
         Args:
           label: the class, as the data set labels it.
           n: how many, >= 1.
           key: a PRNG key of JAX's default generator, threefry2x32.
+          mode: draw this mode of the class only, from 0 (`modes` says how many there are); None: all.
 
         Returns:
           Images in [-1, 1], float32 [n, height, width, channels]; or vectors as the data have them, float32 [n, d].
 
         Raises:
-          ValueError: if the memory does not know the class, or n < 1, or the key is of another generator, or the call
-            is inside `jit`, `vmap`, `scan` or `grad`: use `sampler` there.
+          ValueError: if the memory does not know the class or mode, or n < 1, or the key is of another generator, or
+            the call is inside `jit`, `vmap`, `scan` or `grad`: use `sampler` there.
         """
-        return jnp.asarray(self.sample_index(self._index(label), n, key))
+        return jnp.asarray(self.sample_index(self._index(label), n, key, mode=mode))
 
     @pinned()
-    def sample_index(self, index: int, n: int, key: jax.Array) -> np.ndarray:
+    def sample_index(self, index: int, n: int, key: jax.Array, *, mode: int | None = None) -> np.ndarray:
         """As `sample`, but for the class of this index, and into host memory."""
-        return np.concatenate(jax.device_get(list(self._chunks(index, n, key))))[:n]
+        return np.concatenate(jax.device_get(list(self._chunks(index, n, key, mode))))[:n]
 
-    def stream(self, label: int, n: int, key: jax.Array) -> Iterator[np.ndarray]:
+    def stream(self, label: int, n: int, key: jax.Array, *, mode: int | None = None) -> Iterator[np.ndarray]:
         """As `sample`, for more images than memory holds: parts of up to 128, on the host, one after the other."""
         index = self._index(label)
-        for start, chunk in enumerate(self._chunks(index, n, key)):
+        for start, chunk in enumerate(self._chunks(index, n, key, mode)):
             with pinned():
                 images = np.asarray(chunk)
             yield images[: n - start * CHUNK]
 
-    def sampler(self, label: int) -> tuple[SamplerParams, Callable[..., jax.Array]]:
+    def sampler(self, label: int, *, mode: int | None = None) -> tuple[Any, Callable[..., jax.Array]]:
         """`sample` as a pure function, to be used inside `jit`, `vmap`, `scan` and `grad`, where `sample` cannot be.
 
         Args:
           label: the class, as the data set labels it.
+          mode: as in `sample`.
 
         Returns:
           The parameters, a pytree of float32 arrays, and a function `draw(params, key, start=0)`. It returns the images
@@ -128,22 +132,33 @@ class Memory:
           constants in it. It raises `OtherGenerator`, a ValueError, for a key of another generator than threefry2x32.
 
         Raises:
+          ValueError: if the memory does not know the class or the mode.
+        """
+        return self._sampler(self._index(label), mode)
+
+    def modes(self, label: int) -> tuple[int, ...]:
+        """For each mode of a class, first to last, the number of training images that it stands for.
+
+        A class has a mode for each task that brought images of it. A memory of an earlier version, or read from a file,
+        does not know the number if there is one mode, and says 1.
+
+        Raises:
           ValueError: if the memory does not know the class.
         """
-        return self._sampler(self._index(label))
+        return _counts(self.modes_of(self._index(label)))
 
     @pinned()
-    def _sampler(self, index: int) -> tuple[SamplerParams, Callable[..., jax.Array]]:
-        task = self.single_class_task(index)
-        generator, noise_dim, n_conditioned = self.generator, self.noise_dim, task.n_conditioned
-        (entry,) = task.noise_entries
-
-        @pinned()
-        def draw(params: SamplerParams, key: jax.Array, start: jax.Array | int = 0) -> jax.Array:
-            key = as_key(key)
-            return sample_chunk(generator, params, key, start, entry, noise_dim=noise_dim, n_conditioned=n_conditioned)
-
-        return jax.device_put(replace(self.cut(task), scale=self.scale)), draw
+    def _sampler(self, index: int, mode: int | None = None) -> tuple[Any, Callable[..., jax.Array]]:
+        modes = self.modes_of(index)
+        if mode is not None:
+            if not 0 <= mode < len(modes):
+                raise ValueError(f"mode={mode}, but class {self.labels[index]} has {len(modes)} modes, from 0")
+            modes = modes[mode : mode + 1]
+        draws = [sampling.of_mode(self.generator, task, self.noise_dim) for task in modes]
+        params = jax.device_put(tuple(replace(self.cut(task), scale=self.scale) for task in modes))
+        if len(modes) == 1:
+            return params[0], draws[0]
+        return params, sampling.mixed(draws, self.shares(index))
 
     def batches(self, batch_size: int, key: jax.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Draws mini-batches of all classes without end, to train a classifier on.
@@ -194,26 +209,32 @@ class Memory:
         return self.labels.index(label)
 
     @pinned()
-    def _chunks(self, index: int, n: int, key: jax.Array) -> Iterator[jax.Array]:
+    def _chunks(self, index: int, n: int, key: jax.Array, mode: int | None) -> Iterator[jax.Array]:
         """Starts one program for each chunk; a caller that lists them all waits for none before all are started."""
         if n < 1:
             raise ValueError(f"n={n} images cannot be drawn; ask for at least 1")
         if isinstance(key, jax.core.Tracer):
             raise ValueError("images cannot be drawn so inside jit, vmap, scan or grad; use the function of `sampler`")
         key = as_key(key)
-        params, draw = self._sampler(index)
+        params, draw = self._sampler(index, mode)
         return (draw(params, key, start) for start in range(0, n, CHUNK))
 
-    def single_class_task(self, index: int) -> TaskMemory:
-        """What belongs to the class of this index, as if it had been the only one of its task."""
-        task = next(t for t in self.tasks if index in t.classes)
-        head = task.classes.index(index)
-        one = slice(head, head + 1)
-        return replace(task, classes=(index,), conditions=task.noise_entries[one], heads=task.heads[one])
+    def modes_of(self, index: int) -> list[TaskMemory]:
+        """The modes of the class of this index: its tasks, each as if it had been the only class of them."""
+        return [task.of_class(index) for task in self.tasks if index in task.classes]
+
+    def shares(self, index: int) -> tuple[int, ...]:
+        """How images of the class of this index are shared out to its modes (`sampling.shares_of`)."""
+        return sampling.shares_of(_counts(self.modes_of(index)))
+
+    @property
+    def has_modes(self) -> bool:
+        """Whether a class has more than one mode."""
+        return self.n_classes < sum(len(task.classes) for task in self.tasks)
 
     def noise_entry(self, index: int) -> int:
         """The entry of the noise that is 1 for the class of this index; it stays when classes are numbered anew."""
-        return self.single_class_task(index).noise_entries[0]
+        return self.modes_of(index)[0].noise_entries[0]
 
     def cut(self, task: TaskMemory) -> SamplerParams:
         """Cuts a task's sub-network out of the shared weights, padded to one of few shapes."""
@@ -246,11 +267,11 @@ class Memory:
         sizes["masks"] = sum(-(-mask.size // 8) for task in self.tasks for mask in task.masks)
         return sizes | {"total": sum(sizes.values())}
 
-    def images(self, index: int, n: int, key: jax.Array) -> np.ndarray:
+    def images(self, index: int, n: int, key: jax.Array, *, mode: int | None = None) -> np.ndarray:
         """As `sample_index`, as a stream gives them: images rounded to uint8, vectors scaled, float32 [n, 1, 1, d]."""
         if self.scale is not None:
-            return replace(self, scale=None).sample_index(index, n, key)
-        return pictures.to_uint8(self.sample_index(index, n, key))
+            return replace(self, scale=None).sample_index(index, n, key, mode=mode)
+        return pictures.to_uint8(self.sample_index(index, n, key, mode=mode))
 
     def to_tree(self) -> tuple[Tree, dict[str, Any]]:
         """What a checkpoint holds: arrays, and values that JSON can hold."""
@@ -282,6 +303,7 @@ class Memory:
                     "widths": list(task.widths),
                     "n_conditioned": task.n_conditioned,
                     **({} if task.conditions is None else {"conditions": list(task.conditions)}),
+                    **({} if task.counts is None else {"counts": list(task.counts)}),
                 }
                 for task in self.tasks
             ],
@@ -302,6 +324,7 @@ class Memory:
                 n_conditioned=data["n_conditioned"],
                 kernels=arrays.get("kernels"),
                 conditions=tuple(data["conditions"]) if "conditions" in data else None,
+                counts=tuple(data["counts"]) if "counts" in data else None,
             )
             for arrays, data in zip(tree["tasks"], plain["tasks"], strict=True)
         )
@@ -322,8 +345,13 @@ class Memory:
     def as_of(self, n_tasks: int) -> "Memory":
         """The memory with only the first `n_tasks` tasks; it draws the same images as the whole memory."""
         tasks = self.tasks[:n_tasks]
-        n_classes = sum(len(task.classes) for task in tasks)
+        n_classes = len(classes_of([task.classes for task in tasks]))
         return replace(self, tasks=tasks, labels=self.labels[:n_classes], names=self.names[:n_classes])
+
+
+def _counts(modes: Sequence[TaskMemory]) -> tuple[int, ...]:
+    """The training images that each mode of a class stands for."""
+    return tuple(1 if mode.counts is None else mode.counts[0] for mode in modes)
 
 
 def _masks(arrays: Sequence[np.ndarray], plain: dict[str, Any]) -> list[np.ndarray]:
@@ -334,32 +362,6 @@ def _masks(arrays: Sequence[np.ndarray], plain: dict[str, Any]) -> list[np.ndarr
         np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
         for bits, shape in zip(arrays, plain["mask_shapes"], strict=True)
     ]
-
-
-@partial(jax.jit, static_argnums=0, static_argnames=("noise_dim", "n_conditioned"))
-def sample_chunk(
-    generator: Generator,
-    cut: SamplerParams,
-    key: jax.Array,
-    start: jax.Array,
-    entry: jax.Array,
-    *,
-    noise_dim: int,
-    n_conditioned: int,
-) -> jax.Array:
-    """Draws the images number `start` to `start + CHUNK - 1` of a key and of the class with this entry of the noise.
-
-    `cut` is the sub-network of the class's task, with the one output layer of the class. The images are float32 in
-    [-1, 1], [CHUNK, height, width, channels]; vectors are [CHUNK, d], or [CHUNK, 1, 1, d] if `cut` has no scale.
-    """
-    keys = jax.vmap(partial(jax.random.fold_in, key))(start + jnp.arange(CHUNK))
-    one_noise = partial(conditioned_noise, noise_dim=noise_dim, n_conditioned=n_conditioned)
-    noise = jax.vmap(lambda k: one_noise(k, jnp.asarray(entry)[None])[0])(keys)
-    masks = [None] * len(cut.generator.kernels)  # The masks are applied already.
-    head = jnp.zeros(CHUNK, jnp.int32)
-    with jax.default_matmul_precision("highest"):  # Whatever precision the training used.
-        images = generator.generate(cut.generator, cut.statistics, masks, noise, head, train=False)[0]
-    return images if cut.scale is None else cut.scale.restored(images)
 
 
 def used_weights(memory: Memory) -> list[np.ndarray]:

@@ -155,12 +155,18 @@ def encode_entries(memory: Memory) -> Section:
     return Section({"entries": [list(task.noise_entries) for task in memory.tasks]}, {})
 
 
-def decode(section: Section, entries: Section | None = None) -> Memory:
+def encode_modes(memory: Memory) -> Section:
+    """For each class of each task the training images that it stands for, for a memory in which a class has modes."""
+    return Section({"images": [list(task.counts or ()) for task in memory.tasks]}, {})
+
+
+def decode(section: Section, entries: Section | None = None, modes: Section | None = None) -> Memory:
     """Undoes `encode`; the memory draws bit for bit what the encoded one does.
 
     Args:
       section: made by `encode`.
       entries: made by `encode_entries`; None: the entry of each class is its index.
+      modes: made by `encode_modes`; None: each class has one mode.
 
     Raises:
       DamagedMemoryFile: if a section is none that they make.
@@ -172,11 +178,15 @@ def decode(section: Section, entries: Section | None = None) -> Memory:
         raise DamagedMemoryFile(f"it lacks arrays or has superfluous ones: {', '.join(odd)[:200]}")
     for name, size in sizes.items():
         require_array(name, tensors[name], np.uint8 if name.endswith("masks") else np.float32, (size,))
-    numbers = itertools.count()
+    names = {label: name for task in header.tasks for label, name in zip(task.labels, task.names, strict=True)}
+    labels = tuple(names)
     tasks = tuple(
-        _task(header, task, tuple(itertools.islice(numbers, len(task.labels))), t, tensors)
-        for t, task in enumerate(header.tasks)
+        _task(header, task, tuple(map(labels.index, task.labels)), t, tensors) for t, task in enumerate(header.tasks)
     )
+    is_repeated = len(labels) < sum(len(task.labels) for task in header.tasks)
+    require(is_repeated == (modes is not None), "a label that two classes have, or modes of no class")
+    if modes is not None:
+        tasks = _with_counts(tasks, modes)
     if entries is not None:
         tasks = _with_entries(tasks, entries)
     memory = Memory(
@@ -186,8 +196,8 @@ def decode(section: Section, entries: Section | None = None) -> Memory:
         noise_dim=header.noise_dim,
         network=header.network,
         image_size=header.image_size,
-        labels=tuple(label for task in header.tasks for label in task.labels),
-        names=tuple(composed(name) for task in header.tasks for name in task.names),
+        labels=labels,
+        names=tuple(map(composed, names.values())),
         gate_before_norm=header.gate_before_norm,
         scale=scale_in(tensors["scale"].reshape(2, -1)) if "scale" in tensors else None,
     )
@@ -213,6 +223,17 @@ def _with_entries(tasks: tuple[TaskMemory, ...], section: Section) -> tuple[Task
     return tuple(replace(task, conditions=None if own == task.classes else own) for task, own in pairs)
 
 
+def _with_counts(tasks: tuple[TaskMemory, ...], section: Section) -> tuple[TaskMemory, ...]:
+    require(list(section.header) == ["images"] and not section.tensors, "more than images of modes")
+    found = section.header["images"]
+    require(type(found) is list and len(found) == len(tasks), f"images of modes {found!r}")
+    for counts, task in zip(found, tasks, strict=True):
+        require(type(counts) is list and len(counts) == len(task.classes), f"images of modes {counts!r}")
+        for count in counts:
+            require_number(count, 1, 2**31, "images of a mode")
+    return tuple(replace(task, counts=tuple(counts)) for task, counts in zip(tasks, found, strict=True))
+
+
 def _check(header: Header) -> None:
     require_images(header.network, header.image_size, header.channels)
     require_number(header.noise_dim, 2, 2**20, "noise_dim")
@@ -222,17 +243,16 @@ def _check(header: Header) -> None:
     require(header.keys == KEYS, f"random numbers of {header.keys!r}, only {KEYS} is known")
     layers = header.generator.n_layers
     require(len(header.tasks) > 0, "no task")
-    known = 0
+    names: dict[int, str] = {}
     for task in header.tasks:
         require_classes(task.labels, task.names)
         require(type(task.widths) is list, f"{task.widths!r} is no list")
         require(len(task.widths) == layers, f"{len(task.widths)} widths of {layers} layers in a task")
         for width in task.widths:
             require_number(width, 1, 2**20, "width")
-        known += len(task.labels)
-        require_number(task.n_conditioned, known, header.noise_dim - 1, "n_conditioned")
-    labels = [label for task in header.tasks for label in task.labels]
-    require(len(set(labels)) == len(labels), "a label that two classes have")
+        for label, name in zip(task.labels, task.names, strict=True):
+            require(names.setdefault(label, name) == name, "a label that two classes have")
+        require_number(task.n_conditioned, len(names), header.noise_dim - 1, "n_conditioned")
     weights = sum(map(math.prod, header.kernel_shapes()))
     require(weights <= _MOST_WEIGHTS, f"{weights:,} weights, at most {_MOST_WEIGHTS:,} are read")
     work = weights * len(header.tasks)  # Each task's part of them is looked at.

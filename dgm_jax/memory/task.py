@@ -1,7 +1,7 @@
 """A finished task's part of the memory, and how its sub-network is cut out of the shared weights."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ class TaskMemory:
     heads: np.ndarray  # [classes of the task, k, k, c_last, channels]
     n_conditioned: int  # Entries of the noise that carry the one-hot class.
     kernels: list[np.ndarray] | None = None  # Its own generator, without masks; None: it uses the shared weights.
+    counts: tuple[int, ...] | None = None  # Training images of each class; None: an early memory does not say.
     # Where the one-hot of each class is 1; None: at the class index. They differ once an earlier class was forgotten.
     conditions: tuple[int, ...] | None = None
 
@@ -30,6 +31,13 @@ class TaskMemory:
     def noise_entries(self) -> tuple[int, ...]:
         """For each class the entry of the noise that is 1."""
         return self.classes if self.conditions is None else self.conditions
+
+    def of_class(self, index: int) -> "TaskMemory":
+        """What belongs to the class of this index, as if it had been the only one of the task."""
+        place = self.classes.index(index)
+        one = slice(place, place + 1)
+        counts = None if self.counts is None else self.counts[one]
+        return replace(self, classes=(index,), conditions=self.noise_entries[one], counts=counts, heads=self.heads[one])
 
 
 def own_generator(generator: Generator, kernels: Sequence[np.ndarray], task: TaskMemory) -> SamplerParams:

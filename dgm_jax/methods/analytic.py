@@ -37,6 +37,7 @@ class Analytic(Method[FeatureMemory, Training]):
         "arXiv 2402.08823)"
     )
     readings = tuple(_SOLUTIONS)
+    learns_more_of_known = True
     checkpoints_kept = 2  # Each holds the Gram matrix.
 
     def __init__(self, setting: Setting) -> None:

@@ -27,7 +27,7 @@ from dgm_jax.methods.confidence import calibrated
 from dgm_jax.methods.dgm_state import GenerativeMemory, State, without_classes
 from dgm_jax.methods.feature_memory import REMAINS, FeatureLearner
 from dgm_jax.methods.keys import Purpose, derive_key
-from dgm_jax.methods.mean_images import mean_images, moved_to_means
+from dgm_jax.methods.mean_images import moved_to_means, with_mean_images
 from dgm_jax.methods.memory_limit import allowed_growth, require_room
 from dgm_jax.methods.method import Forgotten, InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images, room_for_all_classes
@@ -55,6 +55,7 @@ class DGM(GenerativeMemory[Training]):
     paper = "Ostapenko et al. 2019 (arXiv 1904.03137)"
     readings: tuple[str, ...] = ("consolidated", "auxiliary")
     protocols = ("strict", "paper")
+    learns_more_of_known = True
 
     def __init__(self, setting: Setting) -> None:
         """Binds the method to settings and devices; compiles nothing yet."""
@@ -133,6 +134,7 @@ class DGM(GenerativeMemory[Training]):
             memory.reserved,
             physical=physical,
             classes=self.setting.tasks[task],
+            n_seen=self.setting.n_seen(task),
             discriminator=None if kept is None else (kept.params, kept.statistics),
             similar=similar,
         )
@@ -150,9 +152,13 @@ class DGM(GenerativeMemory[Training]):
         if not self.config.gates.warm_start or classifier is None:
             return []
         predicted = classifier.logits(given.images).argmax(axis=1)
-        earlier = [finished.classes for finished in state.memory.tasks]
-        chosen = most_similar_classes(predicted, given.labels, self.setting.tasks[task], earlier)
-        return [state.memory.single_class_task(index) for index in chosen]
+        earlier = state.memory.tasks
+        chosen = most_similar_classes(
+            predicted, given.labels, self.setting.tasks[task], [finished.classes for finished in earlier]
+        )
+        # Of several tasks that have all of these classes, the newest.
+        sources = [finished for finished in earlier if set(chosen) <= set(finished.classes)]
+        return [source.of_class(index) for source in sources[-1:] for index in chosen]
 
     # ---- Replay earlier classes, and train generator and discriminator (section 3) ----
 
@@ -186,7 +192,11 @@ class DGM(GenerativeMemory[Training]):
         memory, physical = grown[0].memory, self.plan(task + 1, grown).physical_widths
         begin = partial(tasks.begin_task, self.networks, key, memory.kernels, memory.reserved, discriminator=None)
         training.running.prepare_next(
-            partial(begin, physical=physical, classes=self.setting.tasks[task + 1]), physical, training.replayed
+            partial(
+                begin, physical=physical, classes=self.setting.tasks[task + 1], n_seen=self.setting.n_seen(task + 1)
+            ),
+            physical,
+            training.replayed,
         )
 
     def _replay(self, training: Training, epoch: int, watch: Watch) -> Any:
@@ -261,6 +271,7 @@ class DGM(GenerativeMemory[Training]):
             train_state = training.best[run].state or train_state
         train_state = jax.device_get(train_state)
         kernels, finished = tasks.freeze(self.networks, train_state, memory.widths, classes=classes)
+        finished = replace(finished, counts=self.setting.counts[training.task])
         rows = metrics.capacity(finished.masks, memory.reserved, *self.networks.gated(kernels))
         reserving, masks = self.config.gates.masks != "none", zip(memory.reserved, finished.masks, strict=True)
         reserved = [before | (mask & reserving) for before, mask in masks]
@@ -280,8 +291,8 @@ class DGM(GenerativeMemory[Training]):
         state = replace(training.states[run], memory=memory, auxiliary=auxiliary)
         if self.config.consolidation.consolidation_means:
             given = training.inputs[run]
-            means = mean_images(given.images, given.labels, classes)
-            state = replace(state, means=means if state.means is None else np.concatenate([state.means, means]))
+            means = with_mean_images(state.means, memory.tasks[:-1], given.images, given.labels, classes)
+            state = replace(state, means=means)
         return Learnt(state, {"auxiliary": auxiliary}, capacity=rows, notes=notes)
 
     # ---- Expand (section 3.2) ----

@@ -103,8 +103,12 @@ class GenerativeMemory(Method[State, Training]):
         consolidated = classifier(self.config.classifier_network, "classifier", "classifier_before")
         if consolidated is not None:
             consolidated = replace(consolidated, **{name: plain[name] for name in CONFIDENCE if name in plain})
+        # Early versions did not write how many images a task had.
+        tasks = [replace(task, counts=own) for task, own in zip(memory.tasks, setting.counts)]
+        # A continued run knows more classes now.
+        memory = replace(memory, tasks=tuple(tasks), labels=setting.labels, names=setting.names)
         return State(
-            replace(memory, labels=setting.labels, names=setting.names),  # A continued run knows more classes now.
+            memory,
             consolidated,
             classifier(self.config.networks.network, "auxiliary", "discriminator"),
             begun_as=tuple(map(tuple, plain.get("begun_as", earlier.get("begun_as", ())))),

@@ -27,6 +27,7 @@ class ExperienceReplay(LimitedImageMemory):
 
     paper = "Chaudhry et al. 2019 (arXiv 1902.10486), ER-Reservoir; here several passes over a task, not one"
     settings = ReservoirSettings
+    learns_more_of_known = True
 
     def new_state(self, key: jax.Array) -> State:
         """An empty reservoir."""

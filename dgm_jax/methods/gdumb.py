@@ -23,6 +23,7 @@ class GDumb(BalancedImageMemory):
         "here with Adam, and with the steps of all methods"
     )
     starts_fresh = True
+    learns_more_of_known = True
 
     def begin(self, task: int, inputs: Sequence[TaskInput[State]], watch: Watch) -> Training:
         """Fills the memory first, because nothing else is learnt from; a task in progress has done so already."""

@@ -15,6 +15,7 @@ class Joint(ImageMemory):
 
     paper = "no paper: joint training on all real images, the ceiling"
     starts_fresh = True
+    learns_more_of_known = True
 
     def sources(self, state: State, images: np.ndarray, labels: np.ndarray) -> tuple[TaskImages, ...]:
         """All images so far."""

@@ -5,9 +5,12 @@ average, which a classifier takes for what the class looks like. The mean of the
 of a few numbers a class.
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 
+from dgm_jax.memory.task import TaskMemory
 from dgm_jax.training.epoch import TaskImages
 
 SIDE = 8  # Of a mean image, in pixels: all sizes of images are multiples of it.
@@ -22,6 +25,37 @@ def mean_images(images: np.ndarray, labels: np.ndarray, classes: tuple[int, ...]
       classes: the class indices, in this order; each has an image.
     """
     return np.stack([_mean(images[labels == index]) for index in classes])
+
+
+def with_mean_images(
+    means: np.ndarray | None,
+    earlier: Sequence[TaskMemory],
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[int, ...],
+) -> np.ndarray:
+    """The mean images of all classes once a task is learnt; that of a class which is known is over all its images.
+
+    Args:
+      means: of the classes 0, 1, ... of the tasks before; None before the first task.
+      earlier: those tasks.
+      images: of the new task, uint8 [n, h, w, c].
+      labels: [n], class indices.
+      classes: the class indices of the new task.
+    """
+    new = mean_images(images, labels, classes)
+    if means is None:
+        return new
+    rows = list(means)
+    for index, mean in zip(classes, new, strict=True):
+        if index == len(rows):
+            rows.append(mean)
+            continue
+        modes = [task.of_class(index) for task in earlier if index in task.classes]
+        before = sum(mode.counts[0] for mode in modes if mode.counts)
+        n = int(np.sum(labels == index))
+        rows[index] = ((before * rows[index] + n * mean) / (before + n)).astype(np.float32)
+    return np.stack(rows)
 
 
 def moved_to_means(drawn: TaskImages, means: np.ndarray) -> TaskImages:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from dgm_jax.config import Config, MethodSettings
+from dgm_jax.data.order import classes_of
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
@@ -43,7 +44,7 @@ class Setting:
     runs_apart: bool  # Whether devices train whole seeds, each its own, instead of parts of a mini-batch.
     image_shape: tuple[int, int, int]  # (1, 1, d) for vectors.
     stored_shape: tuple[int, ...]  # Of the images before they were resized.
-    tasks: tuple[tuple[int, ...], ...]  # Class indices of each task.
+    tasks: tuple[tuple[int, ...], ...]  # Class indices of each task; a later task may bring a class again.
     counts: tuple[tuple[int, ...], ...]  # Training images of each class of each task.
     labels: tuple[int, ...]  # The data set's label of each class.
     names: tuple[str, ...]  # The name of each class.
@@ -58,7 +59,7 @@ class Setting:
     @property
     def n_classes(self) -> int:
         """Classes of the whole stream."""
-        return sum(map(len, self.tasks))
+        return len(self.labels)
 
     @property
     def largest_task(self) -> int:
@@ -82,7 +83,7 @@ class Setting:
 
     def n_seen(self, task: int) -> int:
         """Classes seen once a task is learnt; 0 for task -1."""
-        return sum(map(len, self.tasks[: task + 1]))
+        return len(classes_of(self.tasks[: task + 1]))
 
     def seen(self, task: int) -> np.ndarray:
         """The classes seen once a task is learnt, bool [classes]."""
@@ -222,6 +223,7 @@ class Method(ABC, Generic[State, Training]):
     paper: ClassVar[str]  # The paper that describes it, and what differs here.
     readings: tuple[str, ...] = ("classifier",)  # Its classifiers; the first is the one that counts.
     protocols: ClassVar[tuple[str, ...]] = ("strict",)
+    learns_more_of_known: ClassVar[bool] = False  # Whether a task may bring more images of a class that is known.
     checkpoints_kept: ClassVar[int | None] = None  # Of finished tasks; None: all.
     settings: ClassVar[type[MethodSettings]] = MethodSettings  # The class of the settings that only this method has.
 

@@ -13,10 +13,11 @@ def replayed_images(
 ) -> list[ReplayedImages]:
     """Draws, for each seed and each earlier class, as many images as the current task has per class (section 3.3).
 
+    A class with several modes is replayed as each of them, as often as its task is: with what the task learnt of it.
     If training will pick fewer of a class, as in a short task after many, no more are drawn than it needs. There is a
     memory and a key for each seed; the class index is folded into the key.
     """
-    with watch.phase("replay", len(memories) * setting.n_seen(task - 1)) as on_class:
+    with watch.phase("replay", len(memories) * sum(map(len, setting.tasks[:task]))) as on_class:
         return [_replayed(memory, setting, task, key, on_class) for memory, key in zip(memories, keys, strict=True)]
 
 
@@ -30,7 +31,8 @@ def _replayed(memory: Memory, setting: Setting, task: int, key: jax.Array, on_cl
     for earlier in range(task):
         for index in setting.tasks[earlier]:
             place = slice(counts[earlier], counts[earlier] + each)
-            pixels[earlier, place] = memory.images(index, each, jax.random.fold_in(key, index))
+            mode = sum(index in classes for classes in setting.tasks[:earlier])
+            pixels[earlier, place] = memory.images(index, each, jax.random.fold_in(key, index), mode=mode)
             labels[earlier, place] = index
             counts[earlier] += each
             on_class(1)
@@ -38,7 +40,7 @@ def _replayed(memory: Memory, setting: Setting, task: int, key: jax.Array, on_cl
 
 
 def images_of_all_classes(memory: Memory, setting: Setting, key: jax.Array) -> TaskImages:
-    """Draws `consolidation_samples` images of every class that a memory knows, the newest included.
+    """Draws `consolidation_samples` images of every class that a memory knows, of all its modes in proportion.
 
     There is room for all classes of the stream, so that one program serves all tasks. The class index is folded into
     the key.

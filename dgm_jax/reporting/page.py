@@ -245,7 +245,7 @@ def _privacy(run: RunFiles) -> dict[str, Any] | None:
 def _task_names(run: RunFiles) -> list[str]:
     names = []
     for task in range(run.finished_tasks):
-        classes = run.names[run.n_seen(task - 1) : run.n_seen(task)]
+        classes = run.names_of(task)
         names.append(f"task {task}: {', '.join(classes[:3])}{' …' if len(classes) > 3 else ''}")
     return names
 

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dgm_jax.data.order import first_tasks
 from dgm_jax.metrics import forward_transfer, share_of_joint
 from dgm_jax.metrics.intervals import Answers, difference
 from dgm_jax.runs.summary import Summary
@@ -43,7 +44,8 @@ def forward_transfers(summaries: Sequence[Summary], joint: Mapping[int, Summary]
         if reading in s.task_known and reference:
             mine, other = (known["just_learnt"] for known in (s.task_known[reading], *reference.values()))
             numbers = itertools.count()
-            found.append(forward_transfer(mine, other, [[next(numbers) for _ in task] for task in s.tasks]))
+            tasks = [[next(numbers) for _ in task] for task in first_tasks(s.tasks)]
+            found.append(forward_transfer(mine, other, tasks))
     return found
 
 

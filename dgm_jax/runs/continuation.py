@@ -1,16 +1,18 @@
-"""A finished run continues with new classes: where a stream that it is given now belongs.
+"""A finished run continues with new classes, or more images of known ones: where a stream that it is given belongs.
 
 Tasks reach a run in stages, one stream each. By its newest whole checkpoint, whatever other files say, a run stands at
 the end of a stage or within one. Within a stage it continues with the images of that stage only. At the end it takes
-any stream of new classes, and drops one that was announced but not begun.
+any stream of new classes, and drops one that was announced but not begun. If it is asked to, it also takes a stream
+that has classes which it knows: as more images of these.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, chain, compress, pairwise
+from itertools import accumulate, compress, pairwise
 from typing import Any
 
 from dgm_jax.data import Past, TaskStream
+from dgm_jax.data.order import classes_of
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import OtherConfiguration
 from dgm_jax.runs.reading import StoredConfig, scale_in
@@ -46,7 +48,7 @@ class LearntSoFar:
             "tasks": tasks,
             "train_counts": self.stream["train_counts"][:n],
         }
-        return LearntSoFar(stream, self.names[: sum(map(len, tasks))], stages)
+        return LearntSoFar(stream, self.names[: len(classes_of(tasks))], stages)
 
     def of_classes(self, kept: Collection[int], n_tasks: int) -> "LearntSoFar":
         """These classes, by label, of the first `n_tasks` tasks; tasks and stages that are left without a class go."""
@@ -58,7 +60,8 @@ class LearntSoFar:
         for fact in ("tasks", "train_counts"):  # Of each class of each task.
             rows = [list(compress(row, stay)) for row, stay in zip(self.stream[fact], stays)]
             stream[fact] = [row for row in rows if row]
-        names = tuple(compress(self.names, chain.from_iterable(stays)))
+        labels = classes_of(self.stream["tasks"][:n_tasks])
+        names = tuple(name for name, label in zip(self.names, labels) if label in kept)
         return LearntSoFar(stream, names, tuple(size for size in sizes if size))
 
     def past(self) -> Past:
@@ -72,11 +75,15 @@ class LearntSoFar:
             scale=scale_in(self.stream),
         )
 
-    def then(self, stream: TaskStream) -> TaskStream | None:
-        """A stream as the next stage; None if it shares a class with an earlier one."""
-        if not self.stages:
-            return stream
-        return None if set(self.names) & set(stream.class_names) else stream.after(self.past())
+    def then(self, stream: TaskStream) -> TaskStream:
+        """A stream as the next stage; classes that are known by name are these."""
+        return stream.after(self.past(), more_of_known=True) if self.stages else stream
+
+    def names_of_stage(self, stage: int) -> tuple[str, ...]:
+        """The classes of a stage, new or known."""
+        names = dict(zip(classes_of(self.stream["tasks"]), self.names))
+        start = sum(self.stages[:stage])
+        return tuple(names[label] for label in classes_of(self.stream["tasks"][start : start + self.stages[stage]]))
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,9 @@ class Placement:
     dropped: tuple[str, ...] = ()  # Classes that were announced but not learnt, and are given up.
 
 
-def place_stream(stream: TaskStream, learnt: LearntSoFar, finished_tasks: int, epochs_done: int) -> Placement:
+def place_stream(
+    stream: TaskStream, learnt: LearntSoFar, finished_tasks: int, epochs_done: int, *, more_of_known: bool = False
+) -> Placement:
     """Finds where a stream belongs.
 
     Args:
@@ -97,14 +106,15 @@ def place_stream(stream: TaskStream, learnt: LearntSoFar, finished_tasks: int, e
       learnt: what the run has seen so far.
       finished_tasks: by its newest whole checkpoint.
       epochs_done: of the task after those.
+      more_of_known: whether a stream that the run does not know yet may have more images of classes that it knows.
 
     Raises:
       OtherConfiguration: if the run is within another stage, or the stream has classes of an earlier stage and new
-        ones, or images of another shape.
+        ones and `more_of_known` is False, or images of another shape, or the very images of an earlier stage.
     """
     n_over = sum(end <= finished_tasks for end in accumulate(learnt.stages))  # Stages that are learnt.
     alone, seen = Placement(stream, (stream.n_tasks,), known=False), set(learnt.names)
-    over, current = learnt.first(n_over), learnt.first(n_over + 1)
+    over = learnt.first(n_over)
     is_within = epochs_done > 0 or finished_tasks > sum(over.stages)
     # The stage that the run is in, or that was announced; else the one that it ended last, which is then finished.
     for stage in (n_over,) if is_within else (n_over, n_over - 1):
@@ -112,18 +122,19 @@ def place_stream(stream: TaskStream, learnt: LearntSoFar, finished_tasks: int, e
         if found is not None:
             return found
     again = [name for name in stream.class_names if name in over.names]
-    if len(again) == stream.n_classes and (len(learnt.stages) == 1 or not n_over):
+    may_follow = more_of_known and n_over and not is_within
+    if len(again) == stream.n_classes and (len(learnt.stages) == 1 or not n_over) and not may_follow:
         return alone
     if is_within and (n_over or not seen & set(stream.class_names)):
-        classes = ", ".join(current.names[len(over.names) :][:5])
+        classes = ", ".join(learnt.names_of_stage(n_over)[:5])
         raise OtherConfiguration(
             f"has not learnt all of {classes} yet; continue with their images first, or choose another --workdir"
         )
     if is_within or not n_over:
         return alone
-    _require_new(stream, learnt, over, again)
+    _require_new(stream, learnt, over, [] if more_of_known else again)
     return Placement(
-        stream.after(over.past()), (*over.stages, stream.n_tasks), known=True, dropped=learnt.names[len(over.names) :]
+        over.then(stream), (*over.stages, stream.n_tasks), known=True, dropped=learnt.names[len(over.names) :]
     )
 
 
@@ -158,7 +169,7 @@ def _as_stage(stream: TaskStream, learnt: LearntSoFar, stage: int) -> Placement 
     if not 0 <= stage < len(learnt.stages):
         return None
     candidate, known = learnt.first(stage).then(stream), learnt.first(stage + 1)
-    if candidate is None or describe(candidate) != known.stream or tuple(candidate.class_names) != known.names:
+    if describe(candidate) != known.stream or tuple(candidate.class_names) != known.names:
         return None
     return Placement(candidate, known.stages, known=True, dropped=learnt.names[len(known.names) :])
 
@@ -168,7 +179,7 @@ def _require_new(stream: TaskStream, learnt: LearntSoFar, over: LearntSoFar, aga
     if again:
         raise OtherConfiguration(
             f"has learnt class {again[0]} before; a class belongs to one stage: leave its images out, or choose "
-            "another --workdir"
+            "another --workdir, or, if these are more images of a class that it knows, pass --more-of-known"
         )
     if (stream.scale is None) != (scale_in(learnt.stream) is None):
         before, now = ("images", "vectors") if stream.scale is not None else ("vectors", "images")
@@ -185,4 +196,6 @@ def _require_new(stream: TaskStream, learnt: LearntSoFar, over: LearntSoFar, aga
             "with its number of channels, or choose another --workdir"
         )
     if stream.fingerprint in over.stream["fingerprint"].split("+"):
-        raise OtherConfiguration("has learnt these very images before, under other names; choose another --workdir")
+        raise OtherConfiguration(
+            "has learnt these very images before, under other names or in an earlier stage; choose another --workdir"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dgm_jax.data.order import classes_of
 from dgm_jax.memory.file import labels_in
 from dgm_jax.runs.continuation import LearntSoFar
 from dgm_jax.runs.folder import Workdir
@@ -31,11 +32,12 @@ class Kept:
     def without(cls, learnt: LearntSoFar, forgotten: Sequence[int], finished_tasks: int) -> "Kept":
         """All classes of the finished tasks but these, and the tasks that have one of them."""
         tasks = learnt.stream["tasks"][:finished_tasks]
-        task_of, labels = zip(*((task, label) for task, of_task in enumerate(tasks) for label in of_task))
+        labels = classes_of(tasks)
+        gone = {labels[index] for index in forgotten}
         classes = [index for index in range(len(labels)) if index not in forgotten]
         return cls(
             classes,
-            sorted({task_of[index] for index in classes}),
+            [task for task, of_task in enumerate(tasks) if set(of_task) - gone],
             [labels[index] for index in classes],
             [learnt.names[index] for index in classes],
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from dgm_jax.data import TaskStream
 from dgm_jax.data.classes import few
 from dgm_jax.data.stream import describe
 from dgm_jax.errors import ConfigError, OtherConfiguration
+from dgm_jax.methods import METHODS
 from dgm_jax.runs import checkpoints
 from dgm_jax.runs.continuation import LearntSoFar, Placement, place_stream
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
@@ -47,11 +49,20 @@ def check_fit(config: Config, stream: TaskStream) -> None:
             f"noise_dim={config.networks.noise_dim} has no room for the one-hot of {stream.n_classes} classes; "
             "make it larger"
         )
+    repeated = [name for t in range(stream.n_tasks) for name in stream.repeated(t)]
+    if repeated and not METHODS[config.method].learns_more_of_known:
+        able = ", ".join(name for name, method in METHODS.items() if method.learns_more_of_known)
+        raise ConfigError(
+            f"method {config.method!r} cannot learn more images of a class that it knows ({repeated[0]}); only {able} "
+            "can. Leave the images of the class out, or learn with one of these methods in another --workdir"
+        )
 
 
 def notes_on_sizes(config: Config, stream: TaskStream) -> list[str]:
     """What a person should know of classes that are small or of very different size."""
-    counts = {index: n for t in range(stream.n_tasks) for index, n in zip(stream.tasks[t], stream.train_counts(t))}
+    counts = Counter[int]()
+    for t in range(stream.n_tasks):
+        counts.update(dict(zip(stream.tasks[t], stream.train_counts(t))))
     fewest, most = min(counts.values()), max(counts.values())
     small = [t for t in range(stream.n_tasks) if sum(stream.train_counts(t)) < config.gan.batch_size]
     notes = []
@@ -92,8 +103,11 @@ def with_precision(config: Config, folder: Workdir, device: "jax.Device") -> Con
     return config.with_changes(precision=precision)
 
 
-def place_in(folder: Workdir, stream: TaskStream) -> Placement:
-    """Where a stream belongs in the run in a folder: its beginning, or a continuation with new classes."""
+def place_in(folder: Workdir, stream: TaskStream, *, more_of_known: bool = False) -> Placement:
+    """Where a stream belongs in the run in a folder: its beginning, or a continuation.
+
+    With `more_of_known`, a continuation may have more images of classes that the run knows.
+    """
     alone = Placement(stream, (stream.n_tasks,), known=False)
     learnt = LearntSoFar.of(read_config(folder)) if folder.config.exists() else None
     if learnt is None or (describe(stream) == learnt.stream and tuple(stream.class_names) == learnt.names):
@@ -101,7 +115,8 @@ def place_in(folder: Workdir, stream: TaskStream) -> Placement:
     restored = checkpoints.restore(folder.checkpoints, on_damage=lambda _: None)  # The run itself reports damage.
     record = restored.metadata["record"] if restored is not None else {"finished_tasks": 0, "epochs_done": 0}
     try:
-        return place_stream(stream, learnt, record["finished_tasks"], record["epochs_done"])
+        position = record["finished_tasks"], record["epochs_done"]
+        return place_stream(stream, learnt, *position, more_of_known=more_of_known)
     except OtherConfiguration as error:
         raise OtherConfiguration(f"{folder.path} {error}") from error
 
@@ -141,8 +156,10 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
     if found.class_names is not None and not placement.known:
         differences |= _differences(list(found.class_names), wanted["class_names"], "class_names")
     if found.stream is not None and found.stream != stream and not placement.known:
+        known = _is_finished(folder, found) and set(names) <= set(found.class_names or ())
+        more = ", or, if these are more images of classes that it knows, pass --more-of-known" if known else ""
         raise OtherConfiguration(
-            f"{folder.path} holds a run on {_other_stream(found.stream, stream)}; choose another --workdir."
+            f"{folder.path} holds a run on {_other_stream(found.stream, stream)}; choose another --workdir{more}."
         )
     is_over = _is_finished(folder, found) and not changed
     if found.format_version == 1 and config.method not in GENERATIVE and not is_over:

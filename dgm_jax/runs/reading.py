@@ -14,6 +14,7 @@ import numpy as np
 
 from dgm_jax.config import Config, flattened, unread_defaults, upgraded
 from dgm_jax.data.dataset import composed
+from dgm_jax.data.order import classes_of
 from dgm_jax.errors import ConfigError, UserError, is_of_environment
 from dgm_jax.metrics.intervals import Answers
 from dgm_jax.runs.folder import FORMAT_VERSION, Workdir
@@ -109,7 +110,7 @@ def read_answers(folder: Workdir, summary: Summary) -> dict[str, Answers]:
     """
     if not folder.predictions.exists():
         return {}
-    labels = [label for task in summary.tasks for label in task]
+    labels = classes_of(summary.tasks)
     try:
         (arrays,) = _arrays([folder.predictions])
         classes, answers = arrays.pop("class"), {}
@@ -186,7 +187,12 @@ class RunFiles:
 
     def n_seen(self, task: int) -> int:
         """Classes seen once a task is over."""
-        return sum(len(labels) for labels in self.stream["tasks"][: task + 1])
+        return len(classes_of(self.stream["tasks"][: task + 1]))
+
+    def names_of(self, task: int) -> list[str]:
+        """The names of a task's classes, new or known; the task is over."""
+        names = dict(zip(classes_of(self.stream["tasks"]), self.names))
+        return [names[label] for label in self.stream["tasks"][task]]
 
     def averages(self, reading: str) -> list[float | None]:
         """A_t after each task so far; None: not measured."""
@@ -235,7 +241,7 @@ def read(workdir: str | Path) -> RunFiles:
             summary=summary,
             finished_tasks=done,
             readings=summary.readings if summary else [],
-            names=summary.class_names[: sum(map(len, stored.stream["tasks"][:done]))] if summary else [],
+            names=summary.class_names[: len(classes_of(stored.stream["tasks"][:done]))] if summary else [],
             # In a run in progress these may be a task ahead of the summary.
             matrices={reading: rows[:done] for reading, rows in _matrices(folder.accuracy).items()},
             epochs=[line for line in lines if line["kind"] == "epoch" and line["task"] < tasks],

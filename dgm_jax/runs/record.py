@@ -9,6 +9,7 @@ import numpy as np
 
 from dgm_jax import metrics
 from dgm_jax.data import TaskStream
+from dgm_jax.data.order import classes_of, first_tasks, last_tasks
 
 
 @dataclass
@@ -88,12 +89,16 @@ class Record:
     def with_task_known(self, reading: str, stream: TaskStream) -> dict[str, list[float | None]]:
         """If the task is known: A_t after each task, and the accuracy of each class when it was just learnt."""
         rows = self.task_known[reading]
-        learnt = [rows[t][c] if rows[t] else None for t in range(len(rows)) for c in stream.tasks[t]]
+        learnt = [
+            rows[t][c] if rows[t] else None
+            for t, task in enumerate(first_tasks(stream.tasks)[: len(rows)])
+            for c in task
+        ]
         return {"A_t": [_mean(row) for row in rows], "just_learnt": learnt}
 
     def forgetting_by_class(self, reading: str, stream: TaskStream) -> list[float | None]:
         """How far each class seen has fallen from the best that was measured; None where that is not known."""
-        falls = metrics.forgetting_by_class(self.matrix(reading, stream.n_classes), stream.tasks)
+        falls = metrics.forgetting_by_class(*self._comparable(reading, stream))
         return [_known(fall) for fall in falls[: stream.n_seen(self.finished_tasks - 1)].tolist()]
 
     def forgetting(self, reading: str, stream: TaskStream) -> float | None:
@@ -103,13 +108,24 @@ class Record:
         """
         if not all(self.accuracy[reading][-1:]):
             return None
-        return _known(metrics.forgetting(self.matrix(reading, stream.n_classes), stream.tasks))
+        return _known(metrics.forgetting(*self._comparable(reading, stream)))
 
     def backward_transfer(self, reading: str, stream: TaskStream) -> float | None:
         """How later tasks changed the accuracy of those that were measured when just learnt; None as above."""
         if not all(self.accuracy[reading][-1:]):
             return None
-        return _known(metrics.backward_transfer(self.matrix(reading, stream.n_classes), stream.tasks))
+        return _known(metrics.backward_transfer(*self._comparable(reading, stream)))
+
+    def _comparable(self, reading: str, stream: TaskStream) -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
+        """The matrix and the tasks so far; of a class that came again, only from the last task that brought it.
+
+        Before that task its accuracy was measured on other test images, with which no later one compares.
+        """
+        matrix = self.matrix(reading, stream.n_classes)
+        tasks = last_tasks(stream.tasks[: len(matrix)])
+        for task, classes in enumerate(tasks):
+            matrix[:task, list(classes)] = np.nan
+        return matrix, tasks
 
     def evaluate(
         self,
@@ -123,13 +139,13 @@ class Record:
 
         `temperature` is what its logits are divided by; None: its scores are no logits of probabilities.
         """
-        predictions, n_seen = scores.argmax(axis=1), sum(map(len, tasks))
+        predictions, n_seen = scores.argmax(axis=1), len(classes_of(tasks))
         accuracy = metrics.per_class_accuracy(predictions, labels, n_seen)
         self.accuracy[reading].append([_known(a) for a in accuracy.tolist()])
         self.micro[reading].append(metrics.micro_accuracy(predictions, labels))
         self.task_known[reading].append([])
         if max(map(len, tasks)) > 1:
-            known = metrics.accuracy_with_task_known(scores, labels, tasks)
+            known = metrics.accuracy_with_task_known(scores, labels, first_tasks(tasks))
             self.task_known[reading][-1] = [_known(a) for a in known.tolist()]
         self.calibration[reading].append(
             None if temperature is None else _calibration(scores, labels, n_seen, temperature)

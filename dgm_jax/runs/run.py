@@ -103,9 +103,10 @@ class Run:
         features = learnt.classifiers[self.method.readings[0]].features
         (real, real_labels), (held_out, held_out_labels) = self.stream.train(task), self.stream.test(task)
         for index in self.stream.tasks[task]:
+            mode = len(memory.modes_of(index)) - 1  # What this task learnt of the class.
             training = real[real_labels == index]
             n = min(_COMPARED, len(training))
-            drawn = memory.images(index, n, derive_key(self.key, Purpose.COMPARE, index))
+            drawn = memory.images(index, n, derive_key(self.key, Purpose.COMPARE, index), mode=mode)
             measured = privacy.measure(drawn, training, held_out[held_out_labels == index], features)
             if measured is not None:
                 self.record.privacy.append({"class": self.stream.class_names[index], "task": task, **measured})

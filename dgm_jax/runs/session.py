@@ -8,6 +8,7 @@ from typing import Any
 
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
+from dgm_jax.data.classes import few
 from dgm_jax.errors import Terminated
 from dgm_jax.methods import METHODS
 from dgm_jax.methods.method import Learnt, Method, Setting, Watch
@@ -141,9 +142,14 @@ class Session:
         stream, devices = self.stream, self.method.setting.devices
         if stream.n_past:
             past = stream.n_seen(stream.n_past - 1)
+            again = [name for task in range(stream.n_past, stream.n_tasks) for name in stream.repeated(task)]
+            begins = f"continues after {stream.n_past} tasks with {stream.n_classes - past} new classes"
             self.callback.on_note(
-                f"continues after {stream.n_past} tasks with {stream.n_classes - past} new classes; there are no test "
-                f"images of the {past} earlier ones, so accuracies are of the new classes only"
+                f"{begins} and more images of {few(again)}; accuracies are of the new test images only, because "
+                "earlier ones are not here"
+                if again
+                else f"{begins}; there are no test images of the {past} earlier ones, so accuracies are of the new "
+                "classes only"
             )
         for text in (*notes_on_sizes(self.config, stream), *self.method.advice()):
             self.callback.on_note(text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgm_jax.config import Config, flattened, upgraded
 from dgm_jax.data import TaskStream
+from dgm_jax.data.order import classes_of
 from dgm_jax.runs.record import Record
 from dgm_jax.version import __version__
 
@@ -32,8 +33,11 @@ class Summary:
     method: str
     variant: str
     seed: int
-    # Classes seen -> reading -> "macro" or "micro" -> accuracy; no entry for a task after which it was not measured.
+    # Classes seen -> reading -> "macro" or "micro" -> accuracy, after the last task at which so many were seen; no
+    # entry if it was not measured then.
     averages: dict[int, dict[str, dict[str, float]]]
+    # The same after tasks that a task without a new class followed: task -> reading -> "macro" or "micro" -> accuracy.
+    before_more_images: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     final: int  # Classes seen after the last task so far: averages[final] is A_final, always there in a finished run.
     forgetting: dict[str, float | None]  # By reading; the first reading is the one that counts.
     forgetting_by_class: dict[str, list[float | None]] = field(default_factory=dict)  # Of the classes seen.
@@ -64,12 +68,19 @@ class Summary:
 
     def n_seen(self, task: int) -> int:
         """Classes seen once a task is learnt."""
-        return sum(map(len, self.tasks[: task + 1]))
+        return len(classes_of(self.tasks[: task + 1]))
 
     def curve(self, reading: str | None = None) -> list[float | None]:
         """A_t (macro) after each task so far, of a reading or of the one that counts; None: not measured."""
-        reading, seen = reading or self.readings[0], [self.n_seen(t) for t in range(self.finished_tasks)]
-        return [self.averages[n][reading]["macro"] if n in self.averages else None for n in seen]
+        rows = [self._averages(task) for task in range(self.finished_tasks)]
+        return [row[reading or self.readings[0]]["macro"] if row else None for row in rows]
+
+    def _averages(self, task: int) -> dict[str, dict[str, float]]:
+        """After a task, by reading; empty: not measured."""
+        n = self.n_seen(task)
+        if task + 1 < self.finished_tasks and self.n_seen(task + 1) == n:
+            return self.before_more_images.get(str(task), {})
+        return self.averages.get(n, {})
 
     def final_accuracy(self, reading: str | None = None, kind: str = "macro") -> float:
         """A_final of a reading, or of the one that counts."""
@@ -86,6 +97,7 @@ class Summary:
             "privacy",
             "task_known",
             "forgotten",
+            "before_more_images",
         ):  # Not of every method, stream or run.
             if not fields[name]:
                 del fields[name]
@@ -127,6 +139,8 @@ def summarise(
     """Sums up a run; `memory_bytes` and `facts` are what the method reports (`Method`)."""
     image_count = sum(sum(stream.train_counts(t)) for t in range(record.finished_tasks))
     done, several = range(record.finished_tasks), max(map(len, stream.tasks)) > 1
+    measured = [t for t in done if record.is_evaluated(t)]
+    last = {stream.n_seen(t): t for t in done}  # Classes seen -> the last task at which so many were.
     return Summary(
         dataset=stream.name,
         finished=record.finished_tasks == stream.n_tasks,
@@ -135,7 +149,8 @@ def summarise(
         method=config.method,
         variant=config.gates.variant,
         seed=config.seed,
-        averages={stream.n_seen(t): record.averages(t) for t in done if record.is_evaluated(t)},
+        averages={n: record.averages(t) for n, t in last.items() if t in measured},
+        before_more_images={str(t): record.averages(t) for t in measured if t not in last.values()},
         final=stream.n_seen(record.finished_tasks - 1),
         forgetting={reading: record.forgetting(reading, stream) for reading in record.accuracy},
         forgetting_by_class={reading: record.forgetting_by_class(reading, stream) for reading in record.accuracy},

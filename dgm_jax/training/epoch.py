@@ -149,7 +149,7 @@ def run_steps(
             state, data, replay, rows, clock.task, uniform[1:], step=step, seen=capacity.seen, split=split
         )
         images, labels = to_unit_range(data.images[split(rows)]), data.labels[split(rows)]
-        head = labels - capacity.first_class
+        head = capacity.heads[labels]
         scales = slopes(step.config, clock, i)
         alpha = split(uniform[0])
         state, critic_metrics = step.critic_step(state, images, head, critic_noise, alpha, scales)

@@ -70,7 +70,7 @@ class Capacity:
     n_gates: Array  # The number of gates within the logical widths, reserved ones included.
     sparsity_weight: Array  # lambda_R size_t / size_0
     seen: Array  # [classes], bool: the classes seen so far, those of this task included.
-    first_class: Array  # Class index of the task's first class: its output layer is number 0.
+    heads: Array  # [classes], int32: the output layer of each class of the task; 0 for other classes.
 
 
 @struct.dataclass
@@ -122,7 +122,7 @@ def _only_embeddings(params: GeneratorParams) -> GeneratorParams:
 
 
 def make_capacity(
-    reserved: Sequence[Array], live: Sequence[Array], *, sparsity_weight: float, seen: Array, first_class: int
+    reserved: Sequence[Array], live: Sequence[Array], *, sparsity_weight: float, seen: Array, heads: Array
 ) -> Capacity:
     """Builds a task's `Capacity` from the cumulative masks and from `live`, the gates within the logical widths."""
     free = [a & ~r for a, r in zip(live, reserved, strict=True)]
@@ -133,7 +133,7 @@ def make_capacity(
         n_gates=np.int32(sum(np.sum(a) for a in live)),
         sparsity_weight=jnp.asarray(sparsity_weight),
         seen=seen,
-        first_class=np.int32(first_class),
+        heads=heads,
     )
 
 

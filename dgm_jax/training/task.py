@@ -85,6 +85,7 @@ def begin_task(
     *,
     physical: Sequence[int],
     classes: Sequence[int],
+    n_seen: int | None = None,
     discriminator: tuple[DiscriminatorParams, list[Statistics]] | None,
     similar: Sequence[TaskMemory] = (),
 ) -> tuple[TrainState, Capacity]:
@@ -98,6 +99,7 @@ def begin_task(
       physical: the padded widths to train at (`shapes.physical_widths`); they change no result beyond rounding, except
         for free weights of closed units (`subnetwork`).
       classes: class indices of the task.
+      n_seen: classes seen once the task is learnt; None: those up to the task's.
       discriminator: parameters and statistics to continue with; None: fresh ones.
       similar: for each of the classes one earlier class to begin as, each as a task of one class; may be empty.
     """
@@ -132,13 +134,15 @@ def begin_task(
     )
     if config.gan.generator_average:
         state = replace(state, average=sampler_params(state.generator, state.generator_statistics))
+    heads = np.zeros(networks.n_classes, np.int32)
+    heads[list(classes)] = np.arange(len(classes))
     size, first_size = (wiring.size(each, config.networks.noise_dim) for each in (widths, networks.first_widths))
     capacity = make_capacity(
         [nn.expand(r, np.zeros(s, bool)) for r, s in zip(reserved, shapes, strict=True)],
         live,
         sparsity_weight=config.gates.sparsity_weight * (size / first_size),
-        seen=np.arange(networks.n_classes) <= max(classes),
-        first_class=min(classes),
+        seen=np.arange(networks.n_classes) < (max(classes) + 1 if n_seen is None else n_seen),
+        heads=heads,
     )
     return state, capacity
 

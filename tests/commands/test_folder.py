@@ -21,13 +21,16 @@ from dgm_jax.system import checkpoint
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-images.md"
 
 
-def write_images(folder: Path, labels: tuple[int, ...], names: dict[int, str]) -> None:
+def write_images(folder: Path, labels: tuple[int, ...], names: dict[int, str], *, turned: int = 0) -> None:
+    """Digits as files, turned by 90 degrees `turned` times."""
     digits = small_runs.digits(16, labels, 30)
     for label in labels:
         own = folder / names[label]
         own.mkdir(parents=True)
         for row, image in enumerate(digits.x_train[digits.y_train == label]):
-            Image.fromarray(image[..., 0]).resize((20, 20)).save(own / f"{row:04}.{'png' if row % 2 else 'bmp'}")
+            Image.fromarray(np.rot90(image[..., 0], turned)).resize((20, 20)).save(
+                own / f"{row:04}.{'png' if row % 2 else 'bmp'}"
+            )
 
 
 def commands() -> list[list[str]]:
@@ -50,7 +53,7 @@ def test_the_walk_through(tmp_path, monkeypatch, small_preset, capsys):
     write_images(Path("monday"), (0, 1), names)
     write_images(Path("tuesday"), (2, 3), names)
     monday = from_folder("monday", size=8)
-    first, remove, second = commands()
+    first, remove, second, *_ = commands()
     assert remove == ["rm", "-r", "monday"]
 
     assert first[:3] == ["python", "-m", "experiments.folder"]
@@ -107,8 +110,30 @@ def test_a_class_of_an_earlier_day(tmp_path, monkeypatch, small_preset, capsys):
     error = capsys.readouterr().err
     assert error == (
         "error: runs/mine has learnt class dog before; a class belongs to one stage: "
-        "leave its images out, or choose another --workdir\n"
+        "leave its images out, or choose another --workdir, or, if these are more images of a class that it knows, "
+        "pass --more-of-known\n"
     )
+
+
+def test_more_images_of_a_class_as_the_page_says(tmp_path, monkeypatch, small_preset, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = dict(enumerate(("cat", "dog")))
+    write_images(Path("monday"), (0, 1), names)
+    write_images(Path("thursday"), (1,), names, turned=1)
+    first, _, _, more, *_ = commands()
+    assert more[:3] == ["python", "-m", "experiments.folder"] and more[-1] == "--more-of-known"
+    assert learn.run("folder", first[3:]) == 0
+    drawn = small_runs.draw_all(load_memory("runs/mine"))
+    assert learn.run("folder", more[3:-1]) == 2
+    assert "these are more images of classes that it knows, pass --more-of-known" in capsys.readouterr().err
+    assert learn.run("folder", more[3:]) == 0
+    assert "with 0 new classes and more images of dog" in capsys.readouterr().out
+    memory = load_memory("runs/mine")
+    assert memory.names == ("cat", "dog") and len(memory.modes(1)) == 2
+    for label, images in drawn.items():
+        assert (
+            images.tobytes() == np.asarray(memory.sample(label, len(images), jax.random.key(label), mode=0)).tobytes()
+        )
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_imagenet50_without_a_choice_is_all_if_they_are_50(folders: Path, capsys
 
 def test_imagenet50_takes_any_number_of_chosen_classes(folders: Path, tmp_path: Path, learner, monkeypatch) -> None:
     streams = []
-    monkeypatch.setattr(learner, "fit", lambda self, stream, workdir, resume_anyway: streams.append(stream))
+    monkeypatch.setattr(learner, "fit", lambda self, stream, workdir, **how: streams.append(stream))
     (tmp_path / "mine").write_text("c09\nc01  # in colour\nc30\nc02\n")
     data = ["--data", str(folders), "--classes-per-task", "2", "--image-size", "8"]
     assert run_imagenet(*data, "--classes", f"@{tmp_path / 'mine'}") == 0

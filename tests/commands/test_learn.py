@@ -337,6 +337,7 @@ def test_the_workdir_is_named_after_experiment_variant_and_seed(learner) -> None
         "backend": "shard_map",
         "workdir": Path("runs/digits-paper-mnist-dgmw-seed4"),
         "resume_anyway": False,
+        "more_of_known": False,
     }
 
 
@@ -350,7 +351,7 @@ def test_a_baseline_is_run_by_the_same_learner(learner) -> None:
 
 def test_settings_can_be_chosen_without_a_test_image(learner, monkeypatch) -> None:
     streams = []
-    monkeypatch.setattr(learner, "fit", lambda self, stream, workdir, resume_anyway: streams.append(stream))
+    monkeypatch.setattr(learner, "fit", lambda self, stream, workdir, **how: streams.append(stream))
     assert run("--evaluate-on", "training") == run() == 0
     chosen, plain = streams
     assert chosen.name == "digits, judged on training images held out"

@@ -44,7 +44,7 @@ def test_no_more_is_replayed_than_will_be_picked(changes, each):
     asked, setting = [], _setting(config)
 
     class Counted:
-        def images(self, index, n, key):
+        def images(self, index, n, key, *, mode=None):
             asked.append((index, n, key))
             return np.full((n, 8, 8, 1), index, np.uint8)
 
@@ -61,7 +61,7 @@ class _Numbered:
 
     n_classes = 3
 
-    def images(self, index, n, key):
+    def images(self, index, n, key, *, mode=None):
         return np.broadcast_to((20 * index + np.arange(n, dtype=np.uint8))[:, None, None, None], (n, 8, 8, 1))
 
 

@@ -13,12 +13,12 @@ class _Learner:
         type(self).fitted = {"config": config, "devices": devices, "backend": backend}
         self.callbacks = callbacks
 
-    def fit(self, stream, workdir, *, resume_anyway):
+    def fit(self, stream, workdir, *, resume_anyway, more_of_known):
         if self.failure is not None:
             raise self.failure
-        type(self).fitted |= {"workdir": workdir, "resume_anyway": resume_anyway}
+        type(self).fitted |= {"workdir": workdir, "resume_anyway": resume_anyway, "more_of_known": more_of_known}
 
-    def fit_seeds(self, seeds, streams, workdir, *, resume_anyway):
+    def fit_seeds(self, seeds, streams, workdir, *, resume_anyway, more_of_known):
         type(self).fitted |= {"seeds": seeds, "streams": len(streams), "workdir": workdir}
         spread = {"macro": {"mean": 0.9512, "sd": 0.004, "values": [0.95, 0.96]}}
         return {"final": 10, "protocol": "strict", "seeds": list(seeds), "A_10": {"consolidated": spread}}

@@ -109,7 +109,7 @@ def _capacity(file, dtype):
         [jnp.ones_like(mask) for mask in reserved],
         sparsity_weight=jnp.asarray(weight, dtype),
         seen=jnp.ones(int(file["n_classes"]), bool),
-        first_class=int(file["task"]) * int(file["classes_per_task"]),
+        heads=np.zeros(int(file["n_classes"]), np.int32),  # The steps are given the output layers.
     )
 
 
@@ -417,8 +417,8 @@ def test_what_a_task_may_open_by_hand():
     live = [np.array([True, True, True, False]), np.array([True, False])]
     reserved = [np.array([True, False, False, False]), np.array([True, False])]
     seen = np.array([True, True, False])
-    capacity = make_capacity(reserved, live, sparsity_weight=0.25, seen=seen, first_class=1)
+    capacity = make_capacity(reserved, live, sparsity_weight=0.25, seen=seen, heads=np.array([0, 0, 1]))
     assert [free.tolist() for free in capacity.free] == [[False, True, True, False], [False, False]]
     assert [mask.tolist() for mask in capacity.reserved] == [mask.tolist() for mask in reserved]
-    assert (capacity.n_free, capacity.n_gates, capacity.first_class) == (2, 4, 1)
+    assert (capacity.n_free, capacity.n_gates, capacity.heads.tolist()) == (2, 4, [0, 0, 1])
     assert float(capacity.sparsity_weight) == 0.25 and capacity.seen is seen

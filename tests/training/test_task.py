@@ -223,7 +223,7 @@ def test_a_warm_start_takes_norms_output_layers_and_masks_of_earlier_classes(var
     trainer = _trainer(variant, 8, **paced)
     widths, kernels, reserved, *_ = _begin(trainer)
     memory = small_runs.finished(small_runs.small(variant, image_size=8)).memories[-1]
-    like = [memory.single_class_task(1)]
+    like = memory.modes_of(1)
     grown = [max(a, b) for a, b in zip(widths, memory.widths, strict=True)]
     rng = np.random.default_rng(0)
     shapes = trainer.networks.generator.kernel_shapes(grown, trainer.config.networks.noise_dim)

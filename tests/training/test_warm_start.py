@@ -51,7 +51,7 @@ def test_a_run_asks_its_last_classifier(asked, tmp_path, monkeypatch):
 def test_a_task_begins_by_drawing_what_it_begins_as(variant):
     config = small_runs.small(variant, image_size=8, warm_start=True, scale_lead=1)
     memory = small_runs.finished(small_runs.small(variant, image_size=8)).memories[-1]
-    earlier = memory.single_class_task(1)
+    (earlier,) = memory.modes_of(1)
     trainer = small_runs.trainer(config)
     state, _ = tasks.begin_task(
         trainer.networks,
