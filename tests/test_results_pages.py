@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.results_pages import NOTEBOOK, PAGES, ROOT, Record, numbers, read, require_equal, rows_with, tables
 
+from dgm_jax.runs.comparing import bytes_of_reading
+
 # ---- runs of the experiments ----
 
 
@@ -214,6 +216,26 @@ def test_settings_of_cifar10():
         for reading in ("consolidated", "auxiliary"):
             require_equal(row[reading], [100 * value for value in record["accuracy"][reading]], str(row))
         require_equal(row["minutes"], [record["minutes"]], str(row))
+
+
+def test_an_unseen_data_set():
+    runs = {record["run"]: record for record in read("unseen")}
+    rows = rows_with(PAGES / "unseen.md", "runs", "reading")
+    assert {row["runs"] for row in rows} == set(runs)
+    for row in rows:
+        run, reading = runs[row["runs"]], row["reading"]
+        for what in ("A_5", "A_10"):
+            require_equal(row[what], [100 * run[what][reading]["macro"]], str(row))
+        require_equal(row["kB"], [bytes_of_reading(run["bytes"]["memory"], reading) / 1e3], str(row))
+        require_equal(row["minutes, one busy core"], [sum(run["seconds"].values()) / 60], str(row))
+
+
+def test_the_ceiling_of_cifar10():
+    (row,) = rows_with(PAGES / "beyond.md", "steps of joint training")
+    measured = {f"{r['settings']['consolidation_steps']:,}": r["accuracy"]["classifier"] for r in read("steps")}
+    assert set(measured) == set(row) - {"steps of joint training"}
+    for steps, shares in measured.items():
+        require_equal(row[steps], [100 * share for share in shares], steps)
 
 
 def test_whole_cifar10():
