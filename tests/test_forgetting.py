@@ -199,6 +199,9 @@ def test_history_is_that_of_the_other_classes(case):
     assert now.finished_tasks == len(rows) == now.n_tasks and now.summary.confusion == {}
     for reading, matrix in before.matrices.items():
         assert now.matrices[reading] == [[a for i, a in enumerate(matrix[t]) if i != gone] for t in rows]
+    for reading, measured in before.summary.calibration.items():  # Known only of tasks before the class came.
+        left = [measured[t] if before.n_seen(t) <= gone else None for t in rows]
+        assert now.summary.calibration.get(reading, [None] * len(rows)) == left
     last = now.summary.averages[now.summary.final]["consolidated"]
     confusion = np.delete(np.array(before.summary.confusion["consolidated"]), gone, axis=0)
     correct = [row[i] for row, i in zip(confusion, (i for i in range(len(LABELS[case.kind])) if i != gone))]
@@ -232,7 +235,7 @@ def test_the_commands_work(case, tmp_path, capsys):
     for label, images in small_runs.draw_all(load_memory(out)).items():
         assert images.tobytes() == case.drawn[label].tobytes()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
-    assert main(["predict", folder, str(tmp_path / "x.png")]) == 0
+    assert main(["predict", folder, str(tmp_path / "x.png"), "--unknown"]) == 0
     assert main(["report", folder, "--out", str(tmp_path / "page.html")]) == 0
     assert main(["report", folder, str(case.before), "--out", str(tmp_path / "both.html")]) == 0
 

@@ -16,9 +16,11 @@ from dgm_jax.metrics.accuracy import (
 )
 from dgm_jax.metrics.calibration import expected_calibration_error, log_probabilities, negative_log_likelihood
 from dgm_jax.metrics.distributions import frechet_distance, nearest, precision_and_recall
+from dgm_jax.metrics.open_set import auroc, oscr
 
 __all__ = [
     "accuracy_with_task_known",
+    "auroc",
     "average_incremental_accuracy",
     "backward_transfer",
     "capacity",
@@ -33,6 +35,7 @@ __all__ = [
     "micro_accuracy",
     "nearest",
     "negative_log_likelihood",
+    "oscr",
     "per_class_accuracy",
     "precision_and_recall",
     "share_of_joint",
