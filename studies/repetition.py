@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from tyro.conf import arg
@@ -56,11 +56,13 @@ def halves(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
 def both(upright: Dataset, turned: Dataset) -> Dataset:
     """All images of both halves."""
-    arrays = ("x_train", "y_train", "x_test", "y_test")
-    joined: dict[str, Any] = {
-        name: np.concatenate([getattr(half, name) for half in (upright, turned)]) for name in arrays
-    }
-    return replace(upright, **joined)
+    return replace(
+        upright,
+        x_train=np.concatenate([upright.x_train, turned.x_train]),
+        y_train=np.concatenate([upright.y_train, turned.y_train]),
+        x_test=np.concatenate([upright.x_test, turned.x_test]),
+        y_test=np.concatenate([upright.y_test, turned.y_test]),
+    )
 
 
 def accuracy(folder: Path, dataset: Dataset) -> float:

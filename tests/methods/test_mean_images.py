@@ -1,12 +1,14 @@
 """The mean image of each class: what is kept of it, and what becomes of drawn images."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from support import small_runs
 
 from dgm_jax.loading import load_method
-from dgm_jax.methods.mean_images import SIDE, mean_images, moved_to_means
+from dgm_jax.methods.mean_images import SIDE, mean_images, moved_to_means, with_mean_images
 from dgm_jax.methods.replay import images_of_all_classes
 from dgm_jax.training.epoch import TaskImages
 
@@ -68,3 +70,18 @@ def test_a_run_keeps_the_means_of_its_real_images_and_counts_them():
     drawn = images_of_all_classes(state.memory, method.setting, key)
     learnt = method.images_to_consolidate(state, key)
     np.testing.assert_array_equal(learnt.images, moved_to_means(drawn, state.means).images)
+
+
+def test_the_mean_of_a_class_that_comes_again_is_that_of_all_its_images():
+    digits = small_runs.digits(16)
+    of = [digits.x_train[digits.y_train == label] for label in range(3)]
+    earlier = small_runs.finished(small_runs.small("dgma")).memories[0].tasks  # Of class 0.
+    earlier = (dataclasses.replace(earlier[0], counts=(10,)),)
+    before = mean_images(of[0][:10], np.zeros(10, int), (0,))
+    images, labels = np.concatenate([of[0][10:13], of[1]]), np.repeat([0, 1], [3, len(of[1])])
+    found = with_mean_images(before, earlier, images, labels, (0, 1))
+    expected = mean_images(np.concatenate([of[0][:13], of[1]]), np.repeat([0, 1], [13, len(of[1])]), (0, 1))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    np.testing.assert_array_equal(
+        with_mean_images(None, (), images, labels, (0, 1)), mean_images(images, labels, (0, 1))
+    )

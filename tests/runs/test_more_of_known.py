@@ -17,8 +17,13 @@ from dgm_jax.memory import export
 from dgm_jax.memory.container import DamagedMemoryFile, Section, pack
 from dgm_jax.memory.file import decode, encode
 from dgm_jax.memory.memory_section import encode as as_section
+from dgm_jax.methods.method import Watch
+from dgm_jax.methods.replay import replayed_images
 from dgm_jax.runs import reading
 from dgm_jax.runs.events import Callback
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.opening import place_in
+from dgm_jax.runs.session import new_method
 
 NAMES = ("nought", "one", "two", "three")
 CONFIGS = {
@@ -146,6 +151,16 @@ class TestMemory:
         assert np.asarray(left.sample(0, 40, jax.random.key(0))).tobytes() == then.tobytes()
         config = json.loads((folder / "config.json").read_text())
         assert config["stream"]["tasks"] == ([[0], [2]] if case.kind == "dgmw" else [[0]])
+
+    def test_each_mode_is_replayed_as_its_task_is(self, case):
+        memory, key = load_memory(case.folder), jax.random.key(2)
+        stream = place_in(Workdir(case.folder), stage((3,))).stream
+        setting = new_method(case.config, stream, jax.local_devices()[:1]).setting
+        (replayed,) = replayed_images([memory], setting, 3, [key], Watch())
+        for task, mode in ((1, 0), (2, 1)):
+            of_class = replayed.images[task][replayed.labels[task] == 1][: replayed.counts[task]]
+            expected = memory.images(1, len(of_class), jax.random.fold_in(key, 1), mode=mode)
+            assert len(of_class) > 0 and np.array_equal(of_class, expected)
 
 
 class TestRun:
