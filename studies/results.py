@@ -12,7 +12,7 @@ from benchmarks import machine, records
 from dgm_jax.config import Config
 from dgm_jax.runs.folder import Workdir
 
-_TOO_LONG = ("calibration", "capacity", "confusion", "privacy")  # A run's folder has them.
+_TOO_LONG = ("calibration", "capacity", "confusion", "forgetting_by_class", "privacy")  # A run's folder has them.
 _NAMED_APART = ("seed", "variant")  # A record has these beside its settings.
 
 

@@ -27,6 +27,7 @@ class _Memory:
     labels = (3, 7, 9)
     names = ("cat", "7", "dog")
     n_classes = 2
+    scale = None  # Of images.
 
     def sample(self, label, n, key):
         assert key == jax.random.key(5)
@@ -136,7 +137,7 @@ def test_usage_errors(argv: list[str], expected: str, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         main(argv)
     assert end.value.code == 2
-    error = capsys.readouterr().err
+    error = " ".join(re.sub("[│|]", " ", capsys.readouterr().err).split())  # Without the frame.
     assert expected in error and "python -m dgm_jax" in error
 
 

@@ -136,7 +136,10 @@ def test_an_unfinished_run_says_so(tmp_path):
     "changes, text",
     [
         ({"dataset": "mnist"}, "another run, with dataset='mnist' instead of 'digits'; choose other --runs"),
-        ({"tasks": [[0, 1], [2, 3]]}, "another run, with classes_per_task='2' instead of '1'"),
+        (
+            {"tasks": [[0, 1], [2, 3]], "finished_tasks": 2, "final": 4},
+            "another run, with classes_per_task='2' instead of '1'",
+        ),
         ({"forgotten": [{"class": "7"}, {"class": "1"}]}, "a run that has forgotten 7, 1; choose other --runs"),
         ({"config": {"epochs": 3}}, "another run, with .*'"),
         ({"config": {"epochs": 3, "method": "joint"}}, "another run, with image_size=32 instead of 16"),
