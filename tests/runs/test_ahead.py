@@ -19,9 +19,7 @@ LOOPS = ("jit(_fun)", "jit(on_one_device)")  # What JAX calls a program mapped o
 CONFIGS = {
     "dgma": (small_runs.small("dgma", **GROWS), {}),
     "shard_map": (small_runs.small("dgma", **GROWS), {"backend": "shard_map"}),
-    "masks settle at the end": (small_runs.small("dgmw", **GROWS | {"mask_share": 1.0}), {}),
     "beyond the paper": (small_runs.beyond("dgma", **GROWS), {}),
-    "residual": (small_runs.residual("dgmw", headroom=1, epochs=4, mask_share=0.5), {}),
     "paper protocol": (small_runs.small("dgma", **GROWS, protocol="paper", held_out=0.2), {}),
     "two seeds": (small_runs.small("dgma", **GROWS), {"seeds": (0, 1)}),
 }

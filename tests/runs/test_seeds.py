@@ -194,12 +194,11 @@ def apart(tmp_path, code, n=3):
     children.outputs(children.start(names + code, **children.virtual_devices(n)))
 
 
-@pytest.mark.parametrize("backend", slow_but(["pmap", "shard_map"], "pmap"))
-def test_each_device_trains_a_seed_of_its_own(backend, tmp_path):
-    apart(tmp_path, f"t.train_two_seeds(folder, {backend!r})")
+def test_each_device_trains_a_seed_of_its_own(tmp_path):
+    apart(tmp_path, "t.train_two_seeds(folder)")
 
 
-def train_two_seeds(folder, backend):
+def train_two_seeds(folder):
     """On three devices; a batch of seven does not split over two. When the run is resumed, one seed is behind."""
     config, used = CONFIG.with_changes(batch_size=7), set()
 
@@ -210,7 +209,7 @@ def train_two_seeds(folder, backend):
 
     def fit():
         streams = [small_runs.stream(config, LABELS) for _ in SEEDS]
-        return Learner(config, devices="all", backend=backend).fit_seeds(SEEDS, streams, folder / "apart")
+        return Learner(config, devices="all").fit_seeds(SEEDS, streams, folder / "apart")
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(trainer, "place", place)
@@ -228,16 +227,15 @@ def train_two_seeds(folder, backend):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
-def test_a_device_trains_several_seeds_side_by_side(backend, tmp_path):
-    apart(tmp_path, f"t.train_four_seeds(folder, {backend!r})")
+def test_a_device_trains_several_seeds_side_by_side(tmp_path):
+    apart(tmp_path, "t.train_four_seeds(folder)")
 
 
-def train_four_seeds(folder, backend):
-    """Three devices: two of them train two seeds each, as a single one would train all."""
+def train_four_seeds(folder):
+    """Three devices: two of them train two seeds each, as a single one would train all; here by shard_map."""
     seeds = (0, 1, 2, 3)
     for name, count in (("one", 1), ("all", "all")):
         streams = [small_runs.stream(CONFIG, LABELS) for _ in seeds]
-        Learner(CONFIG, devices=count, backend=backend).fit_seeds(seeds, streams, folder / name)
+        Learner(CONFIG, devices=count, backend="shard_map").fit_seeds(seeds, streams, folder / name)
     for seed in seeds:
         _assert_alike(*(load_memory(folder / name / f"seed{seed}") for name in ("all", "one")))
