@@ -95,7 +95,7 @@ def _learn(name: str, options: Options, command: str) -> None:
 
 
 def _go_back(options: Options, seeds: Sequence[int], streams: Sequence[data.TaskStream], workdir: Path) -> None:
-    """Makes the folder of each run that goes on from a task of another one."""
+    """Makes the folder of each run that continues another run after one of its tasks."""
     if options.from_workdir is None or options.after_task is None:
         return
     from dgm_jax.runs.branching import branch

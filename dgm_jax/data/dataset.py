@@ -140,7 +140,7 @@ class Dataset:
         """Scales all images to `size` x `size` pixels as `resize` does; `self` if they already have that size.
 
         Raises:
-          DataError: if `size` < 1, or there are vectors, which have the size 1 alone.
+          DataError: if `size` < 1, or is not 1 although the data are vectors.
         """
         if size < 1:
             raise DataError(f"size={size}: expected at least 1 pixel.")

@@ -148,7 +148,7 @@ def _find_builder(name: str, data_dir: PathLike) -> Any:
     tfds_name = name_in_tfds(name)
     try:
         return import_tfds().builder(tfds_name, data_dir=os.fspath(data_dir))
-    except ValueError as error:  # Its message goes on with a list of hundreds of names.
+    except ValueError as error:  # Its message ends with a list of hundreds of names.
         raise DataError(
             f"TensorFlow Datasets has no {tfds_name} ({str(error).partition(chr(10))[0]}); prepare makes "
             f"{', '.join(TFDS_NAMES)}, and what https://www.tensorflow.org/datasets/catalog lists."

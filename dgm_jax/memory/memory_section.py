@@ -212,11 +212,8 @@ def decode(section: Section, entries: Section | None = None, modes: Section | No
 
 
 def _with_entries(tasks: tuple[TaskMemory, ...], section: Section) -> tuple[TaskMemory, ...]:
-    require(list(section.header) == ["entries"] and not section.tensors, "more than entries of the noise")
-    found = section.header["entries"]
-    require(type(found) is list and len(found) == len(tasks), f"entries of the noise {found!r}")
+    found = _of_each_class(section, "entries", tasks, "entries of the noise")
     for own, task in zip(found, tasks, strict=True):
-        require(type(own) is list and len(own) == len(task.classes), f"entries of the noise {own!r}")
         for entry in own:
             require_number(entry, 0, task.n_conditioned - 1, "entry of the noise")
     pairs = zip(tasks, map(tuple, found), strict=True)
@@ -224,14 +221,20 @@ def _with_entries(tasks: tuple[TaskMemory, ...], section: Section) -> tuple[Task
 
 
 def _with_counts(tasks: tuple[TaskMemory, ...], section: Section) -> tuple[TaskMemory, ...]:
-    require(list(section.header) == ["images"] and not section.tensors, "more than images of modes")
-    found = section.header["images"]
-    require(type(found) is list and len(found) == len(tasks), f"images of modes {found!r}")
-    for counts, task in zip(found, tasks, strict=True):
-        require(type(counts) is list and len(counts) == len(task.classes), f"images of modes {counts!r}")
-        for count in counts:
-            require_number(count, 1, 2**31, "images of a mode")
+    found = _of_each_class(section, "images", tasks, "images of modes")
+    for count in itertools.chain.from_iterable(found):
+        require_number(count, 1, 2**31, "images of a mode")
     return tuple(replace(task, counts=tuple(counts)) for task, counts in zip(tasks, found, strict=True))
+
+
+def _of_each_class(section: Section, name: str, tasks: tuple[TaskMemory, ...], what: str) -> list[list[Any]]:
+    """The one list of a section without arrays: for each task a value for each of its classes."""
+    require(list(section.header) == [name] and not section.tensors, f"more than {what}")
+    found = section.header[name]
+    require(type(found) is list and len(found) == len(tasks), f"{what} {found!r}")
+    for own, task in zip(found, tasks, strict=True):
+        require(type(own) is list and len(own) == len(task.classes), f"{what} {own!r}")
+    return found  # type: ignore[no-any-return]
 
 
 def _check(header: Header) -> None:
