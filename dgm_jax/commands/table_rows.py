@@ -14,19 +14,31 @@ class Compared:
     as_large_as: tuple[str, str] | None = None  # The row and reading whose bytes it gets; None: its settings say.
     in_quick: bool = True  # Whether --quick has it.
     wider: float = 1  # How many times as wide as its settings say the generator is.
+    at_once: bool = False  # Whether it learns all classes in one task, for as many steps as bring anything.
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set of the table, as a stream of tasks."""
+
+    experiment: str
+    arguments: tuple[str, ...]
+    classes: int
+    ceiling_steps: int  # Of joint training, after which twice as many bring less than 0.3 points (results/steps.jsonl).
+    quick: dict[str, int]  # Settings of --quick.
 
 
 _PAIRS = ("--classes-per-task", "2")
-DATA: dict[str, tuple[str, tuple[str, ...], dict[str, int]]] = {  # name -> (experiment, arguments, settings of --quick)
-    "digits": ("digits", (), {}),
-    "mnist-500": ("mnist", ("--train-per-class", "500"), {"epochs": 10}),
-    "mnist": ("mnist", (), {"epochs": 1}),
-    "fashion": ("fashion", (), {"epochs": 5}),
-    "fashion-pairs": ("fashion", _PAIRS, {"epochs": 5}),
-    "svhn": ("svhn", (), {"epochs": 5}),
-    "cifar10": ("cifar10", (), {"epochs": 5}),
-    "cifar10-pairs": ("cifar10", _PAIRS, {"epochs": 5}),
-    "imagenet50": ("imagenet50", ("--classes", "first:50"), {"epochs": 1}),
+DATA = {
+    "digits": Data("digits", (), 10, 6_400, {}),
+    "mnist-500": Data("mnist", ("--train-per-class", "500"), 10, 12_800, {"epochs": 10}),
+    "mnist": Data("mnist", (), 10, 25_600, {"epochs": 1}),
+    "fashion": Data("fashion", (), 10, 25_600, {"epochs": 5}),
+    "fashion-pairs": Data("fashion", _PAIRS, 10, 25_600, {"epochs": 5}),
+    "svhn": Data("svhn", (), 10, 409_600, {"epochs": 5}),
+    "cifar10": Data("cifar10", (), 10, 409_600, {"epochs": 5}),
+    "cifar10-pairs": Data("cifar10", _PAIRS, 10, 409_600, {"epochs": 5}),
+    "imagenet50": Data("imagenet50", ("--classes", "first:50"), 50, 204_800, {"epochs": 1}),
 }
 QUICK = {"consolidation_steps": 800}  # Of all data.
 _SIZED = ("er-balanced", "icarl", "gdumb")  # With 200 images, with as many bytes as DGM, and with as many of JPEG.
@@ -45,6 +57,7 @@ _ARGUMENTS = {  # Name -> arguments.
 }
 _MEMORY, _WHOLE = ("dgmw", "consolidated"), ("dgmw", "combined")
 COMPARED = {
+    "ceiling": Compared(_ARGUMENTS["joint"], at_once=True),
     **{name: Compared(arguments) for name, arguments in _ARGUMENTS.items()},
     "separate": Compared((*_BEST, "--method", "separate", "--variant", "dgmw"), _MEMORY),
     **{f"{name}-as-dgmw": Compared(_ARGUMENTS[name], _MEMORY, in_quick=False) for name in (*_GENERATORS, *_SIZED)},
@@ -57,6 +70,7 @@ COMPARED = {
 # DGM with generators of three sizes, and for each of them other methods with as many bytes.
 _SIZES = {"dgmw-half": 0.5, "dgmw": 1, "dgmw-double": 2}
 BUDGETS = {
+    "ceiling": COMPARED["ceiling"],
     "joint": COMPARED["joint"],
     **{size: Compared(_ARGUMENTS["dgmw"], wider=wider) for size, wider in _SIZES.items()},
     **{

@@ -61,20 +61,21 @@ class TableRun:
     @property
     def command(self) -> list[str]:
         """What comes after `python` in the command of the run, without folders."""
-        experiment, arguments, quick = DATA[self.data]
-        method = self._compared.arguments
+        data, method = DATA[self.data], self._compared.arguments
         called = method[method.index("--method") + 1] if "--method" in method else "dgm"
         facts = all_facts()
-        settings: dict[str, Any] = {**QUICK, **quick} if self.quick else {}
+        settings: dict[str, Any] = {**QUICK, **data.quick} if self.quick else {}
         settings |= {"precision": self.precision} if self.precision else {}
         read = {name: value for name, value in settings.items() if facts[name].is_used_by(called)}
         budget = [word for name, value in read.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         order = ("--class-order", "seed", *(("--fold", self.fold) if self.fold else ())) if self.orders else ()
-        words = [*arguments, *budget, *method, *self._size(), *order, "--seed", str(self.seed)]
+        words = [*data.arguments, *budget, *method, *self._size(), *order, "--seed", str(self.seed)]
+        if self._compared.at_once:  # Of options given twice, the last counts.
+            words += ["--classes-per-task", str(data.classes), "--consolidation-steps", str(data.ceiling_steps)]
         if self._compared.wider != 1:
-            width = parse(find(experiment), [*words, *self._sources]).settings.networks.generator_width
+            width = parse(find(data.experiment), [*words, *self._sources]).settings.networks.generator_width
             words += ["--generator-width", str(round(self._compared.wider * width))]
-        return ["-m", "dgm_jax", "learn", experiment, *words]
+        return ["-m", "dgm_jax", "learn", data.experiment, *words]
 
     @property
     def _compared(self) -> Compared:
@@ -115,7 +116,7 @@ class TableRun:
         if self._size_file.exists() and json.loads(self._size_file.read_text("utf-8"))["bytes"] == n_bytes:
             return
         options = self.options
-        (stream,) = learn.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
+        (stream,) = learn.make_streams(DATA[self.data].experiment, options, [self.seed], quiet=True)
         stream.begin(0)
         write_json(self._size_file, {"bytes": n_bytes, "option": size_option(options.settings, stream, n_bytes)})
 
@@ -173,7 +174,7 @@ class TableRun:
         found = Config(method_settings=type(options.settings.method_settings)()).flat() | flattened(settings)
         expected: dict[str, Any] = options.settings.flat()
         if self.data != "imagenet50":  # The data set of ImageNet-50 is named after its folder.
-            name = DATA[self.data][0]
+            name = DATA[self.data].experiment
             expected["dataset"] = fold_name(name, *parse_fold(self.fold)) if self.fold else name
             found["dataset"] = summary.dataset
         found["classes_per_task"] = ",".join(dict.fromkeys(str(len(task)) for task in summary.tasks))
@@ -249,7 +250,7 @@ class TableRun:
         from dgm_jax.system.pinned import new_key
 
         options = self.options
-        (stream,) = learn.make_streams(DATA[self.data][0], options, [self.seed], quiet=True)
+        (stream,) = learn.make_streams(DATA[self.data].experiment, options, [self.seed], quiet=True)
         last = stream.n_tasks - 1
         stream.begin(last)
         images, labels = stream.test(last)

@@ -22,8 +22,10 @@ from dgm_jax.system.files import write_atomically, write_json
 _LEGEND = (
     "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
     "last task, in brackets its 95 % interval over seeds and test images; `A_half` is after half of the tasks (the "
-    "paper's A5; for ImageNet-50 its A30). *Average*: average incremental accuracy, the mean of A_1 to A_T. */ joint*: "
-    "`A_final` divided by that of `joint` with the same seed. *Consolidated*, and the "
+    "paper's A5; for ImageNet-50 its A30). *Average*: average incremental accuracy, the mean of A_1 to A_T. *Ceiling*: "
+    "joint training on all real images at once, for as many steps as bring anything; *joint*: for as many as other "
+    "methods take. */ joint*: `A_final` divided by that of `ceiling`, or if the table has none, of `joint` with the "
+    "same seed. *Consolidated*, and the "
     "*classifier* of mergan: a classifier trained on the memory's images of all classes (train-on-generated accuracy); "
     "*auxiliary*: the class head of the discriminator, as in the paper. *Generated*: the share of the memory's images "
     "that the classifier of `joint`, trained on all real images, assigns to the class asked for; *judge*: its accuracy "
@@ -100,10 +102,13 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
         precisions = [flattened(upgraded(s.config)).get("precision", "float32") for s in summaries]
         each = "; ".join(f"seed {s.seed}: {p}" for s, p in zip(summaries, precisions, strict=True))
         common["mixed_precisions"] = each if len(set(precisions)) > 1 else ""
-        joint = {r.seed: r.summary for r in groups.get((data, "joint"), ()) if r.summary is not None}
+        joint, ceiling = (
+            {r.seed: r.summary for r in groups.get((data, name), ()) if r.summary is not None}
+            for name in ("joint", "ceiling")
+        )
         for reading in summaries[0].readings:
             common |= _interval(group, reading)
-            common |= _spread("A_final_by_joint", comparing.shares_of_joint(summaries, joint, reading))
+            common |= _spread("A_final_by_joint", comparing.shares_of_joint(summaries, ceiling or joint, reading))
             common |= _spread("forward_transfer", comparing.forward_transfers(summaries, joint, reading))
             measured = [result.quality for result in group if result.quality and reading == summaries[0].readings[0]]
             rows.append(common | _row(summaries, measured, data, method, reading))
@@ -138,13 +143,14 @@ def _row(
     epochs = (
         flattened(upgraded(first.config)).get("epochs") if first.method in GENERATIVE else None
     )  # Others count steps.
-    averages = [s.average_incremental.get(reading, {}) for s in summaries]
     half = first.n_seen((len(first.tasks) + 1) // 2 - 1)  # Classes after half of the tasks.
+    several = summaries if len(first.tasks) > 1 else []  # A single task has no half, and no mean over tasks.
+    averages = [s.average_incremental.get(reading, {}) for s in several]
     return {
         "reading": reading,
         "protocol": first.protocol,
         "seeds": " ".join(str(s.seed) for s in summaries),
-        **_spread("A_half", (s.averages[half][reading]["macro"] for s in summaries if half in s.averages)),
+        **_spread("A_half", (s.averages[half][reading]["macro"] for s in several if half in s.averages)),
         **_spread("A_final", (s.final_accuracy(reading) for s in summaries)),
         **_spread("average_incremental", (of.get("from_1") for of in averages)),
         **_spread("average_incremental_from_2", (of.get("from_2") for of in averages)),

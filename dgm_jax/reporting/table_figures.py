@@ -91,6 +91,9 @@ def _curves(axis: Any, runs: Sequence[Summary], style: dict[str, Any]) -> None:
     measured = {task: [100 * a for a in of_runs if a is not None] for task, of_runs in by_task if None not in of_runs}
     tasks, columns = list(measured), list(measured.values())
     means = [statistics.mean(column) for column in columns]
+    if len(runs[0].tasks) == 1:  # All classes at once: the ceiling of the others' last task.
+        axis.axhline(means[0], **style | {"linestyle": ":"})
+        return
     axis.plot(tasks, means, **style)
     if len(runs) > 1:
         spreads = [statistics.stdev(column) for column in columns]

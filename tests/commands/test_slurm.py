@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -33,7 +34,7 @@ def cluster():
 
 
 def test_a_table_has_the_rows_of_this_machine_though_a_job_is_killed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(table_runs.DATA, "digits", ("digits", SHORT, ()))
+    monkeypatch.setitem(table_runs.DATA, "digits", replace(table_runs.DATA["digits"], arguments=SHORT))
     argv = ["--data", "digits", "--methods", "joint", "finetune", "er", "--seeds", "0,1"]
     here, there = tmp_path / "here", tmp_path / "there"
     assert table.run([*argv, "--jobs", "2", "--runs", str(here)]) == 0

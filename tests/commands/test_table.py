@@ -93,6 +93,16 @@ def test_a_precision_is_for_all_that_train(tmp_path):
     assert trains.options.settings.gan.precision == "bf16" and "--precision" not in sums.command
 
 
+def test_a_ceiling_learns_all_classes_at_once(tmp_path):
+    """For as many steps with --quick as without."""
+    run = TableRun("digits", "ceiling", 0, tmp_path, quick=True)
+    steps = table_rows.DATA["digits"].ceiling_steps
+    assert run.options.settings.consolidation.consolidation_steps == steps and run.options.classes_per_task == "10"
+    _place(run, ("classifier",), tasks=[[*range(10)]], finished_tasks=1)
+    assert run.read().finished
+    assert TableRun("digits", "joint", 0, tmp_path).options.classes_per_task == "1"
+
+
 def test_budgets_are_generators_of_three_sizes(tmp_path):
     half, same, double = (
         TableRun("digits", name, 0, tmp_path).options.settings for name in ("dgmw-half", "dgmw", "dgmw-double")
@@ -265,7 +275,7 @@ def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch
 def test_unknown_names_are_refused(capsys):
     for argv, expected in (
         (["--data", "emnist"], "--data emnist: unknown; choose from digits, mnist-500"),
-        (["--methods", "joint", "gan"], "--methods gan: unknown; choose from joint, dgma"),
+        (["--methods", "joint", "gan"], "--methods gan: unknown; choose from ceiling, joint, dgma"),
         (["--metods", "joint"], "unknown option --metods; did you mean --methods?"),
         (["--jobs", "0"], "--jobs 0: expected a whole number of at least 1"),
         (["--slurm", "time=5"], "--slurm needs --launcher slurm"),

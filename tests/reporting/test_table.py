@@ -95,6 +95,22 @@ def test_measures_beside_joint_by_hand():
     assert "| 50.0 ± 14.1 | 50.0 ± 0.0 | 0.71 |" in text
 
 
+def test_a_ceiling_takes_the_place_of_joint(tmp_path):
+    """All classes in one task: it has no half, no mean over tasks and, in the figure, no curve."""
+    one = {"readings": ("classifier",), "confusion": {"classifier": [[1]]}}
+    averages = {"average_incremental": {"classifier": {"from_1": 0.5, "from_2": 0.4}}}
+    at_once = {"tasks": [[*range(10)]], "averages": {10: {"classifier": {"macro": 0.8, "micro": 0.8}}}, "capacity": []}
+    results = [
+        tables.result("ceiling", summary=tables.summary(method="joint", finished_tasks=1, **at_once | averages | one)),
+        tables.result("joint", summary=tables.summary(0, 0.6, **one | averages | {"method": "joint"})),
+    ]
+    write(results, tmp_path, command="")
+    ceiling, joint = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert (ceiling["A_final_by_joint"], joint["A_final_by_joint"]) == (1, pytest.approx(0.75))
+    assert (ceiling["A_half"], ceiling["average_incremental"], ceiling["A_final"]) == (None, None, 0.8)
+    assert joint["A_half"] and joint["average_incremental"] == 0.5
+
+
 def test_intervals_and_pairs(tmp_path):
     """An interval where each run says what it has right; pairs on common seeds, with a verdict from three seeds on."""
     right = {"dgma": {0: 90, 1: 92, 2: 91, 3: 90}, "dgmw": {0: 89, 1: 90, 2: 93}, "er": {0: 60, 1: 62, 2: 61}}
