@@ -75,10 +75,28 @@ def add_run(workdir: Path, file: Path) -> None:
     machine.keep(file, run=workdir.name, **kept)
 
 
+def add_table(folder: Path, file: Path, checkout: Path) -> None:
+    """Adds the rows of a table, and its comparisons in pairs, from the folder that holds its `table.json`.
+
+    Args:
+      folder: of the table.
+      file: JSON Lines. A row that it has already is added again: of equal rows, the last counts.
+      checkout: the working tree that made the runs, which names the commit.
+    """
+    table = json.loads((folder / "table.json").read_text())
+    for row in [row for row in table["rows"] if "reading" in row] + table["differences"]:
+        known = {name: _short(value) for name, value in row.items() if value not in (None, "")}
+        records.append(file, known | machine.where() | {"commit": machine.commit(checkout)})
+
+
 def spread(shares: Sequence[float]) -> str:
     """Returns the mean of shares in %, and their standard deviation if there are several."""
     deviation = f" +- {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
     return f"{100 * statistics.mean(shares):.1f}{deviation} %"
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _without_names(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def named_runs(names: str) -> list[Record]:
 
 RUN_ROWS = [
     pytest.param(row, id=f"{page.stem} {row['runs']}")
-    for page in (PAGES / "beyond.md", NOTEBOOK)
+    for page in (*(PAGES / f"{name}.md" for name in ("digits", "mnist", "cifar10")), NOTEBOOK)
     for row in rows_with(page, "runs")
     if row["runs"]
 ]
@@ -86,39 +86,6 @@ def test_the_pages_name_runs():
     assert len(RUN_ROWS) > 30
 
 
-# First cell and variant of a row of README's "Results" -> the runs behind it; several numbers have several names.
-README_RUNS = {
-    ("digits, 80/20 split", "dgma"): ["preset-digits-dgma@86994ad"],
-    ("digits, 80/20 split", "dgmw"): ["preset-digits-dgmw@86994ad"],
-    ("the same, `--preset best`", "dgma"): ["best-digits-dgma@890f350"],
-    ("the same, `--preset best`", "dgmw"): ["best-digits-dgmw@890f350"],
-    ("MNIST, 500 images a class", "dgma"): ["mnist-500-dgma@992d387"],
-    ("MNIST, 500 images a class", "dgmw"): ["mnist-500-dgmw@992d387"],
-    ("the same, 10 epochs", "dgma"): ["mnist-500-10-epochs-dgma@d872ed1"],
-    ("the same, 10 epochs", "dgmw"): ["mnist-500-10-epochs-dgmw@d872ed1"],
-    ("the same, 20 epochs, `--preset best`", "dgma"): ["m500best-dgma@f6b9c48, m500best-dgma@19aa381"],
-    ("the same, 20 epochs, `--preset best`", "dgmw"): ["m500best-dgmw@19aa381"],
-    ("MNIST, all 60,000 images, 8 epochs, `--preset best`", "dgma"): ["mnist-all-dgma@890f350"],
-    ("CIFAR-10, all 50,000 images, `--preset best`", "dgmw"): ["cifar-whole-dgmw@e555164"],
-}
-
-
-def test_readme_says_what_the_runs_reached():
-    """Every row, each with the mean and the deviation of its seeds."""
-    stated = defaultdict(list)
-    rows = rows_with(ROOT / "README.md", "A_10, %")
-    assert len(rows) == len(README_RUNS)
-    for row in rows:
-        for spread in re.findall(r"(\d+\.\d(?: ± \d+\.\d)?) \(", row["A_10, %"]):
-            data = row["data"] if "`" not in row["data"] else row["data"] + "`"  # The parser strips the last mark.
-            stated[data, row["variant"]].append(spread)
-    assert set(stated) == set(README_RUNS)
-    for key, spreads in stated.items():
-        assert len(spreads) == len(README_RUNS[key]), key
-        for spread, names in zip(spreads, README_RUNS[key], strict=True):
-            require_equal(spread, [COLUMNS["A_10"](run) for run in named_runs(names)], str(key))
-
-
 def test_classes_of_very_different_size():
     page = (ROOT / "docs" / "own-images.md").read_text()
     said = re.search(r"85.7 % \(DGMa, seed 0\) .*?\(`joint`\) reaches ([\d.]+)", page, flags=re.DOTALL)
@@ -128,14 +95,13 @@ def test_classes_of_very_different_size():
     require_equal(said[1], [runs["unequal-digits-joint-0"]], "joint")
 
 
-def test_digits_and_mnist():
-    """The rows of core.md, whose cells also list each seed, and the minutes from least to most."""
-    names = ["digits-dgma@d872ed1", "digits-dgmw@d872ed1"]
-    names += [name for key, (name,) in README_RUNS.items() if "MNIST, 500" in key[0] or "10 epochs" in key[0]]
-    rows = rows_with(PAGES / "core.md", "A_10 auxiliary", "minutes")
-    for row, name in zip(rows, names, strict=True):
-        runs = named_runs(name)
-        assert row["variant"] in name
+def test_mnist_500_without_best():
+    """Cells that also list each seed, and the minutes from least to most."""
+    rows = rows_with(PAGES / "mnist.md", "A_10 auxiliary", "minutes")
+    assert len(rows) == 4
+    for row in rows:
+        short, commit = ("-10-epochs", "d872ed1") if row["epochs"] == "10" else ("", "992d387")
+        runs = named_runs(name := f"mnist-500{short}-{row['variant']}@{commit}")
         accuracy, _, each = row["A_10 consolidated (each seed)"].partition(" (")
         require_equal(accuracy, [COLUMNS["A_10 consolidated"](run) for run in runs], name)
         assert numbers(each) == [round(COLUMNS["A_10 consolidated"](run), 1) for run in runs]
@@ -181,7 +147,7 @@ def test_the_notebook_states_means_of_its_seeds():
         assert numbers(mean)[0] == pytest.approx(statistics.mean(values), abs=0.11), row
 
 
-@pytest.mark.parametrize("page", [PAGES / "beyond.md", NOTEBOOK], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [PAGES / "best.md", NOTEBOOK], ids=lambda page: page.name)
 def test_accuracy_over_forty_classes(page):
     curves = [record["by_task"]["accuracy"][0] for record in read("streams") if record["classes"] == 40]
     measured = {tuple(round(100 * curve[classes - 1], 1) for classes in range(5, 41, 5)) for curve in curves}
@@ -220,7 +186,7 @@ def test_settings_of_cifar10():
 
 def test_an_unseen_data_set():
     runs = {record["run"]: record for record in read("unseen")}
-    rows = rows_with(PAGES / "unseen.md", "runs", "reading")
+    rows = rows_with(PAGES / "fashion.md", "runs", "reading")
     assert {row["runs"] for row in rows} == set(runs)
     for row in rows:
         run, reading = runs[row["runs"]], row["reading"]
@@ -230,12 +196,19 @@ def test_an_unseen_data_set():
         require_equal(row["minutes, one busy core"], [sum(run["seconds"].values()) / 60], str(row))
 
 
-def test_the_ceiling_of_cifar10():
-    (row,) = rows_with(PAGES / "beyond.md", "steps of joint training")
-    measured = {f"{r['settings']['consolidation_steps']:,}": r["accuracy"]["classifier"] for r in read("steps")}
-    assert set(measured) == set(row) - {"steps of joint training"}
-    for steps, shares in measured.items():
-        require_equal(row[steps], [100 * share for share in shares], steps)
+def test_ceilings():
+    """On each page: joint training for each number of steps that was tried; the row begins as the command."""
+    measured = defaultdict(dict)
+    for record in read("steps"):
+        steps = int(re.search(r"consolidation_steps=(\d+)", record["change"])[1])
+        name = f"{record['data']} --train-per-class {record['train_per_class']}"
+        measured[name][f"{steps:,}"] = record["accuracy"]["classifier"]
+    rows = [row for page in sorted(PAGES.glob("*.md")) for row in rows_with(page, "steps of joint training")]
+    stated = {row.pop("steps of joint training"): row for row in rows}
+    assert {name: set(row) for name, row in stated.items()} == {name: set(row) for name, row in measured.items()}
+    for name, row in stated.items():
+        for steps, cell in row.items():
+            require_equal(cell, [100 * share for share in measured[name][steps]], f"{name} {steps}")
 
 
 def test_whole_cifar10():

@@ -24,14 +24,14 @@ class Data:
     experiment: str
     arguments: tuple[str, ...]
     classes: int
-    ceiling_steps: int  # Of joint training, after which twice as many bring less than 0.3 points (results/steps.jsonl).
+    ceiling_steps: int  # Of joint training, at which two doublings had brought less than 0.3 points (docs/studies.md).
     quick: dict[str, int]  # Settings of --quick.
 
 
 _PAIRS = ("--classes-per-task", "2")
 DATA = {
-    "digits": Data("digits", (), 10, 6_400, {}),
-    "mnist-500": Data("mnist", ("--train-per-class", "500"), 10, 12_800, {"epochs": 10}),
+    "digits": Data("digits", (), 10, 12_800, {}),
+    "mnist-500": Data("mnist", ("--train-per-class", "500"), 10, 6_400, {"epochs": 10}),
     "mnist": Data("mnist", (), 10, 25_600, {"epochs": 1}),
     "fashion": Data("fashion", (), 10, 25_600, {"epochs": 5}),
     "fashion-pairs": Data("fashion", _PAIRS, 10, 25_600, {"epochs": 5}),

@@ -61,7 +61,7 @@ PRESETS: dict[str, dict[str, Config]] = {
 }
 
 # Our settings, for short runs on two CPU cores. They were chosen on images held out of the training sets of digits and
-# of MNIST (500 images a class); docs/results/core.md says what was tried. There is one exception: dgma's
+# of MNIST (500 images a class); docs/results/tuning.md says what was tried. There is one exception: dgma's
 # sparsity_weight was chosen early on by test accuracy on digits. It decides how large the generator grows and has
 # little effect on accuracy (docs/ablations.md).
 _MNIST = Config().with_changes(
@@ -88,7 +88,7 @@ _DIGITS = _MNIST.with_changes(
 
 # For colour images. The settings that differ from MNIST's were chosen on CIFAR-10, on images held out of the training
 # images of the first two tasks (docs/results/tuning.md). The projection, which tasks of several classes need, was
-# chosen on images held out of all ten classes (docs/results/beyond.md). SVHN uses the same settings.
+# chosen on images held out of all ten classes (docs/results/best.md). SVHN uses the same settings.
 _COLOUR = _MNIST.with_changes(
     generator_width=32,
     discriminator_width=32,
@@ -153,7 +153,7 @@ PRESETS["imagenet50"] = _with(
 
 
 # The best settings for any images, by their size, colour and number. They were chosen on images held out of the
-# training sets of digits, MNIST and CIFAR-10 (docs/results/beyond.md). _QUICKER gained nothing for small images.
+# training sets of digits, MNIST and CIFAR-10 (docs/results/best.md). _QUICKER gained nothing for small images.
 _QUICKER = {"warm_start": True, "scale_lead": 1, "generator_average": 0.98, "batch_size": 16}
 _CONSOLIDATED = {"consolidation_steps": 3200, "consolidation_samples": 2000, "consolidation_smoothing": 0.1}
 # Drawn colour images are poor in detail, and wrong in light and colour on average.

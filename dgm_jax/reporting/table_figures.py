@@ -14,34 +14,48 @@ Results = Mapping[str, Mapping[str, Sequence[Summary]]]  # Data set -> method ->
 
 
 def figures(results: Results, out: Path) -> list[str]:
-    """Draws A_t over tasks, accuracy over bytes, the generator's size and the re-use of gates; returns file names."""
+    """Draws A_t over tasks, the generator's size and re-use of gates, and accuracy over bytes; returns file names."""
     import_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     names = []
+
+    def save(figure: Any, name: str) -> None:
+        names.append(name)
+        figure.savefig(out / name, dpi=110)
+
     for data, methods in results.items():
-        figure = Figure(figsize=(11, 8), layout="constrained")
-        (accuracy, memory), (size, reuse) = figure.subplots(2, 2)
+        protocols = dict.fromkeys(run.protocol for runs in methods.values() for run in runs)
+        title = f"{data}, protocol {', '.join(protocols)}"
+        figure = Figure(figsize=(11, 7), layout="constrained")
+        axes = figure.subplot_mosaic([["accuracy", "size"], ["accuracy", "reuse"]], width_ratios=[1.6, 1])
         for index, (method, runs) in enumerate(methods.items()):
             style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
-            _curves(accuracy, runs, style)
-            _against_bytes(memory, method, runs, style["color"])
+            _curves(axes["accuracy"], runs, style)
             if runs[0].capacity:
-                _growth(size, reuse, runs[0], style)
-        for axis, title, x, y in (
-            (accuracy, "accuracy over all classes seen", "task", "A_t, %"),
-            (memory, "accuracy against memory", "memory, kB", "A_final, %"),
-            (size, "size of the generator", "task", "shared weights, thousands"),
-            (reuse, "gates re-used from earlier tasks", "task", "share of the open gates, %"),
+                _growth(axes["size"], axes["reuse"], runs[0], style)
+        for name, heading, y in (
+            ("accuracy", "accuracy over all classes seen", "A_t, %"),
+            ("size", "size of the generator", "shared weights, thousands"),
+            ("reuse", "gates re-used from earlier tasks", "share of the open gates, %"),
         ):
-            axis.set(title=title, xlabel=x, ylabel=y)
-            axis.grid(alpha=0.3)
-        memory.set_xscale("symlog", linthresh=10)
-        accuracy.legend(fontsize=8, ncols=2)
-        protocols = dict.fromkeys(run.protocol for runs in methods.values() for run in runs)
-        figure.suptitle(f"{data}, protocol {', '.join(protocols)}")
-        names.append(f"{data}.png")
-        figure.savefig(out / names[-1], dpi=110)
+            axes[name].set(title=heading, xlabel="tasks learnt", ylabel=y)
+            axes[name].grid(alpha=0.3)
+        figure.legend(*axes["accuracy"].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=6)
+        figure.suptitle(title)
+        save(figure, f"{data}.png")
+        figure = Figure(figsize=(9, 5.5), layout="constrained")
+        axis = figure.subplots()
+        _against_bytes(axis, methods)
+        axis.set(xscale="log", xlabel="all that is needed to go on learning, kB", ylabel="A_final, %")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", fontsize=8)
+        figure.suptitle(title)
+        save(figure, f"{data}-bytes.png")
     return names
 
 
@@ -74,22 +88,33 @@ def ablation_figures(results: Results, out: Path) -> list[str]:
     return names
 
 
-def _against_bytes(axis: Any, method: str, runs: Sequence[Summary], color: str) -> None:
-    """A point for each reading of a method, with its name: the mean over seeds."""
-    for reading in runs[0].readings:
-        if reading == "auxiliary":
-            continue
-        size = statistics.mean(comparing.bytes_of_reading(run.bytes["memory"], reading) for run in runs) / 1000
-        final = 100 * statistics.mean(run.final_accuracy(reading) for run in runs)
-        name = method if reading == runs[0].readings[0] else f"{method}, {reading}"
-        axis.scatter([size], [final], color=color, s=16)
-        axis.annotate(name, (size, final), xytext=(3, 3), textcoords="offset points", fontsize=6)
+def _against_bytes(axis: Any, methods: Mapping[str, Sequence[Summary]]) -> None:
+    """A point for each run's size, the mean over seeds; a line joins the sizes of one method.
+
+    Methods are drawn by the reading that counts, and DGM by the combined one, too. A method that keeps all images is a
+    line across: its bytes are no choice.
+    """
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for method, runs in methods.items():
+        for reading in dict.fromkeys((runs[0].readings[0], "combined")):
+            if reading not in runs[0].readings:
+                continue
+            size = statistics.mean(comparing.bytes_of_reading(run.bytes["memory"], reading) for run in runs) / 1000
+            name = method.partition("-as-")[0].removesuffix("-half").removesuffix("-double")
+            name += ", combined" * (reading == "combined")
+            points[name].append((size, 100 * statistics.mean(run.final_accuracy(reading) for run in runs)))
+    for index, (name, of_method) in enumerate(points.items()):
+        style = {"color": f"C{index % 10}", "label": name}
+        if name in ("ceiling", "joint"):
+            axis.axhline(of_method[0][1], linestyle="-" if name == "ceiling" else "--", linewidth=1, **style)
+        elif all(size > 0 for size, _ in of_method):  # Finetune keeps nothing in some settings.
+            axis.plot(*zip(*sorted(of_method)), marker="osD^vPX*<>"[index // 10], markersize=6, linewidth=1, **style)
 
 
 def _curves(axis: Any, runs: Sequence[Summary], style: dict[str, Any]) -> None:
     by_task = enumerate(zip(*(run.curve() for run in runs), strict=True))
     measured = {task: [100 * a for a in of_runs if a is not None] for task, of_runs in by_task if None not in of_runs}
-    tasks, columns = list(measured), list(measured.values())
+    tasks, columns = [task + 1 for task in measured], list(measured.values())
     means = [statistics.mean(column) for column in columns]
     if len(runs[0].tasks) == 1:  # All classes at once: the ceiling of the others' last task.
         axis.axhline(means[0], **style | {"linestyle": ":"})
@@ -109,5 +134,5 @@ def _growth(size: Any, reuse: Any, run: Summary, style: dict[str, Any]) -> None:
         rows = [row for row in run.capacity if row["task"] == task]
         weights.append(sum(row["weights"] for row in rows) / 1000)
         shares.append(100 * sum(row["reused"] for row in rows) / max(sum(row["used"] for row in rows), 1))
-    size.plot(tasks, weights, **style)
-    reuse.plot(tasks, shares, **style)
+    size.plot([task + 1 for task in tasks], weights, **style)
+    reuse.plot([task + 1 for task in tasks], shares, **style)

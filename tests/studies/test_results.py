@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support import presets, small_runs
+from support import presets, small_runs, tables
 
 from benchmarks import records
 from dgm_jax.config import preset
+from dgm_jax.metrics.intervals import Answers
+from dgm_jax.reporting import table
 from studies import results
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -39,6 +42,28 @@ def test_a_record_of_a_run_says_what_its_summary_says(tmp_path):
     last, before = run.memories[-1].tasks[-1].masks, run.memories[-2].reserved
     reused = sum(int((mask[: len(reserved)] & reserved).sum()) for mask, reserved in zip(last, before, strict=True))
     assert row["reused_by_the_last_task"] == pytest.approx(reused / sum(int(mask.sum()) for mask in last))
+
+
+def test_records_of_a_table_say_what_the_table_says(tmp_path):
+    runs = [
+        tables.result(method, seed, summary=tables.summary(seed, right / 10), answers={"consolidated": answers(right)})
+        for method, right in (("dgma", 9), ("dgmw", 7))
+        for seed in (0, 1)
+    ]
+    table.write(runs, tmp_path, command="")
+    file = tmp_path / "table.jsonl"
+    results.add_table(tmp_path, file, tmp_path)  # No checkout: git knows no commit.
+    *rows, pair = records.read(file)
+    assert [(row["method"], row["reading"], row["commit"]) for row in rows][::2] == [
+        ("dgma", "consolidated", None),
+        ("dgmw", "consolidated", None),
+    ]
+    assert rows[0]["A_final"] == 0.9 and rows[0]["memory_bytes"] == 50_000 and "frechet_distance" not in rows[0]
+    assert pair["difference"] == pytest.approx(0.2) and not pair["different"]
+
+
+def answers(right):
+    return Answers("mnist", {0: (np.arange(10) < right).astype(np.uint8)})
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.jsonl")), ids=lambda file: file.name)

@@ -2,7 +2,7 @@
 
 This makes long streams from small data sets. All images are scaled to one size; grey images become colour images if
 others are in colour. Each data set is read as in its experiment. What to expect, with commands, is in
-docs/results/beyond.md.
+docs/results/best.md.
 
     dgm-jax learn joined --of digits,mnist --data-dir DIR --train-per-class 140
 """
