@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from support.results_pages import NOTEBOOK, PAGES, ROOT, Record, numbers, read, require_equal, rows_with, tables
 
-from dgm_jax.runs.comparing import bytes_of_reading
-
 # ---- runs of the experiments ----
 
 
@@ -182,18 +180,6 @@ def test_settings_of_cifar10():
         for reading in ("consolidated", "auxiliary"):
             require_equal(row[reading], [100 * value for value in record["accuracy"][reading]], str(row))
         require_equal(row["minutes"], [record["minutes"]], str(row))
-
-
-def test_an_unseen_data_set():
-    runs = {record["run"]: record for record in read("unseen")}
-    rows = rows_with(PAGES / "fashion.md", "runs", "reading")
-    assert {row["runs"] for row in rows} == set(runs)
-    for row in rows:
-        run, reading = runs[row["runs"]], row["reading"]
-        for what in ("A_5", "A_10"):
-            require_equal(row[what], [100 * run[what][reading]["macro"]], str(row))
-        require_equal(row["kB"], [bytes_of_reading(run["bytes"]["memory"], reading) / 1e3], str(row))
-        require_equal(row["minutes, one busy core"], [sum(run["seconds"].values()) / 60], str(row))
 
 
 def test_ceilings():

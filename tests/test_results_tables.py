@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.results_pages import PAGES, ROOT, Record, Row, read, require_equal, tables
+from support.results_pages import PAGES, ROOT, Record, Row, read, require_equal, rows_with, tables
 
 _FIRST = "method on "  # The first header of such a table, before the name of the data in the command.
 _PLAIN = {"average": "average_incremental", "forgetting": "forgetting", "auxiliary head": "A_final"}
@@ -17,14 +17,16 @@ def measured() -> dict[tuple[str, str, str], Record]:
 
 
 def stated() -> list[tuple[Path, str, Row]]:
-    """Each row of each page, with the name of its data."""
-    return [
-        (page, header.removeprefix(_FIRST).strip("`"), row)
-        for page in (*sorted(PAGES.glob("*.md")), ROOT / "README.md")
+    """Each row of each page, with the name of its data: in its table's first header, or in its first cell."""
+    found = [
+        (page, header.removeprefix(_FIRST), row)
+        for page in sorted(PAGES.glob("*.md"))
         for table in tables(page)
         if table and (header := next(iter(table[0]))).startswith(_FIRST)
         for row in table
     ]
+    page = ROOT / "README.md"
+    return found + [(page, row.pop("data"), row) for row in rows_with(page, "data", "reading")]
 
 
 ROWS = [
@@ -37,7 +39,7 @@ ROWS = [
 def test_a_row_says_what_was_measured(data, row):
     method, *cells = row.values()
     record = measured()[data, method, row["reading"]]
-    accuracies = [what for what in row if re.fullmatch(r"A_\d+", what)]
+    accuracies = [what for what in row if re.fullmatch(r"A_(\d+|T)", what)]
     assert accuracies, row
     for what, field in zip(accuracies[::-1], ("A_final", "A_half")):
         mean, _, bounds = row[what].partition(" [")
