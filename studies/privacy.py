@@ -168,12 +168,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Learns and attacks the runs, prints what the attacks found, and adds a line to the file."""
     options = parse_options(Options, argv, program="python -m studies.privacy", description=__doc__)
     keep_programs()
-    if options.count < 3:
-        raise UserError(f"--count {options.count}: expected at least 3 runs, of which all but one are shadow runs")
+    for name, least in (("count", 3), ("classes", 2), ("train_per_class", 2), ("draws", 1)):
+        if getattr(options, name) < least:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} {getattr(options, name)}: expected at least {least}; give a larger number")
     dataset = data.load(options.data, options.data_dir or data.default_folder())
     pool = dataset.of_classes(dataset.labels[: options.classes]).first_per_class(options.train_per_class)
-    name = options.preset or find(options.data).preset
-    settings = best(options.variant, **pool.shown) if name == "best" else preset(name, options.variant)
+    base = options.preset or find(options.data).preset
+    settings = best(options.variant, **pool.shown) if base == "best" else preset(base, options.variant)
     config = choosing.changed(settings, options.base)
     if config.method not in (*FROZEN, "joint"):
         raise UserError(f"--base {options.base}: method={config.method!r}; expected one of dgm, separate and joint")
@@ -183,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.out,
         {"what": "runs", "method": config.method} | entry,
         config,
-        (name, settings),
+        (base, settings),
         lambda: measured(config, pool.resized(config.data.image_size), options),
     )
     print(f"{record['members']} members and {record['others']} others in each of {options.count} runs")

@@ -96,7 +96,7 @@ def test_what_the_page_says_of_the_runs():
         ]
         assert said(r"8×8 pixels\): (\d+) members and (\d+) others") == [record["members"], record["others"]]
         assert record["settings"]["image_size"] == 8 and record["classes"] == 5
-    assert said(r"the (\d+) others serve") == said(r"with (\d+) shadow runs") == [DGM["count"] - 1]
+    assert said(r"the (\d+) others serve") == said(r"two means, of (\d+) runs") == [DGM["count"] - 1]
     assert said(r"the nearest of ([\d,]+) drawn images") == [DGM["draws"]]
     assert said(r"the drawn images of (\d+) of (\d+) classes are nearer") == [DGM["nearer"], DGM["compared"]]
     assert said(r"With (\d+) members of it a run") == [DGM["train_per_class"] / 2]

@@ -90,8 +90,14 @@ def test_runs_of_dgm_are_attacked_by_their_classifiers_and_their_drawn_images(tm
 
 def test_what_cannot_be_attacked_is_refused(tmp_path, few_steps):
     argv = ["digits", "--runs", str(tmp_path), "--out", str(tmp_path / "privacy.jsonl")]
-    with pytest.raises(UserError, match="--count 2: expected at least 3 runs"):
-        privacy.main([*argv, "--count", "2"])
+    for option, value, least in (
+        ("--count", 2, 3),
+        ("--classes", 1, 2),
+        ("--train-per-class", 1, 2),
+        ("--draws", 0, 1),
+    ):
+        with pytest.raises(UserError, match=f"{option} {value}: expected at least {least}"):
+            privacy.main([*argv, option, str(value)])
     with pytest.raises(UserError, match="method='ewc'; expected one of dgm, separate and joint"):
         privacy.main([*argv, "--base", "method=ewc"])
 
