@@ -217,11 +217,6 @@ def test_whole_cifar10():
 # ---- all methods, quick ----
 
 
-def quick(data: str, method: str) -> Record:
-    """The row of a method by its first classifier."""
-    return next(record for record in read("quick") if (record["data"], record["method"]) == (data, method))
-
-
 def test_the_quick_table():
     rows = rows_with(PAGES / "quick" / "table.md", "A_half")
     for row, record in zip(rows, read("quick"), strict=True):
@@ -234,21 +229,6 @@ def test_the_quick_table():
         if row["generated"] != "–":
             require_equal(row["generated"], [100 * record["generated_sample_accuracy"]], str(row))
             require_equal(row["Frechet"], [record["frechet_distance"]], str(row))
-
-
-def test_readme_compares_methods_as_measured():
-    names = {"mergan, replay alignment": "mergan", "mergan, joint retraining": "mergan-jtr"}
-    page = ROOT / "README.md"
-    lines = [line for line in page.read_text().splitlines() if line.startswith("|")]
-    header = lines.index("| method | digits | kB | MNIST-500, 10 epochs | kB |")
-    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines[header + 2 : header + 12]]
-    assert len(rows) == len({record["method"] for record in read("quick")})
-    for name, *cells in rows:
-        method = names.get(name) or re.split(r"[ ,]", name)[0]
-        for data, accuracy, kilobytes in zip(("digits", "mnist-500"), cells[::2], cells[1::2], strict=True):
-            record = quick(data, method)
-            require_equal(accuracy, [100 * record["A_final"]], f"{data} {method}")
-            require_equal(kilobytes, [record["memory_bytes"] / 1e3], f"{data} {method}")
 
 
 def test_baselines_before_and_after_one_loop():

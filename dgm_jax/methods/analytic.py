@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax.methods.feature_memory import REMAINS, FeatureLearner, FeatureMemory, classifiers
+from dgm_jax.methods.feature_memory import GIVES_AWAY, REMAINS, FeatureLearner, FeatureMemory, classifiers
 from dgm_jax.methods.method import Forgotten, InProgress, Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.models.closed_form import Sums, linear_discriminant, nearest_mean, ridge_discriminant
 from dgm_jax.training.feature_sums import AT_ONCE, IMAGES_PER_BLOCK
@@ -86,6 +86,10 @@ class Analytic(Method[FeatureMemory, Training]):
             for state, sums in zip(training.states, training.sums, strict=True)
         ]
         return [Learnt(state, classifiers(state, self.setting.n_seen(training.task), _SOLUTIONS)) for state in states]
+
+    def advice(self) -> list[str]:
+        """Says that sums of features leak."""
+        return [GIVES_AWAY]
 
     def forget(
         self, state: FeatureMemory, forgotten: Sequence[int], key: jax.Array, watch: Watch

@@ -10,7 +10,7 @@ import numpy as np
 from dgm_jax.memory import forgetting
 from dgm_jax.memory.classifier import CONFIDENCE, Classifier
 from dgm_jax.memory.memory import Memory
-from dgm_jax.methods.feature_memory import FeatureMemory
+from dgm_jax.methods.feature_memory import GIVES_AWAY, FeatureMemory
 from dgm_jax.methods.memory_limit import KB
 from dgm_jax.methods.method import Method, Training, Tree, bytes_of_arrays, with_total
 from dgm_jax.training.estimate import estimated_seconds
@@ -151,16 +151,18 @@ class GenerativeMemory(Method[State, Training]):
         }
 
     def advice(self) -> list[str]:
-        """Says if nothing lets the generator know which class of a task to draw."""
+        """Says if nothing lets the generator know which class of a task to draw, and that sums of features leak."""
         config = self.config
+        notes = [f"{GIVES_AWAY}; --no-combined keeps none"] if config.features.combined else []
         guided = (
             config.gan.auxiliary_generator or config.gan.reconstruction_weight or config.gan.critic_condition != "none"
         )
         if max(map(len, self.setting.tasks)) == 1 or guided:
-            return []
+            return notes
         return [
+            *notes,
             "tasks have several classes, and nothing tells the generator which of them to draw; "
-            "use auxiliary_generator=True or critic_condition='projection'"
+            "use auxiliary_generator=True or critic_condition='projection'",
         ]
 
     def estimated_seconds(self, epochs_done: int) -> float:

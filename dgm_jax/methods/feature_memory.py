@@ -21,6 +21,7 @@ from dgm_jax.training.feature_sums import FeatureSums
 
 _PREDICTED_AT_ONCE = 8 * GROUP
 
+GIVES_AWAY = "sums of features are kept, by which single training images can be recognised (docs/privacy.md)"
 # What `FeatureMemory.of_classes` leaves of other classes, for a person.
 REMAINS = (
     "the Gram matrix of the analytic reading, one sum over the images of all classes, still holds its share of them",

@@ -112,6 +112,12 @@ def test_a_generator_that_cannot_know_which_class_to_draw_is_said(changes, sizes
     assert [note[:47] for note in method.advice()] == ["tasks have several classes, and nothing tells t"] * said
 
 
+def test_who_keeps_sums_of_features_is_told_what_they_give_away():
+    changes = {"combined": True, "filters": 4}
+    (note,) = _method(small_runs.small("dgma", image_size=8, **changes)).advice()
+    assert "single training images can be recognised" in note and "--no-combined" in note
+
+
 def test_what_the_estimate_is_made_of(monkeypatch):
     told = []
     monkeypatch.setattr(dgm_state, "estimated_seconds", lambda *given, **named: told.append((given, named)) or 5.0)
