@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,8 +111,18 @@ class Study:
 
     config: Config
     dataset: Dataset  # Of all classes, at the size of the networks.
-    judge: Classifier
     runs: Path
+
+    @cached_property
+    def judge(self) -> Classifier:
+        """A classifier of real images of all classes, trained for ten times as many steps as that of a memory."""
+        settings = self.config.for_method("joint", METHODS["joint"].settings())
+        settings = settings.with_changes(consolidation_steps=10 * settings.consolidation.consolidation_steps)
+        folder, n = self.runs / "judge", len(self.dataset.labels)
+        stream = data.class_incremental(self.dataset, classes_per_task=n)
+        Learner(settings, devices=1).fit(stream, folder)
+        method, state = load_method(settings, stream, folder)
+        return method.classifier(0, state)  # type: ignore[attr-defined]  # Every `joint` has one.
 
     def measure(self, case: Case) -> dict[str, Any]:
         """Learns and forgets as the case says, and measures what is left; see the module's text."""
@@ -184,16 +194,6 @@ class Study:
                 memory = replace(state.memory, kernels=kernels, tasks=(*state.memory.tasks, learnt))
                 shares.append(self.taken_for(memory.images(classes[0], _DRAWN, key), label))
         return shares
-
-
-def judge(config: Config, dataset: Dataset, folder: Path) -> Classifier:
-    """A classifier of real images of all classes, trained for ten times as many steps as that of a memory."""
-    settings = config.for_method("joint", METHODS["joint"].settings())
-    settings = settings.with_changes(consolidation_steps=10 * config.consolidation.consolidation_steps)
-    stream = data.class_incremental(dataset, classes_per_task=len(dataset.labels))
-    Learner(settings, devices=1).fit(stream, folder)
-    method, state = load_method(settings, stream, folder)
-    return method.classifier(0, state)  # type: ignore[attr-defined]  # Every `joint` has one.
 
 
 # ---- What is looked for ----
@@ -338,8 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = preset(name, options.variant)
     config = choosing.changed(settings, options.base)
     dataset = data.load(options.data, options.data_dir or data.default_folder()).resized(config.data.image_size)
-    study = Study(config, dataset, judge(config, dataset, options.runs / "judge"), options.runs)
-    found = []
+    study, found = Study(config, dataset, options.runs), []
     facts = {"data": options.data, "variant": options.variant, "classes": list(options.classes), "other": options.other}
     for seed in parse_seeds(options.seeds, 0):
         for label in options.forgotten:

@@ -1,6 +1,6 @@
 """Traces of a forgotten class: what is measured, on tiny memories; and the page says what the records say."""
 
-import shutil
+import math
 from dataclasses import replace
 
 import jax
@@ -8,22 +8,20 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 from support import small_runs
+from support.results_pages import ROOT, numbers, read, require_equal, rows_with
 
 from benchmarks import records
-from dgm_jax import forget, load_memory
 from dgm_jax.errors import UserError
+from dgm_jax.memory.forgetting import without_classes
 from studies import traces
 
 ARGV = ["digits", "--variant", "dgmw", "--classes", "0", "1", "2", "--forgotten", "1", "--other", "3", "--seeds", "0"]
 
 
 @pytest.fixture(scope="module")
-def forgotten(tmp_path_factory):
+def forgotten():
     """A memory that learnt three classes and forgot the second."""
-    folder = tmp_path_factory.mktemp("forgotten") / "run"
-    shutil.copytree(small_runs.finished(small_runs.small("dgmw", image_size=8)).workdir, folder)
-    forget(folder, [1])
-    return load_memory(folder)
+    return without_classes(small_runs.finished(small_runs.small("dgmw", image_size=8)).memories[-1], [1])
 
 
 def test_kinds_learn_what_they_say_with_seeds_of_their_own():
@@ -90,6 +88,7 @@ def test_each_memory_is_a_record_and_none_is_measured_twice(tmp_path, monkeypatc
     monkeypatch.setattr(traces, "keep_programs", lambda: None)
     monkeypatch.setattr(traces, "preset", lambda name, variant: small_runs.small(variant, image_size=8))
     monkeypatch.setattr(traces, "_EPOCHS", 2)
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)  # These few programs may stay.
     out = tmp_path / "traces.jsonl"
     argv = [*ARGV, "--runs", str(tmp_path / "runs"), "--out", str(out)]
     real = traces.data.load("digits").first_per_class(24)
@@ -105,3 +104,49 @@ def test_each_memory_is_a_record_and_none_is_measured_twice(tmp_path, monkeypatc
     assert traces.main(argv) == 0 and records.read(out) == found
     said = capsys.readouterr().out
     assert said.count("class 1 share, all gates") == 2 and "AUC" in said
+
+
+# ---- The page ----
+
+ROWS = rows_with(ROOT / "docs" / "forget.md", "statistic", "AUC against never")
+
+
+def test_the_page_says_what_was_measured():
+    measured, seen = read("traces"), set()
+    assert {(r["forgotten"], r["kind"], r["seed"]) for r in measured} == {
+        (label, kind, seed) for label in (0, 2) for kind in traces.KINDS for seed in range(4)
+    }
+    for row in ROWS:
+        kinds = {
+            k: [r for r in measured if (str(r["forgotten"]), r["kind"]) == (row["class"], k)] for k in traces.KINDS
+        }
+        statistic = next(s for s in traces.statistics_of(kinds["forgotten"][0]) if s.name == row["statistic"])
+        columns = {"forgotten": "forgotten", "never": "never learnt", "other": "another forgotten"}
+        for kind, column in columns.items():
+            require_equal(row[column], [statistic.of(record) for record in kinds[kind]], f"{row} {column}")
+        for kind, column in (("never", "AUC against never"), ("other", "AUC against another")):
+            area, low, high = traces.told_apart(statistic, kinds["forgotten"], kinds[kind])
+            assert row[column] == f"{area:.2f} [{low:.2f}, {high:.2f}]", f"{row} {column}"
+        seen.add((row["class"], statistic.name))
+    assert len(seen) == len(ROWS) == 2 * len(traces.statistics_of(measured[0]))
+
+
+def test_what_the_page_concludes():
+    """Only the size tells the forgotten class from one never learnt; three rows of class 2 are at the other end."""
+    areas = {
+        (row["class"], row["statistic"]): [numbers(row[f"AUC against {kind}"]) for kind in ("never", "another")]
+        for row in ROWS
+    }
+    assert {key for key, (never, _) in areas.items() if never[1] > 0.5 or never[2] < 0.5} == {
+        ("0", "weights"),
+        ("2", "weights"),
+    }
+    at_the_end = {key for key, (_, other) in areas.items() if other[0] == 0}
+    assert at_the_end == {
+        ("2", name) for name in ("nearest, as learnt", "learnt again, mean share", "learnt again, epochs")
+    }
+    assert not [key for key, (_, other) in areas.items() if other[1] > 0.5]
+    page = " ".join((ROOT / "docs" / "forget.md").read_text().split())
+    low, high = traces.auc_interval(0.5, 4, 4)
+    assert f"an AUC of 0.5 leaves {low:.2f} to {high:.2f} possible" in page
+    assert f"2 of {math.comb(8, 4)} comparisons, and the table has {2 * len(ROWS)}" in page
