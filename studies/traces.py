@@ -276,11 +276,17 @@ def epochs_to_learn(record: dict[str, Any]) -> float:
     return next((n for n, share in enumerate(shares, start=1) if share >= _RELEARNT), len(shares) + 1)
 
 
+def _entry(field: str, name: str, record: dict[str, Any]) -> float:
+    return float(record[field][name])
+
+
 def statistics_of(record: dict[str, Any]) -> list[Statistic]:
     """What a record has."""
-    named = [Statistic(f"probe, {name}", lambda r, n=name: r["probe"][n]) for name in record["probe"]]
-    named += [Statistic(f"share, {way}", lambda r, w=way: r["share"][w]) for way in record["share"]]
-    named += [Statistic(f"nearest, {way}", lambda r, w=way: r["nearest"][w], -1) for way in record["nearest"]]
+    named = [
+        Statistic(f"{field}, {name}", partial(_entry, field, name), -1 if field == "nearest" else 1)
+        for field in ("probe", "share", "nearest")
+        for name in record[field]
+    ]
     return [
         Statistic("weights", lambda r: r["weights"]),
         *named,
@@ -292,7 +298,8 @@ def statistics_of(record: dict[str, Any]) -> list[Statistic]:
 def told_apart(statistic: Statistic, these: Sequence[dict[str, Any]], those: Sequence[dict[str, Any]]) -> list[float]:
     """The AUC by which the statistic tells the first kind from the second, and its 95 % interval: [AUC, low, high]."""
     values = [statistic.sign * np.array([statistic.of(record) for record in kind]) for kind in (these, those)]
-    return [area := metrics.auroc(*values), *auc_interval(area, len(these), len(those))]
+    area = metrics.auroc(*values)
+    return [area, *auc_interval(area, len(these), len(those))]
 
 
 def auc_interval(area: float, n: int, m: int) -> tuple[float, float]:

@@ -44,7 +44,7 @@ def without_classes(memory: Memory, forgotten: Collection[int]) -> Memory:
 
 
 def read_weights(memory: Memory) -> list[np.ndarray]:
-    """The shared weights that a draw depends on: bool, of the kernels' shapes.
+    """The shared weights that some task opens, from inputs that are not always 0: bool, of the kernels' shapes.
 
     They are those that some task opens (`used_weights`), but not those from entries of the noise that are 0 whatever
     class is drawn: the entry of a class that was forgotten is no input any more, though gates at it may be open.
