@@ -30,7 +30,7 @@ from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
 from dgm_jax.system import checkpoint
-from studies import consolidate, open_set, privacy, privacy_sums, results, steps, tune
+from studies import consolidate, open_set, privacy, privacy_sums, results, steps, traces, tune
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -130,7 +130,7 @@ MEASURING = {
 }
 
 # Studies, which try changes of settings.
-CHANGING = {study.__name__: study for study in (tune, consolidate, steps, open_set, privacy, privacy_sums)}
+CHANGING = {study.__name__: study for study in (tune, consolidate, steps, open_set, privacy, privacy_sums, traces)}
 
 
 class Understood(Exception):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dgm_jax import nn
 from dgm_jax.memory.memory import Memory, used_weights
 from dgm_jax.memory.task import TaskMemory, unite_masks
 
@@ -14,8 +15,8 @@ def without_classes(memory: Memory, forgotten: Collection[int]) -> Memory:
 
     All modes of a class go. A task that is left without a class goes whole: masks, norms, statistics, output layers,
     and a generator of its own. A task that keeps a class loses the output layers of the others. Shared weights that no
-    class left draws with are 0, and gates that none opens are not reserved. The classes left are numbered anew, without
-    gaps; classes that are not learnt yet are left out.
+    class left reads (`read_weights`) are 0, and gates that none opens are not reserved. The classes left are numbered
+    anew, without gaps; classes that are not learnt yet are left out.
 
     Args:
       memory: knows the classes.
@@ -36,10 +37,26 @@ def without_classes(memory: Memory, forgotten: Collection[int]) -> Memory:
         left,
         kernels=[
             np.where(used, kernel, np.zeros((), kernel.dtype))
-            for kernel, used in zip(memory.kernels, used_weights(left), strict=True)
+            for kernel, used in zip(memory.kernels, read_weights(left), strict=True)
         ],
         reserved=[before & still for before, still in zip(memory.reserved, opened, strict=True)],
     )
+
+
+def read_weights(memory: Memory) -> list[np.ndarray]:
+    """The shared weights that some task opens, from inputs that are not always 0: bool, of the kernels' shapes.
+
+    They are those that some task opens (`used_weights`), but not those from entries of the noise that are 0 whatever
+    class is drawn: the entry of a class that was forgotten is no input any more, though gates at it may be open.
+    """
+    used, is_read = used_weights(memory), np.zeros(memory.noise_dim, bool)
+    for task in memory.tasks:
+        is_read[list(task.noise_entries)] = True
+        is_read[task.n_conditioned :] = True
+    for own, (source, _) in zip(used, memory.generator.ends, strict=True):
+        if source == nn.INPUT:
+            own[:, :, ~is_read] = False
+    return used
 
 
 def weights_of_class(memory: Memory, left: Memory, index: int) -> tuple[int, int]:
@@ -55,7 +72,7 @@ def weights_of_class(memory: Memory, left: Memory, index: int) -> tuple[int, int
     if own:
         stay = sum(n for kernels, n in own if any(other.kernels is kernels for other in left.tasks))
         return sum(n for _, n in own), stay
-    pairs = list(zip(used_weights(replace(memory, tasks=tasks)), used_weights(left), strict=True))
+    pairs = list(zip(read_weights(replace(memory, tasks=tasks)), read_weights(left), strict=True))
     return sum(int(used.sum()) for used, _ in pairs), sum(int((used & still).sum()) for used, still in pairs)
 
 

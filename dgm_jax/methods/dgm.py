@@ -18,8 +18,8 @@ import numpy as np
 
 from dgm_jax import metrics
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.memory.forgetting import weights_of_class
-from dgm_jax.memory.memory import Memory, used_weights
+from dgm_jax.memory.forgetting import read_weights, weights_of_class
+from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods.best_epoch import BestEpoch
 from dgm_jax.methods.combined import more_readings
@@ -338,7 +338,7 @@ class DGM(GenerativeMemory[Training]):
             if names and set(earlier) & set(forgotten):
                 remains = (*remains, f"masks, norms and output layers of {names} began as copies (warm start)")
         # Where all weights of a unit are 0, no gradient would reach them.
-        used, widths = used_weights(left.memory), left.memory.widths
+        used, widths = read_weights(left.memory), left.memory.widths
         fresh = self.networks.new_kernels(derive_key(key, Purpose.FORGET, left.memory.n_classes), widths)
         kernels = [np.where(of, *pair) for of, *pair in zip(used, left.memory.kernels, fresh, strict=True)]
         left = replace(left, memory=replace(left.memory, kernels=kernels))

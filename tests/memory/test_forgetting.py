@@ -13,7 +13,7 @@ from dgm_jax import Memory
 from dgm_jax.errors import NewerFormat
 from dgm_jax.memory import container, export, file, memory_section
 from dgm_jax.memory.container import DamagedMemoryFile
-from dgm_jax.memory.forgetting import weights_of_class, without_classes
+from dgm_jax.memory.forgetting import read_weights, weights_of_class, without_classes
 from dgm_jax.memory.memory import used_weights
 
 RUNS = {
@@ -69,11 +69,11 @@ def test_what_only_the_class_used_is_zero_and_free(memory):
         assert len(left.tasks) == len(memory.tasks) - alone
         drawn, shared = weights_of_class(memory, left, index)
         assert drawn > 0 and 0 <= shared <= drawn
-        used = used_weights(left)
+        used = read_weights(left)
         for before, after, still in zip(memory.kernels, left.kernels, used):
             assert before[still].tobytes() == after[still].tobytes() and not after[~still].any()
-        if not alone:
-            assert shared == drawn
+        if not alone:  # Only weights from the class's entry of the noise are no other's.
+            assert 0 < shared < drawn
             continue
         for number, mask in enumerate(task.masks):
             corner = tuple(slice(0, n) for n in mask.shape)
@@ -82,6 +82,16 @@ def test_what_only_the_class_used_is_zero_and_free(memory):
                 others[tuple(slice(0, n) for n in other.masks[number].shape)] |= other.masks[number]
             assert not left.reserved[number][corner][mask & ~others[corner]].any()
             assert (left.reserved[number] == others).all()
+
+
+def test_weights_from_the_entry_of_the_class_go(memory):
+    """In tasks of one class, only its draws have a 1 there; but gates of other tasks may be open, too."""
+    for index in range(memory.n_classes):
+        entry, left = memory.noise_entry(index), without_classes(memory, [index])
+        before, after = (of.kernels[0][:, :, entry] for of in (memory, left)) if left.kernels else ((), ())
+        assert not np.any(after) and (memory.own_kernels or np.any(before))
+        others = np.delete(used_weights(left)[0], entry, axis=2) if left.kernels else ()
+        assert memory.own_kernels or np.array_equal(others, np.delete(read_weights(left)[0], entry, axis=2))
 
 
 def test_a_checkpoint_and_an_exported_file_draw_the_same(memory):
