@@ -214,6 +214,14 @@ def test_whole_cifar10():
             require_equal(row[what], [100 * share], str(row))
 
 
+def test_where_accuracy_is_lost():
+    (record,) = read("gap")
+    rows = rows_with(NOTEBOOK, "learnt from", "network", "analytic")
+    for row, accuracy in zip(rows, record["accuracy"].values(), strict=True):
+        for reading in ("network", "analytic"):
+            require_equal(row[reading], [100 * accuracy[reading]], str(row))
+
+
 # ---- all methods, quick ----
 
 
