@@ -70,8 +70,7 @@ class Sample:
             drawn = np.concatenate([memory.sample(label, self.n, key, mode=self.mode) for label in labels])
             files.write_npz(self.out, x=drawn, y=np.repeat(labels, self.n))
         elif in_picture:
-            drawn = [memory.sample(label, self.n, key, mode=self.mode) for label in labels]
-            rows = {titled(label, known[label]): images for label, images in zip(labels, drawn, strict=True)}
+            rows = {titled(label, known[label]): memory.sample(label, self.n, key, mode=self.mode) for label in labels}
             pictures.write_png(self.out, pictures.labelled_grid(rows, columns=min(self.n, _COLUMNS)))
         else:
             parts = {label: memory.stream(label, self.n, key, mode=self.mode) for label in labels}
