@@ -1,7 +1,7 @@
 """The door to learn: checks the machine, opens the run's folder, runs the session, leaves a page."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,7 @@ class Learner:
         callbacks: Sequence[Callback] = (),
         show_real: bool = False,
         should_stop: Callable[[], bool] = lambda: False,
+        by_images: Collection[str] = (),
     ) -> None:
         """Checks that the settings fit the machine; computes nothing.
 
@@ -51,6 +52,9 @@ class Learner:
           show_real: keep three real images of each class in the run's folder, for its page; otherwise it keeps none.
           should_stop: asked at the end of each epoch of a task; if True, the run is saved there and ends with
             `errors.Terminated`. Of several processes, JAX's own notice of preemption decides instead.
+          by_images: names of settings that were chosen by the number of images, as `config.best` does
+            (`config.BY_IMAGES`). In the folder of an earlier run, those that last are the run's, and the others may be
+            different for a new stage.
 
         Raises:
           ConfigError: if there are fewer devices, they lack the precision, or the method does not know the protocol or
@@ -69,6 +73,7 @@ class Learner:
         self.backend = backend
         self.show_real = show_real
         self.should_stop = should_stop
+        self.by_images = by_images
         self.callback = Callbacks(callbacks if processes.is_first() else ())
 
     def fit(
@@ -150,7 +155,8 @@ class Learner:
         for folder in folders:
             processes.on_first(folder.settle)
         begun = next((folder for folder in folders if folder.config.exists()), folders[0])
-        settled = opening.with_precision(self.config, begun, self.devices[0])
+        settled = opening.with_lasting(self.config, begun, self.by_images)
+        settled = opening.with_precision(settled, begun, self.devices[0])
         configs = [settled.with_changes(seed=seed) for seed in seeds]
         placed = [
             opening.place_in(folder, stream, more_of_known=more_of_known)
@@ -175,14 +181,19 @@ class Learner:
         # It refuses settings that cannot work.
         method = new_method(configs[0], streams[0], devices, self.backend, runs_apart=runs_apart)
         with ExitStack() as held:
+            changes: list[str] = []
 
             def claim() -> None:
                 for config, placement, folder in zip(configs, placed, folders, strict=True):
                     held.enter_context(RunLock(folder.path))
-                    opening.claim(folder, config, placement, resume_anyway=resume_anyway)
+                    changes.extend(
+                        opening.claim(folder, config, placement, resume_anyway=resume_anyway, by_images=self.by_images)
+                    )
                     files.make_folder(folder.checkpoints)
 
             processes.on_first(claim)
+            for change in dict.fromkeys(changes):
+                self.callback.on_note(f"{change}: chosen by the number of images, which is another one now")
             for dropped in {placement.dropped for placement in placed if placement.dropped}:
                 self.callback.on_note(
                     f"dropped {', '.join(dropped)}: announced earlier, but not learnt before other classes came"

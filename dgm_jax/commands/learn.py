@@ -10,7 +10,7 @@ from typing import Any
 from dgm_jax import data
 from dgm_jax.commands.experiments import find
 from dgm_jax.commands.options import ImageOptions, Options, check_jobs, parse_seeds
-from dgm_jax.commands.parsing import parse, program_of
+from dgm_jax.commands.parsing import by_images, parse, program_of
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
 from dgm_jax.reporting.console import ConsoleProgress
@@ -78,6 +78,7 @@ def _learn(name: str, options: Options, command: str) -> None:
             callbacks=callbacks,
             show_real=options.show_real,
             should_stop=signals.asked_to_stop,
+            by_images=by_images(find(name), options),
         )
     )
     how = {"resume_anyway": options.resume_anyway, "more_of_known": options.more_of_known}
@@ -98,11 +99,14 @@ def _go_back(options: Options, seeds: Sequence[int], streams: Sequence[data.Task
     """Makes the folder of each run that continues another run after one of its tasks."""
     if options.from_workdir is None or options.after_task is None:
         return
+    from dgm_jax.runs import seeds as of_seeds
     from dgm_jax.runs.branching import branch
 
-    for seed, stream in zip(seeds, streams, strict=True):
-        inner = "" if options.seeds is None else f"seed{seed}"
-        branch(options.from_workdir / inner, options.after_task, stream, workdir / inner)
+    sources, folders = [options.from_workdir], [workdir]
+    if options.seeds is not None:
+        sources, folders = of_seeds.sources(options.from_workdir, seeds), of_seeds.folders(workdir, seeds)
+    for source, stream, folder in zip(sources, streams, folders, strict=True):
+        branch(source, options.after_task, stream, folder)
 
 
 def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Path, command: str) -> None:
@@ -118,11 +122,15 @@ def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Pat
     from dgm_jax.system import jobs
 
     chosen = []
-    for seed, folder in zip(seeds, of_seeds.folders(workdir, seeds), strict=True):
+    folders = of_seeds.folders(workdir, seeds)
+    sources: Sequence[Path | None] = [None] * len(seeds)
+    if options.from_workdir is not None:
+        sources = of_seeds.sources(options.from_workdir, seeds)
+    for seed, folder, source in zip(seeds, folders, sources, strict=True):
         settings = options.settings.with_changes(seed=seed)
-        own = dataclasses.replace(options, seeds=None, jobs=None, workdir=folder, settings=settings)
-        if options.from_workdir is not None:
-            own = dataclasses.replace(own, from_workdir=options.from_workdir / folder.name)
+        own = dataclasses.replace(
+            options, seeds=None, jobs=None, workdir=folder, from_workdir=source, settings=settings
+        )
         chosen.append(
             jobs.Job(folder.name, functools.partial(_run_seed, name, own, command), folder.with_suffix(".log"))
         )
@@ -143,16 +151,28 @@ def _run_seed(name: str, options: Options, command: str) -> int:
 
 
 def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
-    """The report on several seeds: mean and standard deviation of the last accuracy."""
-    average = summary[f"A_{summary['final']}"]
+    """The report on several seeds: mean, standard deviation and interval of the last accuracy."""
+    from dgm_jax.runs import seeds as of_seeds
+    from dgm_jax.runs.reading import NoRun
 
-    def percent(of: dict[str, Any]) -> str:
-        return f"{100 * of['mean']:.1f} +- {100 * (of['sd'] or 0):.1f} %"
+    average, notes = summary[f"A_{summary['final']}"], []
+    try:
+        intervals = of_seeds.intervals(workdir, summary["seeds"])
+    except NoRun as error:
+        intervals, notes = {}, [f"note: no interval: {error}"]
+
+    def percent(reading: str, of: dict[str, Any]) -> str:
+        found = intervals.get(reading)
+        bounds = f" [{100 * max(found.low, 0):.1f}, {100 * found.high:.1f}]" if found else ""
+        return f"{reading} {100 * of['mean']:.1f} +- {100 * (of['sd'] or 0):.1f} %{bounds}"
 
     seeds = ", ".join(map(str, summary["seeds"]))
-    readings = ", ".join(f"{reading} {percent(of['macro'])}" for reading, of in average.items())
+    readings = ", ".join(percent(reading, of["macro"]) for reading, of in average.items())
+    if intervals:
+        notes.append("in brackets: 95 % interval of the mean, over seeds and test images (docs/measures.md)")
     return [
         f"seeds {seeds}: A_{summary['final']}, {summary['protocol']} protocol: {readings}",
+        *notes,
         f"summary of all seeds: {workdir / 'summary.json'}",
     ]
 

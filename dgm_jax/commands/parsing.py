@@ -11,9 +11,9 @@ import tyro
 from dgm_jax.commands.arguments import as_called, program, typed, unknown_argument
 from dgm_jax.commands.experiments import Experiment
 from dgm_jax.commands.options import Options
-from dgm_jax.config import GENERATIVE, Config, Method, all_facts, best, flattened, preset
+from dgm_jax.config import BY_IMAGES, GENERATIVE, Config, Method, all_facts, best, flattened, preset
 from dgm_jax.config.formats import read_file, with_file
-from dgm_jax.config.setting import facts_of, help_of
+from dgm_jax.config.setting import Facts, facts_of, help_of
 from dgm_jax.config.settings import kinds_of, no_effect, unread_defaults
 from dgm_jax.errors import UserError
 
@@ -70,6 +70,15 @@ def parse(experiment: Experiment, argv: Sequence[str], *, called: str | None = N
     return _read(experiment, argv, chosen, base, called)
 
 
+def by_images(experiment: Experiment, options: Options) -> tuple[str, ...]:
+    """The settings that the preset chose by the number of images and classes, and neither a file nor an option did."""
+    if options.preset != "best":
+        return ()
+    values = options.settings.flat()
+    chosen = best(options.settings.gates.variant, **_shown(experiment, options)).flat()
+    return tuple(name for name in BY_IMAGES if values[name] == chosen[name])
+
+
 def _shown(experiment: Experiment, options: Options) -> dict[str, int]:
     """The side and channels of the images, and how many of a class are learnt."""
     if experiment.shown is None:
@@ -120,7 +129,7 @@ def _start(base: Config, chosen: _Chosen) -> Config:
     found = read_file(chosen.config)
     settings = _for_method(base, found.get("method", chosen.method))  # The file is checked for this method.
     unknown = set(flattened(found)) - set(all_facts(type(settings.method_settings)))
-    unread = {name: methods for name in sorted(unknown) if (methods := _methods_with(name))}
+    unread = {name: own for name in sorted(unknown) if (own := _facts_elsewhere(name)) is not None}
     if unread:
         raise UserError(f"{chosen.config}: {no_effect(unread, settings.method)}")
     settings = with_file(settings, found, chosen.config)
@@ -182,18 +191,19 @@ def _dataclass(title: str, fields: Sequence[Any]) -> type:
 
 def _refusal(unknown: Sequence[str], options: Sequence[str], method: str) -> str:
     """What is wrong with words that are no options."""
-    facts = all_facts()
-    unread: dict[str, Sequence[str]] = {}
+    shared = all_facts()
+    unread: dict[str, Facts] = {}
     for option in (word.partition("=")[0] for word in unknown if word.startswith("--")):
         setting = option.removeprefix("--").removeprefix("no-").replace("-", "_")
-        used_by = facts[setting].used_by if setting in facts else _methods_with(setting)
-        if used_by and method not in used_by:
-            unread[option] = used_by
+        facts = shared.get(setting) or _facts_elsewhere(setting)
+        if facts is not None and not facts.is_used_by(method):
+            unread[option] = facts
     return no_effect(unread, method) if unread else unknown_argument(unknown[0], options)
 
 
-def _methods_with(setting: str) -> list[str]:
-    """The methods that have a setting as their own."""
+def _facts_elsewhere(setting: str) -> Facts | None:
+    """Which methods have a setting as their own; None if it is no method's."""
     from dgm_jax.methods import methods_with  # It imports JAX, which is slow: only to explain a mistake.
 
-    return methods_with(setting)
+    methods: list[Any] = methods_with(setting)
+    return Facts(None, used_by=tuple(methods)) if methods else None

@@ -1,6 +1,6 @@
 """`python -m dgm_jax sample`: images or vectors of learnt classes, from the memory of a run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ from dgm_jax.errors import UserError
 from dgm_jax.system.interruption import Signals
 
 if TYPE_CHECKING:
-    import jax
+    import numpy as np
 
     from dgm_jax import Memory
 
@@ -35,6 +35,8 @@ class Sample:
     a file such as drawn.npz, with the arrays x, [n, d], and y, their labels"""
     seed: Annotated[int, shown("SEED")] = 0
     """another seed draws other images"""
+    mode: Annotated[int | None, shown("K", "all, in proportion to the training images of each")] = None
+    """draw this mode of each class only, from 0: a class has a mode for each task that brought images of it"""
     after_task: AfterTask = None
     debug: Debug = False
 
@@ -57,6 +59,7 @@ class Sample:
         memory = dgm_jax.load_memory(self.workdir, after_task=self.after_task)
         known = dict(zip(memory.labels[: memory.n_classes], memory.names))
         labels = find_classes(self.classes, known)
+        self._check_mode(memory, labels, known)
         key = new_key(self.seed)
         what, wanted = "images", "a picture's name that ends in .png, or a folder"
         if memory.scale is not None:
@@ -64,14 +67,26 @@ class Sample:
         if self._in_arrays != (what == "vectors"):
             raise UserError(f"--out {self.out}: the memory draws {what}; expected {wanted}")
         if self._in_arrays:
-            drawn = np.concatenate([memory.sample(label, self.n, key) for label in labels])
+            drawn = np.concatenate([memory.sample(label, self.n, key, mode=self.mode) for label in labels])
             files.write_npz(self.out, x=drawn, y=np.repeat(labels, self.n))
         elif in_picture:
-            rows = {titled(label, known[label]): memory.sample(label, self.n, key) for label in labels}
+            rows = {titled(label, known[label]): memory.sample(label, self.n, key, mode=self.mode) for label in labels}
             pictures.write_png(self.out, pictures.labelled_grid(rows, columns=min(self.n, _COLUMNS)))
         else:
-            _write_each(memory, labels, self.n, key, self.out, signals)
+            parts = {label: memory.stream(label, self.n, key, mode=self.mode) for label in labels}
+            _write_each(parts, self.n, self.out, signals)
         print(f"{self.n} {what} of each of {len(labels)} classes are in {self.out}")
+
+    def _check_mode(self, memory: "Memory", labels: Sequence[int], known: Mapping[int, str]) -> None:
+        if self.mode is None:
+            return
+        for label in labels:
+            there = len(memory.modes(label))
+            if self.mode >= there:
+                raise UserError(
+                    f"--mode {self.mode}: class {titled(label, known[label])} has {there} mode{'s' * (there > 1)}, "
+                    "numbered from 0: one for each task that brought images of it (learn ... --more-of-known)"
+                )
 
     @property
     def _in_arrays(self) -> bool:
@@ -82,6 +97,8 @@ class Sample:
             raise UserError("--classes needs at least one class, e.g. --classes 3 7")
         if self.n < 1:
             raise UserError(f"--n {self.n}: expected at least 1 image of each class")
+        if self.mode is not None and self.mode < 0:
+            raise UserError(f"--mode {self.mode}: expected the number of a mode; the first one is 0")
         if not 0 <= self.seed < _SEEDS:
             raise UserError(f"--seed {self.seed}: expected a whole number from 0 to {_SEEDS - 1}")
         require_run_or_file(self.workdir)
@@ -98,12 +115,12 @@ class Sample:
             raise UserError(f"--out {self.out}: expected a picture's name that ends in .png, or a folder")
 
 
-def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array", out: Path, signals: Signals) -> None:
-    """Writes a file for each image, in parts: all images together may not fit into memory."""
+def _write_each(parts: Mapping[int, Iterator["np.ndarray"]], n: int, out: Path, signals: Signals) -> None:
+    """Writes a file for each image of each label, in parts: all images together may not fit into memory."""
     from dgm_jax.data import pictures
     from dgm_jax.reporting.console import progress_bar
 
-    folders = {label: out / str(label) for label in labels}
+    folders = {label: out / str(label) for label in parts}
     full = [str(folder) for folder in folders.values() if folder.is_dir() and any(folder.iterdir())]
     if full:
         raise UserError(f"--out {out}: files exist already in {', '.join(full)}; choose another folder")
@@ -111,7 +128,7 @@ def _write_each(memory: "Memory", labels: Iterable[int], n: int, key: "jax.Array
         for label, folder in folders.items():
             folder.mkdir(parents=True, exist_ok=True)
             done = 0
-            for part in memory.stream(label, n, key):
+            for part in parts[label]:
                 signals.raise_if_heard()
                 for image in pictures.to_uint8(part):
                     pictures.write_png(folder / f"{done:06}.png", image)

@@ -120,7 +120,11 @@ class Gates(Settings):
     grows with the generator."""
     headroom: int = setting(2, above=0, used_by=DGM)
     """Initial array width, as a multiple of what the first task needs, so that growth does not force a recompile."""
-    warm_start: bool = setting(False, used_by=DGM)
+    warm_start: bool = setting(
+        False,
+        used_by=DGM,
+        because="a task then begins with masks of earlier tasks, in the generator that it shares with them",
+    )
     """Begin a task with norms, output layers and masks of the earlier classes that its classes look most like."""
 
     def check(self) -> None:

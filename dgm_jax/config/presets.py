@@ -180,6 +180,8 @@ _SMALL = 16  # The largest side of small images, in pixels.
 # as many images is trained for twice as many steps.
 _EPOCHS = {"digits": 1200, "mnist": 600, "cifar10": 1200}
 
+BY_IMAGES = ("epochs", "noise_dim")  # What `best` chooses by the number of images of a class, and of classes.
+
 
 def best(variant: Variant, *, side: int, channels: int, per_class: int, classes: int) -> Config:
     """The best settings we know for images of a data set, or for vectors.

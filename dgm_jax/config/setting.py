@@ -34,6 +34,7 @@ class Facts:
     bounds: tuple[tuple[str, float], ...] = ()  # For example (("at least", 0), ("below", 1)).
     changeable: bool = False
     used_by: tuple[Method, ...] | None = None
+    because: str = ""
 
     def is_used_by(self, method: str) -> bool:
         """Whether a method reads the setting."""
@@ -49,6 +50,7 @@ def setting(
     at_most: float | None = None,
     changeable: bool = False,
     used_by: tuple[Method, ...] | None = None,
+    because: str = "",
 ) -> Any:
     """Declares a field of a class of settings.
 
@@ -61,10 +63,11 @@ def setting(
       changeable: whether a run can continue with another value (--resume-anyway); only if no array's shape and no past
         result depends on it.
       used_by: the methods that read the setting; None: all. Other methods refuse another value than the default.
+      because: why only these read it, where a person may wonder; the error says it.
     """
     bounds = {"greater than": above, "at least": at_least, "below": below, "at most": at_most}
     given = tuple((words, bound) for words, bound in bounds.items() if bound is not None)
-    facts = Facts(default, given, changeable, used_by)
+    facts = Facts(default, given, changeable, used_by, because)
     return dataclasses.field(default=default, metadata=MappingProxyType({"facts": facts}))
 
 

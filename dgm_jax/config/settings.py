@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,7 +150,7 @@ class Config(Settings):
         """Refuses settings that the method would pass over in silence."""
         values = self.flat()
         unread = {
-            f"{name}={values[name]!r}": facts.used_by or ()
+            f"{name}={values[name]!r}": facts
             for name, facts in all_facts().items()
             if not facts.is_used_by(self.method) and values[name] != facts.default
         }
@@ -186,18 +186,19 @@ def flattened(nested: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def no_effect(unread: Mapping[str, Sequence[str]], method: str) -> str:
+def no_effect(unread: Mapping[str, Facts], method: str) -> str:
     """The message for settings that a method does not read.
 
     Args:
-      unread: the methods that read each setting; the setting as the user gave it.
+      unread: what is known about each setting; the setting as the user gave it.
       method: the method.
     """
     said = []
-    for used_by in dict.fromkeys(map(tuple, unread.values())):
-        words = [word for word, methods in unread.items() if tuple(methods) == used_by]
-        have = "has" if len(words) == 1 else "have"
-        said.append(f"{' and '.join(words)} {have} no effect for method {method!r} (only for {', '.join(used_by)})")
+    for used_by, because in dict.fromkeys((facts.used_by or (), facts.because) for facts in unread.values()):
+        words = [word for word, facts in unread.items() if (facts.used_by or (), facts.because) == (used_by, because)]
+        have, reason = "has" if len(words) == 1 else "have", f": {because}" if because else ""
+        only = f"(only for {', '.join(used_by)}{reason})"
+        said.append(f"{' and '.join(words)} {have} no effect for method {method!r} {only}")
     return f"{'; '.join(said)}; remove {'it' if len(unread) == 1 else 'them'}"
 
 

@@ -114,16 +114,20 @@ def lines(
 def points(
     title: str, clouds: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray], *, x: str, y: str
 ) -> "Markup":
-    """Draws a dot for each point [n, 2] of each name, in a colour of the name, and a cross for each of the others."""
+    """Draws a dot for each point [n, 2] of each name, in a colour of the name, and a cross for each of the others.
+
+    Distances are to the same scale along both axes.
+    """
 
     def draw(axes: Any) -> None:
         colours = import_matplotlib().colormaps["turbo"]
         for number, (name, cloud) in enumerate(clouds.items()):
-            colour = colours((number + 0.5) / len(clouds))
+            colour = colours(0.1 + 0.8 * (number + 0.5) / len(clouds))  # Its ends cannot be seen on dark paper.
             axes.scatter(*cloud.T, s=9, color=colour, linewidths=0, label=name)
             if name in others:
                 axes.scatter(*others[name].T, s=14, color=colour, marker="x", linewidths=0.8)
         axes.set(xlabel=x, ylabel=y)
+        axes.set_aspect("equal", adjustable="datalim")
         if len(clouds) <= _MOST_IN_LEGEND:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
 

@@ -7,7 +7,7 @@ that has classes which it knows: as more images of these.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, compress, pairwise
 from typing import Any
 
@@ -93,6 +93,7 @@ class Placement:
     stream: TaskStream
     stages: tuple[int, ...]  # Tasks of each stage, the stream's last.
     known: bool  # The stream is known to fit what the run has seen, which it replaces or adds to.
+    begins: bool = False  # Nothing of the stream is learnt yet.
     dropped: tuple[str, ...] = ()  # Classes that were announced but not learnt, and are given up.
 
 
@@ -120,7 +121,7 @@ def place_stream(
     for stage in (n_over,) if is_within else (n_over, n_over - 1):
         found = _as_stage(stream, learnt, stage)
         if found is not None:
-            return found
+            return replace(found, begins=stage == n_over and not is_within)
     again = [name for name in stream.class_names if name in over.names]
     may_follow = more_of_known and n_over and not is_within
     if len(again) == stream.n_classes and (len(learnt.stages) == 1 or not n_over) and not may_follow:
@@ -134,7 +135,11 @@ def place_stream(
         return alone
     _require_new(stream, learnt, over, [] if more_of_known else again)
     return Placement(
-        over.then(stream), (*over.stages, stream.n_tasks), known=True, dropped=learnt.names[len(over.names) :]
+        over.then(stream),
+        (*over.stages, stream.n_tasks),
+        known=True,
+        begins=True,
+        dropped=learnt.names[len(over.names) :],
     )
 
 

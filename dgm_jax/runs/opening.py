@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dgm_jax.config import GENERATIVE, TRAINS, Config, all_facts, require_none_removed
@@ -103,6 +103,19 @@ def with_precision(config: Config, folder: Workdir, device: "jax.Device") -> Con
     return config.with_changes(precision=precision)
 
 
+def with_lasting(config: Config, folder: Workdir, by_images: Collection[str]) -> Config:
+    """The settings with those of the folder's run, if any, where others were chosen by the images and cannot change.
+
+    Raises:
+      ConfigError: if the run's settings cannot be read.
+    """
+    if not folder.config.exists():
+        return config
+    facts, before = all_facts(type(config.method_settings)), read_config(folder).flat
+    lasting = [name for name in by_images if name in before and not facts[name].changeable]
+    return config.with_changes(**{name: before[name] for name in lasting})
+
+
 def place_in(folder: Workdir, stream: TaskStream, *, more_of_known: bool = False) -> Placement:
     """Where a stream belongs in the run in a folder: its beginning, or a continuation.
 
@@ -121,7 +134,14 @@ def place_in(folder: Workdir, stream: TaskStream, *, more_of_known: bool = False
         raise OtherConfiguration(f"{folder.path} {error}") from error
 
 
-def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anyway: bool) -> None:
+def claim(
+    folder: Workdir,
+    config: Config,
+    placement: Placement,
+    *,
+    resume_anyway: bool,
+    by_images: Collection[str] = (),
+) -> list[str]:
     """Writes the configuration into a new folder, or checks that an old one belongs to the same run.
 
     Args:
@@ -130,6 +150,10 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
       placement: the stream, and where it belongs in the folder's run.
       resume_anyway: resume with the settings given now although they differ. This works only if neither arrays nor past
         results depend on them; config.json keeps the earlier ones, under "before".
+      by_images: settings that were chosen by the images: those that may change do so where new images begin.
+
+    Returns:
+      What changes because of `by_images`, e.g. "epochs is 85, now 60".
 
     Raises:
       OtherConfiguration: if the folder's run differs (the text lists every difference), or needs a removed setting.
@@ -147,7 +171,7 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
     if not folder.config.exists():
         _require_empty(folder)
         files.write_json(folder.config, wanted)
-        return
+        return []
     found = read_config(folder)
     require_none_removed(found.settings, folder.path)
     same = (found.stream, found.class_names, found.stages) == (stream, tuple(names), placement.stages)
@@ -167,12 +191,16 @@ def claim(folder: Workdir, config: Config, placement: Placement, *, resume_anywa
             f"{folder.path} holds a run of {config.method} by an earlier version, which used its random numbers in "
             "another order; it cannot be continued: choose another --workdir."
         )
+    facts = all_facts(type(config.method_settings))
+    free = [name for name in by_images if placement.begins and name in differences and facts[name].changeable]
+    expected = [differences.pop(name) for name in free]
     if differences:
-        facts = all_facts(type(config.method_settings))
         _require_changeable(folder, differences, facts, is_over=is_over, resume_anyway=resume_anyway)
+    if differences or expected:
         files.write_json(folder.config, wanted | {"before": [*found.before, found.settings]})
     elif changed:
         files.write_json(folder.config, wanted | ({"before": found.before} if found.before else {}))
+    return expected
 
 
 def _settings(found: StoredConfig, config: Config) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dgm_jax.errors import OtherConfiguration
+from dgm_jax.metrics.intervals import Interval, interval
 from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.reading import read_answers, read_summary
 from dgm_jax.runs.summary import Summary, summarise_seeds
 from dgm_jax.system import files, processes
 
@@ -14,6 +16,20 @@ def folders(top: Path, seeds: Sequence[int]) -> list[Path]:
     """The folder of each seed; raises OtherConfiguration if `top` is the folder of a run of one seed."""
     if Workdir(top).config.exists():
         raise OtherConfiguration(f"{top} is the folder of a run of one seed; choose another workdir")
+    return [top / f"seed{seed}" for seed in seeds]
+
+
+def sources(top: Path, seeds: Sequence[int]) -> list[Path]:
+    """The folders, one for each seed, of runs from which others go on; raises OtherConfiguration if one is missing."""
+    if Workdir(top).config.exists():
+        raise OtherConfiguration(
+            f"{top} is the folder of a run of one seed, from which only a run of that seed goes on; leave --seeds out"
+        )
+    there = Workdir(top).seeds()
+    missing = [f"seed{seed}" for seed in seeds if f"seed{seed}" not in there]
+    if missing:
+        known = f"it has {', '.join(there)}" if there else "expected the --workdir of a run of several seeds"
+        raise OtherConfiguration(f"{top} has no run of {', '.join(missing)}; {known}")
     return [top / f"seed{seed}" for seed in seeds]
 
 
@@ -33,3 +49,23 @@ def finish(top: Path, summaries: Sequence[Summary], *, apart: bool = False) -> d
         }
     processes.on_first(files.write_json, top / "summary.json", summary)
     return summary
+
+
+def intervals(top: Path, seeds: Sequence[int]) -> dict[str, Interval]:
+    """The interval of the last accuracy of each reading, if every seed's folder says which test images it has right.
+
+    Args:
+      top: the folder above those of the seeds.
+      seeds: of finished runs; there is no interval for less than two.
+
+    Raises:
+      NoRun: if what a folder holds cannot be read.
+    """
+    found = []
+    for seed in seeds:
+        folder = Workdir(top / f"seed{seed}")
+        summary = read_summary(folder)
+        found.append(read_answers(folder, summary) if summary is not None else {})
+    in_all = [reading for reading in found[0] if all(reading in answers for answers in found)]
+    of_readings = {reading: interval([answers[reading] for answers in found]) for reading in in_all}
+    return {reading: own for reading, own in of_readings.items() if own is not None}

@@ -29,13 +29,16 @@ class _Memory:
     n_classes = 2
     scale = None  # Of images.
 
-    def sample(self, label, n, key):
-        assert key == jax.random.key(5)
+    def modes(self, label):
+        return {3: (20, 10), 7: (30,)}[label]
+
+    def sample(self, label, n, key, *, mode):
+        assert key == jax.random.key(5) and mode in (None, 1)
         return np.full((n, 8, 8, 1), label / 10, np.float32)
 
-    def stream(self, label, n, key):
+    def stream(self, label, n, key, *, mode):
         for start in range(0, n, 7):
-            yield self.sample(label, min(7, n - start), key)
+            yield self.sample(label, min(7, n - start), key, mode=mode)
 
 
 @pytest.fixture
@@ -69,6 +72,9 @@ def test_sample_draws_a_row_for_each_class(workdir: Path, tmp_path: Path, capsys
         (["--classes", "3", "--n", "10001"], "error: --n 10001: more than 10,000 images do not fit into a picture"),
         (["--classes", "3", "--n", "0"], "error: --n 0: expected at least 1 image of each class\n"),
         (["--classes", "3", "--after-task", "5"], "error: after_task=5, but "),
+        (["--classes", "3", "--mode", "-1"], "error: --mode -1: expected the number of a mode; the first one is 0\n"),
+        (["--classes", "3", "--mode", "2"], "error: --mode 2: class 3 cat has 2 modes, numbered from 0: one for each"),
+        (["--classes", "3", "7", "--mode", "1"], "error: --mode 1: class 7 has 1 mode, numbered from 0: one for each"),
     ],
 )
 def test_sample_refuses(argv: list[str], expected: str, workdir: Path, tmp_path: Path, capsys) -> None:

@@ -98,7 +98,8 @@ def test_help_of_a_baseline_has_what_it_reads(capsys) -> None:
         ),
         (
             ["--method", "separate", "--warm-start"],
-            "--warm-start has no effect for method 'separate' (only for dgm); remove it",
+            "--warm-start has no effect for method 'separate' (only for dgm: a task then begins with masks of earlier "
+            "tasks, in the generator that it shares with them); remove it",
         ),
         (["--memory-size", "9"], "--memory-size has no effect for method 'dgm' (only for er, icarl, gdumb); remove it"),
         (

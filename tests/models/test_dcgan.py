@@ -235,7 +235,7 @@ def test_golden_growth_leaves_old_images_alone(float64, name):
 
 # ---- random networks ----
 
-SIZES = [(8, (5,), 1, 1), (16, (6, 3), 3, 2), (32, (4, 7, 2), 1, 3)]
+SIZES = [(8, (5,), 1, 1), (16, (6, 3), 3, 2), (32, (4, 7, 2), 1, 3), (64, (4, 5, 4, 6), 3, 2)]
 
 
 def _random_generator(variant, size, widths, channels, heads, noise_dim=6):
@@ -324,7 +324,7 @@ def test_closed_units_emit_exactly_nothing(size, widths, channels, heads):
 @pytest.mark.parametrize("size, widths, channels, heads", SIZES)
 def test_initial_networks(size, widths, channels, heads):
     assert dcgan.n_doublings(size) == len(widths)
-    assert dcgan.generator_widths(3, size) == (12, 6, 3)[-len(widths) :]
+    assert dcgan.generator_widths(3, size) == (24, 12, 6, 3)[-len(widths) :]
 
     key = jax.random.key(0)
     params, statistics = dcgan.init_discriminator(key, width=4, image_size=size, channels=channels, n_classes=5)

@@ -18,7 +18,9 @@ from dgm_jax.types import GeneratorParams, Norm, Statistics
 
 NOISE = 6
 CASES = [(8, (4, 3, 5), 1, 1), (16, (3, 5, 2, 4, 3), 3, 2)]  # Size, widths, channels, heads.
+LARGE = (64, (3, 2, 4, 3, 2, 4, 3, 2, 3), 3, 1)
 cases = pytest.mark.parametrize("size, widths, channels, n_heads", CASES)
+large_ones_too = pytest.mark.parametrize("size, widths, channels, n_heads", [*CASES, LARGE])
 variants = pytest.mark.parametrize("variant", ["dgma", "dgmw"])
 
 
@@ -148,7 +150,7 @@ def test_what_a_closed_gate_hides_has_no_effect(variant, size, widths, channels,
     np.testing.assert_array_equal(images, same)
 
 
-@cases
+@large_ones_too
 def test_closed_units_emit_exactly_nothing(size, widths, channels, n_heads):
     """Whatever the shortcut brings."""
     params, statistics, masks, noise, head, _ = _random_generator("dgma", size, widths, channels, n_heads)
@@ -163,7 +165,7 @@ def test_closed_units_emit_exactly_nothing(size, widths, channels, n_heads):
 
 
 @variants
-@cases
+@large_ones_too
 def test_growth_and_new_weights_change_no_old_image(variant, size, widths, channels, n_heads):
     """A random task's images, bit for bit, after the network has grown and everything that is free has changed."""
     params, statistics, masks, _, _, rng = _random_generator(variant, size, widths, channels, n_heads)
@@ -192,7 +194,7 @@ def test_growth_and_new_weights_change_no_old_image(variant, size, widths, chann
         noise = jnp.concatenate([jnp.tile(jnp.eye(n_heads)[index], (small_runs.Watch.N, 1)), drawn], axis=1)
         head = np.full(small_runs.Watch.N, index)
         expected = _spelt_out(params, statistics, masks, noise, head, variant, train=False)
-        np.testing.assert_allclose(before[index], expected, atol=1e-5)
+        np.testing.assert_allclose(before[index], expected, atol=4e-5)  # Rounding, through up to nine layers.
 
 
 # ---- the discriminator ----
@@ -257,7 +259,7 @@ def test_it_judges_as_spelt_out(size, channels):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), actual, expected)
 
 
-@pytest.mark.parametrize("size, stages", [(8, 2), (32, 4)])
+@pytest.mark.parametrize("size, stages", [(8, 2), (32, 4), (64, 5)])
 def test_initial_networks(size, stages):
     params, statistics = resnet.init_discriminator(
         jax.random.key(0), width=64, image_size=size, channels=3, n_classes=50

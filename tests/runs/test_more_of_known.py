@@ -8,10 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from support import small_runs
 from support.marks import slow_but
 
 from dgm_jax import Learner, data, forget, load_classifier, load_memory
+from dgm_jax.commands.main import main
+from dgm_jax.data import pictures
 from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.memory import export
 from dgm_jax.memory.container import DamagedMemoryFile, Section, pack
@@ -111,6 +114,20 @@ class TestMemory:
         assert np.array_equal(np.concatenate(list(memory.stream(1, n, key))), mixed)
         with pytest.raises(ValueError, match="mode=2, but class 1 has 2 modes, from 0"):
             memory.sample(1, 1, key, mode=2)
+
+    def test_the_command_draws_one_mode(self, case, tmp_path):
+        """As files and as one picture."""
+        memory, n = load_memory(case.folder), 3
+        words = ["sample", str(case.folder), "--classes", "one", "--n", str(n), "--mode"]
+        for mode in (0, 1):
+            expected = pictures.to_uint8(memory.sample(1, n, jax.random.key(0), mode=mode))
+            assert main([*words, str(mode), "--out", str(tmp_path / f"mode{mode}")]) == 0
+            written = [np.asarray(Image.open(tmp_path / f"mode{mode}" / "1" / f"{i:06}.png")) for i in range(n)]
+            assert np.array_equal(written, expected[..., 0])
+            assert main([*words, str(mode), "--out", str(tmp_path / f"{mode}.png")]) == 0
+            grid = pictures.labelled_grid({"1 one": memory.sample(1, n, jax.random.key(0), mode=mode)}, columns=n)
+            assert np.array_equal(np.asarray(Image.open(tmp_path / f"{mode}.png")), grid[..., 0])
+        assert (tmp_path / "0.png").read_bytes() != (tmp_path / "1.png").read_bytes()
 
     def test_a_file_holds_all_modes(self, case):
         if case.kind == "separate":

@@ -10,8 +10,12 @@ from support import children, small_runs
 from support.marks import slow_but
 
 from dgm_jax import Learner, load_memory
+from dgm_jax.commands.learn import seeds_report
 from dgm_jax.errors import ConfigError, NoMemory, OtherConfiguration
+from dgm_jax.metrics.intervals import interval
 from dgm_jax.runs.events import Callback
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.reading import read_answers, read_summary
 from dgm_jax.training import devices, trainer
 
 # No headroom: the seeds outgrow their arrays differently, and are trained in arrays that hold the widest.
@@ -107,6 +111,23 @@ def test_the_summary_has_mean_and_deviation(together):
         "values": values,
     }
     assert summary["forgetting"]["auxiliary"]["values"] == [s["forgetting"]["auxiliary"] for s in each]
+
+
+def test_the_report_has_an_interval_where_it_is_defined(together, tmp_path):
+    folder, summary, _ = together
+    own = [read_answers(Workdir(folder / f"seed{s}"), read_summary(Workdir(folder / f"seed{s}"))) for s in SEEDS]
+    expected = interval([answers["consolidated"] for answers in own])
+    said, note, _ = seeds_report(summary, folder)
+    average = summary["A_2"]["consolidated"]["macro"]
+    bounds = f"[{100 * max(expected.low, 0):.1f}, {100 * expected.high:.1f}]"
+    assert f"consolidated {100 * average['mean']:.1f} +- {100 * average['sd']:.1f} % {bounds}, auxiliary " in said
+    assert note == "in brackets: 95 % interval of the mean, over seeds and test images (docs/measures.md)"
+    assert len(seeds_report(summary | {"seeds": [0]}, folder)) == 2, "one seed has none"
+    copied = small_runs.copied(folder, tmp_path / "run")
+    (copied / "seed5" / "predictions.npz").write_bytes(b"")
+    assert seeds_report(summary, copied)[1].startswith(f"note: no interval: {copied / 'seed5' / 'predictions.npz'}")
+    (copied / "seed5" / "predictions.npz").unlink()  # As a run of an earlier version.
+    assert "[" not in "".join(seeds_report(summary, copied))
 
 
 def test_a_seed_that_is_behind_catches_up(together, tmp_path):

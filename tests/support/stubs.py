@@ -9,7 +9,7 @@ class _Learner:
     failure: BaseException | None = None
     fitted: dict = {}
 
-    def __init__(self, config, *, devices, backend, callbacks, show_real=False, should_stop=None):
+    def __init__(self, config, *, devices, backend, callbacks, show_real=False, should_stop=None, by_images=()):
         type(self).fitted = {"config": config, "devices": devices, "backend": backend}
         self.callbacks = callbacks
 
