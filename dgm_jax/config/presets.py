@@ -180,7 +180,11 @@ _SMALL = 16  # The largest side of small images, in pixels.
 # as many images is trained for twice as many steps.
 _EPOCHS = {"digits": 1200, "mnist": 600, "cifar10": 1200}
 
-BY_IMAGES = ("epochs", "noise_dim")  # What `best` chooses by the number of images of a class, and of classes.
+# Grey images of large classes, whose memories hold more detail than a classifier learns in fewer steps.
+_MANY = 4000
+_OF_MANY = {"consolidation_steps": 12800, "consolidation_samples": 5000}
+# What `best` chooses by the number of images of a class, and of classes.
+BY_IMAGES = ("epochs", "noise_dim", *_OF_MANY)
 
 
 def best(variant: Variant, *, side: int, channels: int, per_class: int, classes: int) -> Config:
@@ -198,7 +202,8 @@ def best(variant: Variant, *, side: int, channels: int, per_class: int, classes:
     like = "cifar10" if channels == 3 else "digits" if side <= _SMALL else "mnist"
     image_size = 16 if side <= _SMALL else 32
     epochs = max(1, round(_EPOCHS[like] / per_class**0.5))
-    settings = _known(_BEST[like], variant)
+    many = _OF_MANY if like == "mnist" and per_class >= _MANY else {}
+    settings = _known(_BEST[like], variant).with_changes(**many)
     return settings.with_changes(image_size=image_size, epochs=epochs, noise_dim=32 if classes <= _FEW else 128)
 
 

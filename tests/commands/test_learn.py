@@ -134,6 +134,8 @@ def test_the_best_settings_go_by_size_colour_and_number() -> None:
     many = best("dgma", side=32, channels=3, per_class=5000, classes=50)
     assert many == colour.with_changes(noise_dim=128)  # Room for the class among the noise.
     assert best("dgma", side=17, channels=1, per_class=6000, classes=10) == presets.config("best-mnist")
+    few = best("dgma", side=28, channels=1, per_class=3999, classes=10).consolidation
+    assert presets.config("best-mnist").consolidation.consolidation_steps == 4 * few.consolidation_steps
 
 
 def test_data_sets_are_joined(monkeypatch, capsys) -> None:
