@@ -6,7 +6,8 @@ must have been judged on training images (`--evaluate-on training`), and so is e
     python -m studies.temperature mnist --run RUN --data-dir DIR --out results/temperature.jsonl
 
 A record has the best temperature for real images and for drawn ones, their quotient, and the calibration error and mean
-negative log-likelihood of real images without a temperature, with the run's, and with the best one.
+negative log-likelihood of real images without a temperature, with the best one for drawn images, with the run's, and
+with the best one.
 """
 
 import sys
@@ -46,14 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     temperature = calibrated(run.state.classifier, run.state.memory, key).temperature
     logits = run.state.classifier.logits(run.images)
     best = best_temperature(logits, run.truth)
-    measured = {}
-    for name, tried in (("none", 1.0), ("run", temperature), ("best", best)):
+    drawn, measured = temperature / REAL_TO_DRAWN, {}
+    for name, tried in (("none", 1.0), ("drawn", drawn), ("run", temperature), ("best", best)):
         predicted = metrics.log_probabilities(logits, tried)
         error = metrics.expected_calibration_error(predicted, run.truth)
         measured[name] = {"ece": error, "nll": metrics.negative_log_likelihood(predicted, run.truth)}
         nll = measured[name]["nll"]
         print(f"{name:5} {tried:5.2f}: calibration error {100 * error:5.2f} %, log-likelihood {-nll:.3f}")
-    drawn = temperature / REAL_TO_DRAWN
     found = {"run": temperature, "drawn": drawn, "best": best, "best_to_drawn": best / drawn}
     smoothing, accuracy = run.config.consolidation.consolidation_smoothing, run.accuracy(logits)
     facts = {"seed": run.config.seed, "images": len(logits), "smoothing": smoothing, "accuracy": accuracy}
