@@ -179,7 +179,7 @@ class TestRefusals:
         [
             (
                 {"noise_dim": 3},
-                "noise_dim=3 has no room for the one-hot of 3 classes; make it larger, in a new --workdir if the run has begun",
+                "noise_dim=3 has no room for the one-hot of 3 classes; make it larger, in a new --workdir",
             ),
         ],
     )
