@@ -214,6 +214,14 @@ def test_whole_cifar10():
             require_equal(row[what], [100 * share], str(row))
 
 
+def test_the_classifier_of_all_of_mnist():
+    records = [record for record in read("consolidate") if record.get("table") == "all of MNIST"]
+    for row, record in zip(rows_with(NOTEBOOK, "steps", "accuracy, %"), records, strict=True):
+        told = [record["change"]["steps"], record["change"]["samples"]]
+        assert [int(row[what].strip("*").replace(",", "")) for what in ("steps", "images a class")] == told
+        require_equal(row["accuracy, %"], [100 * value for value in record["accuracy"]["consolidated"]], str(row))
+
+
 def test_where_accuracy_is_lost():
     (record,) = read("gap")
     rows = rows_with(NOTEBOOK, "learnt from", "network", "analytic")
