@@ -117,7 +117,6 @@ class TableRun:
             return
         options = self.options
         (stream,) = learn.make_streams(DATA[self.data].experiment, options, [self.seed], quiet=True)
-        stream.begin(0)
         write_json(self._size_file, {"bytes": n_bytes, "option": size_option(options.settings, stream, n_bytes)})
 
     @property

@@ -13,7 +13,7 @@ from dgm_jax.methods.method import bytes_of_arrays
 from dgm_jax.methods.separate import width_for
 from dgm_jax.models import pair
 
-_LOOKED_AT = 256  # Images of the first task that say how many bytes JPEG takes.
+_LOOKED_AT = 100  # Images of each task that say how many bytes JPEG takes.
 
 
 def size_option(config: Config, stream: TaskStream, n_bytes: int) -> tuple[str, str]:
@@ -23,7 +23,8 @@ def size_option(config: Config, stream: TaskStream, n_bytes: int) -> tuple[str, 
 
     Args:
       config: the method and its settings.
-      stream: the data, at the first task.
+      stream: the data, before the first task. It is at the last one afterwards: images of some classes take more bytes
+        as JPEG than those of others.
       n_bytes: of the memory that it is compared with.
     """
     channels = stream.image_shape[2]
@@ -38,7 +39,11 @@ def size_option(config: Config, stream: TaskStream, n_bytes: int) -> tuple[str, 
     room = n_bytes - (0 if config.method == "gdumb" else _classifier_bytes(config, stream))
     header, each = 0.0, float(math.prod(stream.stored_shape))
     if config.flat()["memory_format"] == "jpeg":
-        header, each = jpeg_bytes(stream.train(0)[0][:_LOOKED_AT])
+        shown = []
+        for task in range(stream.n_tasks):
+            stream.begin(task)
+            shown.append(stream.train(task)[0][:_LOOKED_AT])
+        header, each = jpeg_bytes(np.concatenate(shown))
     return "--memory-size", str(max(int((room - header) / each), sum(map(len, stream.tasks))))
 
 

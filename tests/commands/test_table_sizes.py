@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 from dgm_jax import data
@@ -17,11 +18,9 @@ from dgm_jax.runs.session import new_method
 SIZED = [name for name, method in COMPARED.items() if method.as_large_as]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def digits():
-    stream = data.class_incremental(data.load("digits").resized(16))
-    stream.begin(0)
-    return stream
+    return data.class_incremental(data.load("digits").resized(16))
 
 
 @pytest.mark.parametrize("name", [name for name in SIZED if name != "analytic-as-combined"])
@@ -36,9 +35,10 @@ def test_a_method_gets_as_many_bytes(name, digits, tmp_path):
         assert abs(n * each - n_bytes) <= n * (wider - each)
         return
     method = new_method(config, digits, jax.devices()[:1])
-    images = digits.train(0)[0]
+    dataset = data.load("digits").resized(16)
+    images, labels = dataset.x_train, dataset.y_train.astype(np.int32)
     state = method.new_state(jax.random.key(0))
-    full = replace(state, kept=state.kept | chosen(state.kept, range(len(images)), images, digits.train(0)[1]))
+    full = replace(state, kept=state.kept | chosen(state.kept, range(len(images)), images, labels))
     empty, whole = (method.memory_bytes(own)["total"] for own in (state, full))
     assert empty + int(value) * (whole - empty) / len(images) == pytest.approx(n_bytes, rel=0.01)
 
@@ -48,6 +48,7 @@ def test_filters_get_as_many_bytes(digits, tmp_path):
     option, value = table_sizes.size_option(config, digits, 2_000_000)
     n = int(value)
     learner = FeatureLearner(new_method(config.with_changes(filters=n), digits, jax.devices()[:1]).setting)
+    digits.begin(0)
     memory = learner.with_filters(learner.new(), jax.random.key(0), digits.train(0)[0])
     assert option == "--filters" and sum(memory.bytes().values()) == bytes_of_filters(n, 1, 10) <= 2_000_000
     assert bytes_of_filters(n + 1, 1, 10) > 2_000_000
