@@ -65,8 +65,8 @@ class Table:
     """Folder to write the table to."""
     data_dir: Annotated[Path | None, shown("DIR", "as in a single run")] = None
     """Folder that holds the data sets."""
-    images: Annotated[Path | None, shown("DIR", "read it from --data-dir")] = None
-    """Class folders of ImageNet-50."""
+    images: Annotated[Path | None, shown("DIR", "none")] = None
+    """Class folders of imagenet50; imagenet50-stand-in reads imagenet_resized/32x32 in --data-dir."""
     collect: Switch = False
     """Train nothing; write the table of the runs that are there."""
     jobs: Annotated[int | None, shown("N", "1 here, all in the queue of Slurm")] = None
@@ -129,6 +129,8 @@ class Table:
             for word in words:
                 if word not in known:
                     raise UserError(f"{option} {word}: unknown; choose from {', '.join(known)}")
+        if "imagenet50" in self.data and self.images is None:
+            raise UserError("--data imagenet50 needs --images, its class folders; or take imagenet50-stand-in")
         for folder in (self.data_dir, self.images):
             if folder is not None and not folder.is_dir() and not self.collect:
                 raise UserError(f"{folder}: no such folder; expected one with data sets")

@@ -132,7 +132,7 @@ class TableRun:
 
     @property
     def _sources(self) -> list[str]:
-        if self.data == "imagenet50" and self.images is not None:
+        if self.data == "imagenet50":
             return ["--data", str(self.images)]
         return ["--data-dir", str(self.data_dir)] if self.data_dir is not None and self.data != "digits" else []
 
@@ -172,8 +172,8 @@ class TableRun:
         require_none_removed(settings, self.workdir)
         found = Config(method_settings=type(options.settings.method_settings)()).flat() | flattened(settings)
         expected: dict[str, Any] = options.settings.flat()
-        if self.data != "imagenet50":  # The data set of ImageNet-50 is named after its folder.
-            name = DATA[self.data].experiment
+        name = DATA[self.data].experiment
+        if name != "imagenet50":  # The data set of ImageNet-50 is named after its folder.
             expected["dataset"] = fold_name(name, *parse_fold(self.fold)) if self.fold else name
             found["dataset"] = summary.dataset
         found["classes_per_task"] = ",".join(dict.fromkeys(str(len(task)) for task in summary.tasks))

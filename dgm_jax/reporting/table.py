@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgm_jax.config import GENERATIVE, flattened, upgraded
+from dgm_jax.config import GENERATIVE, TRAINS, flattened, upgraded
 from dgm_jax.errors import naming_extras
 from dgm_jax.metrics.intervals import LEAST_SEEDS, Answers, interval
 from dgm_jax.reporting.published import OF_GENERATED, PUBLISHED, is_full_length
@@ -22,20 +22,21 @@ from dgm_jax.system.files import write_atomically, write_json
 _LEGEND = (
     "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
     "last task, in brackets its 95 % interval over seeds and test images; `A_half` is after half of the tasks (the "
-    "paper's A5; for ImageNet-50 its A30). *Average*: average incremental accuracy, the mean of A_1 to A_T. *Ceiling*: "
-    "joint training on all real images at once, for as many steps as bring anything; *joint*: for as many as other "
-    "methods take. */ joint*: `A_final` divided by that of `ceiling`, or if the table has none, of `joint` with the "
-    "same seed. *Consolidated*, and the "
-    "*classifier* of mergan: a classifier trained on the memory's images of all classes (train-on-generated accuracy); "
-    "*auxiliary*: the class head of the discriminator, as in the paper. *Generated*: the share of the memory's images "
-    "that the classifier of `joint`, trained on all real images, assigns to the class asked for; *judge*: its accuracy "
-    "on the real test images. For dgr, whose images have no labels, *generated* is the agreement with its solver. "
-    "*Frechet*: Frechet distance in the features of that classifier (not FID); *precision, recall* use the same "
-    "features. *Memory*: all that is needed to go on learning: what is kept of old classes, and a classifier or "
-    "discriminator that the next task begins with (older runs count neither), as far as the reading needs it. "
-    "*Worth*: the number of training images, stored as they come, that take the same bytes. "
-    "*Published*: half-way / at the end; only runs "
-    "of full length are compared: ✓ reached, ✗ not reached."
+    "paper's A5; for ImageNet-50 its A30). *Average*: average incremental accuracy, the mean of A_1 to A_T; then "
+    "without A_1, which with one class is 100. *Task known*, and *transfer* (forward transfer in that reading): only "
+    "where tasks have several classes. *Epochs* are those of a generator, *steps* those of the classifier, for each "
+    "task. *Ceiling*: joint training on all real images at once, for as many steps as bring anything; *joint*: for as "
+    "many as other methods take. */ joint*: `A_final` divided by that of `ceiling` with the same seed. "
+    "*Consolidated*, and the *classifier* of mergan: a classifier trained on the memory's images of all classes "
+    "(train-on-generated accuracy); *auxiliary*: the class head of the discriminator, as in the paper. *Generated*: "
+    "the share of the memory's images that the classifier of `joint`, trained on all real images, assigns to the "
+    "class asked for; *judge*: its accuracy on the real test images. For dgr, whose images have no labels, "
+    "*generated* is the agreement with its solver. *Frechet*: Frechet distance in the features of that classifier "
+    "(not FID); *precision, recall* use the same features. *Memory*: all that is needed to go on learning: what is "
+    "kept of old classes, and a classifier or discriminator that the next task begins with (older runs count "
+    "neither), as far as the reading needs it. *Worth*: the number of training images, stored as they come, that take "
+    "the same bytes. *Published*: half-way / at the end; only runs of full length are compared: ✓ reached, ✗ not "
+    "reached."
 )
 _EXPECTED = {
     "ewc": "knows little but the newest classes, as is known of weight penalties where one head separates all classes "
@@ -108,7 +109,7 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
         )
         for reading in summaries[0].readings:
             common |= _interval(group, reading)
-            common |= _spread("A_final_by_joint", comparing.shares_of_joint(summaries, ceiling or joint, reading))
+            common |= _spread("A_final_by_joint", comparing.shares_of_joint(summaries, ceiling, reading))
             common |= _spread("forward_transfer", comparing.forward_transfers(summaries, joint, reading))
             measured = [result.quality for result in group if result.quality and reading == summaries[0].readings[0]]
             rows.append(common | _row(summaries, measured, data, method, reading))
@@ -116,12 +117,17 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def differences(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Each two methods of a data set on the seeds that both have, as `comparing.differences` gives them."""
+    """Each two methods of a data set on the seeds that both have, as `comparing.differences` gives them.
+
+    A method is compared by the reading that counts; DGM by the combined one, too.
+    """
     by_data: dict[str, dict[str, dict[int, Answers]]] = {}
     for result in results:
         if result.summary is not None and result.answers:
-            runs = by_data.setdefault(result.data, {}).setdefault(result.method, {})
-            runs[result.seed] = result.answers[result.summary.readings[0]]
+            methods = by_data.setdefault(result.data, {})
+            for reading, name in comparing.compared_readings(result.method, result.summary).items():
+                if reading in result.answers:
+                    methods.setdefault(name, {})[result.seed] = result.answers[reading]
     return [{"data": data, **pair} for data, methods in by_data.items() for pair in comparing.differences(methods)]
 
 
@@ -162,6 +168,7 @@ def _row(
         "memory_bytes": round(size),
         "worth_images": round(size / (replaced / images)) if images and replaced else None,
         "epochs": epochs,
+        "steps": flattened(upgraded(first.config)).get("consolidation_steps") if first.method in TRAINS else None,
         "train_images": images,
         "test_images": sum(map(sum, first.confusion[reading])),
         "full_length": is_full_length(data, images, epochs),
@@ -262,9 +269,13 @@ _CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
     "reading": lambda row: row["reading"],
     "A_half": lambda row: _percent(row, "A_half"),
     "A_final": lambda row: _percent(row, "A_final") + _bounds(row),
-    "average": lambda row: _percent(row, "average_incremental"),
+    "average; from A_2": lambda row: (
+        f"{_percent(row, 'average_incremental')}; {_percent(row, 'average_incremental_from_2')}"
+    ),
     "/ joint": lambda row: _plain(row["A_final_by_joint"], "{:.2f}"),
     "forgetting": lambda row: _percent(row, "forgetting"),
+    "task known": lambda row: _percent(row, "task_known"),
+    "transfer": lambda row: _percent(row, "forward_transfer"),
     "generated": lambda row: _percent(row, "generated_sample_accuracy"),
     "judge": lambda row: _percent(row, "judge_accuracy"),
     "Frechet": lambda row: _plain(row["frechet_distance"], "{:.1f}"),
@@ -273,7 +284,8 @@ _CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
     ),
     "memory, kB": lambda row: f"{row['memory_bytes'] / 1000:.0f}",
     "worth, images": lambda row: _plain(row["worth_images"], "{}"),
-    "epochs, images": lambda row: f"{_plain(row['epochs'], '{}')}, {row['train_images']:,}",
+    "epochs, steps": lambda row: f"{_plain(row['epochs'], '{}')}, {_plain(row['steps'], '{:,}')}",
+    "images": lambda row: f"{row['train_images']:,}",
     "minutes": lambda row: f"{row['minutes']:.1f}",
     "seeds": lambda row: row["seeds"] + (f" (no result: {row['failures']})" if row["failures"] else ""),
     "protocol": lambda row: row["protocol"],

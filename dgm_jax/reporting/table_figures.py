@@ -96,12 +96,9 @@ def _against_bytes(axis: Any, methods: Mapping[str, Sequence[Summary]]) -> None:
     """
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for method, runs in methods.items():
-        for reading in dict.fromkeys((runs[0].readings[0], "combined")):
-            if reading not in runs[0].readings:
-                continue
+        family = method.partition("-as-")[0].removesuffix("-half").removesuffix("-double")
+        for reading, name in comparing.compared_readings(family, runs[0]).items():
             size = statistics.mean(comparing.bytes_of_reading(run.bytes["memory"], reading) for run in runs) / 1000
-            name = method.partition("-as-")[0].removesuffix("-half").removesuffix("-double")
-            name += ", combined" * (reading == "combined")
             points[name].append((size, 100 * statistics.mean(run.final_accuracy(reading) for run in runs)))
     for index, (name, of_method) in enumerate(points.items()):
         style = {"color": f"C{index % 10}", "label": name}

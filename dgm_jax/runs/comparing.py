@@ -13,6 +13,12 @@ from dgm_jax.runs.summary import Summary
 _FEATURES = ("filters", "gram", "class_sums", "counts")  # What the readings of features need.
 
 
+def compared_readings(method: str, summary: Summary) -> dict[str, str]:
+    """The readings by which a method is compared, and its name by each: the one that counts, and DGM's combined one."""
+    combined = {"combined": f"{method}, combined"} if "combined" in summary.readings else {}
+    return {summary.readings[0]: method} | combined
+
+
 def bytes_of_reading(memory: Mapping[str, int], reading: str) -> int:
     """Bytes of a run's memory, by part, that a reading needs: with `combined`, DGM also keeps sums of features."""
     features = sum(memory.get(part, 0) for part in _FEATURES)

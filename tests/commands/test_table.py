@@ -275,6 +275,7 @@ def test_a_memory_is_judged_once_for_both_runs_as_they_are(tmp_path, monkeypatch
 def test_unknown_names_are_refused(capsys):
     for argv, expected in (
         (["--data", "emnist"], "--data emnist: unknown; choose from digits, mnist-500"),
+        (["--data", "imagenet50"], "--data imagenet50 needs --images, its class folders; or take imagenet50-stand-in"),
         (["--methods", "joint", "gan"], "--methods gan: unknown; choose from ceiling, joint, dgma"),
         (["--metods", "joint"], "unknown option --metods; did you mean --methods?"),
         (["--jobs", "0"], "--jobs 0: expected a whole number of at least 1"),

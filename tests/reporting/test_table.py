@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,9 +56,11 @@ def test_what_is_written(tmp_path):
     write(RESULTS, tmp_path, command="python -m experiments.table")
     text = (tmp_path / "table.md").read_text()
     assert "| mnist | dgma | consolidated | 103.5 ± 0.7 | 98.5 ± 0.7 |" in text
-    assert "| 101, 60,000 |" in text and "| 5, 60,000 |" in text
-    row = summarised([tables.result("joint", summary=tables.summary(readings=("classifier",), method="joint"))])[0]
-    assert "| –, 60,000 |" in markdown([row], [], "")  # It has steps, no epochs.
+    assert "| 101, – | 60,000 |" in text and "| 5, – | 60,000 |" in text
+    steps = {"consolidation_steps": 800, "epochs": 7}
+    joint = tables.summary(readings=("classifier",), method="joint", config=steps)
+    row = summarised([tables.result("joint", summary=joint)])[0]
+    assert "| –, 800 | 60,000 |" in markdown([row], [], "")  # It has steps, no epochs.
     assert "| dgr | no result: seed 0: not run yet |" in text and "0 1 (no result: seed 2: NotFinite" in text
     assert "- mnist, *dgmw*: its images are not measured, seed 0: not run yet." in text
     assert "- Published numbers of *mergan*: most likely of generated images" in text
@@ -72,7 +75,7 @@ def test_what_is_written(tmp_path):
 
 
 def test_measures_beside_joint_by_hand():
-    """The share is that of the same seed; forward transfer needs it, and tasks of several classes."""
+    """The share is of the ceiling with the same seed; forward transfer needs joint, and tasks of several classes."""
     pairs = {"tasks": [[2 * t, 2 * t + 1] for t in range(5)], "confusion": {}}
 
     def known(*learnt):
@@ -86,13 +89,14 @@ def test_measures_beside_joint_by_hand():
         tables.result("joint", 0, summary=tables.summary(0, 0.8, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
         tables.result("joint", 5, summary=tables.summary(5, 0.4, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
     ]
-    er, joint = summarised(results)
-    assert er["A_final_by_joint"] == pytest.approx((0.6 / 0.8 + 0.4 / 0.6) / 2) and joint["A_final_by_joint"] == 1
+    ceilings = [replace(result, method="ceiling") for result in results[2:]]
+    er, joint, ceiling = summarised(results + ceilings)
+    assert er["A_final_by_joint"] == pytest.approx((0.6 / 0.8 + 0.4 / 0.6) / 2) and ceiling["A_final_by_joint"] == 1
     assert er["forward_transfer"] == pytest.approx(-0.25) and joint["forward_transfer"] == 0
     assert er["task_known"] == 0.75 and er["average_incremental"] == 0.5 and er["average_incremental_from_2"] is None
-    assert summarised(results[:2])[0]["A_final_by_joint"] is None
+    assert summarised(results)[0]["A_final_by_joint"] is None
     text = markdown([er, joint], [], "")
-    assert "| 50.0 ± 14.1 | 50.0 ± 0.0 | 0.71 |" in text
+    assert "| 50.0 ± 14.1 | 50.0 ± 0.0; – | 0.71 |" in text and "| 75.0 ± 0.0 | -25.0 |" in text
 
 
 def test_a_ceiling_takes_the_place_of_joint(tmp_path):
@@ -188,3 +192,22 @@ def test_ablations_have_a_figure_of_their_own(tmp_path):
     assert (tmp_path / "mnist-ablations.png").stat().st_size > 10_000
     assert not (tmp_path / "mnist.png").exists()
     assert "| dgma: no masks | no result: seed 0: not run yet |" in (tmp_path / "table.md").read_text()
+
+
+def test_dgm_is_compared_by_both_of_its_readings(tmp_path):
+    """So that a table says whether the combined one is different from sums of as many bytes."""
+    readings = ("consolidated", "combined")
+    results = [
+        tables.result(
+            "dgma", seed, summary=tables.summary(seed, readings=readings), answers=dict.fromkeys(readings, own)
+        )
+        for seed in (0, 1)
+        if (own := _answers(seed, 90)["consolidated"])
+    ] + [
+        tables.result("analytic", seed, summary=tables.summary(seed, readings=("analytic",)), answers={"analytic": own})
+        for seed in (0, 1)
+        if (own := _answers(seed, 80)["consolidated"])
+    ]
+    write(results, tmp_path, command="")
+    pairs = json.loads((tmp_path / "table.json").read_text())["differences"]
+    assert ("dgma, combined", "analytic") in {(pair["method"], pair["other"]) for pair in pairs}
