@@ -13,7 +13,7 @@ from dgm_jax.training.epoch import TaskImages, padded
 class Joint(ImageMemory):
     """Keeps every image, which the other methods may not."""
 
-    paper = "no paper: joint training on all real images, the ceiling"
+    paper = "no paper: joint training on all real images"
     starts_fresh = True
     learns_more_of_known = True
 
