@@ -1,7 +1,6 @@
 """How far the temperature that a run's classifier has is from the best one for real images.
 
-The constant of `dgm_jax/methods/confidence.py` was chosen with it on one data set, and is judged on others. The run
-must have been judged on training images (`--evaluate-on training`), and so is everything here:
+The run must have been judged on training images (`--evaluate-on training`), and so is everything here:
 
     python -m studies.temperature mnist --run RUN --data-dir DIR --out results/temperature.jsonl
 
@@ -23,7 +22,7 @@ from benchmarks import machine
 from dgm_jax import metrics
 from dgm_jax.commands.arguments import parse_options
 from dgm_jax.errors import exit_status
-from dgm_jax.methods.confidence import REAL_TO_DRAWN, best_temperature, calibrated
+from dgm_jax.methods.confidence import best_temperature, calibrated, real_to_drawn
 from dgm_jax.methods.keys import Purpose, derive_key
 from studies.finished import opened
 
@@ -43,18 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, program="python -m studies.temperature", description=__doc__)
     run = opened(options.run, options.data, options.data_dir)
     assert run.state.classifier
-    key = derive_key(jax.random.key(run.config.seed), Purpose.CALIBRATE, run.method.setting.n_tasks - 1)
-    temperature = calibrated(run.state.classifier, run.state.memory, key).temperature
-    logits = run.state.classifier.logits(run.images)
+    classifier, memory, stream = run.state.classifier, run.state.memory, run.new_stream()
+    last = stream.n_tasks - 1
+    key = derive_key(jax.random.key(run.config.seed), Purpose.CALIBRATE, last)
+    stream.begin(last)
+    quotient = real_to_drawn(classifier, memory, key, *stream.train(last))
+    drawn = calibrated(classifier, memory, key, 1.0).temperature
+    logits = classifier.logits(run.images)
     best = best_temperature(logits, run.truth)
-    drawn, measured = temperature / REAL_TO_DRAWN, {}
-    for name, tried in (("none", 1.0), ("drawn", drawn), ("run", temperature), ("best", best)):
+    measured = {}
+    for name, tried in (("none", 1.0), ("drawn", drawn), ("run", quotient * drawn), ("best", best)):
         predicted = metrics.log_probabilities(logits, tried)
         error = metrics.expected_calibration_error(predicted, run.truth)
         measured[name] = {"ece": error, "nll": metrics.negative_log_likelihood(predicted, run.truth)}
         nll = measured[name]["nll"]
         print(f"{name:5} {tried:5.2f}: calibration error {100 * error:5.2f} %, log-likelihood {-nll:.3f}")
-    found = {"run": temperature, "drawn": drawn, "best": best, "best_to_drawn": best / drawn}
+    found = {"run": quotient * drawn, "drawn": drawn, "best": best, "best_to_drawn": best / drawn}
     smoothing, accuracy = run.config.consolidation.consolidation_smoothing, run.accuracy(logits)
     facts = {"seed": run.config.seed, "images": len(logits), "smoothing": smoothing, "accuracy": accuracy}
     machine.keep(options.out, data=options.data, run=options.run.name, **facts, temperature=found, measured=measured)

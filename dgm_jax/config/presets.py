@@ -153,7 +153,8 @@ PRESETS["imagenet50"] = _with(
 
 
 # The best settings for any images, by their size, colour and number. They were chosen on images held out of the
-# training sets of digits, MNIST and CIFAR-10, but for _OF_MANY (docs/results/best.md). _QUICKER gained nothing for small images.
+# training sets of digits, MNIST and CIFAR-10, but for _OF_MANY (docs/results/best.md). _QUICKER gained nothing for
+# small images.
 _QUICKER = {"warm_start": True, "scale_lead": 1, "generator_average": 0.98, "batch_size": 16}
 _CONSOLIDATED = {"consolidation_steps": 3200, "consolidation_samples": 2000, "consolidation_smoothing": 0.1}
 # Drawn colour images are poor in detail, and wrong in light and colour on average.

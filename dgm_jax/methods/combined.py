@@ -14,7 +14,7 @@ from dgm_jax.methods.method import Predictor
 from dgm_jax.metrics import log_probabilities
 from dgm_jax.models.closed_form import ridge_discriminant
 
-TEMPERATURE = 2.0  # Of the consolidated classifier. On held-out images of CIFAR-10, 2 and 3 are equally good (studies/NOTEBOOK.md).
+TEMPERATURE = 2.0  # Of the consolidated classifier. On held-out images of CIFAR-10, 2 and 3 are equally good.
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """How sure a classifier of drawn images may be of real ones (docs/confidence.md); not in the paper.
 
 No real image of an earlier class may be read, so images that the memory draws anew take their place. The classifier
-learnt such images, and is surer of them than of real ones. By how much is a constant from other data.
+learnt such images, and may be surer of them than of real ones. By how much is measured on the newest classes, whose
+real images are at hand.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
@@ -13,28 +15,58 @@ from dgm_jax import metrics
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.memory.memory import CHUNK, Memory
 
-# How many times higher the best temperature for real images is. Chosen on held-out training images of CIFAR-10.
-REAL_TO_DRAWN = 1.8
 ACCEPTED = 0.99  # The share of drawn images that are accepted as of a known class.
 _TEMPERATURES = np.geomspace(0.05, 20, 121)  # Those that are tried: each is 5 % higher than the one before.
 _EACH = CHUNK  # Images of a class.
 
 
-def calibrated(classifier: Classifier, memory: Memory, key: jax.Array) -> Classifier:
+def calibrated(classifier: Classifier, memory: Memory, key: jax.Array, quotient: float) -> Classifier:
     """The classifier with a temperature, and the threshold below which an image is of no class that it knows.
 
     Args:
       classifier: consolidated; its labels are those of the memory.
       memory: it draws the images, of which the classifier must not have learnt any.
       key: to draw them.
+      quotient: how many times higher the best temperature for real images is than that for drawn ones.
     """
-    drawn = [memory.images(index, _EACH, jax.random.fold_in(key, index)) for index in range(memory.n_classes)]
-    labels = np.repeat(np.arange(memory.n_classes), _EACH)
-    logits = classifier.logits(np.concatenate(drawn))[:, : memory.n_classes]
+    logits = classifier.logits(_drawn(memory, key, range(memory.n_classes)))[:, : memory.n_classes]
     threshold = float(np.quantile(logits.max(axis=1), 1 - ACCEPTED))
-    # The probability of a single class is 1 whatever the temperature.
-    temperature = REAL_TO_DRAWN * best_temperature(logits, labels) if memory.n_classes > 1 else 1.0
+    temperature = 1.0  # The probability of a single class is 1 whatever the temperature.
+    if memory.n_classes > 1:
+        temperature = quotient * best_temperature(logits, np.repeat(np.arange(memory.n_classes), _EACH))
     return replace(classifier, temperature=temperature, threshold=threshold)
+
+
+def real_to_drawn(
+    classifier: Classifier, memory: Memory, key: jax.Array, images: np.ndarray, labels: np.ndarray
+) -> float:
+    """How many times higher the best temperature is for real images than for as many drawn ones of the same classes.
+
+    Args:
+      classifier: has learnt none of these images.
+      memory: draws as many.
+      key: to draw them.
+      images: real ones, uint8 [n, h, w, c]; the first 128 of each class count.
+      labels: their class indices, [n].
+    """
+    first = [np.flatnonzero(labels == index)[:_EACH] for index in np.unique(labels)]
+    rows = np.concatenate(first)
+    drawn = _drawn(memory, key, np.unique(labels).tolist())
+    drawn = np.concatenate([own[: len(of)] for own, of in zip(np.split(drawn, len(first)), first, strict=True)])
+    real, other = (
+        best_temperature(classifier.logits(own)[:, : memory.n_classes], labels[rows]) for own in (images[rows], drawn)
+    )
+    return real / other
+
+
+def known_quotient(classifier: Classifier, memory: Memory, key: jax.Array) -> float:
+    """The quotient with which a classifier was calibrated, from its temperature and newly drawn images."""
+    return classifier.temperature / calibrated(classifier, memory, key, 1.0).temperature
+
+
+def _drawn(memory: Memory, key: jax.Array, classes: Sequence[int]) -> np.ndarray:
+    """128 images of each of these classes, one class after the other."""
+    return np.concatenate([memory.images(index, _EACH, jax.random.fold_in(key, index)) for index in classes])
 
 
 def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods.best_epoch import BestEpoch
 from dgm_jax.methods.combined import more_readings
-from dgm_jax.methods.confidence import calibrated
+from dgm_jax.methods.confidence import calibrated, known_quotient, real_to_drawn
 from dgm_jax.methods.dgm_state import GenerativeMemory, State, without_classes
 from dgm_jax.methods.feature_memory import REMAINS, FeatureLearner
 from dgm_jax.methods.keys import Purpose, derive_key
@@ -219,7 +219,11 @@ class DGM(GenerativeMemory[Training]):
         frozen = [self._freeze(training, run, state) for run, state in enumerate(training.running.states())]
         keys, states = [given.key for given in training.inputs], [run.state for run in frozen]
         learnt = []
-        for run, (classifier, means) in zip(frozen, self._consolidate(task, keys, states, watch), strict=True):
+        consolidated = self._consolidate(task, keys, states, watch)
+        for run, given, (classifier, means) in zip(frozen, training.inputs, consolidated, strict=True):
+            memory, key = run.state.memory, derive_key(given.key, Purpose.CALIBRATE, task)
+            quotient = real_to_drawn(classifier, memory, key, given.images, given.labels)
+            classifier = calibrated(classifier, memory, key, quotient)
             readings = {"consolidated": classifier, **run.classifiers}
             state = replace(run.state, classifier=classifier)
             learnt.append(replace(run, state=state, classifiers=readings, metrics=means))
@@ -238,12 +242,10 @@ class DGM(GenerativeMemory[Training]):
                 self.setting.seen(task),
                 on_steps=on_steps,
             )
-            found = []
-            for key, state, (learner, means) in zip(keys, states, consolidated, strict=True):
-                classifier = self.setting.classifier(learner.params, learner.statistics, task)
-                key = derive_key(key, Purpose.CALIBRATE, task)
-                found.append((calibrated(classifier, state.memory, key), means))
-        return found
+        return [
+            (self.setting.classifier(learner.params, learner.statistics, task), means)
+            for learner, means in consolidated
+        ]
 
     def images_to_consolidate(self, state: State, key: jax.Array) -> TaskImages:
         """What the classifier of all classes learns from: drawn images, perhaps moved to the mean of the real ones."""
@@ -342,6 +344,10 @@ class DGM(GenerativeMemory[Training]):
         fresh = self.networks.new_kernels(derive_key(key, Purpose.FORGET, left.memory.n_classes), widths)
         kernels = [np.where(of, *pair) for of, *pair in zip(used, left.memory.kernels, fresh, strict=True)]
         left = replace(left, memory=replace(left.memory, kernels=kernels))
-        ((classifier, _),) = self._consolidate(len(left.memory.tasks) - 1, [key], [left], watch)
+        last = len(left.memory.tasks) - 1
+        ((classifier, _),) = self._consolidate(last, [key], [left], watch)
+        key = derive_key(key, Purpose.CALIBRATE, last)
+        quotient = known_quotient(state.classifier, state.memory, key) if state.classifier else 1.0
+        classifier = calibrated(classifier, left.memory, key, quotient)
         weights = tuple(weights_of_class(state.memory, left.memory, index) for index in forgotten)
         return Forgotten(replace(left, classifier=classifier), weights, remains)
