@@ -223,6 +223,22 @@ def test_the_classifier_of_all_of_mnist():
         require_equal(row["accuracy, %"], [100 * value for value in record["accuracy"]["consolidated"]], str(row))
 
 
+def test_calibration():
+    """The newest record of each run."""
+    newest = {record["run"]: record for record in read("temperature")}
+    rows = rows_with(ROOT / "docs" / "confidence.md", "record", "drawn alone")
+    assert len(rows) >= 6
+    for row in rows:
+        temperature, measured = (newest[row["record"]][part] for part in ("temperature", "measured"))
+        for what, name in (("drawn alone", "drawn"), ("temperature", "run"), ("best", "best")):
+            require_equal(row[what], [temperature[name]], str(row))
+        errors = {"error without": "none", "drawn alone, error": "drawn", "with": "run", "best, error": "best"}
+        for what, name in errors.items():
+            require_equal(row[what], [100 * measured[name]["ece"]], str(row))
+        for what, name in (("log-likelihood without", "none"), ("with it", "run")):
+            require_equal(row[what], [-measured[name]["nll"]], str(row))
+
+
 def test_where_accuracy_is_lost():
     (record,) = read("gap")
     rows = rows_with(NOTEBOOK, "learnt from", "network", "analytic")
