@@ -112,12 +112,17 @@ class Config(Settings):
     def with_changes(self, **changes: Any) -> "Config":
         """The same settings with some changed.
 
+        If `combined` is turned off, settings that only it reads go back to their defaults.
+
         Args:
           **changes: settings by their names, whatever their groups; or whole groups.
 
         Raises:
           ConfigError: if there is no such setting, or a value cannot work.
         """
+        if self.features.combined and changes.get("combined") is False:
+            before, defaults = (dataclasses.asdict(of) for of in (self.features, Features()))
+            changes |= {name: defaults[name] for name in before if changes.get(name, before[name]) == before[name]}
         places = places_of(type(changes.get("method_settings", self.method_settings)))
         direct: dict[str, Any] = {}
         by_group: dict[str, dict[str, Any]] = {}

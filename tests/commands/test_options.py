@@ -117,7 +117,7 @@ def test_a_preset_is_cut_to_what_the_method_reads() -> None:
     changed = settings("--preset", "best", "--method", "er", "--memory-size", "30", name="mnist")
     expected = Config(method="er", method_settings=ReservoirSettings(memory_size=30))
     assert changed == expected.with_changes(
-        discriminator_width=16, batch_size=16, consolidation_steps=3200, consolidation_shift=1
+        discriminator_width=16, batch_size=16, consolidation_steps=12800, consolidation_shift=1
     )
 
 

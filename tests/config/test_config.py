@@ -10,7 +10,7 @@ import pytest
 from support import presets
 
 from dgm_jax import Learner
-from dgm_jax.config import Config, Gan, MethodSettings, all_facts, flattened, require_none_removed, upgraded
+from dgm_jax.config import Config, Features, Gan, MethodSettings, all_facts, flattened, require_none_removed, upgraded
 from dgm_jax.config.formats import REMOVED
 from dgm_jax.config.setting import help_of
 from dgm_jax.config.settings import kinds_of
@@ -354,3 +354,12 @@ def test_the_residual_network_needs_two_images(change):
         Config().with_changes(batch_size=1, **change)
     Config().with_changes(batch_size=2, **change)
     Config().with_changes(batch_size=1)
+
+
+def test_without_the_combined_reading_its_settings_go():
+    """As the notes on privacy advise, whatever a preset chose for it; what is asked for by name is refused."""
+    best = presets.config("best-cifar10", "dgmw")
+    assert best.features.combined and best.features.mirror
+    assert best.with_changes(combined=False).features == Features()
+    with pytest.raises(ConfigError, match="filters=9 and mirror=False have no effect"):
+        best.with_changes(combined=False, filters=9)
