@@ -258,8 +258,9 @@ def _published(row: dict[str, Any]) -> str:
         return f"{numbers[0]} / {numbers[1]} (context: a shorter run)"
     of_generated = row["published_measure"] == OF_GENERATED
     ours = (None, row["generated_sample_accuracy"]) if of_generated else (row["A_half"], row["A_final"])
-    marks = ["" if our is None else "✓" if 100 * our >= number else "✗" for our, number in zip(ours, numbers)]
-    return f"{numbers[0]}{marks[0]} / {numbers[1]}{marks[1]}" + (" (generated)" if of_generated else "")
+    marks = ["" if None in (our, number) else "✓" if 100 * our >= number else "✗" for our, number in zip(ours, numbers)]
+    half, end = ("–" if number is None else f"{number}{mark}" for number, mark in zip(numbers, marks, strict=True))
+    return f"{half} / {end}" + (" (generated)" if of_generated else "")
 
 
 # Header -> the cell of a row that has a result.

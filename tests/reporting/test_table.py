@@ -113,6 +113,7 @@ def test_a_ceiling_takes_the_place_of_joint(tmp_path):
     assert (ceiling["A_final_by_joint"], joint["A_final_by_joint"]) == (1, pytest.approx(0.75))
     assert (ceiling["A_half"], ceiling["average_incremental"], ceiling["A_final"]) == (None, None, 0.8)
     assert joint["A_half"] and joint["average_incremental"] == 0.5
+    assert "| – / 99.24✗ |" in (tmp_path / "table.md").read_text()  # The paper's joint training.
 
 
 def test_intervals_and_pairs(tmp_path):
