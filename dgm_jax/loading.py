@@ -16,7 +16,12 @@ if TYPE_CHECKING:  # An exported file is read without Orbax, which the rest need
     from dgm_jax.data import TaskStream
     from dgm_jax.methods.method import Method
 
-_READINGS = {"consolidated": "classifier", "auxiliary": "auxiliary"}  # Reading -> its place in a checkpoint.
+# Reading -> its places in a checkpoint.
+_READINGS = {
+    "consolidated": ("classifier",),
+    "auxiliary": ("auxiliary",),
+    "combined": ("classifier", "features"),
+}
 
 
 def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
@@ -72,7 +77,8 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
       path: the folder of a run, finished or not, or a file that `python -m dgm_jax export --what classifier` (or both)
         wrote, which needs no other packages than jax, numpy and safetensors.
       after_task: of a run, the classifier as it was after this task (0 is the first); None: the newest.
-      reading: of a run, "consolidated", trained on images that the memory drew, or "auxiliary", the paper's.
+      reading: of a run, "consolidated", trained on images that the memory drew, "auxiliary", the paper's, or of a run
+        with `--combined` "combined", which joins the first one with sums of features of real images.
 
     Raises:
       NoMemory: if there is none yet, or none after that task, or the run is of another method.
@@ -96,17 +102,18 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
     from dgm_jax.runs.folder import Workdir
     from dgm_jax.runs.reading import read_config, scale_in
 
-    folder, place = Workdir(path), _READINGS[reading]
+    folder, places = Workdir(path), _READINGS[reading]
     if not folder.path.is_dir():
         raise NoMemory(f"{folder.path} is not a folder; expected the workdir of a run, or an exported file")
     if folder.seeds() and not folder.config.exists():
         raise NoMemory(f"{folder.path} holds the runs of several seeds; choose one: {', '.join(folder.seeds())}")
     folder.settle()
-    restored = checkpoints.restore(folder.checkpoints, _warn, wanted=lambda found: place in found.tree)
+    restored = checkpoints.restore(folder.checkpoints, _warn, wanted=lambda found: set(places) <= set(found.tree))
     if restored is None or "memory" not in restored.metadata:
         raise NoMemory(
             f"{folder.path} has no classifier {reading!r}; expected the workdir of a run of dgm or separate with a "
-            "finished task (once a class is forgotten, the auxiliary one is missing until the next task)"
+            "finished task (once a class is forgotten, the auxiliary one is missing until the next task; the combined "
+            "one needs a run with --combined)"
         )
     n_tasks = len(restored.metadata["memory"]["tasks"])
     if after_task is not None and not 0 <= after_task < n_tasks:
@@ -115,19 +122,21 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
         restored = checkpoints.restore(
             folder.checkpoints,
             _warn,
-            wanted=lambda found: place in found.tree and len(found.metadata["memory"]["tasks"]) == after_task + 1,
+            wanted=lambda found: (
+                set(places) <= set(found.tree) and len(found.metadata["memory"]["tasks"]) == after_task + 1
+            ),
         )
         if restored is None:
             raise NoMemory(f"after_task={after_task}: {path} has no whole checkpoint with the classifier of that time")
-    own: Any = restored.tree[place]
+    own: Any = restored.tree[places[0]]
     stored, memory = read_config(folder), restored.metadata["memory"]
     assert stored.stream is not None
     network, confidence = memory.get("network", "dcgan"), {}
-    if reading == "consolidated":
+    if reading != "auxiliary":
         network = stored.flat["consolidation_network"] or network
         confidence = {name: restored.metadata[name] for name in CONFIDENCE if name in restored.metadata}
     known = sum(len(task["classes"]) for task in memory["tasks"])
-    return Classifier(
+    classifier = Classifier(
         params=DiscriminatorParams.from_tree(own["params"]),
         statistics=statistics_from_tree(own["statistics"]),
         network=network,
@@ -137,6 +146,12 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
         scale=scale_in(stored.stream),
         **confidence,
     )
+    if reading != "combined":
+        return classifier
+    from dgm_jax.methods.combined import combined
+    from dgm_jax.methods.feature_memory import FeatureMemory
+
+    return combined(classifier, FeatureMemory.from_tree(restored.tree["features"], classifier.n_outputs))
 
 
 @pinned()

@@ -26,8 +26,8 @@ class Predict:
     workdir: RunOrFile
     images: Annotated[Positional[tuple[Path, ...]], several("IMAGE")]
     """image files; or .npy and .npz files of vectors [n, d] (an .npz holds one array, or one called x)"""
-    reading: Literal["consolidated", "auxiliary"] = "consolidated"
-    """which classifier of a run"""
+    reading: Literal["consolidated", "auxiliary", "combined"] = "consolidated"
+    """which classifier of a run; combined: of a run with --combined"""
     unknown: Switch = False
     """say `unknown` of images that look like none of the classes"""
     debug: Debug = False

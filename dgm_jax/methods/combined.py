@@ -4,10 +4,11 @@ Not in the paper. The memory's drawn images lack the fine texture of real ones, 
 consolidated network in turn sees what features of one layer cannot. Both count alike, whatever the data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from dgm_jax.data.pictures import to_uint8
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.methods.feature_memory import FeatureClassifier, FeatureMemory, classifiers
 from dgm_jax.methods.method import Predictor
@@ -18,23 +19,19 @@ TEMPERATURE = 2.0  # Of the consolidated classifier. On held-out images of CIFAR
 
 
 @dataclass(frozen=True)
-class Combined:
-    """Adds the log-probabilities of a consolidated classifier and of one that is read off sums."""
+class Combined(Classifier):
+    """A consolidated classifier that adds its log-probabilities to those of one that is read off sums."""
 
-    consolidated: Classifier
-    analytic: FeatureClassifier
+    analytic: FeatureClassifier = field(kw_only=True)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Scores [n, classes] of images; minus infinity for classes that are not learnt yet."""
-        n_seen = len(self.consolidated.labels)
-        scores = [classifier.logits(images) for classifier in (self.consolidated, self.analytic)]
+        """Scores [n, classes] of images, as `Classifier.logits`; minus infinity for classes that are not learnt yet."""
+        n_seen = len(self.labels)
+        stored = images if self.scale is not None or images.dtype == np.uint8 else to_uint8(images)
+        scores = super().logits(images), self.analytic.logits(stored)
         joined = np.full(scores[1].shape, -np.inf)
         joined[:, :n_seen] = combined_logits(scores[0][:, :n_seen], scores[1][:, :n_seen])
         return joined
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Those of the consolidated classifier."""
-        return self.consolidated.features(images)
 
 
 def combined_logits(consolidated: np.ndarray, analytic: np.ndarray, temperature: float = TEMPERATURE) -> np.ndarray:
@@ -53,5 +50,18 @@ def combined_logits(consolidated: np.ndarray, analytic: np.ndarray, temperature:
 
 def more_readings(consolidated: Classifier, memory: FeatureMemory) -> dict[str, Predictor]:
     """The readings that sums of features add, `analytic` and `combined`, for the classes that the first one knows."""
-    analytic = classifiers(memory, len(consolidated.labels), {"analytic": ridge_discriminant})["analytic"]
-    return {"analytic": analytic, "combined": Combined(consolidated, analytic)}
+    return {"analytic": (analytic := _analytic(consolidated, memory)), "combined": _combined(consolidated, analytic)}
+
+
+def combined(consolidated: Classifier, memory: FeatureMemory) -> Combined:
+    """The combined reading alone."""
+    return _combined(consolidated, _analytic(consolidated, memory))
+
+
+def _analytic(consolidated: Classifier, memory: FeatureMemory) -> FeatureClassifier:
+    return classifiers(memory, len(consolidated.labels), {"analytic": ridge_discriminant})["analytic"]
+
+
+def _combined(consolidated: Classifier, analytic: FeatureClassifier) -> Combined:
+    # Its scores are log-probabilities already, and the threshold is for logits of the network.
+    return Combined(**vars(consolidated) | {"temperature": 1.0, "threshold": None}, analytic=analytic)

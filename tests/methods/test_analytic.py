@@ -8,9 +8,10 @@ import pytest
 from support import checks, small_runs
 from support.stopping import Log, interrupt
 
-from dgm_jax import Learner
-from dgm_jax.errors import ConfigError
+from dgm_jax import Learner, load_classifier
+from dgm_jax.errors import ConfigError, NoMemory
 from dgm_jax.loading import load_method
+from dgm_jax.memory.classifier import NoThreshold
 from dgm_jax.methods import analytic
 from dgm_jax.methods.combined import combined_logits
 from dgm_jax.methods.keys import Purpose, derive_key
@@ -100,6 +101,26 @@ def test_settings_of_training_are_refused(change):
 # ---- beside DGM's memory ----
 
 BESIDE = small_runs.small("dgma", image_size=8, combined=True, filters=FILTERS)
+
+
+def test_the_combined_reading_predicts_as_it_was_measured():
+    """From the folder of the run, for images as the data set has them and as a memory draws them."""
+    run, stream = small_runs.finished(BESIDE).workdir, small_runs.stream(BESIDE)
+    stream.begin(2)
+    images, _ = stream.test(2)
+    classifier = load_classifier(run, reading="combined")
+    labels, probabilities = classifier.predict(images)
+    with np.load(run / "predictions.npz") as measured:
+        np.testing.assert_array_equal(labels, measured["combined"])
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    drawn, _ = classifier.predict(images.astype(np.float32) / 127.5 - 1)
+    np.testing.assert_array_equal(drawn, labels)
+    earlier = load_classifier(run, reading="combined", after_task=1)
+    assert len(earlier.labels) == 2 and set(earlier.predict(images)[0]) <= set(earlier.labels)
+    with pytest.raises(NoThreshold):
+        classifier.is_unknown(images)
+    with pytest.raises(NoMemory, match="the combined one needs a run with --combined"):
+        load_classifier(small_runs.finished(BESIDE.with_changes(combined=False)).workdir, reading="combined")
 
 
 def test_combined_by_hand():
