@@ -47,7 +47,7 @@ def check_fit(config: Config, stream: TaskStream) -> None:
     if config.method in GENERATIVE and stream.n_classes >= config.networks.noise_dim:
         raise ConfigError(
             f"noise_dim={config.networks.noise_dim} has no room for the one-hot of {stream.n_classes} classes; "
-            "make it larger, in a new --workdir if the run has begun"
+            "make it larger, in a new --workdir"
         )
     repeated = [name for t in range(stream.n_tasks) for name in stream.repeated(t)]
     if repeated and not METHODS[config.method].learns_more_of_known:

@@ -167,7 +167,7 @@ def test_mistakes_are_named_in_a_line(argv: list[str], expected: str, capsys) ->
 
 
 def test_ctrl_c_ends_a_command(workdir: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_Memory, "sample", interrupt)
