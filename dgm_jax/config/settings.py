@@ -112,7 +112,7 @@ class Config(Settings):
     def with_changes(self, **changes: Any) -> "Config":
         """The same settings with some changed.
 
-        If `combined` is turned off, settings that only it reads go back to their defaults.
+        If `combined` of method dgm is turned off, settings that only it reads go back to their defaults.
 
         Args:
           **changes: settings by their names, whatever their groups; or whole groups.
@@ -120,7 +120,7 @@ class Config(Settings):
         Raises:
           ConfigError: if there is no such setting, or a value cannot work.
         """
-        if self.features.combined and changes.get("combined") is False:
+        if self.features.combined and changes.get("combined") is False and changes.get("method", "dgm") == "dgm":
             before, defaults = (dataclasses.asdict(of) for of in (self.features, Features()))
             changes |= {name: defaults[name] for name in before if changes.get(name, before[name]) == before[name]}
         places = places_of(type(changes.get("method_settings", self.method_settings)))

@@ -363,3 +363,4 @@ def test_without_the_combined_reading_its_settings_go():
     assert best.with_changes(combined=False).features == Features()
     with pytest.raises(ConfigError, match="filters=9 and mirror=False have no effect"):
         best.with_changes(combined=False, filters=9)
+    assert best.for_method("analytic").features.mirror  # Which reads them, too.
