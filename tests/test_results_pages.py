@@ -173,6 +173,14 @@ def test_the_classifier():
             assert row[what] == "–" or row[what] in measured[key], row
 
 
+def test_settings_of_rivals():
+    records = [record for record in read("tune") if record["table"] == "rivals"]
+    for row, record in zip(rows_with(ROOT / "docs" / "baselines.md", "A_10, each seed"), records, strict=True):
+        assert record["base"].startswith(f"method={row['method']},")
+        assert row["change to `best"] == (record["change"] or "none")
+        assert numbers(row["A_10, each seed"]) == [round(100 * value, 1) for value in record["accuracy"]["classifier"]]
+
+
 def test_settings_of_cifar10():
     """The rows of tuning.md: step sizes and aux_G, on the first two tasks."""
     measured = [record for record in read("tune") if record["table"] == "tuning" and record["train_per_class"] == 1500]
