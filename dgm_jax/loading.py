@@ -148,10 +148,13 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
     )
     if reading != "combined":
         return classifier
-    from dgm_jax.methods.combined import combined
+    from dgm_jax.methods.combined import Combined, more_readings
     from dgm_jax.methods.feature_memory import FeatureMemory
 
-    return combined(classifier, FeatureMemory.from_tree(restored.tree["features"], classifier.n_outputs))
+    features = FeatureMemory.from_tree(restored.tree["features"], classifier.n_outputs)
+    combined = more_readings(classifier, features)["combined"]
+    assert isinstance(combined, Combined)
+    return combined
 
 
 @pinned()

@@ -50,18 +50,7 @@ def combined_logits(consolidated: np.ndarray, analytic: np.ndarray, temperature:
 
 def more_readings(consolidated: Classifier, memory: FeatureMemory) -> dict[str, Predictor]:
     """The readings that sums of features add, `analytic` and `combined`, for the classes that the first one knows."""
-    return {"analytic": (analytic := _analytic(consolidated, memory)), "combined": _combined(consolidated, analytic)}
-
-
-def combined(consolidated: Classifier, memory: FeatureMemory) -> Combined:
-    """The combined reading alone."""
-    return _combined(consolidated, _analytic(consolidated, memory))
-
-
-def _analytic(consolidated: Classifier, memory: FeatureMemory) -> FeatureClassifier:
-    return classifiers(memory, len(consolidated.labels), {"analytic": ridge_discriminant})["analytic"]
-
-
-def _combined(consolidated: Classifier, analytic: FeatureClassifier) -> Combined:
-    # Its scores are log-probabilities already, and the threshold is for logits of the network.
-    return Combined(**vars(consolidated) | {"temperature": 1.0, "threshold": None}, analytic=analytic)
+    analytic = classifiers(memory, len(consolidated.labels), {"analytic": ridge_discriminant})["analytic"]
+    # The sums of log-probabilities need no temperature, and the threshold is for logits of the network.
+    combined = Combined(**vars(consolidated) | {"temperature": 1.0, "threshold": None}, analytic=analytic)
+    return {"analytic": analytic, "combined": combined}

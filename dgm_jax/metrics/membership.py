@@ -83,7 +83,8 @@ def leverages(gram: np.ndarray, features: np.ndarray, *, ridge: float = 1e-6) ->
     Let a be the leverage of x for the sum over all other images. If x itself is added, it becomes a / (1 + a) by the
     formula of Sherman and Morrison: below a, and below 1. So members have low leverages, and the fewer the images, the
     larger a and what it loses, a^2 / (1 + a). With fewer images than features, G is 0 in some directions. Members have
-    no part there, but nearly every other image has, and r divides it: then the two are told apart exactly.
+    no part in these, but nearly every other image has. The small ridge makes that part large: both are told apart
+    exactly.
 
     Leverages also differ because images do. The ratio to the leverage of x for the sum over other images, which the
     attacker has, is free of this: with n images in both sums, its relative variance is only about 4 / n. So members
