@@ -7,6 +7,7 @@ from dgm_jax.config.choices import DGM, FROZEN, GENERATIVE, TRAINS, Network, Pre
 from dgm_jax.config.setting import Settings, setting
 from dgm_jax.errors import ConfigError
 
+_SMOOTHED: tuple = (*GENERATIVE, "joint", "er", "gdumb", "finetune")  # Their classifier learns labels by cross-entropy.
 _SAMPLED: tuple = (*FROZEN, "mergan", "mergan-jtr")  # Their classifier learns from images drawn of all classes.
 _FEATURES: tuple = ("analytic", *FROZEN)  # They can keep sums of features.
 
@@ -177,8 +178,8 @@ class Consolidation(Settings):
     consolidation_means: bool = setting(False, used_by=FROZEN)
     """Keep the mean image of each class, shrunk to 8x8, and move the drawn images of the class to it before the
     classifier is consolidated."""
-    consolidation_smoothing: float = setting(0.0, at_least=0, below=1, changeable=True, used_by=GENERATIVE)
-    """Share of the consolidated classifier's target that is spread over all classes (label smoothing)."""
+    consolidation_smoothing: float = setting(0.0, at_least=0, below=1, changeable=True, used_by=_SMOOTHED)
+    """Share of the classifier's target that is spread over all classes (label smoothing)."""
     consolidation_network: Network | None = setting(None, used_by=TRAINS)
     """Network of the consolidated classifier; None: that of the discriminator."""
     consolidation_width: int | None = setting(None, above=0, used_by=TRAINS)

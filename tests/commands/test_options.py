@@ -92,8 +92,8 @@ def test_help_of_a_baseline_has_what_it_reads(capsys) -> None:
         ),
         (["--method", "er", "--no-reuse"], "--no-reuse has no effect for method 'er' (only for dgm); remove it"),
         (
-            ["--method", "joint", "--consolidation-smoothing", "0"],  # Its default, but it would mean nothing.
-            "--consolidation-smoothing has no effect for method 'joint' (only for dgm, separate, dgr, mergan, "
+            ["--method", "joint", "--reconstruction-weight", "0"],  # Its default, but it would mean nothing.
+            "--reconstruction-weight has no effect for method 'joint' (only for dgm, separate, dgr, mergan, "
             "mergan-jtr); remove it",
         ),
         (
@@ -117,7 +117,11 @@ def test_a_preset_is_cut_to_what_the_method_reads() -> None:
     changed = settings("--preset", "best", "--method", "er", "--memory-size", "30", name="mnist")
     expected = Config(method="er", method_settings=ReservoirSettings(memory_size=30))
     assert changed == expected.with_changes(
-        discriminator_width=16, batch_size=16, consolidation_steps=12800, consolidation_shift=1
+        discriminator_width=16,
+        batch_size=16,
+        consolidation_steps=12800,
+        consolidation_shift=1,
+        consolidation_smoothing=0.1,
     )
 
 

@@ -223,6 +223,7 @@ READ_BY_ALL = {
     "consolidation_learning_rate",
     "consolidation_shift",
     "consolidation_flip",
+    "consolidation_smoothing",
     "consolidation_network",
     "consolidation_width",
 }
@@ -259,8 +260,8 @@ def test_a_preset_keeps_its_settings_for_its_own_method():
             "scale_max=5.0 and masks='random' have no effect for method 'joint' (only for dgm); remove them",
         ),
         (
-            Config(method="er").with_changes(consolidation_smoothing=0.5, epochs=3, consolidation_samples=9),
-            "epochs=3 and consolidation_smoothing=0.5 have no effect for method 'er' (only for dgm, separate, dgr, "
+            Config(method="er").with_changes(penalty_weight=0.5, epochs=3, consolidation_samples=9),
+            "epochs=3 and penalty_weight=0.5 have no effect for method 'er' (only for dgm, separate, dgr, "
             "mergan, mergan-jtr); consolidation_samples=9 has no effect for method 'er' (only for dgm, separate, "
             "mergan, mergan-jtr); remove them",
         ),
