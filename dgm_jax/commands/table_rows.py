@@ -63,6 +63,9 @@ _MEMORY, _WHOLE = ("dgmw", "consolidated"), ("dgmw", "combined")
 COMPARED = {
     "ceiling": Compared(_ARGUMENTS["joint"], at_once=True),
     **{name: Compared(arguments) for name, arguments in _ARGUMENTS.items()},
+    "dgmw-no-masks": Compared(
+        (*_BEST, "--variant", "dgmw", "--masks", "none", "--no-warm-start", "--no-combined"), in_quick=False
+    ),
     "separate": Compared((*_BEST, "--method", "separate", "--variant", "dgmw"), _MEMORY),
     **{f"{name}-as-dgmw": Compared(_ARGUMENTS[name], _MEMORY, in_quick=False) for name in (*_GENERATORS, *_SIZED)},
     **{
