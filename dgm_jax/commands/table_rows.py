@@ -38,11 +38,11 @@ DATA = {
     "mnist": Data("mnist", (), 10, 25_600, {"epochs": 1}),
     "fashion": Data("fashion", (), 10, 25_600, {"epochs": 5}),
     "fashion-pairs": Data("fashion", _PAIRS, 10, 25_600, {"epochs": 5}),
-    "svhn": Data("svhn", (), 10, 204_800, {"epochs": 5}),
-    "cifar10": Data("cifar10", (), 10, 204_800, {"epochs": 5}),
-    "cifar10-pairs": Data("cifar10", _PAIRS, 10, 204_800, {"epochs": 5}),
-    "imagenet50": Data("imagenet50", _FIFTY, 50, 204_800, {"epochs": 1}),  # The images of --images.
-    "imagenet50-stand-in": Data("imagenet50", _FIFTY, 50, 204_800, {"epochs": 1}),  # Others, in --data-dir.
+    "svhn": Data("svhn", (), 10, 409_600, {"epochs": 5}),
+    "cifar10": Data("cifar10", (), 10, 409_600, {"epochs": 5}),
+    "cifar10-pairs": Data("cifar10", _PAIRS, 10, 409_600, {"epochs": 5}),
+    "imagenet50": Data("imagenet50", _FIFTY, 50, 409_600, {"epochs": 1}),  # The images of --images.
+    "imagenet50-stand-in": Data("imagenet50", _FIFTY, 50, 409_600, {"epochs": 1}),  # Others, in --data-dir.
 }
 QUICK = {"consolidation_steps": 800}  # Of all data.
 _SIZED = ("er-balanced", "icarl", "gdumb")  # With 200 images, with as many bytes as DGM, and with as many of JPEG.
