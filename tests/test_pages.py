@@ -12,18 +12,16 @@ LONGEST_LINE = 120
 LONGEST_PARAGRAPH = 6 * LONGEST_LINE
 
 ITEM = re.compile(r" *([-*]|\d+\.) ")
-# Not prose: tables, headings, pictures, what the API page is made of, and code that is indented.
-APART = re.compile(r"\||#|!\[|:::|    (?! *([-*]|\d+\.) )")
+APART = re.compile(r"\||#|!\[|:::|    ")  # Tables, headings, pictures, what the API page is made of, indented code.
 
 
 def paragraphs(text: str) -> list[list[str]]:
     """The paragraphs and list items of a page, each as its lines."""
-    without_code = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    without_code = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     found: list[list[str]] = []
     continues = False
     for line in without_code.splitlines():
-        apart = not line.strip() or (APART.match(line) and not (continues and line.startswith("  ")))
-        if apart:
+        if not line.strip() or APART.match(line):
             continues = False
         elif continues and not ITEM.match(line):
             found[-1].append(line)
@@ -41,7 +39,8 @@ def test_lines_and_paragraphs_are_short(page: Path) -> None:
 
 
 def test_paragraphs_are_found() -> None:
-    text = "# Page\n\nOne\ntwo.\n- item\n  of two lines\n\n```bash\npython\n```\n| a |\n|---|\n\n    indented\n\nThree.\n"
+    prose, code = "# Page\n\nOne\ntwo.\n- item\n  of two lines\n", "```bash\npython\n```\n\n    python\n"
+    text = f"{prose}\n{code}\n| a |\n|---|\n\nThree.\n"
     assert paragraphs(text) == [["One", "two."], ["- item", "  of two lines"], ["Three."]]
 
 
