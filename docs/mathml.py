@@ -7,6 +7,7 @@ import html
 import re
 
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
 
@@ -19,4 +20,7 @@ def on_page_content(content: str, **_: object) -> str:
         equation = convert(html.unescape(latex).strip(), display="block" if bracket == "[" else "inline")
         return f"<{tag}>{equation}</{tag}>"
 
-    return EQUATION.sub(as_mathml, content)
+    shown = EQUATION.sub(as_mathml, content)
+    if "arithmatex" in shown:
+        raise PluginError("an equation was not found by docs/mathml.py: the page would show its LaTeX")
+    return shown
