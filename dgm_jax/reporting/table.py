@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,23 +21,25 @@ from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_atomically, write_json
 
 _LEGEND = (
-    "Test accuracy in %, mean over the classes seen, mean ± standard deviation over seeds; `A_final` is after the "
-    "last task, in brackets its 95 % interval over seeds and test images; `A_half` is after half of the tasks (the "
-    "paper's A5; for ImageNet-50 its A30). *Average*: average incremental accuracy, the mean of A_1 to A_T; then "
-    "without A_1, which with one class is 100. *Task known*, and *transfer* (forward transfer in that reading): only "
-    "where tasks have several classes. *Epochs* are those of a generator, *steps* those of the classifier, for each "
-    "task. *Ceiling*: joint training on all real images at once, for as many steps as bring anything; *joint*: for as "
-    "many as other methods take. */ joint*: `A_final` divided by that of `ceiling` with the same seed. "
+    "Accuracy is that on test images in %, as the mean over the classes seen. Over seeds: mean ± standard deviation.",
+    "`A_final` is after the last task, in brackets its 95 % interval over seeds and test images. `A_half` is after "
+    "half of the tasks (the paper's A5; for ImageNet-50 its A30).",
+    "*Average*: average incremental accuracy, the mean of A_1 to A_T; then without A_1, which with one class is 100.",
+    "*Task known*, and *transfer* (forward transfer in that reading): only where tasks have several classes.",
+    "*Epochs* are those of a generator, *steps* those of the classifier, for each task.",
+    "*Ceiling*: joint training on all real images at once, for as many steps as bring anything. *Joint*: for as many "
+    "as other methods take. */ joint*: `A_final` divided by that of `ceiling` with the same seed.",
     "*Consolidated*, and the *classifier* of mergan: a classifier trained on the memory's images of all classes "
-    "(train-on-generated accuracy); *auxiliary*: the class head of the discriminator, as in the paper. *Generated*: "
-    "the share of the memory's images that the classifier of `joint`, trained on all real images, assigns to the "
-    "class asked for; *judge*: its accuracy on the real test images. For dgr, whose images have no labels, "
-    "*generated* is the agreement with its solver. *Frechet*: Frechet distance in the features of that classifier "
-    "(not FID); *precision, recall* use the same features. *Memory*: all that is needed to go on learning: what is "
-    "kept of old classes, and a classifier or discriminator that the next task begins with (older runs count "
-    "neither), as far as the reading needs it. *Worth*: the number of training images, stored as they come, that take "
-    "the same bytes. *Published*: half-way / at the end; only runs of full length are compared: ✓ reached, ✗ not "
-    "reached."
+    "(train-on-generated accuracy). *Auxiliary*: the class head of the discriminator, as in the paper.",
+    "*Generated*: the share of the memory's images that the classifier of `joint`, trained on all real images, assigns "
+    "to the class asked for. *Judge*: its accuracy on the real test images. For dgr, whose images have no labels, "
+    "*generated* is the agreement with its solver.",
+    "*Frechet*: Frechet distance in the features of that classifier (not FID). *Precision, recall* use the same "
+    "features.",
+    "*Memory*: all that is needed to go on learning. This is what is kept of old classes, and a classifier or "
+    "discriminator that the next task begins with, as far as the reading needs it (older runs count neither).",
+    "*Worth*: the number of training images, stored as they come, that take the same bytes.",
+    "*Published*: half-way / at the end. Only runs of full length are compared: ✓ reached, ✗ not reached.",
 )
 _EXPECTED = {
     "ewc": "knows little but the newest classes, as is known of weight penalties where one head separates all classes "
@@ -193,7 +196,7 @@ def markdown(
     rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: str, pairs: Sequence[dict[str, Any]] = ()
 ) -> str:
     """The table as Markdown."""
-    lines = ["# Class-incremental accuracy", "", f"`{command}`", "", _LEGEND, ""]
+    lines = ["# Class-incremental accuracy", "", f"`{command}`", "", *map(_item, _LEGEND), ""]
     lines += [f"| {' | '.join(_CELLS)} |", "|" + "---|" * len(_CELLS)]
     for row in rows:
         if "reading" in row:
@@ -216,6 +219,11 @@ def markdown(
     lines += ["", "Commands, one a row (`--seed` as in the column):", ""]
     lines += [f"- `{row_command}`" for row_command in dict.fromkeys(row["command"] for row in rows)]
     return "\n".join(lines) + "\n"
+
+
+def _item(text: str) -> str:
+    """An item of a list, in lines of at most 120 characters."""
+    return textwrap.fill(f"- {text}", 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _verdicts(pairs: Sequence[dict[str, Any]]) -> list[str]:
