@@ -378,6 +378,7 @@ def test_every_block_of_python_is_run() -> None:
     tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
     tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
     tested.add("docs/flax.md")  # tests/nn/test_flax_examples.py
+    tested.add("docs/tour.md")  # tests/test_tour.py
     with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
     assert with_python == tested
 
