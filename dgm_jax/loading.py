@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgm_jax.errors import NoMemory, UserError
+from dgm_jax.memory import demos
 from dgm_jax.memory import file as memory_file
 from dgm_jax.memory.classifier import CONFIDENCE, Classifier
 from dgm_jax.memory.memory import Memory
@@ -29,14 +30,14 @@ def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
 
     Args:
       path: the folder of a run, finished or not, or a file that `python -m dgm_jax export` wrote, which needs no other
-        packages than jax, numpy and safetensors.
+        packages than jax, numpy and safetensors; or a demo, "demo:digits" or "demo:mnist": a file of this package.
       after_task: the memory as it was after this task (0 is the first); None: the newest.
 
     Raises:
       NoMemory: if there is no memory, or none after that task; only runs of dgm and separate have one.
       DamagedMemoryFile, DamagedCheckpoint, NewerFormat: if what is there cannot be read.
     """
-    path = Path(path)
+    path = demos.located(path)
     if path.is_file():
         found = memory_file.read(path).memory
         if found is None:
@@ -75,7 +76,7 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
 
     Args:
       path: the folder of a run, finished or not, or a file that `python -m dgm_jax export --what classifier` (or both)
-        wrote, which needs no other packages than jax, numpy and safetensors.
+        wrote, which needs no other packages than jax, numpy and safetensors; or a demo, as `load_memory` takes it.
       after_task: of a run, the classifier as it was after this task (0 is the first); None: the newest.
       reading: of a run, "consolidated", trained on images that the memory drew, "auxiliary", the paper's, or of a run
         with `--combined` "combined", which joins the first one with sums of features of real images.
@@ -84,7 +85,7 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
       NoMemory: if there is none yet, or none after that task, or the run is of another method.
       UserError: if `reading` is unknown, or what is there cannot be read.
     """
-    path = Path(path)
+    path = demos.located(path)
     if reading not in _READINGS:
         raise UserError(f"reading={reading!r} is unknown; choose one of {', '.join(_READINGS)}")
     if not path.is_file():

@@ -250,8 +250,10 @@ def test_orbax_alone_reads_the_newest_finished_task(tmp_path) -> None:
 
 
 def test_readme(desk) -> None:
-    first, layers = blocks(ROOT / "README.md", "python")
-    exec(compile(first, "README.md", "exec"), desk)
+    demo, use, layers = blocks(ROOT / "README.md", "python")
+    exec(compile(demo, "README.md", "exec"), desk)
+    assert desk["images"].shape == (64, 32, 32, 1)
+    exec(compile(use, "README.md", "exec"), desk)
     assert desk["images"].shape == (64, 16, 16, 1)
     import jax.numpy as jnp
     import optax

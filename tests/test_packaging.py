@@ -74,6 +74,15 @@ def test_files_of_the_package_that_are_no_code_are_shipped() -> None:
             assert any(path.match(pattern) for pattern in shipped[package]), path
 
 
+def test_the_licences_of_what_is_shipped_are_named() -> None:
+    """What the texts beside data say, `CC BY 4.0`, is `CC-BY-4.0` in the metadata."""
+    metadata = setup()["metadata"]
+    texts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "dgm_jax").rglob("*.txt"))
+    assert metadata["license_files"].split() == ["LICENSE", *texts]
+    named = set(re.findall(r"\((CC [A-Z-]+ [\d.]+)\)", "".join((ROOT / file).read_text() for file in texts)))
+    assert metadata["license_expression"].split(" AND ") == ["Apache-2.0", *sorted(n.replace(" ", "-") for n in named)]
+
+
 def test_the_command_is_there() -> None:
     name, _, place = setup()["options.entry_points"]["console_scripts"].strip().partition(" = ")
     module, _, function = place.partition(":")

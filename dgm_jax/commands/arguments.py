@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from dgm_jax.errors import UserError
+from dgm_jax.memory import demos
 
 T = TypeVar("T")
 
@@ -27,7 +28,10 @@ def several(name: str) -> Any:
     return arg(metavar=f"{name} [{name} ...]", help_behavior_hint="(required)")
 
 
-RunOrFile = Annotated[Positional[Path], arg(metavar="WORKDIR", help="folder of the run, or an exported file")]
+RunOrFile = Annotated[
+    Positional[Path],
+    arg(metavar="WORKDIR", help=f"folder of the run, an exported file, or a demo: {', '.join(demos.names())}"),
+]
 AfterTask = Annotated[
     int | None, shown("K", "the newest"), arg(help="use the memory as it was after task K; the first task is 0")
 ]
@@ -55,8 +59,8 @@ def require_run(path: Path) -> None:
 
 
 def require_run_or_file(path: Path) -> None:
-    """Refuses a path that can be neither the folder of a run nor an exported file."""
-    if not path.exists():
+    """Refuses a path that can be neither the folder of a run nor an exported file nor a demo."""
+    if not demos.located(path).exists():
         raise UserError(f"{path}: no such folder or file; expected the --workdir of a run, or an exported file")
 
 

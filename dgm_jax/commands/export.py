@@ -23,6 +23,8 @@ class Export:
     to: Literal["safetensors", "npz", "stablehlo"] = "safetensors"
     """safetensors: for this library; npz: the arrays of a memory, for NumPy; stablehlo: a program for JAX that does not
     need dgm_jax"""
+    note: Annotated[str, shown("TEXT", "none")] = ""
+    """a text that a safetensors file carries, such as where it comes from and its licence"""
     after_task: AfterTask = None
     debug: Debug = False
 
@@ -32,6 +34,8 @@ class Export:
             raise UserError(f"--what {self.what}: only a memory is written --to npz; leave out --to")
         if self.to == "stablehlo" and self.what == "both":
             raise UserError("--what both: a program either draws or predicts; choose memory or classifier")
+        if self.note and self.to != "safetensors":
+            raise UserError(f"--note: a file --to {self.to} has no place for it; leave out one of them")
         require_run_or_file(self.workdir)
         require_place(self.out, "", "memory.safetensors")
 
@@ -48,7 +52,7 @@ class Export:
         one = memory or classifier
         assert one is not None
         if self.to == "safetensors":
-            content = memory_file.encode(memory, classifier)
+            content = memory_file.encode(memory, classifier, note=self.note)
         elif self.to == "stablehlo":
             content = export.to_stablehlo(one)
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from dgm_jax.errors import NewerFormat, UserError
 from dgm_jax.memory import classifier_section, memory_section, old_file
 from dgm_jax.memory.classifier import Classifier
-from dgm_jax.memory.container import DamagedMemoryFile, is_ours, pack, unpack
+from dgm_jax.memory.container import DamagedMemoryFile, Section, is_ours, pack, unpack
 from dgm_jax.memory.memory import Memory
 from dgm_jax.system import files
 
@@ -23,8 +23,16 @@ class Contents(NamedTuple):
     classifier: Classifier | None = None
 
 
-def write(path: files.PathLike, memory: Memory | None = None, classifier: Classifier | None = None) -> int:
+def write(
+    path: files.PathLike, memory: Memory | None = None, classifier: Classifier | None = None, *, note: str = ""
+) -> int:
     """Writes a memory, a classifier or both into one file, whole or not at all; the same ones give the same bytes.
+
+    Args:
+      path: the file.
+      memory: what draws images.
+      classifier: what predicts their classes.
+      note: a text that the file carries, such as where it comes from and its licence.
 
     Returns:
       Bytes of the file.
@@ -33,12 +41,12 @@ def write(path: files.PathLike, memory: Memory | None = None, classifier: Classi
       ValueError: if there is neither a memory nor a classifier.
       OSError: if it cannot be written; an older file is then untouched.
     """
-    content = encode(memory, classifier)
+    content = encode(memory, classifier, note=note)
     files.write_atomically(path, content)
     return len(content)
 
 
-def encode(memory: Memory | None = None, classifier: Classifier | None = None) -> bytes:
+def encode(memory: Memory | None = None, classifier: Classifier | None = None, *, note: str = "") -> bytes:
     """The bytes that `write` writes."""
     sections = {}
     if memory is not None:
@@ -53,6 +61,8 @@ def encode(memory: Memory | None = None, classifier: Classifier | None = None) -
             sections["confidence"] = classifier_section.encode_confidence(classifier)
     if not sections:
         raise ValueError("there is nothing to write; give a memory, a classifier or both")
+    if note:  # For people: `decode` passes over it.
+        sections["note"] = Section({"optional": True, "text": note}, {})
     return pack(sections)
 
 

@@ -26,6 +26,14 @@ def draw(memory_file: str) -> str:
     return content.hexdigest()
 
 
+def draw_from_demos() -> None:
+    """They are installed with the package."""
+    for name in ("demo:digits", "demo:mnist"):
+        memory = dgm_jax.load_memory(name)
+        assert memory.labels == tuple(range(10))
+        assert memory.sample(3, 2, jax.random.key(0)).shape == (2, memory.image_size, memory.image_size, 1)
+
+
 def predict() -> None:
     """Predicts the classes of the digits that come with the package, with a network of their size."""
     digits = data.load("digits")
@@ -74,6 +82,7 @@ def name_what_is_missing() -> None:
 if __name__ == "__main__":
     (file,) = sys.argv[1:]
     checksum = draw(file)
+    draw_from_demos()
     predict()
     learn_with_layers()
     name_what_is_missing()
