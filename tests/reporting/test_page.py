@@ -13,16 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import small_runs
+from support import accessibility, small_runs
 from support.marks import slow_but
 
 from dgm_jax import Learner
 from dgm_jax.commands.main import main
+from dgm_jax.config import preset
 from dgm_jax.errors import UserError
 from dgm_jax.reporting import page as report
+from dgm_jax.reporting import rendering, settings
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import NoRun, read
+from dgm_jax.runs.seeds import intervals
 
+MEASURES = Path(__file__).parents[2] / "docs" / "measures.md"
+BESIDE = small_runs.small("dgma", image_size=8, combined=True, filters=6)  # As in tests/methods/test_analytic.py.
 RUNS = {
     "dgma": lambda: small_runs.finished(small_runs.small("dgma")).workdir,
     "dgmw-pairs": lambda: (
@@ -43,6 +48,15 @@ def baseline(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("baseline")
     config = small_runs.small("dgma", method="finetune", image_size=8)
     Learner(config, devices=1).fit(small_runs.stream(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> Path:
+    """Runs of two seeds."""
+    folder = tmp_path_factory.mktemp("several")
+    config = small_runs.small("dgma", method="analytic", image_size=8, filters=4)
+    Learner(config, devices=1).fit_seeds((2, 10), [small_runs.stream(config)] * 2, folder)
     return folder
 
 
@@ -156,6 +170,57 @@ class TestPage:
         assert [row[0] for row in rows[2:]] == [row["class"] for row in privacy]
         assert float(rows[2][1]) == pytest.approx(privacy[0]["pixels"]["generated"]["median"], abs=5e-4)
 
+    def test_tasks_and_accuracies_are_counted_as_in_files(self, run):
+        """From 0, with the names of all classes; A_n is over n classes."""
+        found = read(run)
+        text = report.page(found)
+        assert rendering.COUNTING in text and rendering.COUNTING.partition(", here")[0] in MEASURES.read_text()
+        rows = [row for row in _Tables(text).rows["accuracy"] if row[0].isdecimal()]
+        assert [row[0] for row in rows] == [str(task) for task in range(found.n_tasks)]
+        assert [row[1] for row in rows] == [", ".join(found.names_of(task)) for task in range(found.n_tasks)]
+        assert [row[2] for row in rows] == [f"A_{found.n_seen(task)}" for task in range(found.n_tasks)]
+        expected = [f"{100 * a:.1f}" for a in found.averages("consolidated")]
+        assert [row[3] for row in rows] == expected and all(row[2][2:] in str(found.summary.averages) for row in rows)
+
+    def test_the_combined_reading_and_its_bytes(self):
+        run = read(small_runs.finished(BESIDE).workdir)
+        text, memory = report.page(run), run.summary.bytes["memory"]
+        (value, size), *_ = re.findall(r"accuracy, combined</dt><dd>([\d.]+) % <small>A_3, with ([\d.]+) kB", text)
+        assert value == f"{100 * run.averages('combined')[-1]:.1f}"
+        assert size == rendering.size(memory["total"]).split()[0]
+        without = memory["total"] - sum(memory[part] for part in ("filters", "gram", "class_sums", "counts"))
+        assert f"% <small>A_3, with {rendering.size(without)}" in text
+        rows = {row[0]: row[2] for row in _Tables(text).rows["kept"][1:]}
+        assert rows["gram, only for the readings analytic and combined"] == f"{memory['gram']:,}"
+        assert rows["total"] == f"{memory['total']:,}" and "single training images can be recognised" in text
+
+    def test_settings_differ_from_the_nearest_preset(self, run, tmp_path):
+        def shown(folder: Path) -> tuple[str, dict[str, list[str]]]:
+            text = report.page(read(folder))
+            (caption,) = re.findall(r"<caption>Settings that differ from the preset ([^<]+)</caption>", text)
+            rows = _Tables(text).rows["settings"]
+            end = next(i for i, row in enumerate(rows) if row == ["setting", "value"])
+            return caption, {row[0]: row[1:] for row in rows[1:end]}
+
+        nearest, rows = shown(run)
+        assert nearest.endswith(", the nearest one") and rows["scale_max"][0] == "100.0"
+        folder = small_runs.copied(run, tmp_path / "run")
+        (folder / "commands.txt").write_text("python -m experiments.digits --preset mnist --variant x\n")
+        named, rows = shown(folder)
+        config, mnist = read(folder).config, preset("mnist", read(folder).config["variant"]).flat()
+        assert named == "mnist" and "seed" not in rows
+        differing = [name for name in config if config[name] != mnist[name]]
+        assert list(rows) == [name for name in differing if name not in ("seed", "checkpoint_seconds")]
+        assert all(values == [str(config[name]), str(mnist[name])] for name, values in rows.items())
+
+    def test_all_settings_stand_in_their_groups(self, run, baseline):
+        for folder in (run, baseline):
+            groups = settings.grouped(read(folder).config)
+            assert {name: value for group in groups.values() for name, value in group.items()} == read(folder).config
+            assert groups["What a run sees of the data set"].keys() == {"image_size", "train_per_class", "held_out"}
+            text = (folder / "report.html").read_text()
+            assert [title for title in groups if f'scope="rowgroup">{title}</th>' in text] == list(groups)
+
     def test_of_a_run_in_progress(self, tmp_path):
         folder = small_runs.copied(RUNS["dgma"](), tmp_path / "run")
         shutil.rmtree(folder / "samples")
@@ -173,9 +238,8 @@ class TestPage:
         assert "batch_size" in text and "scale_max" not in text
         counted = read(baseline).summary.bytes["memory"]
         assert list(counted) == ["classifier", "total"]
-        assert re.search(
-            rf"kept from task to task</dt><dd>{counted['total'] / 1000:.0f}[.\d]* kB <small>for .*: classifier ", text
-        )
+        assert re.search(rf"kept from task to task</dt><dd>{counted['total'] / 1000:.0f}[.\d]* kB <small>for ", text)
+        assert [row[0] for row in _Tables(text).rows["kept"][1:]] == list(counted)
 
     def test_names_are_text(self, run, tmp_path):
         """A class folder may be called anything."""
@@ -251,6 +315,7 @@ class TestComparison:
         assert [row[0] for row in rows["accuracy"][1:]] == [run.name, baseline.name]
         summary = json.loads((baseline / "summary.json").read_text())
         assert rows["accuracy"][2][7] == f"{100 * summary['A_3']['classifier']['macro']:.1f}"
+        assert "Means over seeds" not in out.read_text()
         assert ["method", "dgm", "finetune"] in rows["settings"]
         (scale,) = [row for row in rows["settings"] if row[0] == "scale_max"]
         assert scale[2] == "–"  # finetune does not read it.
@@ -263,6 +328,35 @@ class TestComparison:
     def test_a_run_twice(self, run, tmp_path):
         with pytest.raises(UserError, match="the same run is named twice"):
             report.comparison([run, run / ".." / run.name])
+
+    def test_mean_and_spread_of_seeds(self, seeds, baseline, tmp_path):
+        """Their folder stands for them; a run with other settings is none of them."""
+        assert (seeds / "report.html").read_text() == report.comparison([seeds])
+        text = report.comparison([seeds, baseline])
+        means, runs = _Tables(text).rows["accuracy"][:2], _Tables(text).rows["accuracy"][3:]
+        summary = json.loads((seeds / "summary.json").read_text())
+        found = intervals(seeds, summary["seeds"])
+        assert [row[3] for row in means[1:]] == ["analytic"] and "band reaches one standard deviation" in text
+        assert means[1][0] == seeds.name and means[1][4] == "2, 10"
+        of = summary["A_3"]["analytic"]["macro"]
+        bounds = f"[{100 * max(found['analytic'].low, 0):.1f}, {100 * min(found['analytic'].high, 1):.1f}]"
+        assert means[1][5] == f"{100 * of['mean']:.1f} ± {100 * of['sd']:.1f} {bounds}"
+        falls = summary["forgetting"]["analytic"]
+        assert means[1][7] == f"{100 * falls['mean']:.1f} ± {100 * falls['sd']:.1f}"
+        assert [row[0] for row in runs] == [
+            f"{seeds.name}/seed2",
+            f"{seeds.name}/seed10",
+            f"{baseline.parent.name}/{baseline.name}",
+        ]
+        assert main(["report", str(seeds), "--out", str(tmp_path / "page.html")]) == 0
+        assert accessibility.faults((tmp_path / "page.html").read_text()) == []
+
+    def test_seeds_in_progress(self, seeds, tmp_path):
+        folder = small_runs.copied(seeds, tmp_path / "seeds")
+        for name in ("summary.json", "accuracy_matrix.csv"):
+            (folder / "seed10" / name).unlink()
+        rows = _Tables(report.comparison([folder])).rows["accuracy"]
+        assert rows[1][4] == "2" and "±" not in rows[1][5] and rows[-1][-1] == "no task is finished yet"
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -281,7 +375,8 @@ class TestBrowser:
     def test_elements_are_there(self, tmp_path):
         page = browse(RUNS["dgma"]() / "report.html", tmp_path, "--dump-dom").stdout
         sections = re.findall(r'<section id="(\w+)"', page)
-        expected = ["accuracy", "forgetting", "memory", "growth", "privacy", "confusion", "training", "settings"]
+        expected = ["accuracy", "forgetting", "memory", "growth", "kept"]
+        expected += ["privacy", "confusion", "training", "settings"]
         assert sections == expected and len(re.findall(r"<svg", page)) == 4
 
     def test_it_is_printed(self, tmp_path):
