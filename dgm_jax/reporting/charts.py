@@ -134,7 +134,10 @@ def lines(
             bottom = axes.get_ylim()[0]
             axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= high])
             axes.set_ylim(bottom, high + _CLEAR * (high - bottom))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        left, right = axes.get_xlim()
+        if right - left < 1:  # A single task: without room around it, ticks would be fractions of tasks.
+            axes.set_xlim((left + right - 1) / 2, (left + right + 1) / 2)
         if 1 < len(series) <= len(COLOURS):
             axes.legend(loc="best")
         elif len(series) > 1:  # Beside the lines, of which it would hide some.

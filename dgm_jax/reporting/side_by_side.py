@@ -57,10 +57,8 @@ class Seeds:
             row["accuracy"] = Spread.of([one.final_accuracy(reading) for one in done])
             row["interval"] = self._interval(reading)
             averages = [one.average_incremental.get(reading, {}).get("from_1") for one in done]
-            row["average"], row["forgetting"] = (
-                Spread.of(averages),
-                Spread.of([one.forgetting[reading] for one in done]),
-            )
+            row["average"] = Spread.of(averages)
+            row["forgetting"] = Spread.of([one.forgetting[reading] for one in done])
             row["bytes"] = statistics.mean(bytes_of_reading(one.bytes["memory"], reading) for one in done)
             rows.append(row)
         return rows
