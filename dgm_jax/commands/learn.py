@@ -171,13 +171,15 @@ def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
         return f"{reading} {100 * of['mean']:.1f} +- {100 * (of['sd'] or 0):.1f} %{bounds}"
 
     seeds = ", ".join(map(str, summary["seeds"]))
+    report = Workdir(workdir).report
+    page = f"; page: {report}" if report.exists() else ""
     readings = ", ".join(percent(reading, of["macro"]) for reading, of in average.items())
     if intervals:
         notes.append("in brackets: 95 % interval of the mean, over seeds and test images (docs/measures.md)")
     return [
         f"seeds {seeds}: A_{summary['final']}, {summary['protocol']} protocol: {readings}",
         *notes,
-        f"summary of all seeds: {workdir / 'summary.json'}; page: {Workdir(workdir).report}",
+        f"summary of all seeds: {workdir / 'summary.json'}{page}",
     ]
 
 
