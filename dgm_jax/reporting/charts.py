@@ -128,7 +128,8 @@ def lines(
             (line,) = axes.plot(places, known, label=plain(name), linestyle=dashes, linewidth=1.6, **style)
             if spreads and name in spreads:
                 half = np.array(spreads[name])
-                axes.fill_between(places, known - half, known + half, color=line.get_color(), alpha=0.15, linewidth=0)
+                above = known + half if high is None else np.minimum(known + half, high)
+                axes.fill_between(places, known - half, above, color=line.get_color(), alpha=0.15, linewidth=0)
         axes.set(xlabel=x, ylabel=y, ylim=(low, high))
         if high is not None:
             bottom = axes.get_ylim()[0]

@@ -192,6 +192,7 @@ class TestPage:
         assert f"% <small>A_3, with {rendering.size(without)}" in text
         rows = {row[0]: row[2] for row in _Tables(text).rows["kept"][1:]}
         assert rows["gram, only for the readings analytic and combined"] == f"{memory['gram']:,}"
+        assert accessibility.faults(text) == []
         assert rows["total"] == f"{memory['total']:,}" and "single training images can be recognised" in text
 
     def test_settings_differ_from_the_nearest_preset(self, run, tmp_path):
@@ -229,10 +230,11 @@ class TestPage:
         assert main(["report", str(folder)]) == 0
         text = (folder / "report.html").read_text()
         assert "No task is finished yet; " in text and "<h2>Training</h2>" in text
-        _Tables(text)
+        assert accessibility.faults(text) == []
 
     def test_of_a_baseline(self, baseline):
         text = (baseline / "report.html").read_text()
+        assert accessibility.faults(text) == []
         assert "finetune has no memory that keeps generating the same images" in text
         assert "<h2>Growth</h2>" not in text and "<h2>Forgetting</h2>" in text
         assert "batch_size" in text and "scale_max" not in text
