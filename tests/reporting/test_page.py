@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,15 @@ import pytest
 from PIL import Image
 from support import accessibility, small_runs
 from support.marks import slow_but
+from support.page_tables import Tables
 
 from dgm_jax import Learner
 from dgm_jax.commands.main import main
 from dgm_jax.config import preset
-from dgm_jax.errors import UserError
 from dgm_jax.reporting import page as report
 from dgm_jax.reporting import rendering, settings
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import NoRun, read
-from dgm_jax.runs.seeds import intervals
 
 MEASURES = Path(__file__).parents[2] / "docs" / "measures.md"
 BESIDE = small_runs.small("dgma", image_size=8, combined=True, filters=6)  # As in tests/methods/test_analytic.py.
@@ -44,56 +42,8 @@ def run(request) -> Path:
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("baseline")
-    config = small_runs.small("dgma", method="finetune", image_size=8)
-    Learner(config, devices=1).fit(small_runs.stream(config), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def seeds(tmp_path_factory) -> Path:
-    """Runs of two seeds."""
-    folder = tmp_path_factory.mktemp("several")
-    config = small_runs.small("dgma", method="analytic", image_size=8, filters=4)
-    Learner(config, devices=1).fit_seeds((2, 10), [small_runs.stream(config)] * 2, folder)
-    return folder
-
-
-class _Tables(HTMLParser):
-    """Table rows as texts, by the id of their section; and the links that would need a network."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.rows: dict[str, list[list[str]]] = {}
-        self.section, self.cell, self.outside = "", False, []
-        self.open: list[str] = []
-        self.feed(text)
-        assert self.open == [], f"elements that are not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        named = dict(attributes)
-        self.section = named["id"] if tag == "section" else self.section
-        self.outside += [v for k, v in attributes if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
-        assert tag != "script"
-        if tag == "tr":
-            self.rows.setdefault(self.section, []).append([])
-        if tag in ("td", "th"):
-            self.rows[self.section][-1].append("")
-            self.cell = True
-        if tag not in ("meta", "img", "br", "link") and "svg" not in self.open + [tag] or tag == "svg":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.cell = False
-        if "svg" in self.open and tag != "svg":
-            return
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if self.cell:
-            self.rows[self.section][-1][-1] += text
+def baseline() -> Path:
+    return small_runs.finished(small_runs.small("dgma", method="finetune", image_size=8)).workdir
 
 
 class TestPage:
@@ -103,12 +53,12 @@ class TestPage:
 
     def test_needs_no_network_and_no_script(self, run):
         text = (run / "report.html").read_text()
-        tables = _Tables(text)
+        tables = Tables(text)
         assert tables.outside == [] and not re.search(r"@import|url\(\s*['\"]?http", text)
 
     def test_says_what_the_run_measured(self, run):
         found = read(run)
-        tables = _Tables(report.page(found)).rows
+        tables = Tables(report.page(found)).rows
         for reading in ("consolidated", "auxiliary"):
             matrix = found.matrices[reading]
             rows = [row for row in tables["forgetting"] if row[0].startswith("task ")]
@@ -165,7 +115,7 @@ class TestPage:
     def test_shows_distances_to_training_images(self, run):
         text = (run / "report.html").read_text()
         assert "Only a guarantee such as differential privacy could show that" in text
-        rows = _Tables(text).rows["privacy"]
+        rows = Tables(text).rows["privacy"]
         privacy = read(run).summary.privacy
         assert [row[0] for row in rows[2:]] == [row["class"] for row in privacy]
         assert float(rows[2][1]) == pytest.approx(privacy[0]["pixels"]["generated"]["median"], abs=5e-4)
@@ -175,7 +125,7 @@ class TestPage:
         found = read(run)
         text = report.page(found)
         assert rendering.COUNTING in text and rendering.COUNTING.partition(", here")[0] in MEASURES.read_text()
-        rows = [row for row in _Tables(text).rows["accuracy"] if row[0].isdecimal()]
+        rows = [row for row in Tables(text).rows["accuracy"] if row[0].isdecimal()]
         assert [row[0] for row in rows] == [str(task) for task in range(found.n_tasks)]
         assert [row[1] for row in rows] == [", ".join(found.names_of(task)) for task in range(found.n_tasks)]
         assert [row[2] for row in rows] == [f"A_{found.n_seen(task)}" for task in range(found.n_tasks)]
@@ -190,7 +140,7 @@ class TestPage:
         assert size == rendering.size(memory["total"]).split()[0]
         without = memory["total"] - sum(memory[part] for part in ("filters", "gram", "class_sums", "counts"))
         assert f"% <small>A_3, with {rendering.size(without)}" in text
-        rows = {row[0]: row[2] for row in _Tables(text).rows["kept"][1:]}
+        rows = {row[0]: row[2] for row in Tables(text).rows["kept"][1:]}
         assert rows["gram, only for the readings analytic and combined"] == f"{memory['gram']:,}"
         assert accessibility.faults(text) == []
         assert rows["total"] == f"{memory['total']:,}" and "single training images can be recognised" in text
@@ -199,7 +149,7 @@ class TestPage:
         def shown(folder: Path) -> tuple[str, dict[str, list[str]]]:
             text = report.page(read(folder))
             (caption,) = re.findall(r"<caption>Settings that differ from the preset ([^<]+)</caption>", text)
-            rows = _Tables(text).rows["settings"]
+            rows = Tables(text).rows["settings"]
             end = next(i for i, row in enumerate(rows) if row == ["setting", "value"])
             return caption, {row[0]: row[1:] for row in rows[1:end]}
 
@@ -241,7 +191,7 @@ class TestPage:
         counted = read(baseline).summary.bytes["memory"]
         assert list(counted) == ["classifier", "total"]
         assert re.search(rf"kept from task to task</dt><dd>{counted['total'] / 1000:.0f}[.\d]* kB <small>for ", text)
-        assert [row[0] for row in _Tables(text).rows["kept"][1:]] == list(counted)
+        assert [row[0] for row in Tables(text).rows["kept"][1:]] == list(counted)
 
     def test_names_are_text(self, run, tmp_path):
         """A class folder may be called anything."""
@@ -293,7 +243,7 @@ class TestPage:
         (folder / "summary.json").write_text(json.dumps(summary | shorter))
         text = report.page(read(folder))
         assert "In progress: 2 of 3 tasks are finished" in text
-        _Tables(text)
+        Tables(text)
 
     def test_empty_commands_are_no_commands(self, run, tmp_path):
         folder = small_runs.copied(run, tmp_path / "run")
@@ -307,58 +257,6 @@ class TestPage:
             report.write(tmp_path / "none")
         assert main(["report", str(tmp_path)]) == 2
         assert capsys.readouterr().err == f"error: {tmp_path} has no config.json; expected the --workdir of a run\n"
-
-
-class TestComparison:
-    def test_side_by_side(self, run, baseline, tmp_path):
-        out = tmp_path / "both.html"
-        assert main(["report", str(run), str(baseline), "--out", str(out)]) == 0
-        rows = _Tables(out.read_text()).rows
-        assert [row[0] for row in rows["accuracy"][1:]] == [run.name, baseline.name]
-        summary = json.loads((baseline / "summary.json").read_text())
-        assert rows["accuracy"][2][7] == f"{100 * summary['A_3']['classifier']['macro']:.1f}"
-        assert "Means over seeds" not in out.read_text()
-        assert ["method", "dgm", "finetune"] in rows["settings"]
-        (scale,) = [row for row in rows["settings"] if row[0] == "scale_max"]
-        assert scale[2] == "–"  # finetune does not read it.
-
-    def test_warns_of_what_cannot_be_compared(self):
-        text = report.comparison([make() for make in RUNS.values()])
-        assert "These runs differ in data, tasks: compare with care" in text
-        _Tables(text)
-
-    def test_a_run_twice(self, run, tmp_path):
-        with pytest.raises(UserError, match="the same run is named twice"):
-            report.comparison([run, run / ".." / run.name])
-
-    def test_mean_and_spread_of_seeds(self, seeds, baseline, tmp_path):
-        """Their folder stands for them; a run with other settings is none of them."""
-        assert (seeds / "report.html").read_text() == report.comparison([seeds])
-        text = report.comparison([seeds, baseline])
-        means, runs = _Tables(text).rows["accuracy"][:2], _Tables(text).rows["accuracy"][3:]
-        summary = json.loads((seeds / "summary.json").read_text())
-        found = intervals(seeds, summary["seeds"])
-        assert [row[3] for row in means[1:]] == ["analytic"] and "band reaches one standard deviation" in text
-        assert means[1][0] == seeds.name and means[1][4] == "2, 10"
-        of = summary["A_3"]["analytic"]["macro"]
-        bounds = f"[{100 * max(found['analytic'].low, 0):.1f}, {100 * min(found['analytic'].high, 1):.1f}]"
-        assert means[1][5] == f"{100 * of['mean']:.1f} ± {100 * of['sd']:.1f} {bounds}"
-        falls = summary["forgetting"]["analytic"]
-        assert means[1][7] == f"{100 * falls['mean']:.1f} ± {100 * falls['sd']:.1f}"
-        assert [row[0] for row in runs] == [
-            f"{seeds.name}/seed2",
-            f"{seeds.name}/seed10",
-            f"{baseline.parent.name}/{baseline.name}",
-        ]
-        assert main(["report", str(seeds), "--out", str(tmp_path / "page.html")]) == 0
-        assert accessibility.faults((tmp_path / "page.html").read_text()) == []
-
-    def test_seeds_in_progress(self, seeds, tmp_path):
-        folder = small_runs.copied(seeds, tmp_path / "seeds")
-        for name in ("summary.json", "accuracy_matrix.csv"):
-            (folder / "seed10" / name).unlink()
-        rows = _Tables(report.comparison([folder])).rows["accuracy"]
-        assert rows[1][4] == "2" and "±" not in rows[1][5] and rows[-1][-1] == "no task is finished yet"
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
