@@ -118,9 +118,9 @@ class Learner:
 
         Several devices of one process train whole seeds, equally many each: as many devices as that is possible for.
         Each seed's results are those of a single run, to rounding (and to what `training.subnetwork` says of free
-        weights of closed units), and lie in a folder of their own, `seed<number>`; `summary.json` beside these folders
-        has mean and standard deviation. What ends one seed, such as a loss that is not finite any more, ends all; each
-        can be resumed by itself in its folder.
+        weights of closed units), and lie in a folder of their own, `seed<number>`. Beside these folders, `summary.json`
+        has mean and standard deviation, and `report.html` shows them. What ends one seed, such as a loss that is not
+        finite any more, ends all; each can be resumed by itself in its folder.
 
         Args:
           seeds: different from each other; the seed in the settings does not count.
@@ -140,7 +140,9 @@ class Learner:
         """
         _check_seeds(seeds, streams)
         folders = of_seeds.folders(Path(workdir), seeds)
-        return of_seeds.finish(Path(workdir), self._fit(seeds, streams, folders, resume_anyway, more_of_known))
+        summary = of_seeds.finish(Path(workdir), self._fit(seeds, streams, folders, resume_anyway, more_of_known))
+        processes.on_first(page.write_at_the_end, Workdir(workdir), self.callback.on_note)
+        return summary
 
     @pinned()
     def _fit(

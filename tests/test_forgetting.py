@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from support import checks, children, small_runs, stopping
+from support import accessibility, checks, children, small_runs, stopping
 
 from dgm_jax import Learner, forget, load_classifier, load_memory
 from dgm_jax.commands.main import main
@@ -180,6 +180,7 @@ def test_what_is_said(case):
     (one,) = read_summary(Workdir(case.folder)).forgotten
     assert case.done.classes == (one,) and one["class"] == str(case.label)
     said, page = " | ".join(one["remains"]), html.unescape((case.folder / "report.html").read_text())
+    assert accessibility.faults((case.folder / "report.html").read_text()) == []
     assert f"({100 * one['share']:.1f} %)" in said
     expected = ["Gram matrix", "filters"] if case.kind == "alone" else ["its task, with which 0 are drawn", "discrim"]
     assert all(text in said for text in expected)

@@ -13,7 +13,7 @@ from dgm_jax.commands.options import ImageOptions, Options, check_jobs, parse_se
 from dgm_jax.commands.parsing import by_images, parse, program_of
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError, exit_status
-from dgm_jax.reporting.console import ConsoleProgress
+from dgm_jax.reporting.output import Output
 from dgm_jax.runs.events import Callback, EpochEnd, Progress, RunStart
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.system import files
@@ -51,8 +51,8 @@ def _learn(name: str, options: Options, command: str) -> None:
     if options.jobs is not None:
         _learn_apart(name, options, seeds, workdir, command)
         return
-    progress, signals = ConsoleProgress(), Signals(sigterm=not options.distributed)
-    callbacks: list[Callback] = [progress, _Command(command), _RaiseLost(signals)]
+    output, signals = options.output, Signals(sigterm=not options.distributed)
+    callbacks: list[Callback] = [output, _Command(command), _RaiseLost(signals)]
     if options.tensorboard:
         from dgm_jax.reporting.tensorboard import TensorBoard
 
@@ -61,7 +61,9 @@ def _learn(name: str, options: Options, command: str) -> None:
 
     _join(options)
     processes.require_device()
-    streams = processes.call_on_all(lambda: make_streams(name, options, seeds, quiet=not processes.is_first()))
+    streams = processes.call_on_all(
+        lambda: make_streams(name, options, seeds, output if processes.is_first() else None)
+    )
 
     from dgm_jax.learner import Learner  # Slower still: only once the data are right.
     from dgm_jax.system.compilation import keep_no_programs, keep_programs
@@ -90,9 +92,9 @@ def _learn(name: str, options: Options, command: str) -> None:
             else:
                 summary = learner.fit_seeds(seeds, streams, workdir, **how)
                 if processes.is_first():
-                    print(*seeds_report(summary, workdir), sep="\n")
+                    output.on_seeds_end(summary, seeds_report(summary, workdir))
     finally:
-        progress.close()
+        output.close()
 
 
 def _go_back(options: Options, seeds: Sequence[int], streams: Sequence[data.TaskStream], workdir: Path) -> None:
@@ -116,12 +118,13 @@ def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Pat
         raise UserError("--jobs is how many seeds are trained at once; it needs --seeds")
     if options.distributed:
         raise UserError("--jobs and --distributed do not go together; leave one away")
+    from dgm_jax.reporting import page
     from dgm_jax.reporting.jobs import JobsProgress
     from dgm_jax.runs import reading
     from dgm_jax.runs import seeds as of_seeds
     from dgm_jax.system import jobs
 
-    chosen = []
+    chosen, output = [], options.output
     folders = of_seeds.folders(workdir, seeds)
     sources: Sequence[Path | None] = [None] * len(seeds)
     if options.from_workdir is not None:
@@ -134,13 +137,14 @@ def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Pat
         chosen.append(
             jobs.Job(folder.name, functools.partial(_run_seed, name, own, command), folder.with_suffix(".log"))
         )
-    progress = JobsProgress(len(chosen), lambda job: "finished")
+    progress = JobsProgress(len(chosen), lambda job: "finished", say=output.say)
     failed = jobs.run(chosen, jobs.Launcher(at_once=options.jobs), workdir, progress)
     if failed:
         raise UserError("; ".join(f"{job.name}: {failure}" for job, failure in failed.items()))
     summaries = [reading.read_summary(Workdir(workdir / job.name)) for job in chosen]
     summary = of_seeds.finish(workdir, [found for found in summaries if found is not None], apart=True)
-    print(*seeds_report(summary, workdir), sep="\n")
+    page.write_at_the_end(Workdir(workdir), output.on_note)
+    output.on_seeds_end(summary, seeds_report(summary, workdir))
 
 
 def _run_seed(name: str, options: Options, command: str) -> int:
@@ -167,13 +171,15 @@ def seeds_report(summary: dict[str, Any], workdir: Path) -> list[str]:
         return f"{reading} {100 * of['mean']:.1f} +- {100 * (of['sd'] or 0):.1f} %{bounds}"
 
     seeds = ", ".join(map(str, summary["seeds"]))
+    report = Workdir(workdir).report
+    page = f"; page: {report}" if report.exists() else ""
     readings = ", ".join(percent(reading, of["macro"]) for reading, of in average.items())
     if intervals:
         notes.append("in brackets: 95 % interval of the mean, over seeds and test images (docs/measures.md)")
     return [
         f"seeds {seeds}: A_{summary['final']}, {summary['protocol']} protocol: {readings}",
         *notes,
-        f"summary of all seeds: {workdir / 'summary.json'}",
+        f"summary of all seeds: {workdir / 'summary.json'}{page}",
     ]
 
 
@@ -213,8 +219,10 @@ def _join(options: Options) -> None:
         raise UserError("--coordinator, --num-processes and --process-id need --distributed")
 
 
-def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bool = False) -> list[data.TaskStream]:
-    """Loads the data, says (unless `quiet`) what they are, and splits them into tasks, for each seed.
+def make_streams(
+    name: str, options: Options, seeds: Sequence[int], output: Output | None = None
+) -> list[data.TaskStream]:
+    """Loads the data, says on `output` (if it is given) what they are, and splits them into tasks, for each seed.
 
     The streams differ in the images that are held out, if any, and in their order with `--class-order seed`.
 
@@ -224,13 +232,13 @@ def make_streams(name: str, options: Options, seeds: Sequence[int], *, quiet: bo
     settings = options.settings
     try:
         sizes = data.parse_classes_per_task(options.classes_per_task)
-        if isinstance(options, ImageOptions) and not quiet:
-            print(f"reading images from {options.where}, which takes minutes if they are many", flush=True)
+        if isinstance(options, ImageOptions) and output:
+            output.say(f"reading images from {options.where}, which takes minutes if they are many")
         dataset = options.loaded(name)
-        if not quiet:
-            print(_found(dataset, options.where), flush=True)
+        if output:
+            output.say(_found(dataset, options.where))
             if dataset.notes:
-                print(f"note: {'; '.join(dataset.notes)}", flush=True)
+                output.on_note("; ".join(dataset.notes))
         dataset = options.learnt(name)
         labels, names = dataset.labels, dataset.class_names
         orders = [data.parse_class_order(options.class_order, labels, names, seed=seed) for seed in seeds]

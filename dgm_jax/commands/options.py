@@ -14,6 +14,7 @@ from dgm_jax.commands.arguments import Flag, shown
 from dgm_jax.config import NAMED_PRESETS, Config, Networks
 from dgm_jax.data import Dataset
 from dgm_jax.errors import UserError
+from dgm_jax.reporting.output import LogFormat, Output, output
 
 _IMAGENET50 = 50  # classes
 
@@ -66,6 +67,10 @@ class Options:
     """Keep three real images of each class in the workdir, to be shown beside generated ones on the page of the run."""
     tensorboard: Flag = False
     """Write the run's numbers and pictures for TensorBoard too, into the workdir's folder tensorboard/."""
+    quiet: Flag = False
+    """Print results, notes and errors only."""
+    log_format: LogFormat = "text"
+    """json: print one JSON object a line, for programs that start runs (docs/start.md)."""
     debug: Flag = False
     """Show where an error comes from."""
     resume_anyway: Flag = False
@@ -75,6 +80,11 @@ class Options:
     of these classes (docs/own-images.md)."""
     settings: Config
     """Settings: from the options, the file, the preset, and the defaults."""
+
+    @property
+    def output(self) -> Output:
+        """What prints the events of the run."""
+        return output(self.log_format, quiet=self.quiet)
 
     @property
     def where(self) -> Path | None:

@@ -12,10 +12,10 @@ from dgm_jax.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write a page about a run, finished or not, to open in a browser; for several runs, a page that compares them."""
+    """Write a page about a run, finished or not, to open in a browser; of several runs or seeds, to compare them."""
 
     workdirs: Annotated[Positional[tuple[Path, ...]], several("WORKDIR")]
-    """folders of runs"""
+    """folders of runs; that of several seeds stands for all of them"""
     out: Annotated[Path | None, shown("FILE", "WORKDIR/report.html; for several runs, comparison.html")] = None
     """page to write"""
     debug: Debug = False
@@ -31,9 +31,8 @@ class Report:
         require_place(out, "--out " if self.out else "", "report.html")
 
         from dgm_jax.reporting import page
-        from dgm_jax.runs.reading import read
         from dgm_jax.system import files
 
-        text = page.comparison(self.workdirs) if several else page.page(read(self.workdirs[0]))
+        text = page.comparison(self.workdirs) if several else page.of_folder(self.workdirs[0])
         files.write_atomically(out, text)
         print(f"the page is {out}")

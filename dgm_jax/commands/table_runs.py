@@ -117,7 +117,7 @@ class TableRun:
         if self._size_file.exists() and json.loads(self._size_file.read_text("utf-8"))["bytes"] == n_bytes:
             return
         options = self.options
-        (stream,) = learn.make_streams(DATA[self.data].experiment, options, [self.seed], quiet=True)
+        (stream,) = learn.make_streams(DATA[self.data].experiment, options, [self.seed])
         write_json(self._size_file, {"bytes": n_bytes, "option": size_option(options.settings, stream, n_bytes)})
 
     @property
@@ -250,7 +250,7 @@ class TableRun:
         from dgm_jax.system.pinned import new_key
 
         options = self.options
-        (stream,) = learn.make_streams(DATA[self.data].experiment, options, [self.seed], quiet=True)
+        (stream,) = learn.make_streams(DATA[self.data].experiment, options, [self.seed])
         last = stream.n_tasks - 1
         stream.begin(last)
         images, labels = stream.test(last)

@@ -14,10 +14,12 @@ if TYPE_CHECKING:  # Only pages need the libraries for charts, so that a run can
     from markupsafe import Markup
 
 INK = "#0a0b0c"  # A placeholder for the text colour of the page; nothing else is drawn in this colour.
-# Distinguishable for colour-blind readers, and legible on white and on black.
-COLOURS = ("#2f7fd6", "#dd7a2a", "#259a6c", "#b8609f", "#a4922a", "#7a7f87", "#c7504d", "#4ba3b5")
+# Distinguishable for colour-blind readers, with a contrast of at least 3:1 to the paper of both schemes (page.html).
+COLOURS = ("#2f7fd6", "#c8691c", "#259a6c", "#b8609f", "#95841f", "#7a7f87", "#c7504d", "#3d92a3")
+_MARKS, _DASHES = "osD^vPX*", ("-", "--", "-.", ":")  # Lines differ in more than colour.
 _PER_INCH = 72
 _MOST_IN_LEGEND = 20  # Names.
+_CLEAR = 0.04  # Of the height of a chart: what is free above the highest value there can be.
 
 
 def import_matplotlib() -> Any:
@@ -79,12 +81,19 @@ def svg(title: str, draw: Callable[[Any], None], *, width: float = 6.4, height: 
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = content.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # Nothing refers to them, and other charts of a page have the same.
     text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", text)  # Instead of Matplotlib's fonts.
     head = (
         f'<svg viewBox="0 0 {width * _PER_INCH:g} {height * _PER_INCH:g}" role="img" aria-label="{escape(title)}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return Markup(head + text[text.index(">") + 1 :].replace(INK, "currentColor"))
+
+
+def plain(name: str) -> str:
+    """A name as Matplotlib draws it letter by letter: without formulas between $, and not left out of the legend."""
+    name = name.replace("$", r"\$")
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def lines(
@@ -96,17 +105,44 @@ def lines(
     low: float | None = None,
     high: float | None = None,
     marks: bool = True,
+    spreads: Mapping[str, Sequence[float]] | None = None,
 ) -> "Markup":
-    """Draws one line for each name, through points (place, value); a value of None leaves a gap."""
+    """Draws one line for each name, through points (place, value); a value of None leaves a gap.
+
+    Args:
+      title: as for `svg`.
+      series: by name, places and values.
+      x: what places are.
+      y: what values are.
+      low: where the axis of values begins; None: below the values.
+      high: the highest value there can be, which stays clear of the frame; None: the axis ends above the values.
+      marks: whether each point has a mark; otherwise lines differ in their dashes.
+      spreads: for some names, how far a band around the line reaches up and down, for each of its values.
+    """
 
     def draw(axes: Any) -> None:
-        for name, (places, values) in series.items():
-            known = [float("nan") if value is None else value for value in values]
-            axes.plot(places, known, label=name, marker="o" if marks else None, markersize=3.5, linewidth=1.6)
+        for index, (name, (places, values)) in enumerate(series.items()):
+            known = np.array([np.nan if value is None else value for value in values])
+            style = {"marker": _MARKS[index % len(_MARKS)], "markersize": 3.5} if marks else {}
+            dashes = _DASHES[(index if not marks else index // len(COLOURS)) % len(_DASHES)]
+            (line,) = axes.plot(places, known, label=plain(name), linestyle=dashes, linewidth=1.6, **style)
+            if spreads and name in spreads:
+                half = np.array(spreads[name])
+                above = known + half if high is None else np.minimum(known + half, high)
+                axes.fill_between(places, known - half, above, color=line.get_color(), alpha=0.15, linewidth=0)
         axes.set(xlabel=x, ylabel=y, ylim=(low, high))
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if len(series) > 1:
+        if high is not None:
+            bottom = axes.get_ylim()[0]
+            axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= high])
+            axes.set_ylim(bottom, high + _CLEAR * (high - bottom))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        left, right = axes.get_xlim()
+        if right - left < 1:  # A single task: without room around it, ticks would be fractions of tasks.
+            axes.set_xlim((left + right - 1) / 2, (left + right + 1) / 2)
+        if 1 < len(series) <= len(COLOURS):
             axes.legend(loc="best")
+        elif len(series) > 1:  # Beside the lines, of which it would hide some.
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
 
     return svg(title, draw)
 
@@ -123,7 +159,7 @@ def points(
         colours = import_matplotlib().colormaps["turbo"]
         for number, (name, cloud) in enumerate(clouds.items()):
             colour = colours(0.1 + 0.8 * (number + 0.5) / len(clouds))  # Its ends cannot be seen on dark paper.
-            axes.scatter(*cloud.T, s=9, color=colour, linewidths=0, label=name)
+            axes.scatter(*cloud.T, s=9, color=colour, linewidths=0, label=plain(name))
             if name in others:
                 axes.scatter(*others[name].T, s=14, color=colour, marker="x", linewidths=0.8)
         axes.set(xlabel=x, ylabel=y)

@@ -5,18 +5,17 @@ not terminals but pipes or files.
 """
 
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import RenderableType
-from rich.padding import Padding
-from rich.table import Table
 
 from dgm_jax.config import KEEPS_IMAGES, Config
+from dgm_jax.reporting import text_tables
 from dgm_jax.reporting.bar import Bar, console
+from dgm_jax.reporting.text_tables import rough_time, time_of
 from dgm_jax.runs import events
 
 _SHOWN_METRICS = {
@@ -30,6 +29,7 @@ _PROTOCOLS = {
     "strict": "strict (the last epoch of each task counts; no image of a past task is read)",
     "paper": "paper (epochs are chosen on REAL held-out images of past tasks; only to compare with published numbers)",
 }
+_MOST_LINES = 4  # Of what is said of the tasks, in which all classes are named.
 _CPU = 'training on the CPU; a GPU would be faster (python -m pip install "jax[cuda13]")'
 
 
@@ -72,7 +72,9 @@ class ConsoleProgress(events.Callback):
         if event.platform == "cpu":
             facts[""] = _CPU
         facts["data"] = f"{event.dataset}: {counts}"
-        facts["tasks"] = f"{len(event.tasks)}, with the classes {' | '.join(map(', '.join, event.tasks))}"
+        last = f" to {len(event.tasks) - 1}" if len(event.tasks) > 1 else ""
+        classes = " | ".join(map(", ".join, event.tasks))
+        facts["tasks"] = f"{len(event.tasks)}, counted from 0{last}, with the classes {classes}"
         if config.method == "dgm":
             facts["variant"] = config.gates.variant
         else:
@@ -86,13 +88,13 @@ class ConsoleProgress(events.Callback):
         facts["time"] = (
             "unknown until some epochs are done"
             if seconds is None
-            else f"roughly {_rough_time(seconds)}, and what compiling takes"
+            else f"roughly {rough_time(seconds)}, and what compiling takes"
         )
         facts["run folder"] = str(event.workdir)
         if event.resumed_from is not None:
             task, epochs = event.resumed_from
             facts["resuming"] = f"{self._task_name(task)}, {epochs} of {event.epochs} epochs are done"
-        self._print(*_aligned(facts, self._out.width))
+        self._print(*text_tables.aligned(facts, self._out.width, _MOST_LINES))
 
     def on_task_start(self, event: events.TaskStart) -> None:
         """Opens the bar of the task."""
@@ -125,20 +127,8 @@ class ConsoleProgress(events.Callback):
     def on_task_end(self, event: events.TaskEnd) -> None:
         """Closes the bar, and prints accuracies and the use of the network."""
         self.close()
-        seed = f", seed {event.seed}," if self._run is not None and len(self._run.seeds) > 1 else ""
-        self._print("", f"{self._task_name(event.task)}{seed} learnt in {_time(event.seconds)}")
-        if event.average:
-            self._print(*_accuracy_tables(event.class_names, event.accuracy, self._out.width))
-            forgetting = event.forgetting if event.task else {}
-            self._print("", _average_table(len(event.class_names), event.protocol, event.average, forgetting))
-        else:
-            self._print("  accuracy was not measured after this task (--evaluate-every)")
-        if event.capacity:
-            headers = [name for name in event.capacity[0] if name != "task"]
-            rows = [[f"{row[name]:,}" for name in headers] for row in event.capacity]
-            self._print("", _table([name.replace("_", " ") for name in headers], rows))
-        if event.widths:
-            self._print(f"  widths from now on: {'-'.join(map(str, event.widths))}")
+        title = f"{self._title(event)} learnt in {time_of(event.seconds)}"
+        self._print(*text_tables.task_report(title, event, self._out.width))
 
     def on_run_end(self, event: events.RunEnd) -> None:
         """Prints the final accuracies, and where the files are."""
@@ -148,16 +138,24 @@ class ConsoleProgress(events.Callback):
             self._print("already finished, nothing was trained (choose another --workdir to start a new run)")
         else:
             seconds, total = self._clock() - self._start_time, sum(summary.seconds.values())
-            earlier = f" ({_time(total)} with earlier sessions)" if total > seconds + 1 else ""
-            self._print("", f"finished in {_time(seconds)}{earlier}")
+            earlier = f" ({time_of(total)} with earlier sessions)" if total > seconds + 1 else ""
+            self._print("", f"finished in {time_of(seconds)}{earlier}")
         if summary.averages:
             average = summary.averages[summary.final]
-            self._print(_average_table(summary.final, summary.protocol, average, summary.forgetting), "")
-        self._print(*_aligned({"run folder": str(event.workdir), **event.files}, self._out.width))
+            self._print(text_tables.average_table(summary.final, summary.protocol, average, summary.forgetting), "")
+        self._print(*text_tables.aligned({"run folder": str(event.workdir), **event.files}, self._out.width))
+
+    def on_seeds_end(self, summary: Mapping[str, Any], report: Sequence[str]) -> None:
+        """Prints the report on several seeds."""
+        self._print(*report)
 
     def on_note(self, text: str) -> None:
         """Prints a note; it stands above the bar, if there is one."""
         self._err.print(f"note: {text}", soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Prints what happens before and beside the events of a run."""
+        self._print(text)
 
     def close(self) -> None:
         """Removes the bar from the screen, if there is one."""
@@ -184,7 +182,7 @@ class ConsoleProgress(events.Callback):
         else:
             parts = [f"{phase} {share:.0%}"]
         if speed:
-            parts.append(f"{_time((1 - share) / speed)} left")
+            parts.append(f"{time_of((1 - share) / speed)} left")
         if plan is not None:
             parts += [
                 text.format(self._metrics[name]) for name, text in _SHOWN_METRICS.items() if name in self._metrics
@@ -194,12 +192,51 @@ class ConsoleProgress(events.Callback):
         bar.show(", ".join(parts))
 
     def _task_name(self, task: int) -> str:
-        """The number of a task, which counts from 0 as in the files, and its place among all tasks."""
-        return f"task {task}" + (f" ({task + 1} of {len(self._run.tasks)})" if self._run else "")
+        """The number of a task, which counts from 0 as in files, options and messages, and that of the last one."""
+        return f"task {task}" + (f" (of 0 to {len(self._run.tasks) - 1})" if self._run else "")
+
+    def _title(self, event: events.TaskEnd) -> str:
+        """Which task it was, and of which seed if there are several."""
+        seed = f", seed {event.seed}," if self._run is not None and len(self._run.seeds) > 1 else ""
+        return f"{self._task_name(event.task)}{seed}"
 
     def _print(self, *parts: RenderableType) -> None:
         for part in parts:
             self._out.print(part, soft_wrap=True)
+
+
+class QuietConsole(ConsoleProgress):
+    """Prints results only: a line for each task, and in the end the last accuracies; and notes, on `err`."""
+
+    def say(self, text: str) -> None:
+        """Prints nothing."""
+
+    def on_run_start(self, event: events.RunStart) -> None:
+        """Prints nothing."""
+        self._run = event
+
+    def on_task_start(self, event: events.TaskStart) -> None:
+        """Prints nothing."""
+
+    def on_progress(self, event: events.Progress) -> None:
+        """Prints nothing."""
+
+    def on_epoch_end(self, event: events.EpochEnd) -> None:
+        """Prints nothing."""
+
+    def on_task_end(self, event: events.TaskEnd) -> None:
+        """Prints the accuracy over all classes so far."""
+        means = [f"{reading} {text_tables.percent(of['macro'])} %" for reading, of in event.average.items()]
+        said = f"A_{len(event.class_names)}: {', '.join(means)}" if means else "accuracy was not measured"
+        self._print(f"{self._title(event)} {said}")
+
+    def on_run_end(self, event: events.RunEnd) -> None:
+        """Prints the final accuracies and the run's folder."""
+        summary = event.summary
+        if summary.averages:
+            average = summary.averages[summary.final]
+            self._print(text_tables.average_table(summary.final, summary.protocol, average, summary.forgetting))
+        self._print(f"run folder  {event.workdir}")
 
 
 @contextmanager
@@ -229,7 +266,7 @@ def progress_bar(
         nonlocal done
         done += n
         bar.advance_to(done / total)
-        left = f", {_time((1 - done / total) / bar.speed)} left" if bar.speed else ""
+        left = f", {time_of((1 - done / total) / bar.speed)} left" if bar.speed else ""
         bar.show(f"{done:,} of {total:,}{left}")
 
     try:
@@ -237,71 +274,6 @@ def progress_bar(
         yield advance
     finally:
         bar.close()
-
-
-def _aligned(facts: Mapping[str, str], width: int) -> list[str]:
-    """Lines of names and values; long values are wrapped, but never within a path, so that it can be copied."""
-    indent = max(map(len, facts)) + 2
-    lines: list[str] = []
-    for name, value in facts.items():
-        parts = textwrap.wrap(value, max(width - indent, 20), break_long_words=False, break_on_hyphens=False) or [""]
-        lines += [f"{name:{indent}}{parts[0]}", *(" " * indent + part for part in parts[1:])]
-    return lines
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 0, gap: int = 2) -> Padding:
-    """An indented table without rules, with columns at least `width` wide; a first column of names is on the left."""
-    table = Table(box=None, padding=(0, 0, 0, gap), pad_edge=False, header_style="bold")
-    for number, header in enumerate(headers):
-        names = number == 0 and not rows[0][0].isdecimal()
-        table.add_column(header, justify="left" if names else "right", min_width=0 if names else width, no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return Padding(table, (0, 0, 0, 2), expand=False)
-
-
-def _accuracy_tables(
-    names: Sequence[str], accuracy: Mapping[str, Sequence[float | None]], width: int
-) -> Iterator[Padding]:
-    """A column for each class seen, in several tables if there are too many for one."""
-    header = "accuracy, %"
-    column = max(6, *(len(name) + 2 for name in names))
-    columns = max(1, (width - 2 - max(map(len, (header, *accuracy)))) // column)
-    for start in range(0, len(names), columns):
-        part = slice(start, start + columns)
-        rows = [[reading, *map(_percent, values[part])] for reading, values in accuracy.items()]
-        yield _table([header, *names[part]], rows, width=column - 1, gap=1)
-
-
-def _average_table(
-    n_classes: int, protocol: str, average: Mapping[str, Mapping[str, float]], forgetting: Mapping[str, float | None]
-) -> Padding:
-    """A_t and, if given, forgetting of every reading."""
-    headers = [f"A_{n_classes} ({protocol} protocol), %", "macro", "micro"]
-    rows = [[reading, _percent(means["macro"]), _percent(means["micro"])] for reading, means in average.items()]
-    if forgetting:
-        headers.append("forgetting, points")
-        for row in rows:
-            row.append(_percent(forgetting.get(row[0])))
-    return _table(headers, rows)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{100 * value:.1f}"  # NaN: the class has no test images.
-
-
-def _time(seconds: float) -> str:
-    """`0:07`, `12:05`, `1:02:03`."""
-    minutes, rest = divmod(round(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _rough_time(seconds: float) -> str:
-    """An estimate, rounded to what it is worth."""
-    if seconds < 90:
-        return f"{max(10, round(seconds, -1)):.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
 def _protocol(config: Config) -> str:

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dgm_jax.system.jobs import Job
 
 
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
 class JobsProgress:
     """Prints a line for each job that begins or ends."""
 
@@ -15,6 +19,7 @@ class JobsProgress:
         outcome: Callable[[Job], str],
         *,
         begins: str = "begins",
+        say: Callable[[str], None] = _print,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prints nothing yet.
@@ -23,16 +28,17 @@ class JobsProgress:
           total: how many jobs there are.
           outcome: says in a few words what a job that did not fail has reached.
           begins: what is said of a job that is started.
+          say: prints a line.
           clock: returns the time in seconds.
         """
-        self._total, self._outcome, self._begins, self._clock = total, outcome, begins, clock
+        self._total, self._outcome, self._begins, self._say, self._clock = total, outcome, begins, say, clock
         self._begun, self._done = clock(), 0
         self._running: list[str] = []
 
     def on_start(self, job: Job) -> None:
         """A job begins, or is in the queue."""
         self._running.append(job.name)
-        self._print(f"{job.name}: {self._begins}")
+        self._say(f"{job.name}: {self._begins}")
 
     def on_end(self, job: Job, failure: str | None) -> None:
         """A job has ended."""
@@ -40,14 +46,11 @@ class JobsProgress:
         self._done += 1
         left = (self._clock() - self._begun) / self._done * (self._total - self._done) / 60
         said = failure or self._outcome(job)
-        self._print(f"{job.name}: {said}; {self._done} of {self._total} done, about {left:.0f} minutes left")
+        self._say(f"{job.name}: {said}; {self._done} of {self._total} done, about {left:.0f} minutes left")
         waiting = self._total - self._done - len(self._running)
         if self._running and waiting:
-            self._print(f"now: {', '.join(self._running)}; {waiting} more wait")
+            self._say(f"now: {', '.join(self._running)}; {waiting} more wait")
 
     def on_stop(self, running: int) -> None:
         """Jobs are being stopped."""
-        self._print(f"stopping; {running} jobs save their work and end (Ctrl-C again ends them at once)")
-
-    def _print(self, text: str) -> None:
-        print(text, flush=True)
+        self._say(f"stopping; {running} jobs save their work and end (Ctrl-C again ends them at once)")

@@ -1,4 +1,4 @@
-"""HTML pages of one run and of several runs side by side; each is one file that needs no network and no script."""
+"""The HTML page of a run: one file that needs no network and no script."""
 
 import base64
 import io
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from dgm_jax.config import GENERATIVE, KEEPS_IMAGES
-from dgm_jax.errors import UserError, naming_extras
+from dgm_jax.errors import naming_extras
 from dgm_jax.metrics import privacy
-from dgm_jax.reporting import charts
+from dgm_jax.reporting import charts, rendering, settings
+from dgm_jax.reporting.side_by_side import comparison as comparison
+from dgm_jax.runs.comparing import FEATURES, bytes_of_reading, compared_readings
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import RunFiles, read
 from dgm_jax.system import files
@@ -22,7 +24,7 @@ _GATE_METRICS = {"open_share": "open gates", "sparsity": "free capacity in use"}
 
 @naming_extras()
 def write(workdir: str | Path) -> Path:
-    """Writes `report.html` into the folder of a run, finished or not.
+    """Writes `report.html` into the folder of a run, finished or not, or of several seeds of a run.
 
     Returns:
       The path of the page.
@@ -31,18 +33,25 @@ def write(workdir: str | Path) -> Path:
       UserError: if the folder does not hold a run, or a file in it cannot be read.
     """
     out = Workdir(workdir).report
-    files.write_atomically(out, page(read(workdir)))
+    files.write_atomically(out, of_folder(workdir))
     return out
 
 
 def write_at_the_end(folder: Workdir, note: Callable[[str], None]) -> None:
-    """Writes the page of a run that has just ended. A failure becomes a note, because the run itself is complete."""
+    """Writes the page of what has just ended. A failure becomes a note, because the run itself is complete."""
     try:
         write(folder.path)
     except ModuleNotFoundError as error:
         note(f"no {folder.report.name}: {error}")
     except Exception as error:  # A failure to draw the page must never hide a finished run.
         note(f"no {folder.report.name}: {type(error).__name__}: {error}")
+
+
+def of_folder(workdir: str | Path) -> str:
+    """The page of the folder of a run, or of several seeds of a run; raises UserError as `write`."""
+    folder = Workdir(workdir)
+    several = not folder.config.exists() and folder.seeds()
+    return comparison([workdir]) if several else page(read(workdir))
 
 
 @naming_extras()
@@ -53,10 +62,11 @@ def page(run: RunFiles) -> str:
     accuracy = growth = None
     if run.summary is not None:
         gap = last_complete + 1 if n_untested else 0
-        curves = {reading: _curve(run.averages(reading), gap) for reading in run.readings}
-        accuracy = _accuracy_chart(curves)
+        accuracy = rendering.accuracy_chart(
+            {reading: rendering.curve(run.averages(reading), gap) for reading in run.readings}
+        )
         growth = _growth_chart(run)
-    return _render(
+    return rendering.render(
         "run.html",
         title=f"{run.stream['dataset']}, {run.method}",
         run=run,
@@ -65,77 +75,25 @@ def page(run: RunFiles) -> str:
             "growth": growth,
             "projection": _projection(run),
             "losses": _epoch_chart(run, "losses", losses, y="loss"),
-            "gates": _epoch_chart(run, "gates, %", _GATE_METRICS, scale=100, y="%", low=0, high=100.5),
+            "gates": _epoch_chart(run, "gates, %", _GATE_METRICS, scale=100, y="%", low=0, high=100),
         },
-        duration=_duration(sum(run.summary.seconds.values()) if run.summary else 0),
+        duration=rendering.duration(sum(run.summary.seconds.values()) if run.summary else 0),
         task_names=_task_names(run),
+        classes_of_tasks=[run.names_of(task) for task in range(run.finished_tasks)],
         grid=_grid(run),
         real=None if run.are_vectors or not run.real else _real(run),
         retained=_retained(run),
         confusion=_confusion(run),
         privacy=_privacy(run),
+        compared=_compared(run),
+        of_features=FEATURES,
+        from_preset=settings.from_preset(run),
+        groups=settings.grouped(run.config),
         untested=n_untested,
         last_complete=last_complete,
         keeps_images=KEEPS_IMAGES,
         every=run.config.get("evaluate_every", 1),  # Runs of earlier versions evaluated after each task.
     )
-
-
-@naming_extras()
-def comparison(workdirs: Sequence[str | Path]) -> str:
-    """The page of several runs.
-
-    Raises:
-      UserError: if a folder is named twice or does not hold a run, or a file in it cannot be read.
-    """
-    paths = [Path(workdir) for workdir in workdirs]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UserError(f"{', '.join(map(str, paths))}: the same run is named twice; name each run once")
-    runs = dict(zip(_short_names(paths), map(read, paths), strict=True))
-    curves = {name: _curve(run.averages(run.readings[0])) for name, run in runs.items() if run.summary is not None}
-    weights = {
-        name: (tasks, [sum(row["weights"] for row in run.rows(t)) / 1000 for t in tasks])
-        for name, run in runs.items()
-        if (tasks := [t for t in range(run.finished_tasks) if run.rows(t)])
-    }
-    names = dict.fromkeys(name for run in runs.values() for name in run.config)
-    settings = {name: [run.config.get(name, "–") for run in runs.values()] for name in names}
-    # Accuracies can be compared only if these are the same for all runs.
-    comparable = {
-        "data": [(run.stream["dataset"], run.stream.get("fingerprint")) for run in runs.values()],
-        "tasks": [run.stream["tasks"] for run in runs.values()],
-        "protocol": [run.protocol for run in runs.values()],
-    }
-    return _render(
-        "comparison.html",
-        title=f"{len(runs)} runs side by side",
-        runs=runs,
-        charts={
-            "accuracy": _accuracy_chart(curves),
-            "growth": weights
-            and charts.lines("weights, thousands", weights, x="after task", y="weights, thousands", low=0),
-        },
-        differing=list(_differing(comparable)),
-        settings=_differing(settings),
-    )
-
-
-def _differing(values: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """Those entries whose values are not all equal."""
-    return {name: of_runs for name, of_runs in values.items() if any(value != of_runs[0] for value in of_runs)}
-
-
-def _render(template: str, **values: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dgm_jax.reporting", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template(template).render(size=_size, **values)
-
-
-def _accuracy_chart(curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]]) -> Any:
-    return charts.lines("accuracy after each task, %", curves, x="after task", y="A_t, %", high=100.5)
 
 
 def _epoch_chart(run: RunFiles, title: str, names: Mapping[str, str], *, scale: float = 1, **axis: Any) -> Any:
@@ -242,6 +200,14 @@ def _privacy(run: RunFiles) -> dict[str, Any] | None:
     }
 
 
+def _compared(run: RunFiles) -> dict[str, float]:
+    """The readings by which a run is compared, and the bytes that each needs."""
+    if run.summary is None:
+        return {}
+    memory = run.summary.bytes["memory"]
+    return {reading: bytes_of_reading(memory, reading) for reading in compared_readings(run.method, run.summary)}
+
+
 def _task_names(run: RunFiles) -> list[str]:
     names = []
     for task in range(run.finished_tasks):
@@ -250,37 +216,9 @@ def _task_names(run: RunFiles) -> list[str]:
     return names
 
 
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """The ends of the paths, just long enough to differ from each other."""
-    resolved = [path.resolve().parts for path in paths]
-    depth = next(d for d in itertools.count(1) if len({parts[-d:] for parts in resolved}) == len(resolved))
-    return ["/".join(parts[-depth:]) for parts in resolved]
-
-
 def _data_uri(image: np.ndarray) -> str:
     from PIL import Image
 
     content = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, format="PNG")
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def _curve(values: Sequence[float | None], gap: int = 0) -> tuple[list[float], list[float | None]]:
-    """Percents after the tasks that were measured; interrupted before task number `gap`, if that is not 0."""
-    points: dict[float, float | None] = {t: 100 * value for t, value in enumerate(values) if value is not None}
-    if gap:
-        points[gap - 0.5] = None
-    places = sorted(points)
-    return places, [points[place] for place in places]
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

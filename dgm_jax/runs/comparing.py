@@ -10,7 +10,7 @@ from dgm_jax.metrics import forward_transfer, share_of_joint
 from dgm_jax.metrics.intervals import Answers, difference
 from dgm_jax.runs.summary import Summary
 
-_FEATURES = ("filters", "gram", "class_sums", "counts")  # What the readings of features need.
+FEATURES = ("filters", "gram", "class_sums", "counts")  # What the readings of features need.
 
 
 def compared_readings(method: str, summary: Summary) -> dict[str, str]:
@@ -21,7 +21,7 @@ def compared_readings(method: str, summary: Summary) -> dict[str, str]:
 
 def bytes_of_reading(memory: Mapping[str, int], reading: str) -> int:
     """Bytes of a run's memory, by part, that a reading needs: with `combined`, DGM also keeps sums of features."""
-    features = sum(memory.get(part, 0) for part in _FEATURES)
+    features = sum(memory.get(part, 0) for part in FEATURES)
     if reading in ("analytic", "slda", "ncm"):
         return features
     return memory["total"] - (0 if reading == "combined" else features)

@@ -1,6 +1,7 @@
 """The command line of the experiments, up to the learner."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -142,7 +143,7 @@ def test_data_sets_are_joined(monkeypatch, capsys) -> None:
     digits = data.load("digits")
     monkeypatch.setattr(data, "load", lambda name, where, **_: dataclasses.replace(digits, name=name))
     options = parsing.parse(find("joined"), ["--of", "digits, mnist", "--image-size", "8"])
-    (stream,) = learn.make_streams("joined", options, [0])
+    (stream,) = learn.make_streams("joined", options, [0], options.output)
     assert stream.n_tasks == 20 and stream.class_names[3] == "digits 3" and stream.class_names[13] == "mnist 3"
     assert "found digits+mnist: 2,874 training" in capsys.readouterr().out
 
@@ -290,7 +291,7 @@ def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
         "paper",
         name="arrays",
     )
-    (stream,) = learn.make_streams("arrays", options, [0])
+    (stream,) = learn.make_streams("arrays", options, [0], options.output)
     assert stream.classes == (9, 3, 5)
     assert stream.tasks == ((0,), (1, 2))
     assert stream.image_shape == (8, 8, 1)
@@ -301,9 +302,22 @@ def test_the_stream_follows_options_and_settings(arrays: Path, capsys) -> None:
 
 
 def test_digits_need_no_files(capsys) -> None:
-    (stream,) = learn.make_streams("digits", parse("--classes-per-task", "5"), [0])
+    options = parse("--classes-per-task", "5")
+    (stream,) = learn.make_streams("digits", options, [0], options.output)
     assert stream.n_tasks == 2 and stream.image_shape == (32, 32, 1)
     assert capsys.readouterr().out.startswith("found digits: 1,437 training and 360 test images, 8x8x1, 10 classes")
+
+
+def test_how_it_is_printed_is_chosen_by_two_options(learner, capsys) -> None:
+    assert run("--quiet") == run("--quiet", "--log-format", "json") == 0
+    assert capsys.readouterr().out == "", "this learner has no event, and what was found is no result"
+    assert run("--log-format", "json", "--seeds", "4,0") == 0
+    first, *_, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["event"] == "message" and first["text"].startswith("found digits: 1,437 training")
+    assert last["event"] == "seeds_end" and last["summary"]["seeds"] == [4, 0]
+    assert run("--log-format", "json", "--quiet", "--fold", "6/5") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: fold 6 of 5: "), "errors stay a line on standard error"
 
 
 def test_each_seed_can_have_an_order_of_its_own(arrays: Path) -> None:
@@ -315,7 +329,7 @@ def test_each_seed_can_have_an_order_of_its_own(arrays: Path) -> None:
 
 def test_a_fold_of_the_digits(capsys) -> None:
     options = parse("--fold", "2/5", "--train-per-class", "100", "--held-out", "0", "--image-size", "8")
-    (stream,) = learn.make_streams("digits", options, [0])
+    (stream,) = learn.make_streams("digits", options, [0], options.output)
     fold = data.fold(data.load("digits"), 2, 5).first_per_class(100)
     stream.begin(9)
     assert stream.name == "digits, fold 2 of 5" and stream.train_counts(3) == (100,)

@@ -3,14 +3,14 @@
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.run_events import METRICS, run_start, summary, task_end, task_start
 
 from dgm_jax.config import Config
-from dgm_jax.reporting.console import ConsoleProgress, _rough_time, _time, progress_bar
-from dgm_jax.runs.events import EpochEnd, Progress, RunEnd, RunStart, TaskEnd, TaskStart
-from dgm_jax.runs.summary import Summary
+from dgm_jax.reporting.console import ConsoleProgress, QuietConsole, progress_bar
+from dgm_jax.reporting.text_tables import SCREEN, rough_time, time_of
+from dgm_jax.runs.events import EpochEnd, Progress, RunEnd, TaskEnd
 
 
 @pytest.fixture(autouse=True)
@@ -18,17 +18,6 @@ def capable_terminal(monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
-
-
-METRICS = {
-    "critic_loss": -0.3125,
-    "generator_loss": 0.5,
-    "classifier_loss": 0.0421,
-    "sparsity": 0.7,
-    "scale": 35000.0,
-    "open_share": 0.338,
-}
-ROW = {"layer": 1, "width": 80, "gates": 80, "used": 34, "newly_reserved": 8, "reused": 26, "free": 1046}
 
 
 class Terminal(io.StringIO):
@@ -71,52 +60,6 @@ class Console:
         return self.err.getvalue().splitlines()
 
 
-def run_start(**changes) -> RunStart:
-    event: dict[str, Any] = {
-        "config": Config().with_changes(epochs=20, precision="float32"),
-        "epochs": 20,
-        "workdir": Path("runs/a"),
-        "devices": ["cpu:0"],
-        "platform": "cpu",
-        "dataset": "digits",
-        "seeds": (3,),
-        "tasks": (("0", "1"), ("2",)),
-        "train_counts": (1290, 147),
-        "test_count": 360,
-        "estimated_seconds": 170.0,
-        "resumed_from": None,
-    }
-    return RunStart(**(event | changes))
-
-
-def task_start(task: int = 1, first_epoch: int = 0) -> TaskStart:
-    return TaskStart(
-        task=task,
-        classes=("2",),
-        epochs=20,
-        first_epoch=first_epoch,
-        steps=4,
-        images_per_step=32,
-        widths=(80, 40, 20),
-        physical_widths=(80, 40, 20),
-    )
-
-
-def task_end(task: int = 1, names: tuple[str, ...] = ("0", "1", "2")) -> TaskEnd:
-    return TaskEnd(
-        task=task,
-        seed=3,
-        accuracy={"consolidated": [0.9861, 0.97, 1.0][: len(names)], "auxiliary": [0.5, 0.0, 1.0][: len(names)]},
-        average={"consolidated": {"macro": 0.9854, "micro": 0.984}, "auxiliary": {"macro": 0.5, "micro": 0.48}},
-        forgetting={"consolidated": 0.0123, "auxiliary": 0.4},
-        class_names=names,
-        capacity=[ROW],
-        widths=(88, 44, 22),
-        seconds=81.0,
-        protocol="strict",
-    )
-
-
 def test_the_head_of_a_run() -> None:
     console = Console()
     console.progress.on_run_start(run_start())
@@ -124,7 +67,7 @@ def test_the_head_of_a_run() -> None:
         "device      cpu:0",
         '            training on the CPU; a GPU would be faster (python -m pip install "jax[cuda13]")',
         "data        digits: 1,437 training images (147 to 1,290 a task), 360 for testing",
-        "tasks       2, with the classes 0, 1 | 2",
+        "tasks       2, counted from 0 to 1, with the classes 0, 1 | 2",
         "variant     dgma",
         "protocol    strict (the last epoch of each task counts; no image of a past task is read)",
         "time        roughly 3 minutes, and what compiling takes",
@@ -141,7 +84,7 @@ def test_the_head_of_a_run_that_is_resumed_on_another_machine() -> None:
     assert "device      cuda:0\n" in text
     assert "protocol    paper (epochs are chosen on REAL held-out images of past tasks;" in text
     assert "time        unknown until some epochs are done\n" in text
-    assert "resuming    task 1 (2 of 2), 7 of 20 epochs are done\n" in text
+    assert "resuming    task 1 (of 0 to 1), 7 of 20 epochs are done\n" in text
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
@@ -155,10 +98,10 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
             progress.on_progress(Progress(1, "train", done, 4, epoch))
         progress.on_epoch_end(EpochEnd(1, epoch, METRICS, 1.0))
     assert console.lines() == [
-        "task 1 (2 of 2): classes 2; 20 epochs of 4 steps; widths 80-40-20",
-        "task 1 (2 of 2): epoch 10/20, 0:10 left, critic -0.312, generator 0.5, classifier 0.0421, s 3.5e+04, "
+        "task 1 (of 0 to 1): classes 2; 20 epochs of 4 steps; widths 80-40-20",
+        "task 1 (of 0 to 1): epoch 10/20, 0:10 left, critic -0.312, generator 0.5, classifier 0.0421, s 3.5e+04, "
         "open 34%, 128 images/s",
-        "task 1 (2 of 2): epoch 20/20, 0:00 left, critic -0.312, generator 0.5, classifier 0.0421, s 3.5e+04, "
+        "task 1 (of 0 to 1): epoch 20/20, 0:00 left, critic -0.312, generator 0.5, classifier 0.0421, s 3.5e+04, "
         "open 34%, 128 images/s",
     ]
 
@@ -172,9 +115,9 @@ def test_other_phases_are_named() -> None:
         console.now += 10
         progress.on_progress(Progress(1, "consolidate", done, 400))
     assert console.lines() == [
-        "task 1 (2 of 2): classes 2; epochs 8 to 20 of 4 steps; widths 80-40-20",
-        "task 1 (2 of 2): consolidate 25%",
-        "task 1 (2 of 2): consolidate 75%, 0:05 left",
+        "task 1 (of 0 to 1): classes 2; epochs 8 to 20 of 4 steps; widths 80-40-20",
+        "task 1 (of 0 to 1): consolidate 25%",
+        "task 1 (of 0 to 1): consolidate 75%, 0:05 left",
     ]
 
 
@@ -211,18 +154,15 @@ def test_after_a_task() -> None:
     console.progress.on_task_end(task_end())
     assert console.out.getvalue().splitlines() == [
         "",
-        "task 1 (2 of 2) learnt in 1:21",
-        "  accuracy, %      0     1     2",
-        "  consolidated  98.6  97.0 100.0",
-        "  auxiliary     50.0   0.0 100.0",
-        "",
+        "task 1 (of 0 to 1) learnt in 1:21",
         "  A_3 (strict protocol), %  macro  micro  forgetting, points",
         "  consolidated               98.5   98.4                 1.2",
         "  auxiliary                  50.0   48.0                40.0",
         "",
-        "  layer  width  gates  used  newly reserved  reused   free",
-        "      1     80     80    34               8      26  1,046",
-        "  widths from now on: 88-44-22",
+        "  accuracy, %      0     1     2",
+        "  consolidated  98.6  97.0 100.0",
+        "  auxiliary     50.0   0.0 100.0",
+        "  gates: 68 used (16 new, 52 reused), 2,092 free; widths from now on: 88-44-22",
     ]
 
 
@@ -239,36 +179,72 @@ def test_many_classes_are_broken_into_blocks() -> None:
     console.progress.on_task_end(TaskEnd(**(vars(event) | {"accuracy": {"consolidated": [0.5] * 29 + [float("nan")]}})))
     lines = console.out.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
-    assert sum(line.count("50.0") for line in lines[: lines.index("", 1)]) == 29
+    assert sum(line.count("50.0") for line in lines[lines.index("", 1) :]) == 29
     assert sum(line.count("class ") for line in lines) == 30
     assert any(line.endswith(" -") for line in lines), "a class without test images"
 
 
-def summary(**changes) -> Summary:
-    values: dict[str, Any] = {
-        "dataset": "digits",
-        "finished": True,
-        "finished_tasks": 2,
-        "protocol": "strict",
-        "method": "dgm",
-        "variant": "dgma",
-        "seed": 3,
-        "averages": {
-            5: {"consolidated": {"macro": 0.99, "micro": 0.99}},
-            10: {"consolidated": {"macro": 0.951, "micro": 0.95}, "auxiliary": {"macro": 0.8, "micro": 0.7}},
-        },
-        "final": 10,
-        "forgetting": {"consolidated": 0.02, "auxiliary": 0.1},
-        "confusion": {},
-        "bytes": {},
-        "seconds": {"train": 190.0, "replay": 2.0},
-        "tasks": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]],
-        "class_names": [str(i) for i in range(10)],
-        "versions": {},
-        "device": "1 x cpu",
-        "config": {},
-    }
-    return Summary(**(values | changes))
+@pytest.mark.parametrize("n_classes", [1, 10, 20, 60, 100, 1000])
+@pytest.mark.parametrize("n_readings", [1, 2, 4])
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_a_task_takes_one_screen(n_classes: int, n_readings: int, width: int, monkeypatch) -> None:
+    """Beyond it, the lowest accuracies are shown, which matter first; and the text says where all of them are."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    console = Console()
+    console.progress._out.width = width
+    readings = ["consolidated", "auxiliary", "analytic", "combined"][:n_readings]
+    names = tuple(f"class{i}" for i in range(n_classes))
+    values = [(7 * i % n_classes) / n_classes for i in range(n_classes)]  # Each value once.
+    means = {"macro": 0.5, "micro": 0.5}
+    own = {"accuracy": {r: values for r in readings}, "average": {r: means for r in readings}, "class_names": names}
+    console.progress.on_task_end(TaskEnd(**(vars(task_end()) | own)))
+    text = console.out.getvalue()
+    lines = text.splitlines()
+    assert len(lines) <= SCREEN and max(map(len, lines)) <= width
+    shown = [name for line in lines for name in line.split() if name.startswith("class") and name[5:].isdecimal()]
+    assert len(set(shown)) == len(shown) > 0 and shown == sorted(shown, key=lambda name: int(name[5:]))
+    lowest = sorted(range(n_classes), key=values.__getitem__)[: len(shown)]
+    assert {int(name[5:]) for name in shown} == set(lowest)
+    said = f"the {len(shown)} of {n_classes} classes with the lowest accuracy; all: accuracy_matrix.csv"
+    assert (said in text) == (len(shown) < n_classes)
+    assert text.count("combined") in (0, 2) or "accuracy_matrix.csv" in text or len(shown) == n_classes
+
+
+def test_the_head_names_only_some_of_many_classes() -> None:
+    console = Console()
+    console.progress.on_run_start(
+        run_start(tasks=tuple((f"class {i}",) for i in range(1000)), train_counts=(5,) * 1000)
+    )
+    lines = console.out.getvalue().splitlines()
+    assert len(lines) <= SCREEN and max(map(len, lines)) <= 100
+    assert "tasks       1000, counted from 0 to 999, with the classes class 0 | class 1 |" in lines[3]
+    assert any(line.endswith("[...]") for line in lines)
+
+
+def test_quiet_prints_results_only() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    console = QuietConsole(out=out, err=err, interval=0)
+    console.say("found digits")
+    console.on_run_start(run_start())
+    console.on_task_start(task_start())
+    console.on_progress(Progress(1, "train", 2, 4, 0))
+    console.on_epoch_end(EpochEnd(1, 9, METRICS, 1.0))
+    assert out.getvalue() == err.getvalue() == ""
+    console.on_note("checkpoint 3 is damaged")
+    console.on_task_end(task_end())
+    console.on_task_end(TaskEnd(**(vars(task_end(0)) | {"average": {}, "accuracy": {}, "forgetting": {}})))
+    console.on_run_end(RunEnd(summary(), Path("runs/a"), False, {"summary": "runs/a/summary.json"}))
+    console.on_seeds_end({}, ["seeds 0, 1: A_10 95 %"])
+    assert err.getvalue() == "note: checkpoint 3 is damaged\n"
+    assert out.getvalue().splitlines() == [
+        "task 1 (of 0 to 1) A_3: consolidated 98.5 %, auxiliary 50.0 %",
+        "task 0 (of 0 to 1) accuracy was not measured",
+        "  A_10 (strict protocol), %  macro  micro  forgetting, points",
+        "  consolidated                95.1   95.0                 2.0",
+        "  auxiliary                   80.0   70.0                10.0",
+        "run folder  runs/a",
+        "seeds 0, 1: A_10 95 %",
+    ]
 
 
 @pytest.mark.parametrize("already", [False, True])
@@ -304,7 +280,7 @@ def test_one_bar_a_task_on_a_terminal() -> None:
     screen = shown(text)
     assert screen == ["note: checkpoint 3 is damaged"], "only the note is left"
     lines = without_codes(text).split("\r")
-    assert any(line.startswith("task 1 (2 of 2)") and "replay 50%" in line for line in lines)
+    assert any(line.startswith("task 1 (of 0 to 1)") and "replay 50%" in line for line in lines)
     assert "epoch 10/20, critic -0.312" in text
 
 
@@ -340,7 +316,7 @@ def test_a_bar_fits_into_one_line(width, monkeypatch) -> None:
     text = without_codes(console.err.getvalue())
     console.progress.close()
     lines = [line for line in re.split(r"[\r\n]", text) if line.strip()]
-    assert all(line.startswith("task 1 (2 of 2) ") and len(line) <= width - 2 for line in lines), "room for ^C"
+    assert all(line.startswith("task 1 (of 0 to 1) ") and len(line) <= width - 2 for line in lines), "room for ^C"
     assert "epoch 10/20" in lines[-1] or width == 40
 
 
@@ -380,9 +356,9 @@ def test_progress_over_a_total() -> None:
 
 
 def test_times() -> None:
-    assert [_time(s) for s in (0, 7.4, 725, 3723)] == ["0:00", "0:07", "12:05", "1:02:03"]
+    assert [time_of(s) for s in (0, 7.4, 725, 3723)] == ["0:00", "0:07", "12:05", "1:02:03"]
     rough = ["10 seconds", "40 seconds", "2 minutes", "90 minutes", "2.5 hours"]
-    assert [_rough_time(s) for s in (3, 44, 100, 5399, 9000)] == rough
+    assert [rough_time(s) for s in (3, 44, 100, 5399, 9000)] == rough
 
 
 def test_several_seeds_are_told_apart() -> None:
@@ -391,4 +367,4 @@ def test_several_seeds_are_told_apart() -> None:
     console.progress.on_task_end(task_end())
     text = console.out.getvalue()
     assert "0, 3, side by side" in text
-    assert "task 1 (2 of 2), seed 3, learnt in" in text
+    assert "task 1 (of 0 to 1), seed 3, learnt in" in text

@@ -7,22 +7,25 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import small_runs
+from support import accessibility, small_runs
 from support.marks import slow_but
+from support.page_tables import Tables
 
 from dgm_jax import Learner
 from dgm_jax.commands.main import main
-from dgm_jax.errors import UserError
+from dgm_jax.config import preset
 from dgm_jax.reporting import page as report
+from dgm_jax.reporting import rendering, settings
 from dgm_jax.runs.folder import Workdir
 from dgm_jax.runs.reading import NoRun, read
 
+MEASURES = Path(__file__).parents[2] / "docs" / "measures.md"
+BESIDE = small_runs.small("dgma", image_size=8, combined=True, filters=6)  # As in tests/methods/test_analytic.py.
 RUNS = {
     "dgma": lambda: small_runs.finished(small_runs.small("dgma")).workdir,
     "dgmw-pairs": lambda: (
@@ -39,47 +42,8 @@ def run(request) -> Path:
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("baseline")
-    config = small_runs.small("dgma", method="finetune", image_size=8)
-    Learner(config, devices=1).fit(small_runs.stream(config), folder)
-    return folder
-
-
-class _Tables(HTMLParser):
-    """Table rows as texts, by the id of their section; and the links that would need a network."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.rows: dict[str, list[list[str]]] = {}
-        self.section, self.cell, self.outside = "", False, []
-        self.open: list[str] = []
-        self.feed(text)
-        assert self.open == [], f"elements that are not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        named = dict(attributes)
-        self.section = named["id"] if tag == "section" else self.section
-        self.outside += [v for k, v in attributes if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
-        assert tag != "script"
-        if tag == "tr":
-            self.rows.setdefault(self.section, []).append([])
-        if tag in ("td", "th"):
-            self.rows[self.section][-1].append("")
-            self.cell = True
-        if tag not in ("meta", "img", "br", "link") and "svg" not in self.open + [tag] or tag == "svg":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.cell = False
-        if "svg" in self.open and tag != "svg":
-            return
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if self.cell:
-            self.rows[self.section][-1][-1] += text
+def baseline() -> Path:
+    return small_runs.finished(small_runs.small("dgma", method="finetune", image_size=8)).workdir
 
 
 class TestPage:
@@ -89,12 +53,12 @@ class TestPage:
 
     def test_needs_no_network_and_no_script(self, run):
         text = (run / "report.html").read_text()
-        tables = _Tables(text)
+        tables = Tables(text)
         assert tables.outside == [] and not re.search(r"@import|url\(\s*['\"]?http", text)
 
     def test_says_what_the_run_measured(self, run):
         found = read(run)
-        tables = _Tables(report.page(found)).rows
+        tables = Tables(report.page(found)).rows
         for reading in ("consolidated", "auxiliary"):
             matrix = found.matrices[reading]
             rows = [row for row in tables["forgetting"] if row[0].startswith("task ")]
@@ -151,10 +115,62 @@ class TestPage:
     def test_shows_distances_to_training_images(self, run):
         text = (run / "report.html").read_text()
         assert "Only a guarantee such as differential privacy could show that" in text
-        rows = _Tables(text).rows["privacy"]
+        rows = Tables(text).rows["privacy"]
         privacy = read(run).summary.privacy
         assert [row[0] for row in rows[2:]] == [row["class"] for row in privacy]
         assert float(rows[2][1]) == pytest.approx(privacy[0]["pixels"]["generated"]["median"], abs=5e-4)
+
+    def test_tasks_and_accuracies_are_counted_as_in_files(self, run):
+        """From 0, with the names of all classes; A_n is over n classes."""
+        found = read(run)
+        text = report.page(found)
+        assert rendering.COUNTING in text and rendering.COUNTING.partition(", here")[0] in MEASURES.read_text()
+        rows = [row for row in Tables(text).rows["accuracy"] if row[0].isdecimal()]
+        assert [row[0] for row in rows] == [str(task) for task in range(found.n_tasks)]
+        assert [row[1] for row in rows] == [", ".join(found.names_of(task)) for task in range(found.n_tasks)]
+        assert [row[2] for row in rows] == [f"A_{found.n_seen(task)}" for task in range(found.n_tasks)]
+        expected = [f"{100 * a:.1f}" for a in found.averages("consolidated")]
+        assert [row[3] for row in rows] == expected and all(row[2][2:] in str(found.summary.averages) for row in rows)
+
+    def test_the_combined_reading_and_its_bytes(self):
+        run = read(small_runs.finished(BESIDE).workdir)
+        text, memory = report.page(run), run.summary.bytes["memory"]
+        (value, size), *_ = re.findall(r"accuracy, combined</dt><dd>([\d.]+) % <small>A_3, with ([\d.]+) kB", text)
+        assert value == f"{100 * run.averages('combined')[-1]:.1f}"
+        assert size == rendering.size(memory["total"]).split()[0]
+        without = memory["total"] - sum(memory[part] for part in ("filters", "gram", "class_sums", "counts"))
+        assert f"% <small>A_3, with {rendering.size(without)}" in text
+        rows = {row[0]: row[2] for row in Tables(text).rows["kept"][1:]}
+        assert rows["gram, only for the readings analytic and combined"] == f"{memory['gram']:,}"
+        assert accessibility.faults(text) == []
+        assert rows["total"] == f"{memory['total']:,}" and "single training images can be recognised" in text
+
+    def test_settings_differ_from_the_nearest_preset(self, run, tmp_path):
+        def shown(folder: Path) -> tuple[str, dict[str, list[str]]]:
+            text = report.page(read(folder))
+            (caption,) = re.findall(r"<caption>Settings that differ from the preset ([^<]+)</caption>", text)
+            rows = Tables(text).rows["settings"]
+            end = next(i for i, row in enumerate(rows) if row == ["setting", "value"])
+            return caption, {row[0]: row[1:] for row in rows[1:end]}
+
+        nearest, rows = shown(run)
+        assert nearest.endswith(", the nearest one") and rows["scale_max"][0] == "100.0"
+        folder = small_runs.copied(run, tmp_path / "run")
+        (folder / "commands.txt").write_text("python -m experiments.digits --preset mnist --variant x\n")
+        named, rows = shown(folder)
+        config, mnist = read(folder).config, preset("mnist", read(folder).config["variant"]).flat()
+        assert named == "mnist" and "seed" not in rows
+        differing = [name for name in config if config[name] != mnist[name]]
+        assert list(rows) == [name for name in differing if name not in ("seed", "checkpoint_seconds")]
+        assert all(values == [str(config[name]), str(mnist[name])] for name, values in rows.items())
+
+    def test_all_settings_stand_in_their_groups(self, run, baseline):
+        for folder in (run, baseline):
+            groups = settings.grouped(read(folder).config)
+            assert {name: value for group in groups.values() for name, value in group.items()} == read(folder).config
+            assert groups["What a run sees of the data set"].keys() == {"image_size", "train_per_class", "held_out"}
+            text = (folder / "report.html").read_text()
+            assert [title for title in groups if f'scope="rowgroup">{title}</th>' in text] == list(groups)
 
     def test_of_a_run_in_progress(self, tmp_path):
         folder = small_runs.copied(RUNS["dgma"](), tmp_path / "run")
@@ -164,18 +180,18 @@ class TestPage:
         assert main(["report", str(folder)]) == 0
         text = (folder / "report.html").read_text()
         assert "No task is finished yet; " in text and "<h2>Training</h2>" in text
-        _Tables(text)
+        assert accessibility.faults(text) == []
 
     def test_of_a_baseline(self, baseline):
         text = (baseline / "report.html").read_text()
+        assert accessibility.faults(text) == []
         assert "finetune has no memory that keeps generating the same images" in text
         assert "<h2>Growth</h2>" not in text and "<h2>Forgetting</h2>" in text
         assert "batch_size" in text and "scale_max" not in text
         counted = read(baseline).summary.bytes["memory"]
         assert list(counted) == ["classifier", "total"]
-        assert re.search(
-            rf"kept from task to task</dt><dd>{counted['total'] / 1000:.0f}[.\d]* kB <small>for .*: classifier ", text
-        )
+        assert re.search(rf"kept from task to task</dt><dd>{counted['total'] / 1000:.0f}[.\d]* kB <small>for ", text)
+        assert [row[0] for row in Tables(text).rows["kept"][1:]] == list(counted)
 
     def test_names_are_text(self, run, tmp_path):
         """A class folder may be called anything."""
@@ -227,7 +243,7 @@ class TestPage:
         (folder / "summary.json").write_text(json.dumps(summary | shorter))
         text = report.page(read(folder))
         assert "In progress: 2 of 3 tasks are finished" in text
-        _Tables(text)
+        Tables(text)
 
     def test_empty_commands_are_no_commands(self, run, tmp_path):
         folder = small_runs.copied(run, tmp_path / "run")
@@ -241,28 +257,6 @@ class TestPage:
             report.write(tmp_path / "none")
         assert main(["report", str(tmp_path)]) == 2
         assert capsys.readouterr().err == f"error: {tmp_path} has no config.json; expected the --workdir of a run\n"
-
-
-class TestComparison:
-    def test_side_by_side(self, run, baseline, tmp_path):
-        out = tmp_path / "both.html"
-        assert main(["report", str(run), str(baseline), "--out", str(out)]) == 0
-        rows = _Tables(out.read_text()).rows
-        assert [row[0] for row in rows["accuracy"][1:]] == [run.name, baseline.name]
-        summary = json.loads((baseline / "summary.json").read_text())
-        assert rows["accuracy"][2][7] == f"{100 * summary['A_3']['classifier']['macro']:.1f}"
-        assert ["method", "dgm", "finetune"] in rows["settings"]
-        (scale,) = [row for row in rows["settings"] if row[0] == "scale_max"]
-        assert scale[2] == "–"  # finetune does not read it.
-
-    def test_warns_of_what_cannot_be_compared(self):
-        text = report.comparison([make() for make in RUNS.values()])
-        assert "These runs differ in data, tasks: compare with care" in text
-        _Tables(text)
-
-    def test_a_run_twice(self, run, tmp_path):
-        with pytest.raises(UserError, match="the same run is named twice"):
-            report.comparison([run, run / ".." / run.name])
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -281,7 +275,8 @@ class TestBrowser:
     def test_elements_are_there(self, tmp_path):
         page = browse(RUNS["dgma"]() / "report.html", tmp_path, "--dump-dom").stdout
         sections = re.findall(r'<section id="(\w+)"', page)
-        expected = ["accuracy", "forgetting", "memory", "growth", "privacy", "confusion", "training", "settings"]
+        expected = ["accuracy", "forgetting", "memory", "growth", "kept"]
+        expected += ["privacy", "confusion", "training", "settings"]
         assert sections == expected and len(re.findall(r"<svg", page)) == 4
 
     def test_it_is_printed(self, tmp_path):

@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from support import checks, small_runs
+from support import accessibility, checks, small_runs
 from support.marks import slow_but
 from support.stopping import interrupt
 
@@ -420,6 +420,7 @@ def test_a_run_on_images_takes_no_arrays(npz, tmp_path, capsys):
 def test_the_page_shows_a_projection(run, tmp_path):
     workdir = small_runs.copied(run.workdir, tmp_path / "run")
     page = (workdir / "report.html").read_text()
+    assert accessibility.faults(page) == []
     assert "on the plane in which the generated ones vary most" in page and "training vectors (crosses)" not in page
     assert "All 72 vectors that were generated again" in page and "<b>equal bit for bit</b>" in page
     assert page.count("<use ") > 3 * 24 and "training images" not in page
