@@ -28,7 +28,7 @@ def packages(monkeypatch):
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory):
     """A run with both callbacks: its folder and settings, and what was called of each package."""
-    config, workdir = small_runs.small("dgma"), tmp_path_factory.mktemp("runs") / "tracked"
+    config, workdir = small_runs.small("dgma", precision="float32"), tmp_path_factory.mktemp("runs") / "tracked"
     with mock.patch.dict(sys.modules, wandb=mock.MagicMock(), mlflow=mock.MagicMock()) as modules:
         small_runs.fit(config, workdir, callbacks.WandbCallback("mine"), callbacks.MLflowCallback("mine"))
         return workdir, config, modules["wandb"], modules["mlflow"]
