@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dgm_jax import data, load_classifier
+from dgm_jax.errors import UserError
 
 MOST_BYTES = 20_000_000
 
@@ -24,6 +25,8 @@ MOST_BYTES = 20_000_000
 def new_server(file: str, port: int) -> ThreadingHTTPServer:
     """A server for the classifier in a file, or in the folder of a run; `serve_forever` makes it answer."""
     classifier = load_classifier(file)
+    if classifier.scale is not None:
+        raise UserError(f"{file}: its classifier reads vectors; expected one that reads images")
     size, _, channels = classifier.image_shape
     names = dict(zip(classifier.labels, classifier.names))
     classifier.predict(np.zeros((1, size, size, channels), np.uint8))  # Compiles, so that the first answer is fast.

@@ -12,6 +12,7 @@ from support import small_runs
 
 import dgm_jax
 from dgm_jax import data
+from dgm_jax.errors import UserError
 from dgm_jax.memory import file as memory_file
 from examples import serve
 
@@ -62,6 +63,12 @@ def test_what_is_no_image_is_refused(served, body, said):
         f"1 of 1 files cannot be read as images: the body of the request ({said}"
         f"{', or in a format that is not read' if body else ''})."
     )
+
+
+def test_a_classifier_of_vectors_is_refused():
+    vectors = small_runs.finished(small_runs.vectors("dgma", combined=True))
+    with pytest.raises(UserError, match="its classifier reads vectors; expected one that reads images"):
+        serve.new_server(str(vectors.workdir), 0)
 
 
 @pytest.mark.parametrize("length", ["20000001", "-1", "many"])
