@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dgm_jax import Callback, Learner, data, load_memory
-from dgm_jax.config import preset
+from dgm_jax.config import BY_IMAGES, best
 from dgm_jax.errors import NoMemory
 
 SIZE = 16  # Side of the images in pixels; 32 or 64 for photographs. All days have the same.
@@ -47,9 +47,11 @@ def learn(folder: Path, workdir: str) -> None:
     if set(data.folder_classes(folder)) <= set(known(workdir)):
         print(f"{folder}: all its classes are learnt already")
         return
-    config = preset("folder").with_changes(image_size=SIZE)
-    stream = data.class_incremental(data.from_folder(folder, size=SIZE))
-    Learner(config, callbacks=[Accuracy()]).fit(stream, workdir)
+    dataset = data.from_folder(folder, size=SIZE)
+    # What fits the images, but no sums of their features, which would give single images away (docs/privacy.md).
+    config = best("dgma", **dataset.shown).with_changes(image_size=SIZE, combined=False)
+    learner = Learner(config, callbacks=[Accuracy()], by_images=BY_IMAGES)  # Another day may have more images.
+    learner.fit(data.class_incremental(dataset), workdir)
 
 
 def draw(workdir: str, picture: Path) -> None:

@@ -8,6 +8,7 @@ prints {"label": 3, "name": "3", "probability": 0.9871}. It listens to this mach
 with TLS and passwords in front of it.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -67,7 +68,8 @@ def main(file: str, port: str = "8000") -> None:
     """Serves until Ctrl-C."""
     with new_server(file, int(port)) as server:
         print(f"http://127.0.0.1:{server.server_port} answers; stop with Ctrl-C")
-        server.serve_forever()
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from PIL import Image
 from support import small_runs
 
 from dgm_jax import load_memory
-from dgm_jax.config import PRESETS
 from examples import own_images
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PRESETS, "folder", {"dgma": small_runs.small("dgma", image_size=8, headroom=2)})
+    config = small_runs.small("dgma", image_size=8, headroom=2)
+    monkeypatch.setattr(own_images, "best", lambda variant, **shown: config)
     monkeypatch.setattr(own_images, "SIZE", 8)
     monkeypatch.setattr(own_images, "PER_CLASS", 30)
 
