@@ -1,6 +1,6 @@
 """Learn classes on the features of any network, one class after the other, and use what was learnt.
 
-    python examples/vectors.py features.npz runs/features
+    python -m examples.vectors features.npz runs/features
 
 The file holds x_train and x_test, floats [n, d], and y_train and y_test, integers [n]. A network gives such vectors of
 your images batch by batch. In PyTorch, for example, with the head of the network left out:

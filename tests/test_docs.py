@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import re
 import runpy
@@ -38,6 +39,8 @@ PAGES = [
     ROOT / "results" / "README.md",
     ROOT / "studies" / "NOTEBOOK.md",
     *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "examples").glob("*.py")),  # Their first lines have commands.
 ]
 
 
@@ -52,7 +55,8 @@ def commands() -> list[tuple[str, list[str]]]:
         variables = dict(re.findall(r"^ *([A-Z][A-Z0-9]*)=(\S+)$", page.read_text(), flags=re.MULTILINE))
         without = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
         indented = re.findall(r"^    (python -m (?:.*\\\n)*.*)$", without, flags=re.MULTILINE)
-        for text in [*blocks(page, "bash"), *indented]:
+        inline = re.findall(r"`(python -m examples\.[^`]*)`", without)
+        for text in [*blocks(page, "bash"), *indented, *inline]:
             for line in re.sub(r"\\\n", " ", text).splitlines():
                 words = [_filled_in(word, variables) for word in shlex.split(line, comments=True)]
                 starts = [i for i, word in enumerate(words) if word in ("python", "dgm-jax")]
@@ -99,6 +103,10 @@ def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
     room, _, name = module.partition(".")
     if module == "dgm_jax":
         understand(arguments)
+    elif room == "examples":
+        takes_words = "\ndef main(" in Path(importlib.util.find_spec(module).origin).read_text()
+        begin = importlib.import_module(module).main if takes_words else lambda: None
+        inspect.signature(begin).bind(*arguments)
     elif room == "experiments":
         understand([name, *arguments] if name == "table" else ["learn", name, *arguments])
     elif module in MEASURING:
@@ -329,23 +337,14 @@ def test_forget(desk, capsys) -> None:
     assert dgm_jax.load_memory("runs/digits-dgma-seed0").labels == (0, 1, 2)
 
 
-def test_extend(desk, monkeypatch) -> None:
-    logged: list = []
-
-    class _Run:
-        log = staticmethod(logged.append)
-        finish = staticmethod(lambda: logged.append("finished"))
-
-    fake = types.ModuleType("wandb")
-    fake.init = lambda **options: _Run()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+def test_extend(desk, capsys) -> None:
     callback, use, _, source = blocks(ROOT / "docs" / "extend.md", "python")  # The method: methods/test_extend.py.
     for text in (callback, use, source):
         exec(compile(text, "docs/extend.md", "exec"), desk)
-    finished = desk | {"stream": small_runs.stream(desk["config"])}
-    exec(compile(use, "docs/extend.md", "exec"), finished)
-    assert logged[-1] == "finished" and any("A/consolidated" in line for line in logged[:-1])
-    assert any("train/critic_loss" in line for line in logged[:-1])
+    printed = re.findall(r"^task (\d), consolidated: ([\d.]+)%$", capsys.readouterr().out, flags=re.MULTILINE)
+    lines = [json.loads(line) for line in Path("runs/mine/metrics.jsonl").read_text().splitlines()]
+    means = [line["average"]["consolidated"]["macro"] for line in lines if line["kind"] != "epoch"]
+    assert printed == [(str(task), f"{100 * mean:.1f}") for task, mean in enumerate(means)] and len(printed) == 3
     assert desk["stream"].class_names == ("dog", "cat")
 
 
@@ -355,6 +354,12 @@ def test_many_hosts(desk, monkeypatch) -> None:
     monkeypatch.setattr("dgm_jax.system.processes.join", lambda *_: None)
     exec(compile(text.replace("/shared/run", "shared-run"), "docs/devices.md", "exec"), desk)
     assert Path("shared-run/summary.json").exists()
+
+
+def test_stock_flax_layers() -> None:
+    names: dict = {}
+    run("docs/layers.md", names, slice(1, None))  # The first block is an excerpt: examples/test_pages.py.
+    assert names["params"]["params"]["kernel"].shape == (3, 3, 3, 16)
 
 
 def test_the_width_of_a_baseline(capsys) -> None:
@@ -376,10 +381,9 @@ def test_every_block_of_python_is_run() -> None:
         "devices",
         "baselines",
     )
-    run_above += ("vectors",)
+    run_above += ("vectors", "layers")
     tested = {"README.md", *(f"docs/{name}.md" for name in run_above)}
-    tested.add("docs/layers.md")  # tests/nn/test_layers_example.py
-    tested.add("docs/flax.md")  # tests/nn/test_flax_examples.py
+    tested.add("docs/flax.md")  # examples/test_pages.py: excerpts; examples/test_layers.py: Haiku.
     tested.add("docs/tour.md")  # tests/test_tour.py
     with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
     assert with_python == tested

@@ -5,6 +5,7 @@ from dgm_jax.data.dataset import DataError, Dataset, from_arrays
 from dgm_jax.data.folders import folder_classes, from_folder, parse_parts
 from dgm_jax.data.folds import fold, fold_name, parse_fold
 from dgm_jax.data.gathering import Gathering
+from dgm_jax.data.image_files import read_images
 from dgm_jax.data.joining import join
 from dgm_jax.data.order import parse_class_order, parse_classes_per_task, task_sizes
 from dgm_jax.data.sources import class_names, from_npz, load
@@ -37,5 +38,6 @@ __all__ = [
     "parse_classes_per_task",
     "parse_fold",
     "parse_parts",
+    "read_images",
     "task_sizes",
 ]

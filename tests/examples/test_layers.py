@@ -1,20 +1,34 @@
-"""Runs the examples of docs/flax.md as they stand there."""
+"""Runs the examples of masked layers, and what docs/flax.md shows of Haiku."""
 
 import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "flax.md"
-NNX, LINEN, EQUINOX, HAIKU = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+def run(name):
+    """What the names of an example stand for, after `python -m examples.NAME`."""
+    return runpy.run_module(f"examples.{name}", run_name="__main__")
 
 
-def run(example):
-    names: dict = {}
-    exec(compile(example, str(PAGE), "exec"), names)
-    return names
+def test_plain_functions_keep_the_first_task_bit_for_bit(capsys):
+    names = run("layers")
+    printed = capsys.readouterr().out
+    outputs, labels = names["outputs"], names["test_labels"]
+    assert list(outputs) == [(0, 0), (1, 0), (1, 1)]
+    for (task, seen), logits in outputs.items():
+        accuracy = np.mean(np.argmax(logits, 1) == labels[labels // 5 == seen] % 5)
+        assert accuracy > 0.9
+        assert f"after task {task}: {accuracy:.1%} on task {seen}, " in printed
+    assert np.asarray(outputs[0, 0]).tobytes() == np.asarray(outputs[1, 0]).tobytes()
+
+    (_, masks), (_, later) = names["tasks"]
+    for mask, later_mask in zip(masks, later, strict=True):
+        assert 0 < mask.sum() < mask.size
+        assert np.any(later_mask & ~mask)  # The second task has learnt units of its own.
 
 
 def accuracies(printed):
@@ -22,7 +36,7 @@ def accuracies(printed):
 
 
 def test_nnx_keeps_its_first_task_through_growth_and_learns_the_second_as_well_as_alone(capsys):
-    names = run(NNX)
+    names = run("layers_nnx")
     first, again, second = accuracies(capsys.readouterr().out)
     assert first == again > 95
     assert names["before"].tobytes() == names["after"].tobytes()
@@ -37,7 +51,7 @@ def test_nnx_keeps_its_first_task_through_growth_and_learns_the_second_as_well_a
 
 
 def test_linen_keeps_its_first_task_and_learns_the_second_as_well_as_alone(capsys):
-    names = run(LINEN)
+    names = run("layers_linen")
     first, again, second = accuracies(capsys.readouterr().out)
     assert first == again > 95
     assert names["before"].tobytes() == names["after"].tobytes()
@@ -54,21 +68,23 @@ def require(module):
 
 def test_equinox_keeps_its_first_task_and_learns_the_second_as_well_as_alone(capsys):
     require("equinox")
-    names = run(EQUINOX)
+    names = run("layers_equinox")
     first, again, second = accuracies(capsys.readouterr().out)
     assert first == again > 95
     assert names["before"].tobytes() == names["after"].tobytes()
-    closed = [np.zeros(names["width"], bool)] * 2
     alone = names["Classifier"](names["layers"], names["first"][1])
-    alone, learnt, _ = names["learn"](alone, closed, task=1)
+    alone, learnt, _ = names["learn"](alone, names["free"], task=1)
     names["test"](alone, learnt, task=1)
     assert second >= accuracies(capsys.readouterr().out)[0] - 2
 
 
 def test_haiku_moves_only_free_weights():
     require("haiku")
-    setup, _, step = HAIKU.rstrip().rpartition("\n")
-    names = run(setup)
+    page = Path(__file__).resolve().parents[2] / "docs" / "flax.md"
+    haiku = page.read_text().partition("## Haiku")[2].partition("```python\n")[2].partition("```")[0]
+    setup, _, step = haiku.rstrip().rpartition("\n")
+    names: dict = {}
+    exec(compile(setup, str(page), "exec"), names)
     before = [names["params"][name]["kernel"] for name in names["names"]]
     exec(step, names)
     blocked = names["nn"].reserved_weights(names["reserved"], before)

@@ -1,0 +1,1 @@
+"""Programs to copy; README.md lists them."""
