@@ -241,11 +241,11 @@ def test_calibration():
         temperature, measured = (newest[row["record"]][part] for part in ("temperature", "measured"))
         for what, name in (("drawn alone", "drawn"), ("temperature", "run"), ("best", "best")):
             require_equal(row[what], [temperature[name]], str(row))
-        errors = {"error without": "none", "drawn alone, error": "drawn", "with": "run", "best, error": "best"}
+        errors = {"no temperature": "none", "drawn alone": "drawn", "ours": "run", "best": "best"}
         for what, name in errors.items():
-            require_equal(row[what], [100 * measured[name]["ece"]], str(row))
-        for what, name in (("log-likelihood without", "none"), ("with it", "run")):
-            require_equal(row[what], [-measured[name]["nll"]], str(row))
+            require_equal(row[f"error, {what}"], [100 * measured[name]["ece"]], str(row))
+        for what, name in (("no temperature", "none"), ("ours", "run")):
+            require_equal(row[f"log-likelihood, {what}"], [-measured[name]["nll"]], str(row))
 
 
 def test_where_accuracy_is_lost():
