@@ -67,10 +67,10 @@ _MEMORY, _WHOLE = ("dgmw", "consolidated"), ("dgmw", "combined")
 COMPARED = {
     "ceiling": Compared(_ARGUMENTS["joint"], at_once=True),
     **{name: Compared(arguments) for name, arguments in _ARGUMENTS.items()},
-    "dgmw-unmasked": Compared(
-        (*_BEST, "--variant", "dgmw", "--masks", "none", "--no-warm-start", "--no-combined"), in_quick=False
+    "dgmw-unmasked-as-dgmw": Compared(
+        (*_BEST, "--variant", "dgmw", "--masks", "none", "--no-warm-start", "--no-combined"), _MEMORY, in_quick=False
     ),
-    "separate": Compared((*_BEST, "--method", "separate", "--variant", "dgmw"), _MEMORY),
+    "separate": Compared((*_BEST, "--method", "separate", "--variant", "dgmw", "--combined"), _MEMORY),
     **{f"{name}-as-dgmw": Compared(_ARGUMENTS[name], _MEMORY, in_quick=False) for name in (*_GENERATORS, *_SIZED)},
     **{
         f"{name}-jpeg-as-dgmw": Compared((*_ARGUMENTS[name], "--memory-format", "jpeg"), _MEMORY, in_quick=False)
@@ -89,6 +89,7 @@ BUDGETS = {
         for name, arguments, reading in (
             ("separate", COMPARED["separate"].arguments, "consolidated"),
             ("icarl-jpeg", COMPARED["icarl-jpeg-as-dgmw"].arguments, "consolidated"),
+            ("gdumb-jpeg", COMPARED["gdumb-jpeg-as-dgmw"].arguments, "consolidated"),
             ("analytic", _ARGUMENTS["analytic"], "combined"),
         )
         for size in _SIZES

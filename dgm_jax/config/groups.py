@@ -188,13 +188,13 @@ class Consolidation(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Features(Settings):
-    """Sums of features of real images, which method analytic keeps, and dgm beside its memory if combined."""
+    """Sums of features of real images, which analytic keeps, and dgm and separate beside their memory if combined."""
 
     filters: int = setting(100, above=0, used_by=_FEATURES)
     """Filters that are found in the first task's images; an image has eight features of each."""
     mirror: bool = setting(False, used_by=_FEATURES)
     """Add up the features of each image's mirror image, too; each of the two then counts half."""
-    combined: bool = setting(False, used_by=DGM)
+    combined: bool = setting(False, used_by=FROZEN)
     """Keep filters and sums, and measure two more classifiers: analytic, read off the sums, and combined, which adds
     its log-probabilities to those of the consolidated one."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dgm_jax.config.choices import TRAINS, Method, Network
+from dgm_jax.config.choices import FROZEN, TRAINS, Method, Network
 from dgm_jax.config.groups import Consolidation, Data, Features, Gan, Gates, MethodSettings, Networks, Replay
 from dgm_jax.config.setting import Facts, Settings, facts_of, setting
 from dgm_jax.errors import ConfigError
@@ -73,10 +73,10 @@ class Config(Settings):
                 f"batch_size=1: the {network} network normalises over the {of}s of a mini-batch, and one {of} has no "
                 "spread; use at least 2"
             )
-        if self.method == "dgm" and not self.features.combined and self.features != Features():
+        if self.method in FROZEN and not self.features.combined and self.features != Features():
             raise ConfigError(
-                f"filters={self.features.filters} and mirror={self.features.mirror} have no effect for method 'dgm' "
-                "without combined=True; add it, or leave them out"
+                f"filters={self.features.filters} and mirror={self.features.mirror} have no effect for method "
+                f"{self.method!r} without combined=True; add it, or leave them out"
             )
         if self.protocol == "paper" and self.data.held_out == 0:
             raise ConfigError("protocol='paper' chooses epochs on held-out images; set held_out, e.g. 0.15")
@@ -112,7 +112,7 @@ class Config(Settings):
     def with_changes(self, **changes: Any) -> "Config":
         """The same settings with some changed.
 
-        If `combined` of method dgm is turned off, settings that only it reads go back to their defaults.
+        If `combined` is turned off, settings that only it reads go back to their defaults.
 
         Args:
           **changes: settings by their names, whatever their groups; or whole groups.
@@ -120,7 +120,7 @@ class Config(Settings):
         Raises:
           ConfigError: if there is no such setting, or a value cannot work.
         """
-        if self.features.combined and changes.get("combined") is False and changes.get("method", "dgm") == "dgm":
+        if self.features.combined and changes.get("combined") is False and changes.get("method", self.method) in FROZEN:
             before, defaults = (dataclasses.asdict(of) for of in (self.features, Features()))
             changes |= {name: defaults[name] for name in before if changes.get(name, before[name]) == before[name]}
         places = places_of(type(changes.get("method_settings", self.method_settings)))

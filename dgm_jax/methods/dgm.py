@@ -65,12 +65,17 @@ class DGM(GenerativeMemory[Training]):
             channels=setting.image_shape[2],
             n_classes=setting.n_classes,
             max_heads=max(map(len, setting.tasks)),
+            conditional=self._conditional(setting),
         )
         require_room(self.networks, None, self._sizes_after(-1))
         self.trainer = setting.trainer(self.networks)
         self.features = FeatureLearner(setting) if self.config.features.combined else None
         if self.features:
             self.readings = (*self.readings, "analytic", "combined")
+
+    def _conditional(self, setting: Setting) -> bool:
+        """Whether the noise carries the class."""
+        return True
 
     def new_state(self, key: jax.Array) -> State:
         """An empty memory with fresh weights."""

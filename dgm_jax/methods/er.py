@@ -36,6 +36,7 @@ class ExperienceReplay(LimitedImageMemory):
 
     def sources(self, state: State, images: np.ndarray, labels: np.ndarray) -> tuple[TaskImages, ...]:
         """New images and, once there are some, those of the reservoir: in two halves, or together by class."""
+        images = self.as_kept(images)
         kept, kept_labels, room = self.images(state), state.kept["labels"], self.method_settings.memory_size
         if self.method_settings.mini_batches == "balanced":
             together = np.concatenate([images, kept]), np.concatenate([labels, kept_labels])

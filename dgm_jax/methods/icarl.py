@@ -31,7 +31,10 @@ class ICaRL(BalancedImageMemory):
 
     def sources(self, state: State, images: np.ndarray, labels: np.ndarray) -> tuple[TaskImages, ...]:
         """New images and exemplars together."""
-        together = np.concatenate([images, self.images(state)]), np.concatenate([labels, state.kept["labels"]])
+        together = (
+            np.concatenate([self.as_kept(images), self.images(state)]),
+            np.concatenate([labels, state.kept["labels"]]),
+        )
         return (padded(*together, self.setting.largest_task + self.method_settings.memory_size),)
 
     def anchor(self, task: int, state: State) -> Any:

@@ -34,8 +34,8 @@ class KeptImagesSettings(MethodSettings):
     memory_size: int = setting(200, above=0)
     """Real images that are kept, of all classes together."""
     memory_format: MemoryFormat = setting("raw")
-    """raw: keep images as they are. jpeg: keep them as JPEG of quality 75; the classifier learns from what these files
-    decode to."""
+    """raw: keep images as they are. jpeg: keep them as JPEG of quality 75; the classifier learns from what such files
+    decode to, also of new images."""
 
 
 class ImageMemory(ClassifierMethod):
@@ -55,6 +55,13 @@ class ImageMemory(ClassifierMethod):
     def images(self, state: State) -> np.ndarray:
         """The images, or vectors, that are kept; their classes are `state.kept["labels"]`."""
         return decoded(state.kept, self.setting.image_shape)
+
+    def as_kept(self, images: np.ndarray) -> np.ndarray:
+        """New images as they would be if they were kept, so that what compression does to an image tells no class."""
+        if self.memory_format == "raw":
+            return images
+        none = no_images(images[:0], self.memory_format)
+        return decoded(chosen(none, range(len(images)), images, np.zeros(len(images), np.int32)), images.shape[1:])
 
     def kept_bytes(self, state: State) -> dict[str, int]:
         """The images: raw ones as the data set stores them."""

@@ -31,6 +31,10 @@ class Separate(DGM):
         opened = setting.config.with_changes(masks="none", sparsity_weight=0.0, headroom=1)
         super().__init__(replace(setting, config=opened))
 
+    def _conditional(self, setting: Setting) -> bool:
+        """A generator of one class needs not be told it: weights that read a constant would be bytes for nothing."""
+        return max(map(len, setting.tasks)) > 1
+
     def facts(self, state: State) -> dict[str, Any]:
         """Those of DGM, and what this is."""
         return super().facts(state) | {"paper": self.paper}

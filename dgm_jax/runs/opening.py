@@ -44,7 +44,8 @@ def check_fit(config: Config, stream: TaskStream) -> None:
             f"image_size={config.data.image_size}, but the images are {stream.image_shape[0]}x{stream.image_shape[1]}; "
             f"resize the data set: dataset.resized({config.data.image_size})"
         )
-    if config.method in GENERATIVE and stream.n_classes >= config.networks.noise_dim:
+    is_told_the_class = config.method != "separate" or max(map(len, stream.tasks)) > 1
+    if config.method in GENERATIVE and is_told_the_class and stream.n_classes >= config.networks.noise_dim:
         raise ConfigError(
             f"noise_dim={config.networks.noise_dim} has no room for the one-hot of {stream.n_classes} classes; "
             "make it larger, in a new --workdir"

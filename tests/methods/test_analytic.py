@@ -103,9 +103,11 @@ def test_settings_of_training_are_refused(change):
 BESIDE = small_runs.small("dgma", image_size=8, combined=True, filters=FILTERS)
 
 
-def test_the_combined_reading_predicts_as_it_was_measured():
+@pytest.mark.parametrize("method", ["dgm", "separate"])
+def test_the_combined_reading_predicts_as_it_was_measured(method):
     """From the folder of the run, for images as the data set has them and as a memory draws them."""
-    run, stream = small_runs.finished(BESIDE).workdir, small_runs.stream(BESIDE)
+    beside = small_runs.small("dgma", method, image_size=8, combined=True, filters=FILTERS)
+    run, stream = small_runs.finished(beside).workdir, small_runs.stream(beside)
     stream.begin(2)
     images, _ = stream.test(2)
     classifier = load_classifier(run, reading="combined")
@@ -120,7 +122,7 @@ def test_the_combined_reading_predicts_as_it_was_measured():
     with pytest.raises(NoThreshold):
         classifier.is_unknown(images)
     with pytest.raises(NoMemory, match="the combined one needs a run with --combined"):
-        load_classifier(small_runs.finished(BESIDE.with_changes(combined=False)).workdir, reading="combined")
+        load_classifier(small_runs.finished(beside.with_changes(combined=False)).workdir, reading="combined")
 
 
 def test_combined_by_hand():

@@ -2,13 +2,16 @@
 
 import io
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from support import small_runs
 
 from dgm_jax.errors import ConfigError
 from dgm_jax.methods import kept_images
 from dgm_jax.methods.gdumb import greedily_balanced
+from dgm_jax.runs.session import new_method
 
 SHAPES = [(8, 8, 1), (32, 32, 3)]
 
@@ -59,6 +62,20 @@ def test_a_kept_image_is_never_encoded_again(memory_format):
     assert kept["labels"].tolist() == [0, 3]
     none = kept_images.chosen(kept, [], images, labels)
     assert kept_images.decoded(none, shape).shape == (0, *shape) and none["labels"].size == 0
+
+
+@pytest.mark.parametrize("name", ["er", "icarl"])
+def test_new_images_are_learnt_as_kept_ones_are(name):
+    """Otherwise the traces of JPEG would tell old classes from new ones while both are learnt, but not afterwards."""
+    config = small_runs.small(method=name, memory_format="jpeg")
+    stream = small_runs.stream(config)
+    method = new_method(config, stream, jax.local_devices()[:1])
+    stream.begin(0)
+    images, labels = stream.train(0)
+    (source,) = method.sources(method.new_state(jax.random.key(0)), images, labels)
+    as_files = [np.asarray(Image.open(io.BytesIO(file))).reshape(images.shape[1:]) for file in streams(images)]
+    np.testing.assert_array_equal(source.images[: len(images)], as_files)
+    assert not np.array_equal(images, as_files)
 
 
 def test_other_tables_are_refused():

@@ -64,6 +64,17 @@ def test_a_class_is_drawn_by_the_generator_of_its_task():
         assert same == [silent != 0, silent != 0, silent != 1]
 
 
+@pytest.mark.parametrize(("classes_per_task", "n_conditioned"), [(1, 0), ((2, 1), 3)])
+def test_a_generator_of_one_class_is_not_told_it(classes_per_task, n_conditioned):
+    """So all of its noise is random, and may have fewer entries than there are classes."""
+    config = _config(noise_dim=2 if n_conditioned == 0 else 8)
+    memory = small_runs.finished(config, classes_per_task=classes_per_task).memories[-1]
+    assert {task.n_conditioned for task in memory.tasks} == {n_conditioned}
+    for label in memory.labels:
+        images = np.asarray(memory.sample(label, 4, jax.random.key(label)))
+        assert len(np.unique(images, axis=0)) == 4
+
+
 def test_what_a_memory_of_several_generators_is_exported_to():
     memory = small_runs.finished(_config()).memories[-1]
     with np.load(io.BytesIO(export.to_npz(memory))) as arrays:
