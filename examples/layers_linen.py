@@ -17,7 +17,7 @@ from dgm_jax.nn.flax.linen import MaskedConv, MaskedDense, reserve, reserved_wei
 
 epochs, batch_size, s_max = 40, 100, 100.0
 digits = data.load("digits")
-path = ["conv1", "conv2", "dense"]
+path = ["conv1", "conv2", "dense"]  # Without the head: each task has its own, and nothing grows.
 
 
 class Classifier(linen.Module):
