@@ -100,7 +100,9 @@ def _epoch_chart(run: RunFiles, title: str, names: Mapping[str, str], *, scale: 
     """Curves of those metrics that the run has, over all epochs; `names` are what the chart calls them."""
     # Methods that count steps have other epochs than the setting says.
     epochs = (
-        run.config["epochs"] if run.config["method"] in GENERATIVE else 1 + max(line["epoch"] for line in run.epochs)
+        run.config["epochs"]
+        if run.config["method"] in GENERATIVE
+        else 1 + max((line["epoch"] for line in run.epochs), default=0)
     )
     places = [line["task"] + (line["epoch"] + 1) / epochs for line in run.epochs]
     curves = {

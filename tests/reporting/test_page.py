@@ -51,6 +51,16 @@ class TestPage:
         for folder in (run, baseline):
             assert (folder / "report.html").read_text() == report.page(read(folder))
 
+    def test_of_a_method_that_trains_nothing(self, baseline, tmp_path):
+        """It has no line of an epoch, and all else."""
+        folder = small_runs.copied(baseline, tmp_path / "run")
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        kept = [line for line in lines if json.loads(line)["kind"] != "epoch"]
+        assert 0 < len(kept) < len(lines)
+        (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in kept))
+        text = report.page(read(folder))
+        assert Tables(text).rows["forgetting"] == Tables(report.page(read(baseline))).rows["forgetting"]
+
     def test_needs_no_network_and_no_script(self, run):
         text = (run / "report.html").read_text()
         tables = Tables(text)

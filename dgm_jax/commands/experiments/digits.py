@@ -2,7 +2,7 @@
 
 The data (1,797 images of 8x8, scaled up to the networks' size) come with this package; nothing is downloaded. After
 each task the memory draws every earlier class exactly as it did when it learnt it, and one classifier distinguishes all
-classes seen so far. Expect A_10 of about 97 % in two minutes on two cores; with `--preset best` 99 % in four.
+classes seen so far. Expect A_10 of about 97 % in two minutes on two cores; with `--preset best` 98 % in four.
 
     dgm-jax learn digits
     dgm-jax learn digits --preset best
