@@ -4,8 +4,9 @@
     python -m examples.serve classifier.safetensors 8000
     curl --data-binary @image.png http://127.0.0.1:8000
 
-prints {"label": 3, "name": "3", "probability": 0.9871}. It listens to this machine only; for others, put a web server
-with TLS and passwords in front of it.
+prints {"label": 3, "name": "3", "probability": 0.9871}. It needs `pip install ".[data]"`, and listens to this machine
+only: for others, put a web server with TLS and passwords in front of it. An image lies in a temporary file while it is
+read; set TMPDIR to a file system in memory if it must not touch a disk.
 """
 
 import contextlib
@@ -49,6 +50,9 @@ def new_server(file: str, port: int) -> ThreadingHTTPServer:
                     pixels = data.read_images([image], size=size, channels=channels)
                 except data.DataError as error:
                     self.answer(400, {"error": str(error).replace(str(image), "the body of the request")})
+                    return
+                except UserError as error:  # Pillow is not installed.
+                    self.answer(500, {"error": str(error)})
                     return
             (label,), (odds,) = classifier.predict(pixels)
             self.answer(200, {"label": int(label), "name": names[label], "probability": round(float(odds.max()), 4)})

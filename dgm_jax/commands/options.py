@@ -70,7 +70,7 @@ class Options:
     quiet: Flag = False
     """Print results, notes and errors only."""
     log_format: LogFormat = "text"
-    """json: print one JSON object a line, for programs that start runs (docs/start.md)."""
+    """json: print one JSON object a line, for programs that start runs (docs/run.md)."""
     debug: Flag = False
     """Show where an error comes from."""
     resume_anyway: Flag = False
