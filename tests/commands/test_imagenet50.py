@@ -33,7 +33,7 @@ def run_imagenet(*argv: str) -> int:
 
 def imagenet_stream(*argv: str) -> TaskStream:
     options = parsing.parse(find("imagenet50"), argv)
-    return learn.make_streams("imagenet50", options, [0])[0]
+    return learn.make_streams("imagenet50", options, [0], options.output)[0]
 
 
 def test_imagenet50_is_five_tasks_of_ten_classes(folders: Path, capsys) -> None:
@@ -41,10 +41,11 @@ def test_imagenet50_is_five_tasks_of_ten_classes(folders: Path, capsys) -> None:
     assert [len(task) for task in stream.tasks] == [10] * 5
     assert stream.class_names == tuple(f"c{i:02}" for i in range(50))
     assert stream.image_shape == (32, 32, 3)
-    reading, found, note = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    reading, found = said.out.splitlines()
     assert reading == f"reading images from {folders}, which takes minutes if they are many"
     assert found == f"found images: 200 training and 50 test images, 32x32x3, 50 classes, from {folders}"
-    assert re.fullmatch(r"note: grey images converted to colour: 249, c00/\S+, .*, \.\.\. \(249\)", note)
+    assert re.fullmatch(r"note: grey images converted to colour: 249, c00/\S+, .*, \.\.\. \(249\)\n", said.err)
 
 
 def test_imagenet50_without_a_choice_is_all_if_they_are_50(folders: Path, capsys) -> None:
@@ -124,7 +125,7 @@ def test_imagenet50_skips_unreadable_files_if_told(folders: Path, capsys) -> Non
     assert "1 of 10 files in " in capsys.readouterr().err
     assert imagenet_stream(*choice, "--unreadable", "skip").train_counts(0) == (3,)
     note = "note: files skipped because they cannot be read: 1, c00/1.png (empty)\n"
-    assert capsys.readouterr().out.endswith(note)
+    assert capsys.readouterr().err.endswith(note)
 
 
 def test_options_about_files_need_files(tmp_path: Path, capsys) -> None:
