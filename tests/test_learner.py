@@ -13,7 +13,7 @@ from support.marks import slow_but
 from support.stopping import TINY, Log, interrupt
 
 from dgm_jax import Learner, data, load_memory
-from dgm_jax.config import TRAINS, Config
+from dgm_jax.config import GENERATIVE, TRAINS, Config
 from dgm_jax.errors import ConfigError, NotFinite
 from dgm_jax.methods import METHODS
 from dgm_jax.runs.events import Callback
@@ -165,6 +165,8 @@ def test_classes_smaller_than_a_mini_batch_are_learnt(method, tmp_path):
     assert any(note.startswith("classes have 2 to 24 training images; earlier classes are replayed") for note in notes)
     text = "2 tasks have fewer training images than a mini-batch (8), so that images repeat within it: 0, 2; a smaller"
     assert any(note.startswith(text) for note in notes) == (method in TRAINS)
+    few = "a task is learnt in 2 iterations only, so that drawn images are likely to be poor; give more --epochs (200"
+    assert any(note.startswith(few) for note in notes) == (method in GENERATIVE)
 
 
 def test_classes_of_one_size_get_no_note(tmp_path):

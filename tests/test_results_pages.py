@@ -248,6 +248,15 @@ def test_calibration():
             require_equal(row[f"log-likelihood, {what}"], [-measured[name]["nll"]], str(row))
 
 
+def test_more_images_of_known_classes():
+    (record,) = read("repetition")
+    rows = rows_with(ROOT / "docs" / "own-images.md", "learnt", "turned")
+    assert [row["learnt"] for row in rows] == list(record["accuracy"])
+    for row in rows:
+        for images, share in record["accuracy"][row["learnt"]].items():
+            require_equal(row[images], [100 * share], str(row))
+
+
 def test_where_accuracy_is_lost():
     (record,) = read("gap")
     rows = rows_with(NOTEBOOK, "learnt from", "network", "analytic")

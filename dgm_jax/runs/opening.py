@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import jax
 
 _UNEQUAL = 4  # A run says so if its largest class has at least four times as many images as its smallest.
+_FEW_ITERATIONS = 200  # With 150, images of MNIST were not good enough (docs/results/mnist.md).
 
 
 def check_fit(config: Config, stream: TaskStream) -> None:
@@ -77,6 +78,13 @@ def notes_on_sizes(config: Config, stream: TaskStream) -> list[str]:
         notes.append(
             f"{len(small)} tasks have fewer training images than a mini-batch ({config.gan.batch_size}), so that "
             f"images repeat within it: {names}; a smaller --batch-size learns them in more steps"
+        )
+    steps = min(max(1, sum(stream.train_counts(t)) // config.gan.batch_size) for t in range(stream.n_tasks))
+    iterations = steps * config.gan.epochs
+    if iterations < _FEW_ITERATIONS and config.method in GENERATIVE:
+        notes.append(
+            f"a task is learnt in {iterations} iterations only, so that drawn images are likely to be poor; give more "
+            f"--epochs ({-(-_FEW_ITERATIONS // steps)} or more), and look at samples/ before you delete any image"
         )
     return notes
 
