@@ -32,7 +32,7 @@ class Separate(DGM):
         super().__init__(replace(setting, config=opened))
 
     def _conditional(self, setting: Setting) -> bool:
-        """A generator of one class needs not be told it: weights that read a constant would be bytes for nothing."""
+        """False for tasks of one class: weights that read a constant class would be bytes for nothing."""
         return max(map(len, setting.tasks)) > 1
 
     def facts(self, state: State) -> dict[str, Any]:
