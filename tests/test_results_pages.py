@@ -248,6 +248,26 @@ def test_calibration():
             require_equal(row[f"log-likelihood, {what}"], [-measured[name]["nll"]], str(row))
 
 
+def test_unknown_images():
+    page = ROOT / "docs" / "confidence.md"
+    for row in rows_with(page, "score", "OSCR, %"):
+        records = [record for record in read("open_set") if record["data"] == row["data"]]
+        for measure in ("auroc", "oscr"):
+            require_equal(
+                row[f"{measure.upper()}, %"], [100 * record[measure][row["score"]] for record in records], str(row)
+            )
+    rows = rows_with(page, "splits")
+    assert [row["data"] for row in rows] == list(dict.fromkeys(record["data"] for record in read("open_set")))
+    for row in rows:
+        records = [record for record in read("open_set") if record["data"] == row["data"]]
+        assert row["splits"] == str(len(records))
+        accuracies = [100 * record["accuracy"]["consolidated"] for record in records]
+        require_equal(row["accuracy on known classes, %"], accuracies, str(row))
+        for which in ("known", "unknown"):
+            accepted = [100 * record["accepted"][which] for record in records]
+            require_equal(row[f"{which} images accepted, %"], accepted, str(row))
+
+
 def test_more_images_of_known_classes():
     (record,) = read("repetition")
     rows = rows_with(ROOT / "docs" / "own-images.md", "learnt", "turned")
