@@ -34,7 +34,11 @@ def commands() -> list[tuple[str, list[str]]]:
         without = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
         indented = re.findall(rf"^    ((?:{_PROGRAMS})(?:.*\\\n)*.*)$", without, flags=re.MULTILINE)
         inline = re.findall(rf"`((?:{_PROGRAMS})[^`]*)`", without)
-        inline = [text for text in inline if re.search(r" --\w[\w-]* \S|\bexamples[./]|pip install \S", text)]
+        inline = [
+            " ".join(text.split())
+            for text in inline
+            if re.search(r" --\w[\w-]* \S|\bexamples[./]|pip install \S", text)
+        ]
         for text in [*blocks(page, "bash"), *indented, *inline]:
             for line in re.sub(r"\\\n", " ", text).splitlines():
                 words = [_filled_in(word, variables) for word in shlex.split(line, comments=True)]
