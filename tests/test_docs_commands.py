@@ -56,8 +56,8 @@ NOT_RUN = {
     "starts these tests": r"python -m pytest .*",
     "makes a folder in the user's home": r"mkdir .*",
     "writes 100,000 files; tests/commands/test_commands.py writes 18": r".* --n 100000 .*",
-    "needs a run of vectors or of several stages; tests of commands/ and memory/ run the same with such runs": (
-        r"python -m dgm_jax (sample|export) (runs/mine|WORKDIR|folder) .*"
+    "stands for any run, or needs one of vectors or of several stages; tests of runs/ and memory/ run the same": (
+        r"python -m dgm_jax (sample|export|predict|report) (runs/mine|WORKDIR|folder)( .*)?"
     ),
     "learns or measures for minutes to days; tests of commands/, methods/, studies/ and benchmarks/ run small cases": (
         r"(taskset -c 0 |\w+=\S+ )*python -m (experiments|studies|benchmarks)\..*|dgm-jax learn digits --variant dgmw"

@@ -26,7 +26,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands() -> list[tuple[str, list[str]]]:
     """Each command, as (the first page that has it, words); `cd x && y` is two, and comments are left out.
 
-    Those in a sentence count if they have options, or install or name an example; with `NAME` they are no commands.
+    Those in a sentence count if they have arguments, or name an example; with `NAME` they are no commands.
     """
     found: dict[tuple[str, ...], str] = {}
     for page in [page for page in PAGES if page != _PAST]:
@@ -37,7 +37,7 @@ def commands() -> list[tuple[str, list[str]]]:
         inline = [
             " ".join(text.split())
             for text in inline
-            if re.search(r" --\w[\w-]* \S|\bexamples[./]|pip install \S", text)
+            if re.search(r" --\w[\w-]* \S|\bexamples[./]|pip install \S|dgm_jax \w+ \S", text)
         ]
         for text in [*blocks(page, "bash"), *indented, *inline]:
             for line in re.sub(r"\\\n", " ", text).splitlines():
