@@ -1,166 +1,24 @@
-"""What the pages ask a reader to type works: Python is run, each command is parsed by its program."""
+"""Every block of Python on the pages is run; for their commands see test_docs_commands.py."""
 
-import dataclasses
-import functools
 import hashlib
-import importlib.util
-import inspect
 import json
 import re
 import runpy
-import shlex
 import subprocess
 import sys
-import types
 from pathlib import Path
-from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-import tyro
-from support import presets, small_runs, stopping
+from support import small_runs, stopping
+from support.pages import PAGES, ROOT, blocks
 
 import dgm_jax
-from benchmarks import backends, checksums, flax_conv, jobs, kills, launches, mutants, power_cut, replay, run, step
-from dgm_jax import data
-from dgm_jax.commands import main, parsing, table
-from dgm_jax.commands.experiments import find
 from dgm_jax.config import PRESETS
-from dgm_jax.data.tfds import NAMES
 from dgm_jax.memory import export
 from dgm_jax.memory import file as memory_file
 from dgm_jax.system import checkpoint
-from studies import consolidate, open_set, privacy, privacy_sums, results, steps, traces, tune
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "results" / "README.md",
-    ROOT / "studies" / "NOTEBOOK.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "examples" / "README.md",
-    *sorted((ROOT / "examples").glob("*.py")),  # Their first lines have commands.
-]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """The commands of all pages, as (page, words); `cd x && y` is two, and comments are left out."""
-    found = []
-    for page in PAGES:
-        variables = dict(re.findall(r"^ *([A-Z][A-Z0-9]*)=(\S+)$", page.read_text(), flags=re.MULTILINE))
-        without = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-        indented = re.findall(r"^    (python -m (?:.*\\\n)*.*)$", without, flags=re.MULTILINE)
-        inline = re.findall(r"`(python -m examples\.[^`]*)`", without)
-        for text in [*blocks(page, "bash"), *indented, *inline]:
-            for line in re.sub(r"\\\n", " ", text).splitlines():
-                words = [_filled_in(word, variables) for word in shlex.split(line, comments=True)]
-                starts = [i for i, word in enumerate(words) if word in ("python", "dgm-jax")]
-                for start, stop in zip(starts, [*starts[1:], len(words)]):
-                    command = words[start:stop]
-                    if "&&" in command:
-                        command = command[: command.index("&&")]
-                    found.append((str(page.relative_to(ROOT)), command))
-    return found
-
-
-def _filled_in(word: str, variables: dict[str, str]) -> str:
-    """A word with the values of the page's shell variables."""
-    return re.sub(r"\$([A-Z][A-Z0-9]*)", lambda name: variables.get(name[1], name[0]), word)
-
-
-COMMANDS = commands()
-
-
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 40
-
-
-@pytest.mark.parametrize(
-    ("page", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
-)
-def test_a_command_is_understood(page, words, monkeypatch, tmp_path) -> None:
-    monkeypatch.chdir(tmp_path)
-    for option, value in zip(words, words[1:]):
-        if option == "--config":  # The file must exist when the command is parsed; one that changes nothing will do.
-            Path(value).parent.mkdir(parents=True)
-            Path(value).write_text("{}")
-    if words[0] == "dgm-jax":
-        understand(words[1:])
-        return
-    if words[1] == "-c":
-        compile(words[2], page, "exec")
-        return
-    assert words[1] == "-m", words
-    module, arguments = words[2], words[3:]
-    if module in ("pip", "pytest"):
-        return
-    assert importlib.util.find_spec(module), f"{page}: there is no module {module}"
-    room, _, name = module.partition(".")
-    if module == "dgm_jax":
-        understand(arguments)
-    elif room == "examples":
-        takes_words = "\ndef main(" in Path(importlib.util.find_spec(module).origin).read_text()
-        begin = importlib.import_module(module).main if takes_words else lambda: None
-        inspect.signature(begin).bind(*arguments)
-    elif room == "experiments":
-        understand([name, *arguments] if name == "table" else ["learn", name, *arguments])
-    elif module in MEASURING:
-        tyro.cli(functools.wraps(MEASURING[module].main)(lambda **_: None), args=arguments)
-    elif room == "benchmarks":
-        source = Path(importlib.util.find_spec(module).origin).read_text()
-        assert not [word for word in arguments if word.startswith("--") and f'"{word}"' not in source]
-    elif module in CHANGING:
-        with pytest.raises(Understood):
-            understanding(CHANGING[module], monkeypatch)(arguments)
-
-
-def understand(words: list[str]) -> None:
-    """Reads the command line of the program itself; raises UserError or SystemExit if it cannot."""
-    if words[0] == "table":
-        table.parse(words[1:])
-    elif words[0] == "learn":
-        # The preset best asks what the images are, which are not there.
-        with mock.patch.object(parsing, "_shown", return_value=presets.SHOWN["cifar10"]):
-            parsing.parse(find(words[1]), words[2:])
-    elif words[0] not in ("--version", "--tyro-print-completion"):
-        main.parse(words)
-
-
-# Benchmarks whose options are the arguments of `main`; that of GPUs reads its command line without tyro.
-MEASURING = {
-    benchmark.__name__: benchmark
-    for benchmark in (backends, checksums, flax_conv, jobs, kills, launches, mutants, power_cut, replay, run, step)
-}
-
-# Studies, which try changes of settings.
-CHANGING = {study.__name__: study for study in (tune, consolidate, steps, open_set, privacy, privacy_sums, traces)}
-
-
-class Understood(Exception):
-    """Options and changes of settings are valid, and work would begin."""
-
-
-def understanding(study: types.ModuleType, monkeypatch):
-    """A study's program up to its first measurement; it gets digits in place of every data set."""
-
-    def begin(*_, **__):
-        raise Understood
-
-    digits = data.load("digits")
-    monkeypatch.setattr(results, "once", begin)
-    monkeypatch.setattr(consolidate, "Learner", begin)
-    found = {name: dataclasses.replace(digits, name=name) for name in NAMES}
-    monkeypatch.setattr(data, "load", lambda name, _: found[name])
-    monkeypatch.setattr(study, "keep_programs", lambda: None)
-    return study.main
-
-
-# ---- Python ----
 
 
 @pytest.fixture
@@ -386,7 +244,21 @@ def test_every_block_of_python_is_run() -> None:
     tested.add("docs/flax.md")  # examples/test_pages.py: excerpts; examples/test_layers.py: Haiku.
     tested.add("docs/tour.md")  # tests/test_tour.py
     with_python = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
-    assert with_python == tested
+    assert with_python == tested and len(blocks(ROOT / "docs/flax.md", "python")) == 4
+
+
+def test_every_other_block_has_a_test() -> None:
+    """What examples print: examples/test_layers.py; in flax.md a call, too: nn/test_flax_models.py; a tree of folders:
+    commands/test_folder.py; settings: test_docs_commands.py; equations: the site, which `.ci/run` builds.
+    """
+    found = {
+        (page.name, language): len(blocks(page, language))
+        for page in PAGES
+        for language in set(re.findall(r"^```(\w*)\n.*?^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+        if language not in ("bash", "python", "math")
+    }
+    plain = {("flax.md", ""): 4, ("layers.md", ""): 1, ("own-images.md", ""): 1}
+    assert found == plain | {("formats.md", "toml"): 1}
 
 
 def test_from_files_to_arrays(monkeypatch, tmp_path) -> None:

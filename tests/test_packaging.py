@@ -95,6 +95,7 @@ def test_the_pythons_that_are_named_are_tested() -> None:
     assert named[0] == setup()["options"]["python_requires"].removeprefix(">=")
     workflow = (ROOT / ".github" / "workflows" / "checks.yml").read_text()
     assert re.findall(r'"(3\.\d+)"', workflow) == named
+    assert f"You need Python {', '.join(named[:-1])} or {named[-1]}" in (ROOT / "README.md").read_text()
     assert "Typing :: Typed" in classifiers
 
 

@@ -44,6 +44,18 @@ def test_paragraphs_are_found() -> None:
     assert paragraphs(text) == [["One", "two."], ["- item", "  of two lines"], ["Three."]]
 
 
+def test_the_first_page_is_short() -> None:
+    page = (ROOT / "README.md").read_text().splitlines()
+    assert len(page) <= 130 and sum(line.startswith("| ") for line in page) <= 1 + 10  # With the header of its table.
+    assert sum(line.startswith("![") for line in page) == 1
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "fashion"])
+def test_results_of_a_data_set_begin_with_a_figure(name: str) -> None:
+    page = (ROOT / "docs" / "results" / f"{name}.md").read_text().splitlines()
+    assert page[0].startswith("# ") and page[2].startswith("![")
+
+
 def functions_named_in_method() -> set[str]:
     named = re.findall(r"`([a-z_]+(?:\.\w+)+)(?:\([^`]*\))?`", (ROOT / "docs" / "method.md").read_text())
     return {name for name in named if (ROOT / "dgm_jax" / name.partition(".")[0]).is_dir()}

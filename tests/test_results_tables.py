@@ -6,6 +6,11 @@ from pathlib import Path
 import pytest
 from support.results_pages import PAGES, ROOT, Record, Row, read, require_equal, rows_with, tables
 
+from dgm_jax.config import best, preset
+from dgm_jax.memory import demos
+from dgm_jax.methods import METHODS
+from dgm_jax.reporting.published import PUBLISHED
+
 _FIRST = "method on "  # The first header of such a table, before the name of the data in the command.
 _PLAIN = {"average": "average_incremental", "forgetting": "forgetting", "auxiliary head": "A_final"}
 
@@ -75,3 +80,32 @@ def _require(cell: str, record: Record, field: str, factor: float) -> None:
 
 def test_the_pages_have_rows():
     assert len(ROWS) > 10
+
+
+def test_what_the_first_page_says_around_its_table():
+    """The paper's numbers beside ours of the same reading, the epochs of both, and what it counts."""
+    page = " ".join((ROOT / "README.md").read_text().split())
+    epochs = [
+        best("dgma", side=28, channels=1, per_class=6000, classes=10),
+        best("dgmw", side=32, channels=3, per_class=5000, classes=10),
+    ]
+    found = re.search(
+        r"The paper has (\S+) \(MNIST\) and (\S+) \(CIFAR-10\) .* ours has (\S+) and (\S+), .* and (\d+) epochs a task "
+        r"\(ours: (\d+) and (\d+)\)",
+        page,
+    )
+    assert found
+    for cell, data, method in zip(found.groups()[:2], ("mnist", "cifar10"), ("dgma", "dgmw")):
+        require_equal(cell, [PUBLISHED[data, method][1]], data)
+    for cell, data, method in zip(found.groups()[2:4], ("mnist", "cifar10"), ("dgma", "dgmw")):
+        require_equal(cell, [100 * measured()[data, method, "auxiliary"]["A_final"]], data)
+    assert [int(n) for n in found.groups()[4:]] == [
+        preset("paper-mnist").gan.epochs,
+        *(config.gan.epochs for config in epochs),
+    ]
+    assert len(METHODS) == 12 and "eleven other methods" in page
+    assert (
+        "from 500 images each" in page
+        and "--train-per-class 500" in Path(demos.__file__).with_name("demos.txt").read_text()
+    )
+    assert "a hundred kills" in page and sum(record["kills"] for record in read("kills") if "note" not in record) == 100

@@ -14,6 +14,9 @@ from dgm_jax.runs.reading import RunFiles
 # What says which run it is, and when it saves, but not how it learns.
 _NO_CHOICE = ("seed", "method", "variant", "checkpoint_seconds")
 
+# What a run writes in place of "auto", the precision of all presets, on CPUs and GPUs.
+_DEVICES_OWN = ("float32", "tf32")
+
 
 @dataclass(frozen=True)
 class FromPreset:
@@ -69,6 +72,8 @@ def _presets(run: RunFiles) -> dict[str, Config]:
 
 def _differences(run: RunFiles, preset: Config) -> dict[str, tuple[Any, Any]]:
     values = preset.flat()
+    if run.config.get("precision") in _DEVICES_OWN and not any("--precision" in command for command in run.commands):
+        values["precision"] = run.config["precision"]
     return {
         name: (value, values.get(name, "–"))
         for name, value in run.config.items()

@@ -132,15 +132,17 @@ def comparison(workdirs: Sequence[str | Path]) -> str:
 
 def by_seeds(runs: Mapping[str, RunFiles]) -> list[Seeds]:
     """The runs in groups that differ in nothing but their seed, in the order in which each group first comes."""
-    groups: dict[tuple[str, str], dict[str, RunFiles]] = {}
+    groups: dict[tuple[str, str, str], dict[str, RunFiles]] = {}
     for name, run in runs.items():
         settings = {setting: value for setting, value in run.config.items() if setting != "seed"}
         data = re.sub(
             r", fold \d+ of (\d+)$", r", \1 folds", run.stream["dataset"]
         )  # Seeds can have folds of their own.
-        groups.setdefault((data, json.dumps(settings, sort_keys=True)), {})[name] = run
+        tasks = run.stream["tasks"]  # Their order may go with the seed, but not which classes there are.
+        kind = f"{sorted(itertools.chain(*tasks))} {sorted(map(len, tasks))}"
+        groups.setdefault((data, kind, json.dumps(settings, sort_keys=True)), {})[name] = run
     found: list[Seeds] = []
-    for (data, _), group in groups.items():
+    for (data, *_), group in groups.items():
         name = next(iter(group)) if len(group) == 1 else _common_name(list(group)) or next(iter(group.values())).method
         taken = sum(other.name.partition(" (")[0] == name for other in found)
         found.append(Seeds(f"{name} ({taken + 1})" if taken else name, data, list(group.values())))

@@ -1,12 +1,12 @@
-"""Runs the examples of masked layers, and what docs/flax.md shows of Haiku."""
+"""Runs the examples of masked layers, whose pages say what they print, and what docs/flax.md shows of Haiku."""
 
 import importlib.util
 import re
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.pages import ROOT, blocks
 
 
 def run(name):
@@ -14,9 +14,19 @@ def run(name):
     return runpy.run_module(f"examples.{name}", run_name="__main__")
 
 
+def require_page_says(page, n, printed):
+    """The n-th output on a page is what was printed, but for numbers: other machines round otherwise."""
+    said = [text for text in blocks(ROOT / "docs" / page, "") if " task 0" in text][n].splitlines()
+    assert [re.sub(r"[\d.]+", "0", line) for line in said] == [re.sub(r"[\d.]+", "0", line) for line in printed]
+    for line, other in zip(said, printed):
+        percents = [[float(share) for share in re.findall(r"([\d.]+)%", text)] for text in (line, other)]
+        assert percents[0] == pytest.approx(percents[1], abs=2)
+
+
 def test_plain_functions_keep_the_first_task_bit_for_bit(capsys):
     names = run("layers")
     printed = capsys.readouterr().out
+    require_page_says("layers.md", 0, printed.splitlines())
     outputs, labels = names["outputs"], names["test_labels"]
     assert list(outputs) == [(0, 0), (1, 0), (1, 1)]
     for (task, seen), logits in outputs.items():
@@ -37,7 +47,9 @@ def accuracies(printed):
 
 def test_nnx_keeps_its_first_task_through_growth_and_learns_the_second_as_well_as_alone(capsys):
     names = run("layers_nnx")
-    first, again, second = accuracies(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    require_page_says("flax.md", 0, printed.splitlines())
+    first, again, second = accuracies(printed)
     assert first == again > 95
     assert names["before"].tobytes() == names["after"].tobytes()
     alone = names["Classifier"](names["widths"], names["nnx"].Rngs(2))
@@ -52,7 +64,9 @@ def test_nnx_keeps_its_first_task_through_growth_and_learns_the_second_as_well_a
 
 def test_linen_keeps_its_first_task_and_learns_the_second_as_well_as_alone(capsys):
     names = run("layers_linen")
-    first, again, second = accuracies(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    require_page_says("flax.md", 1, printed.splitlines())
+    first, again, second = accuracies(printed)
     assert first == again > 95
     assert names["before"].tobytes() == names["after"].tobytes()
     start = names["net"].init(names["jax"].random.key(2), np.zeros((1, 8, 8, 1), np.float32), slope=None)
@@ -69,7 +83,9 @@ def require(module):
 def test_equinox_keeps_its_first_task_and_learns_the_second_as_well_as_alone(capsys):
     require("equinox")
     names = run("layers_equinox")
-    first, again, second = accuracies(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    require_page_says("flax.md", 2, printed.splitlines())
+    first, again, second = accuracies(printed)
     assert first == again > 95
     assert names["before"].tobytes() == names["after"].tobytes()
     alone = names["Classifier"](names["layers"], names["first"][1])
@@ -80,7 +96,7 @@ def test_equinox_keeps_its_first_task_and_learns_the_second_as_well_as_alone(cap
 
 def test_haiku_moves_only_free_weights():
     require("haiku")
-    page = Path(__file__).resolve().parents[2] / "docs" / "flax.md"
+    page = ROOT / "docs" / "flax.md"
     haiku = page.read_text().partition("## Haiku")[2].partition("```python\n")[2].partition("```")[0]
     setup, _, step = haiku.rstrip().rpartition("\n")
     names: dict = {}

@@ -24,7 +24,7 @@ def test_the_list_has_every_example_and_its_command():
     ):
         listed[ROOT / "examples" / file] = command
     assert set(listed) == files - {ROOT / "examples" / "__init__.py"}
-    for path, command in listed.items():  # tests/test_docs.py also reads the words after `python -m examples.NAME`.
+    for path, command in listed.items():  # tests/test_docs_commands.py reads its words, too.
         name = path.relative_to(ROOT).as_posix()
         if path.suffix == ".py":
             assert command.startswith(f"python -m examples.{path.stem}")

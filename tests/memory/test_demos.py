@@ -79,6 +79,7 @@ def test_the_picture_of_the_page_is_what_its_command_draws(tmp_path: Path, monke
     (command,) = re.findall(
         r"^python -m dgm_jax (.* --out mnist\.png)$", (ROOT / "docs/start.md").read_text(), re.MULTILINE
     )
+    assert f"*`python -m dgm_jax {command}` draws it" in (ROOT / "README.md").read_text()
     assert main(shlex.split(command)) == 0
     drawn, shown = (
         np.asarray(Image.open(path), np.int16) for path in ("mnist.png", ROOT / "docs/results/demo_mnist.png")

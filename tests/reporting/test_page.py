@@ -171,8 +171,11 @@ class TestPage:
         config, mnist = read(folder).config, preset("mnist", read(folder).config["variant"]).flat()
         assert named == "mnist" and "seed" not in rows
         differing = [name for name in config if config[name] != mnist[name]]
-        assert list(rows) == [name for name in differing if name not in ("seed", "checkpoint_seconds")]
+        differing = [name for name in differing if name not in ("seed", "checkpoint_seconds")]
+        assert list(rows) == [name for name in differing if name != "precision"]  # That of the device is no choice.
         assert all(values == [str(config[name]), str(mnist[name])] for name, values in rows.items())
+        (folder / "commands.txt").write_text("python -m experiments.digits --preset mnist --precision float32\n")
+        assert list(shown(folder)[1]) == differing and "precision" in differing
 
     def test_all_settings_stand_in_their_groups(self, run, baseline):
         for folder in (run, baseline):

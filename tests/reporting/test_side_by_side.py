@@ -54,6 +54,17 @@ def test_warns_of_what_cannot_be_compared(run):
     Tables(text)
 
 
+def test_runs_of_other_classes_or_tasks_are_no_seeds_of_each_other(tmp_path):
+    """All else is equal: data, settings, seed."""
+    config = small_runs.small("dgma", method="analytic", image_size=8, filters=4)
+    streams = ({}, {"names": (0, 1, 7)}, {"classes_per_task": (2, 1)})
+    folders = [tmp_path / str(number) for number in range(len(streams))]
+    for folder, stream in zip(folders, streams):
+        small_runs.fit(config, folder, **stream)
+    text = report.comparison(folders)
+    assert "Means over seeds" not in text and "differ in data, tasks: compare with care" in text
+
+
 def test_a_run_twice(run, tmp_path):
     with pytest.raises(UserError, match="the same run is named twice"):
         report.comparison([run, run / ".." / run.name])
