@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dgm_jax.data.dataset import DataError, Dataset, Images, from_scaled_arrays, rows_of
+from dgm_jax.data.folds import last_fifths
 
 
 class Gathering:
@@ -67,5 +68,5 @@ class Gathering:
     def _dataset(self, ready: Mapping[int, Images]) -> Dataset:
         """The images of these classes, the last fifth of each as test images."""
         x, y = np.concatenate(list(ready.values())), np.repeat(list(ready), [len(own) for own in ready.values()])
-        test = np.concatenate([np.arange(len(own)) >= len(own) - max(1, len(own) // 5) for own in ready.values()])
+        test = last_fifths(y)
         return from_scaled_arrays(x[~test], y[~test], x[test], y[test], name=self.name, class_names=self.class_names)
