@@ -195,6 +195,14 @@ def test_what_is_said(case):
     assert case.done.left == tuple(str(label) for label in LABELS[case.kind] if label != case.label)
 
 
+@ALONE_ONLY
+def test_a_page_of_one_task_compares_nothing(case, tmp_path):
+    folder = small_runs.copied(case.folder, tmp_path / "run")
+    forget(folder, [0])
+    page = (folder / "report.html").read_text()
+    assert "images that were generated again" not in page and "always from the same random numbers." in page
+
+
 def test_history_is_that_of_the_other_classes(case):
     before, now = read(case.before), read(case.folder)
     gone = LABELS[case.kind].index(case.label)

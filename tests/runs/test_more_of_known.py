@@ -201,6 +201,10 @@ class TestRun:
         assert load_classifier(case.folder).names == NAMES[:n]
         page = (case.folder / "report.html").read_text()
         assert f"task 2: {', '.join(NAMES[label] for label in labels)}" in page
+        assert "All 24 images that were generated again" in page and "leaves out each class of which" in page
+        assert "images changed</b>" not in page
+        before = (case.before / "report.html").read_text()
+        assert "All 12 images that were generated again" in before and "leaves out each class of which" not in before
 
     def test_the_same_images_again_are_a_finished_run(self, case):
         before = (case.folder / "config.json").read_text()
