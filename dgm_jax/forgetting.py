@@ -30,6 +30,8 @@ from dgm_jax.system.lock import RunLock
 from dgm_jax.system.pinned import new_key, pinned
 from dgm_jax.training.devices import check_precision, choose_devices
 
+_SCALE_REMAINS = "the scale of the vectors, mean and deviation of each number in the run's first task, stays"
+
 
 @dataclass(frozen=True)
 class Forgotten:
@@ -141,7 +143,8 @@ def _forget(folder: Workdir, asked: _Asked, watch: Watch, note: Callable[[str], 
         together = classes_of(task for task in before.tasks[: asked.n_tasks] if index in task)
         others = [before.class_names[other] for other in together if other in asked.kept.classes]
         mates = [f"masks, norms and statistics of its task, with which {', '.join(others)} are drawn"] if others else []
-        remains = [*(mates if found.weights else []), *found.remains]
+        scale = [] if before.scale is None else [_SCALE_REMAINS]
+        remains = [*(mates if found.weights else []), *found.remains, *scale]
         weights = found.weights[number] if found.weights else None
         facts = {"date": today, "finished_tasks": len(after.tasks)}
         name, label = before.class_names[index], before.classes[index]

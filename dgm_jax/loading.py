@@ -99,6 +99,7 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
 
 
 def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Classifier:
+    from dgm_jax.data.order import classes_of
     from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
     from dgm_jax.runs.reading import read_config, scale_in
@@ -136,7 +137,7 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
     if reading != "auxiliary":
         network = stored.flat["consolidation_network"] or network
         confidence = {name: restored.metadata[name] for name in CONFIDENCE if name in restored.metadata}
-    known = sum(len(task["classes"]) for task in memory["tasks"])
+    known = len(classes_of(task["classes"] for task in memory["tasks"]))
     classifier = Classifier(
         params=DiscriminatorParams.from_tree(own["params"]),
         statistics=statistics_from_tree(own["statistics"]),

@@ -52,6 +52,7 @@ class Case:
         (self.before / "notes").mkdir()
         (self.before / "notes" / "mine.txt").write_text("a note")
         (self.before / "tensorboard").mkdir()
+        (self.before / "begun_from.json").write_text("{}")
         (self.before / ".predictions.npz.0a.tmp").write_bytes(b"what a kill left")
         self.drawn = small_runs.draw_all(load_memory(self.before))
         self.folder = small_runs.copied(self.before, folder / "after")
@@ -192,6 +193,14 @@ def test_what_is_said(case):
     assert not {"tensorboard", "predictions.npz", ".predictions.npz.0a.tmp"} & {p.name for p in case.folder.iterdir()}
     assert (case.folder / "notes" / "mine.txt").exists() and (case.folder / ".lock").exists()
     assert case.done.left == tuple(str(label) for label in LABELS[case.kind] if label != case.label)
+
+
+@ALONE_ONLY
+def test_a_page_of_one_task_compares_nothing(case, tmp_path):
+    folder = small_runs.copied(case.folder, tmp_path / "run")
+    forget(folder, [0])
+    page = (folder / "report.html").read_text()
+    assert "images that were generated again" not in page and "always from the same random numbers." in page
 
 
 def test_history_is_that_of_the_other_classes(case):
@@ -430,13 +439,15 @@ def test_a_task_in_progress_is_given_up(tmp_path):
 
 
 def test_a_class_of_vectors(tmp_path):
-    """The scale stays, and so do the vectors that were drawn of the other classes."""
-    folder = small_runs.copied(small_runs.finished(small_runs.vectors()).workdir, tmp_path / "run")
+    """The scale stays, which is said, and so do the vectors that were drawn of the other classes."""
+    folder = small_runs.copied(small_runs.finished(small_runs.vectors(combined=True)).workdir, tmp_path / "run")
     before, samples = load_memory(folder), folder / "samples" / "after_task_02.npz"
     drawn = small_runs.draw_all(before)
     with np.load(samples) as arrays:
         rows = {label: arrays["vectors"][place] for place, label in enumerate(arrays["labels"].tolist())}
-    forget(folder, [1])
+    said = " | ".join(forget(folder, [1]).classes[0]["remains"])
+    assert "one sum over the vectors of all classes" in said and "filters" not in said
+    assert "the scale of the vectors, mean and deviation of each number in the run's first task, stays" in said
     after = load_memory(folder)
     checks.assert_equal_trees(after.scale, before.scale)
     checks.assert_equal_trees(small_runs.draw_all(after), {label: drawn[label] for label in (0, 2)})

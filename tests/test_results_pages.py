@@ -77,6 +77,19 @@ def test_a_row_on_vectors_says_what_its_run_reached(row):
         require_equal(row["kB"], [COLUMNS["memory, kB"](record)], "kB")
 
 
+def test_noise_for_gaussians_was_chosen_on_held_out_vectors():
+    text = " ".join((ROOT / "docs" / "vectors.md").read_text().split())
+    said = re.search(r"held out: A_10 is ([\d.]+) % without noise, and ([\d.]+) % with that of DGM", text)
+    assert said
+    records = {record["run"]: record for record in read("vectors")}
+    for cell, run, base in (
+        (said[1], "gaussians-held-out", "consolidation_noise=0"),
+        (said[2], "gaussians-noise-held-out", ""),
+    ):
+        assert (records[run]["evaluate_on"], records[run]["base"]) == ("training", base)
+        require_equal(cell, [macro("A_10")(records[run])], run)
+
+
 def test_the_page_on_vectors_has_rows():
     assert len({row["run"] for row in VECTOR_ROWS}) >= 5
 

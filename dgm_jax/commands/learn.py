@@ -108,7 +108,7 @@ def _go_back(options: Options, seeds: Sequence[int], streams: Sequence[data.Task
     if options.seeds is not None:
         sources, folders = of_seeds.sources(options.from_workdir, seeds), of_seeds.folders(workdir, seeds)
     for source, stream, folder in zip(sources, streams, folders, strict=True):
-        branch(source, options.after_task, stream, folder)
+        branch(source, options.after_task, stream, folder, more_of_known=options.more_of_known)
 
 
 def _learn_apart(name: str, options: Options, seeds: Sequence[int], workdir: Path, command: str) -> None:

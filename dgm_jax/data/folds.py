@@ -1,10 +1,18 @@
-"""Folds for cross-validation, for data sets whose test images are too few to tell methods apart."""
+"""Test images from among others: folds for data sets with too few of them, and a part of those that have none."""
 
 import dataclasses
 
 import numpy as np
 
-from dgm_jax.data.dataset import DataError, Dataset, rows_of
+from dgm_jax.data.dataset import DataError, Dataset, Labels, rows_of
+
+
+def last_fifths(labels: Labels) -> np.ndarray:
+    """The last fifth of the rows of each class, rounded down, but at least one: bool [n]."""
+    chosen = np.zeros(len(labels), bool)
+    for rows in rows_of(labels).values():
+        chosen[rows[-max(1, len(rows) // 5) :]] = True
+    return chosen
 
 
 def fold(dataset: Dataset, number: int, n: int) -> Dataset:

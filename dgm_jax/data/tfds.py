@@ -20,6 +20,7 @@ import numpy as np
 
 from dgm_jax.data.classes import few, new_labels
 from dgm_jax.data.dataset import DataError, Dataset, Images, Labels, from_scaled_arrays, resize
+from dgm_jax.data.folds import last_fifths
 from dgm_jax.errors import is_of_environment, naming_extras
 from dgm_jax.system.files import PathLike
 
@@ -61,8 +62,9 @@ def name_in_tfds(name: str) -> str:
 
 
 def splits(info: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns the names of the training split and the test split, which is "validation" if there is no "test"."""
-    return "train", "test" if sum(_shard_lengths(info).get("test", [])) else "validation"
+    """Returns the names of the training split and of the test split: "test", else "validation", else "train", too."""
+    lengths = _shard_lengths(info)
+    return "train", next((name for name in ("test", "validation") if sum(lengths.get(name, []))), "train")
 
 
 def whole_folder(name: str, data_dir: PathLike | None) -> Path:
@@ -147,9 +149,10 @@ def check_folder(name: str, folder: Path) -> None:
             f"--data-dir {data_dir}`; or give another --data-dir that holds array_record files."
         )
     import_tfds()
-    lengths = _shard_lengths(info)
-    for split, expected in zip(splits(info), ("train", "test or validation"), strict=True):
-        if not sum(lengths.get(split, [])):
+    lengths, (train, test) = _shard_lengths(info), splits(info)
+    is_known = name_in_tfds(name) in TFDS_NAMES.values()  # These have test images; of others, some are set apart.
+    for split, expected in ((train, "train"), (test, "test or validation")):
+        if not sum(lengths.get(split, [])) or (is_known and split == train != expected):
             raise DataError(
                 f"{folder} has no {expected} images (splits: {', '.join(lengths) or 'none'}), and a run needs images "
                 f"to train on and others to test on; if that is not so by design, {_again(folder)}."
@@ -263,7 +266,14 @@ def read_data_set(
         raise DataError(f"{folder} has images of shape {image.shape} and type {dtype}; expected {expected}.")
     new = None if classes is None else new_labels(classes, names, f"of {name}")
     both, limits = splits(read_info(folder)), (train_per_class, None)  # Of test images, all are read.
-    parts = [_read_split(builder, *of, folder, new, size) for of in zip(both, limits, strict=True)]
+    notes: tuple[str, ...] = ()
+    if both[0] == both[1]:
+        images, labels = _read_split(builder, both[0], None, folder, new, size)
+        held = last_fifths(labels)
+        parts = [(images[~held], labels[~held]), (images[held], labels[held])]
+        notes = (f"{name} has no test images; the last fifth of those of each class are taken as such",)
+    else:
+        parts = [_read_split(builder, *of, folder, new, size) for of in zip(both, limits, strict=True)]
     for (_, labels), split in zip(parts, both, strict=True):
         missing = [label for i, label in enumerate(classes or ()) if i not in labels]
         if missing:
@@ -274,6 +284,9 @@ def read_data_set(
     dataset = from_scaled_arrays(
         x_train, y_train, x_test, y_test, name=name, class_names=dict(enumerate(classes or names))
     )
+    if notes:
+        dataset = dataset if train_per_class is None else dataset.first_per_class(train_per_class)
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
     return dataclasses.replace(dataset, stored_shape=image.shape) if size and is_fixed else dataset
 
 

@@ -44,19 +44,23 @@ def without_classes(memory: Memory, forgotten: Collection[int]) -> Memory:
 
 
 def read_weights(memory: Memory) -> list[np.ndarray]:
-    """The shared weights that some task opens, from inputs that are not always 0: bool, of the kernels' shapes.
+    """The shared weights that some task reads: bool, of the kernels' shapes.
 
-    They are those that some task opens (`used_weights`), but not those from entries of the noise that are 0 whatever
-    class is drawn: the entry of a class that was forgotten is no input any more, though gates at it may be open.
+    They are those that the task opens (`used_weights`), but not those from entries of the noise that are 0 whatever
+    class of the task is drawn, though gates at them may be open: entries of other classes, and of forgotten ones. A
+    class that came after another was forgotten may have the entry of an earlier one.
     """
-    used, is_read = used_weights(memory), np.zeros(memory.noise_dim, bool)
+    read = [np.zeros(kernel.shape, bool) for kernel in memory.kernels]
     for task in memory.tasks:
+        is_read = np.zeros(memory.noise_dim, bool)
         is_read[list(task.noise_entries)] = True
         is_read[task.n_conditioned :] = True
-    for own, (source, _) in zip(used, memory.generator.ends, strict=True):
-        if source == nn.INPUT:
-            own[:, :, ~is_read] = False
-    return used
+        opened = used_weights(replace(memory, tasks=(task,)))
+        for of_all, own, (source, _) in zip(read, opened, memory.generator.ends, strict=True):
+            if source == nn.INPUT:
+                own[:, :, ~is_read] = False
+            of_all |= own
+    return read
 
 
 def weights_of_class(memory: Memory, left: Memory, index: int) -> tuple[int, int]:

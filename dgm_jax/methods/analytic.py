@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dgm_jax.methods.feature_memory import GIVES_AWAY, REMAINS, FeatureLearner, FeatureMemory, classifiers
+from dgm_jax.methods.feature_memory import GIVES_AWAY, FeatureLearner, FeatureMemory, classifiers
 from dgm_jax.methods.method import Forgotten, InProgress, Learnt, Method, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.models.closed_form import Sums, linear_discriminant, nearest_mean, ridge_discriminant
 from dgm_jax.training.feature_sums import AT_ONCE, IMAGES_PER_BLOCK
@@ -87,7 +87,7 @@ class Analytic(Method[FeatureMemory, Training]):
         ]
         return [Learnt(state, classifiers(state, self.setting.n_seen(training.task), _SOLUTIONS)) for state in states]
 
-    def advice(self) -> list[str]:
+    def advice(self, states: Sequence[FeatureMemory] = ()) -> list[str]:
         """Says that sums of features leak."""
         return [GIVES_AWAY]
 
@@ -97,7 +97,7 @@ class Analytic(Method[FeatureMemory, Training]):
         """Removes the sums of classes; the classifiers are solved for without them when they are asked."""
         n_seen = self.setting.n_classes + len(forgotten)
         kept = [index for index in range(n_seen) if index not in forgotten]
-        return Forgotten(state.of_classes(kept), remains=REMAINS)
+        return Forgotten(state.of_classes(kept), remains=state.remains)
 
     def to_tree(self, state: FeatureMemory) -> tuple[Tree, dict[str, Any]]:
         """The filters and the sums."""

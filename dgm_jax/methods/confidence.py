@@ -42,6 +42,8 @@ def real_to_drawn(
 ) -> float:
     """How many times higher the best temperature is for real images than for as many drawn ones of the same classes.
 
+    Of a class with several modes, the newest is drawn: the real images are those that it stands for.
+
     Args:
       classifier: has learnt none of these images.
       memory: draws as many.
@@ -51,7 +53,7 @@ def real_to_drawn(
     """
     first = [np.flatnonzero(labels == index)[:_EACH] for index in np.unique(labels)]
     rows = np.concatenate(first)
-    drawn = _drawn(memory, key, np.unique(labels).tolist())
+    drawn = _drawn(memory, key, np.unique(labels).tolist(), newest=True)
     drawn = np.concatenate([own[: len(of)] for own, of in zip(np.split(drawn, len(first)), first, strict=True)])
     real, other = (
         best_temperature(classifier.logits(own)[:, : memory.n_classes], labels[rows]) for own in (images[rows], drawn)
@@ -64,9 +66,15 @@ def known_quotient(classifier: Classifier, memory: Memory, key: jax.Array) -> fl
     return classifier.temperature / calibrated(classifier, memory, key, 1.0).temperature
 
 
-def _drawn(memory: Memory, key: jax.Array, classes: Sequence[int]) -> np.ndarray:
-    """128 images of each of these classes, one class after the other."""
-    return np.concatenate([memory.images(index, _EACH, jax.random.fold_in(key, index)) for index in classes])
+def _drawn(memory: Memory, key: jax.Array, classes: Sequence[int], *, newest: bool = False) -> np.ndarray:
+    """128 images of each of these classes, one class after the other: of all modes, or of the newest one."""
+    modes = [len(memory.modes_of(index)) - 1 if newest else None for index in classes]
+    return np.concatenate(
+        [
+            memory.images(index, _EACH, jax.random.fold_in(key, index), mode=mode)
+            for index, mode in zip(classes, modes, strict=True)
+        ]
+    )
 
 
 def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

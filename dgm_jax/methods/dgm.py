@@ -25,10 +25,10 @@ from dgm_jax.methods.best_epoch import BestEpoch
 from dgm_jax.methods.combined import more_readings
 from dgm_jax.methods.confidence import calibrated, known_quotient, real_to_drawn
 from dgm_jax.methods.dgm_state import GenerativeMemory, State, without_classes
-from dgm_jax.methods.feature_memory import REMAINS, FeatureLearner
+from dgm_jax.methods.feature_memory import FeatureLearner
 from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.mean_images import moved_to_means, with_mean_images
-from dgm_jax.methods.memory_limit import allowed_growth, require_room
+from dgm_jax.methods.memory_limit import allowed_growth, require_room, said_of_growth
 from dgm_jax.methods.method import Forgotten, InProgress, Learnt, Plan, Setting, TaskInput, Tree, Watch
 from dgm_jax.methods.replay import images_of_all_classes, replayed_images, room_for_all_classes
 from dgm_jax.training import task as tasks
@@ -290,8 +290,7 @@ class DGM(GenerativeMemory[Training]):
             if row["used"] == 0
         )
         if self._grows and training.task + 1 < self.setting.n_tasks and self._growth(training.task, memory)[1]:
-            limit = self.config.gates.memory_limit_kb
-            notes += (f"memory_limit_kb={limit} stops the growth of the generator after task {training.task}",)
+            notes += (said_of_growth(self.config.gates.memory_limit_kb, training.task),)
         params, statistics = train_state.discriminator, train_state.discriminator_statistics
         network = self.config.networks.network
         auxiliary = self.setting.classifier(params, statistics, training.task, network=network)
@@ -335,7 +334,7 @@ class DGM(GenerativeMemory[Training]):
     def forget(self, state: State, forgotten: Sequence[int], key: jax.Array, watch: Watch) -> Forgotten[State]:
         """Takes classes out, gives weights that no class needs a fresh start, and trains the classifier anew."""
         left = without_classes(state, forgotten)
-        remains = REMAINS if self.features else ()
+        remains = state.features.remains if state.features else ()
         if self.config.gan.reinitialise_discriminator:
             left = replace(left, auxiliary=None)  # Nothing reads it again, and it learnt the classes.
         else:

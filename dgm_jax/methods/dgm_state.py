@@ -1,6 +1,6 @@
 """What DGM knows between two tasks: how a checkpoint holds it, and what a run reports of it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from dgm_jax.memory import forgetting
 from dgm_jax.memory.classifier import CONFIDENCE, Classifier
 from dgm_jax.memory.memory import Memory
 from dgm_jax.methods.feature_memory import GIVES_AWAY, FeatureMemory
-from dgm_jax.methods.memory_limit import KB
+from dgm_jax.methods.memory_limit import KB, said_of_growth
 from dgm_jax.methods.method import Method, Training, Tree, bytes_of_arrays, with_total
 from dgm_jax.training.estimate import estimated_seconds
 from dgm_jax.types import Linear, params_to_tree
@@ -150,10 +150,12 @@ class GenerativeMemory(Method[State, Training]):
             **({} if limit is None else {"memory_limit": limited}),
         }
 
-    def advice(self) -> list[str]:
-        """Says if nothing lets the generator know which class of a task to draw, and that sums of features leak."""
+    def advice(self, states: Sequence[State] = ()) -> list[str]:
+        """Says what limits the next task, what leaks, and if nothing tells the generator which class to draw."""
         config = self.config
-        notes = [f"{GIVES_AWAY}; --no-combined keeps none"] if config.features.combined else []
+        newest = {state.limited_after[-1:] for state in states} & {(len(s.memory.tasks) - 1,) for s in states}
+        notes = [said_of_growth(config.gates.memory_limit_kb, task) for (task,) in sorted(newest)]
+        notes += [f"{GIVES_AWAY}; --no-combined keeps none"] if config.features.combined else []
         guided = (
             config.gan.auxiliary_generator or config.gan.reconstruction_weight or config.gan.critic_condition != "none"
         )

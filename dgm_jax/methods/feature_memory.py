@@ -22,11 +22,10 @@ from dgm_jax.training.feature_sums import FeatureSums
 _PREDICTED_AT_ONCE = 8 * GROUP
 
 GIVES_AWAY = "sums of features are kept, by which single training images can be recognised (docs/privacy.md)"
-# What `FeatureMemory.of_classes` leaves of other classes, for a person.
-REMAINS = (
-    "the Gram matrix of the analytic reading, one sum over the images of all classes, still holds its share of them",
-    "the filters of the analytic reading, which were found in the images of the run's first task, stay",
+_GRAM_REMAINS = (
+    "the Gram matrix of the analytic reading, one sum over the {} of all classes, still holds its share of them"
 )
+_FILTERS_REMAIN = "the filters of the analytic reading, which were found in the images of the run's first task, stay"
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,13 @@ class FeatureMemory:
         rows = list(kept)
         sums = Sums(self.sums.gram, self.sums.of_class[rows], self.sums.counts[rows])
         return replace(self, sums=sums)
+
+    @property
+    def remains(self) -> tuple[str, ...]:
+        """What `of_classes` leaves of the other classes, for a person."""
+        if self.filters is None:
+            return (_GRAM_REMAINS.format("vectors"),)
+        return _GRAM_REMAINS.format("images"), _FILTERS_REMAIN
 
     def bytes(self) -> dict[str, int]:
         """Bytes by part: all that is needed to go on learning and to predict."""

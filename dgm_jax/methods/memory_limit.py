@@ -58,6 +58,11 @@ def allowed_growth(
     return share(bisect_left(range(1, most + 1), True, key=is_above))
 
 
+def said_of_growth(limit: int | None, task: int) -> str:
+    """What a person should know if the limit makes the generator grow less after a task."""
+    return f"memory_limit_kb={limit} stops the growth of the generator after task {task}"
+
+
 def _kept_by_tasks(memory: Memory) -> int:
     sizes = memory.bytes()
     return sizes["task_parameters"] + sizes["masks"]

@@ -302,8 +302,8 @@ class Method(ABC, Generic[State, Training]):
         """Further entries of summary.json."""
         return {"paper": self.paper}
 
-    def advice(self) -> list[str]:
-        """What a person should know before the run begins."""
+    def advice(self, states: Sequence[State] = ()) -> list[str]:
+        """What a person should know before the run begins, or goes on from these states."""
         return []
 
     def estimated_seconds(self, epochs_done: int) -> float | None:

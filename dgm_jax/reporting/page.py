@@ -160,13 +160,17 @@ def _projection(run: RunFiles) -> Any:
 
 
 def _retained(run: RunFiles) -> dict[str, Any]:
-    """How many images, or vectors, that were drawn again after the next task equal the earlier ones bit for bit."""
+    """How many images, or vectors, that were drawn again after the next task equal the earlier ones bit for bit.
+
+    Where that task brought more images of a class, the class is left out: some of its images then come from a new mode.
+    """
     compared = same = 0
-    kind = "vectors" if run.are_vectors else "images"
-    for earlier, later in itertools.pairwise(after[kind] for after in run.drawn):
-        equal = (earlier == later[: len(earlier)]).reshape(*earlier.shape[:2], -1).all(axis=2)
-        compared, same = compared + equal.size, same + int(equal.sum())
-    return {"compared": compared, "same": same, "equal": compared == same}
+    kind, more = "vectors" if run.are_vectors else "images", False
+    for task, (earlier, later) in enumerate(itertools.pairwise(after[kind] for after in run.drawn), start=1):
+        stays = [name not in run.names_of(task) for name in run.names[: len(earlier)]]
+        equal = (earlier == later[: len(earlier)])[stays].all(axis=tuple(range(2, earlier.ndim)))
+        compared, same, more = compared + equal.size, same + int(equal.sum()), more or not all(stays)
+    return {"things": kind, "compared": compared, "same": same, "equal": compared == same, "left_out": more}
 
 
 def _confusion(run: RunFiles) -> dict[str, list[list[tuple[int, float]]]]:

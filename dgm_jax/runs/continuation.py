@@ -117,11 +117,8 @@ def place_stream(
     alone, seen = Placement(stream, (stream.n_tasks,), known=False), set(learnt.names)
     over = learnt.first(n_over)
     is_within = epochs_done > 0 or finished_tasks > sum(over.stages)
-    # The stage that the run is in, or that was announced; else the one that it ended last, which is then finished.
-    for stage in (n_over,) if is_within else (n_over, n_over - 1):
-        found = _as_stage(stream, learnt, stage)
-        if found is not None:
-            return replace(found, begins=stage == n_over and not is_within)
+    if (found := _known_stage(stream, learnt, n_over, is_within=is_within)) is not None:
+        return found
     again = [name for name in stream.class_names if name in over.names]
     may_follow = more_of_known and n_over and not is_within
     if len(again) == stream.n_classes and (len(learnt.stages) == 1 or not n_over) and not may_follow:
@@ -143,30 +140,44 @@ def place_stream(
     )
 
 
-def place_after(stream: TaskStream, learnt: LearntSoFar, n_tasks: int) -> Placement:
-    """Finds where a stream belongs if a run goes on from its first tasks: as what it was within, or as new classes.
+def place_after(stream: TaskStream, learnt: LearntSoFar, n_tasks: int, *, more_of_known: bool = False) -> Placement:
+    """Finds where a stream belongs if a run goes on from its first tasks: as what it was within, or as what is new.
 
     Args:
       stream: its images are here.
       learnt: what the run has seen, those tasks and perhaps more.
       n_tasks: how many of its tasks count, at least 1.
+      more_of_known: whether a stream that the run does not know may have more images of classes of these tasks.
 
     Raises:
-      OtherConfiguration: if the stream has classes of these tasks, but is not the stage that they came in; or if it has
-        new classes with images of another shape.
+      OtherConfiguration: if the stream has classes of these tasks, but is not the stage that they came in, and
+        `more_of_known` is False; or if it is new and has images of another shape, or the very images of an earlier
+        stage.
     """
     so_far = learnt.first_tasks(n_tasks)
     again = [name for name in stream.class_names if name in so_far.names]
-    if not again:
-        _require_new(stream, so_far, so_far, again)
-        return Placement(stream.after(so_far.past()), (*so_far.stages, stream.n_tasks), known=True)
-    placement = place_stream(stream, learnt, n_tasks, 0)
-    if not placement.known:
-        raise OtherConfiguration(
-            f"knows class {again[0]}, and this is not the stream that the class came in; give the same images, order "
-            "and sizes of tasks as then, or new classes only"
-        )
-    return placement
+    if again:
+        n_over = sum(end <= n_tasks for end in accumulate(learnt.stages))
+        is_within = n_tasks > sum(learnt.stages[:n_over])
+        if (found := _known_stage(stream, learnt, n_over, is_within=is_within)) is not None:
+            return found
+        if not more_of_known:
+            raise OtherConfiguration(
+                f"knows class {again[0]}, and this is not the stream that the class came in; give the same images, "
+                "order and sizes of tasks as then, or new classes only, or, if these are more images of classes that "
+                "it knows, pass --more-of-known"
+            )
+    _require_new(stream, so_far, so_far, [])
+    return Placement(so_far.then(stream), (*so_far.stages, stream.n_tasks), known=True)
+
+
+def _known_stage(stream: TaskStream, learnt: LearntSoFar, n_over: int, *, is_within: bool) -> Placement | None:
+    """The stream as the stage that the run is in, or that was announced; else as the one that it ended last."""
+    for stage in (n_over,) if is_within else (n_over, n_over - 1):
+        found = _as_stage(stream, learnt, stage)
+        if found is not None:
+            return replace(found, begins=stage == n_over and not is_within)
+    return None
 
 
 def _as_stage(stream: TaskStream, learnt: LearntSoFar, stage: int) -> Placement | None:

@@ -51,6 +51,10 @@ class Workdir:
         found = [*self.checkpoints.glob("*"), *self.checkpoints.glob("within_task/*")]
         return sorted(str(path.relative_to(self.checkpoints)) for path in found if path.name.isdecimal())
 
+    def drawn(self) -> list[Path]:
+        """The files of what the memory drew, in the order of tasks; from task 100 on, names have a digit more."""
+        return sorted(self.samples.glob("after_task_*.npz"), key=lambda path: (len(path.name), path.name))
+
     def named_files(self) -> dict[str, str]:
         """What a person may open, by name; only what is there."""
         named = {

@@ -16,7 +16,7 @@ from dgm_jax.runs.record import Record
 from dgm_jax.runs.samples import write_drawn
 from dgm_jax.system import exchange, files
 
-_KEPT = (".lock", "commands.txt", exchange.STAGING, exchange.JOURNAL)  # No array is in them.
+_KEPT = (".lock", "begun_from.json", "commands.txt", exchange.STAGING, exchange.JOURNAL)  # No array is in them.
 
 
 @dataclass(frozen=True)

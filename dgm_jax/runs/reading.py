@@ -245,7 +245,7 @@ def read(workdir: str | Path) -> RunFiles:
             # In a run in progress these may be a task ahead of the summary.
             matrices={reading: rows[:done] for reading, rows in _matrices(folder.accuracy).items()},
             epochs=[line for line in lines if line["kind"] == "epoch" and line["task"] < tasks],
-            drawn=list(_arrays(sorted(folder.samples.glob("after_task_*.npz"))[:done])),
+            drawn=list(_arrays(folder.drawn()[:done])),
             real={
                 int(name.removeprefix("class_")): images
                 for kept in _arrays(sorted(folder.samples.glob("real_*.npz")))

@@ -151,10 +151,10 @@ class Session:
                 else f"{begins}; there are no test images of the {past} earlier ones, so accuracies are of the new "
                 "classes only"
             )
-        for text in (*notes_on_sizes(self.config, stream), *self.method.advice()):
-            self.callback.on_note(text)
         position = min(run.record.position for run in self.runs)
         behind = [run.state for run in self.runs if run.record.position == position]
+        for text in (*notes_on_sizes(self.config, stream), *self.method.advice(behind)):
+            self.callback.on_note(text)
         epochs = self.method.plan(position[0], behind).epochs
         one = len(self.runs) == 1
         self.callback.on_run_start(

@@ -50,3 +50,29 @@ def test_what_cannot_be_gathered_is_refused_and_not_kept(digits):
         with pytest.raises(data.DataError, match=message):
             gathering.add(images, digits.y_train[:4])
     assert {label: len(own) for label, own in gathering.waiting.items()} == before
+
+
+def test_vectors_are_gathered_too(digits):
+    rows = np.isin(digits.y_train, [1, 2])
+    x, y = 3 + digits.x_train[rows].reshape(rows.sum(), -1) / 255, digits.y_train[rows]
+    gathering = data.Gathering(50)
+    assert gathering.add(x[:60], y[:60]) is None
+    again = data.Gathering(50)
+    for label, own in gathering.waiting.items():  # As they are saved, they are given back.
+        assert again.add(own, np.full(len(own), label)) is None
+    dataset = again.add(x[60:], y[60:])
+    assert dataset.labels == (1, 2) and dataset.are_vectors and len(dataset.x_train) + len(dataset.x_test) == len(x)
+    assert data.class_incremental(dataset, classes_per_task=2).scale is not None
+    np.testing.assert_array_equal(
+        np.concatenate([dataset.x_train[dataset.y_train == 2], dataset.x_test[dataset.y_test == 2]])[:, 0, 0],
+        x[y == 2].astype(np.float32),
+    )
+
+
+def test_names_that_are_refused_lose_nothing(digits):
+    gathering, rows = data.Gathering(2, class_names={1: "one", 2: "one"}), np.isin(digits.y_train, [1, 2])
+    with pytest.raises(data.DataError, match="class_names has the name 'one' for 2 classes"):
+        gathering.add(digits.x_train[rows], digits.y_train[rows])
+    assert not gathering.waiting and not gathering.known
+    gathering.class_names = {1: "one"}
+    assert gathering.add(digits.x_train[rows], digits.y_train[rows]).labels == (1, 2)

@@ -124,6 +124,21 @@ def test_test_images_without_labels(digits, tmp_path):
         data.load("odd_digits", tmp_path)
 
 
+def test_a_data_set_without_test_images(digits, tmp_path):
+    """The last fifth of the images of each class are taken, in stored order, which is said."""
+    rows = [(digits.x_train[i], i % 3) for i in range(33)]
+    write(tmp_path, {"train": rows}, shape=(8, 8, 1))
+    found = data.load("odd_digits", tmp_path)
+    held = np.arange(33) >= 27  # Two of eleven of each class.
+    np.testing.assert_array_equal(found.x_train, digits.x_train[:33][~held])
+    np.testing.assert_array_equal(found.x_test, digits.x_train[:33][held])
+    assert found.y_test.tolist() == [0, 1, 2, 0, 1, 2]
+    assert found.notes == ("odd_digits has no test images; the last fifth of those of each class are taken as such",)
+    few = data.load("odd_digits", tmp_path, train_per_class=2, classes=("two", "one"))
+    np.testing.assert_array_equal(few.x_train, digits.x_train[:33][[1, 2, 4, 5]])
+    assert few.y_train.tolist() == [1, 0, 1, 0] and len(few.y_test) == 4
+
+
 def test_a_run_on_any_data_set_gets_the_best_settings_for_its_images(digits, tmp_path, capsys):
     few = digits.first_per_class(9)
     prepare.write_array_record(few, tmp_path, "some/digits", "1.0.0")

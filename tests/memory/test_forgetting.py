@@ -90,8 +90,34 @@ def test_weights_from_the_entry_of_the_class_go(memory):
         entry, left = memory.noise_entry(index), without_classes(memory, [index])
         before, after = (of.kernels[0][:, :, entry] for of in (memory, left)) if left.kernels else ((), ())
         assert not np.any(after) and (memory.own_kernels or np.any(before))
-        others = np.delete(used_weights(left)[0], entry, axis=2) if left.kernels else ()
-        assert memory.own_kernels or np.array_equal(others, np.delete(read_weights(left)[0], entry, axis=2))
+        if memory.own_kernels:
+            continue
+        n = max(task.n_conditioned for task in left.tasks)  # From here on, all that is opened is read.
+        assert np.array_equal(used_weights(left)[0][:, :, n:], read_weights(left)[0][:, :, n:])
+        for task in left.tasks:
+            mine, own = replace_tasks(left, task), list(task.noise_entries)
+            assert (read_weights(left)[0][:, :, own] >= used_weights(mine)[0][:, :, own]).all()
+
+
+def replace_tasks(memory: Memory, *tasks) -> Memory:
+    return dataclasses.replace(memory, tasks=tasks)
+
+
+def test_of_two_classes_with_one_entry_each_keeps_its_weights():
+    """A class that comes after another was forgotten can have the entry of an earlier one."""
+    memory = RUNS["dgma"]().memories[-1]
+    first, *_ = memory.tasks
+    left = without_classes(memory, [0])
+    later = dataclasses.replace(first, classes=(2,), conditions=None)  # As if a new class had been learnt like it.
+    both = dataclasses.replace(left, tasks=(*left.tasks, later), labels=(*left.labels, 9), names=(*left.names, "9"))
+    both = dataclasses.replace(both, kernels=memory.kernels, reserved=memory.reserved)
+    entry = both.noise_entry(2)
+    assert entry == both.noise_entry(1)
+    alone, opened = without_classes(both, [1]), used_weights(replace_tasks(both, later))[0]
+    opened_by_others = used_weights(replace_tasks(both, *both.tasks[:1]))[0] & ~opened
+    assert opened_by_others[:, :, entry].any(), "weights that stayed, because another class has gates there"
+    assert not alone.kernels[0][:, :, entry][~opened[:, :, entry]].any()
+    draws_as(alone, both)
 
 
 def test_a_checkpoint_and_an_exported_file_draw_the_same(memory):

@@ -32,11 +32,11 @@ def test_where_all_images_are_right_the_temperature_stays_above_zero():
 def test_the_quotient_by_hand():
     """A classifier that has 99 % of drawn images right, and 80 % of real ones, with the same margin."""
 
-    def images(index, n, key):  # The last one in a hundred looks like the other class.
+    def images(index, n, key, mode=None):  # The last one in a hundred looks like the other class.
         return np.where(np.arange(n) % 100 == 99, 1 - index, index).astype(np.uint8)[:, None, None, None]
 
     classifier = SimpleNamespace(logits=lambda own: 3 * np.eye(2, dtype=np.float32)[own[:, 0, 0, 0]])
-    memory = SimpleNamespace(n_classes=2, images=images)
+    memory = SimpleNamespace(n_classes=2, images=images, modes_of=lambda index: [None])
     real = (np.arange(500) % 5 == 0).astype(np.uint8)[:, None, None, None]  # Of class 0.
     found = real_to_drawn(classifier, memory, jax.random.key(0), real, np.zeros(500, int))
     wrong = (1 / 128, 26 / 128)  # Of the 128 that count.
@@ -44,6 +44,18 @@ def test_the_quotient_by_hand():
     assert found == pytest.approx(lower / drawn, rel=0.15)  # One image more matters where one is wrong.
     other = real_to_drawn(classifier, memory, jax.random.key(0), images(1, 128, None), np.ones(128, int))
     assert other == 1
+
+
+def test_real_images_are_compared_with_the_mode_that_stands_for_them():
+    """Of a class with two modes, the classifier knows the first by heart, and the newest as well as real images."""
+
+    def images(index, n, key, mode=None):
+        return np.where((mode == 1) & (np.arange(n) % 5 == 0), 1 - index, index).astype(np.uint8)[:, None, None, None]
+
+    classifier = SimpleNamespace(logits=lambda own: 3 * np.eye(2, dtype=np.float32)[own[:, 0, 0, 0]])
+    memory = SimpleNamespace(n_classes=2, images=images, modes_of=lambda index: [None, None])
+    real = images(0, 128, None, mode=1)
+    assert real_to_drawn(classifier, memory, jax.random.key(0), real, np.zeros(128, int)) == 1
 
 
 def test_a_run_measures_what_its_classifiers_say():

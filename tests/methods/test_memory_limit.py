@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from support.marks import slow_but
 from dgm_jax.errors import ConfigError
 from dgm_jax.memory.task import TaskMemory
 from dgm_jax.methods.memory_limit import KB, bytes_in_the_end
+from dgm_jax.runs.events import Callback
 from dgm_jax.runs.session import new_method
 
 CONFIGS = {
@@ -106,6 +108,11 @@ def test_growth_uses_what_the_limit_leaves():
         method.expand(len(SIZES) - 1, jax.random.key(9), state)  # On a later day.
 
 
+class _NothingMore(Callback):
+    def on_run_start(self, event):
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("variant", slow_but(["dgma", "dgmw"], "dgmw"))
 def test_a_run_says_where_its_growth_stopped(variant, tmp_path):
     config = small_runs.small(variant, image_size=8, epochs=2)
@@ -131,3 +138,9 @@ def test_a_run_says_where_its_growth_stopped(variant, tmp_path):
     for label, images in watch.drawn[0].items():
         assert images.tobytes() == watch.drawn[-1][label].tobytes()
     assert small_runs.fit(limited, watch.workdir)["memory_limit"] == summary["memory_limit"], "as restored"
+    # A run that goes on says so again: if the limit stopped growth between two stages, it was not said before.
+    shutil.rmtree(watch.workdir / "checkpoints" / "2")
+    notes.clear()
+    with pytest.raises(KeyboardInterrupt):
+        small_runs.fit(limited, watch.workdir, watch, _NothingMore())
+    assert [note for note in notes if "memory_limit" in note] == [text for text in said if text.endswith("task 1")]

@@ -312,3 +312,12 @@ class TestBrowser:
         assert np.flatnonzero(content.any(axis=1)).max() > 2500, "the page ends early"
         blue = (np.abs(pixels - [47, 127, 214]).sum(axis=2) < 40).sum()
         assert blue > 200, "no line of a chart"
+
+
+def test_more_than_a_hundred_tasks_are_in_their_order(tmp_path):
+    folder = Workdir(tmp_path)
+    folder.samples.mkdir()
+    names = [f"after_task_{task:02d}.npz" for task in range(8, 112)]
+    for name in names:
+        (folder.samples / name).touch()
+    assert [path.name for path in folder.drawn()] == names

@@ -10,12 +10,14 @@ from support.marks import slow_but
 
 from dgm_jax import data, load_memory
 from dgm_jax.commands import learn
-from dgm_jax.errors import OtherConfiguration
+from dgm_jax.errors import ConfigError, OtherConfiguration
 from dgm_jax.methods.feature_memory import FeatureMemory
 from dgm_jax.models.discriminator import for_classes
 from dgm_jax.runs.branching import branch
 from dgm_jax.runs.continuation import LearntSoFar, place_after
 from dgm_jax.runs.events import Callback
+from dgm_jax.runs.folder import Workdir
+from dgm_jax.runs.opening import place_in
 from dgm_jax.system import checkpoint
 from dgm_jax.training.classifier import init_classifier
 
@@ -85,14 +87,32 @@ def test_what_cannot_follow_is_refused_and_leaves_nothing(tmp_path):
     refused("has no state after task -1", same, -1)
     reordered = small_runs.stream(CONFIG, class_order=(0, 2, 1))
     refused("after task 1 knows class 0, and this is not the stream that the class came in; give the same", reordered)
-    refused("knows class 1, and this is not", small_runs.stream(CONFIG, labels=(1, 5)))
+    refused("knows class 1, and this is not .* pass --more-of-known", small_runs.stream(CONFIG, labels=(1, 5)))
     larger = small_runs.stream(small_runs.small("dgma"), labels=(5,))
     refused("after task 1 has learnt images of 8x8x1, these are 16x16x1", larger)
+    with pytest.raises(ConfigError, match="noise_dim=8 has no room for the one-hot of 8 classes"):
+        branch(source, 1, small_runs.stream(CONFIG, labels=(3, 4, 5, 6, 7, 8)), folder)
     assert not folder.exists()
     (folder / "mine").mkdir(parents=True)
     refused(r"holds something else than a run from .* after task 1 \(mine\); choose another --workdir", same)
     branch(source, 1, same, tmp_path / "other")
     refused("holds something else than a run from .* after task 0", same, 0, tmp_path / "other")
+
+
+def test_more_images_of_a_known_class_follow_an_earlier_task(tmp_path):
+    """If that is asked for; the stage that a class came in is still that stage."""
+    source, folder = small_runs.finished(CONFIG).workdir, tmp_path / "more"
+    stream = small_runs.stream(CONFIG, labels=(1, 5))
+    branch(source, 1, stream, folder, more_of_known=True)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["stream"]["tasks"] == [[0], [1], [1], [5]] and config["stages"] == [2, 2]
+    for how in ({}, {"more_of_known": True}):
+        placed = place_in(Workdir(folder), stream, **how)
+        assert placed.known and placed.begins and placed.stream.repeated(2) == ("1",)
+    branch(source, 1, stream, folder, more_of_known=True)  # The same command again changes nothing.
+    assert json.loads((folder / "config.json").read_text()) == config
+    branch(source, 1, small_runs.stream(CONFIG), tmp_path / "again", more_of_known=True)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["stream"]["tasks"] == [[0], [1], [2]]
 
 
 def test_a_folder_that_was_half_made_is_made_again(tmp_path):

@@ -63,6 +63,11 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+class InterruptBetweenTasks(Callback):
+    def on_task_end(self, event) -> None:
+        raise KeyboardInterrupt
+
+
 class NothingBegins(Callback):
     def on_task_start(self, event) -> None:
         raise AssertionError(event)
@@ -196,6 +201,10 @@ class TestRun:
         assert load_classifier(case.folder).names == NAMES[:n]
         page = (case.folder / "report.html").read_text()
         assert f"task 2: {', '.join(NAMES[label] for label in labels)}" in page
+        assert "All 24 images that were generated again" in page and "leaves out each class of which" in page
+        assert "images changed</b>" not in page
+        before = (case.before / "report.html").read_text()
+        assert "All 12 images that were generated again" in before and "leaves out each class of which" not in before
 
     def test_the_same_images_again_are_a_finished_run(self, case):
         before = (case.folder / "config.json").read_text()
@@ -225,6 +234,19 @@ class TestRun:
         for mode in (None, 1):
             label = {1: np.asarray(load_memory(case.folder).sample(1, 40, jax.random.key(1), mode=mode))}
             assert np.array_equal(load_memory(folder).sample(1, 40, jax.random.key(1), mode=mode), label[1])
+
+
+def test_a_classifier_knows_no_class_that_is_still_to_come(case, tmp_path):
+    """Before a new class, the stage brings more images of a known one; a class counts once, with all its modes."""
+    if case.kind != "dgma":
+        return
+    folder = small_runs.copied(case.before, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        learn(case.config, stage((1, 2), turned=1, n=12), folder, InterruptBetweenTasks(), more_of_known=True)
+    classifier = load_classifier(folder)
+    assert classifier.labels == load_memory(folder).labels == (0, 1) and classifier.names == NAMES[:2]
+    labels, probabilities = classifier.predict(small_runs.digits(8, (2,)).x_test)
+    assert set(labels) <= {0, 1} and probabilities.shape[1] == 2
 
 
 def test_a_mode_more_leaves_the_others_as_they_are(case):
