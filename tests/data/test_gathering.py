@@ -50,3 +50,32 @@ def test_what_cannot_be_gathered_is_refused_and_not_kept(digits):
         with pytest.raises(data.DataError, match=message):
             gathering.add(images, digits.y_train[:4])
     assert {label: len(own) for label, own in gathering.waiting.items()} == before
+
+
+def test_vectors_are_gathered_too_and_those_that_wait_can_be_given_back(digits):
+    vectors = digits.x_train[:40].reshape(40, -1).astype(np.float32)
+    labels = np.repeat([0, 1], [25, 15])
+    gathering = data.Gathering(20)
+    dataset = gathering.add(vectors, labels)
+    assert dataset.are_vectors and dataset.labels == (0,)
+    np.testing.assert_array_equal(np.concatenate([dataset.x_train, dataset.x_test])[:, 0, 0], vectors[:25])
+    restarted = data.Gathering(20, known=[0])
+    for label, waiting in gathering.waiting.items():
+        assert restarted.add(waiting, np.full(len(waiting), label)) is None
+    np.testing.assert_array_equal(restarted.waiting[1], vectors[25:])
+    with pytest.raises(data.DataError, match=r"batches have images of shapes \[\(8, 8, 1\), \(64,\)\]"):
+        restarted.add(digits.x_train[:1], digits.y_train[:1])
+
+
+def test_no_image_is_lost_if_classes_cannot_be_handed_out(digits):
+    """Label 1 has no name of its own, so that it is called 1, like label 0."""
+    rows = np.isin(digits.y_train, [0, 1])
+    gathering = data.Gathering(20, class_names={0: "1"})
+    early, late = np.flatnonzero(rows)[:12], np.flatnonzero(rows)[12:80]
+    assert gathering.add(digits.x_train[early], digits.y_train[early]) is None
+    with pytest.raises(data.DataError, match="has the name '1' for 2 classes"):
+        gathering.add(digits.x_train[late], digits.y_train[late])
+    assert not gathering.known and sum(map(len, gathering.waiting.values())) == 12
+    gathering.class_names = {0: "zero"}
+    dataset = gathering.add(digits.x_train[late], digits.y_train[late])
+    assert dataset.class_names == {0: "zero", 1: "1"} and len(dataset.y_train) + len(dataset.y_test) == 80
