@@ -196,7 +196,9 @@ class Learner:
 
             processes.on_first(claim)
             if is_misplaced:
-                self.callback.on_note(f"more_of_known has no effect: {begun.path} is a new run, which knows no class yet")
+                self.callback.on_note(
+                    f"more_of_known has no effect: {begun.path} is a new run, which knows no class yet"
+                )
             for change in dict.fromkeys(changes):
                 self.callback.on_note(f"{change}: chosen by the number of images, which is another one now")
             for dropped in {placement.dropped for placement in placed if placement.dropped}:
