@@ -157,6 +157,7 @@ class Learner:
         for folder in folders:
             processes.on_first(folder.settle)
         begun = next((folder for folder in folders if folder.config.exists()), folders[0])
+        is_misplaced = more_of_known and not begun.config.exists()
         settled = opening.with_lasting(self.config, begun, self.by_images)
         settled = opening.with_precision(settled, begun, self.devices[0])
         configs = [settled.with_changes(seed=seed) for seed in seeds]
@@ -194,6 +195,10 @@ class Learner:
                     files.make_folder(folder.checkpoints)
 
             processes.on_first(claim)
+            if is_misplaced:
+                self.callback.on_note(
+                    f"more_of_known has no effect: {begun.path} is a new run, which knows no class yet"
+                )
             for change in dict.fromkeys(changes):
                 self.callback.on_note(f"{change}: chosen by the number of images, which is another one now")
             for dropped in {placement.dropped for placement in placed if placement.dropped}:

@@ -38,6 +38,9 @@ class Export:
             raise UserError(f"--note: a file --to {self.to} has no place for it; leave out one of them")
         require_run_or_file(self.workdir)
         require_place(self.out, "", "memory.safetensors")
+        named = self.out.suffix.lower().removeprefix(".")
+        if named in ("safetensors", "npz", "stablehlo") and named != self.to:  # Its reader could not open the file.
+            raise UserError(f"{self.out} would be written as {self.to}; give --to {named}, or another name")
 
         import dgm_jax
         from dgm_jax.memory import export

@@ -58,7 +58,7 @@ class Forget:
         names = ", ".join(one["class"] for one in done.classes)
         said = [f"forgot {names}; {len(done.left)} classes are left: {', '.join(done.left)}"]
         for one in done.classes:
-            said.append(f"what remains of {one['class']}:" + ("" if one["remains"] else " nothing"))
+            said.append(f"what remains of {one['class']}:" + ("" if one["remains"] else " no part of it"))
             said += [f"  - {what}" for what in one["remains"]]
         said.append("this removes a class, and is not exact unlearning: docs/forget.md says what it is")
         if done.dropped:

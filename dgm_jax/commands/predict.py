@@ -42,7 +42,8 @@ class Predict:
             raise UserError("predict needs at least one image file after the folder of the run")
         for path in self.images:
             if not path.is_file():
-                raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected image files")
+                what = "is a folder" if path.is_dir() else "no such file"
+                raise UserError(f"{path}: {what}; expected image files, or .npy or .npz files of vectors")
 
         from dgm_jax.loading import load_classifier
         from dgm_jax.memory.classifier import BadImages
@@ -54,17 +55,17 @@ class Predict:
                 wanted = "image files" if classifier.scale is None else "vectors, in .npy or .npz files"
                 raise UserError(f"{path}: the classifier of {self.workdir} reads {wanted}")
         names = dict(zip(classifier.labels, classifier.names))
-        for places, values in read(classifier):
+        for path, places, values in read(classifier):
             try:
                 labels, probabilities = classifier.predict(values)
             except BadImages as error:
-                raise UserError(f"{places[0] if places else self.workdir}: {error}") from error
+                raise UserError(f"{path}: {error}") from error
             unknown = classifier.is_unknown(values) if self.unknown else [False] * len(labels)
             for place, label, probability, is_unknown in zip(places, labels, probabilities.max(axis=1), unknown):
                 said = "-\tunknown" if is_unknown else f"{label}\t{names[label]}"
                 print(f"{place}\t{said}\t{probability:.3f}")
 
-    def _images(self, classifier: "Classifier") -> Iterator[tuple[list[str], "np.ndarray"]]:
+    def _images(self, classifier: "Classifier") -> Iterator[tuple[Path, list[str], "np.ndarray"]]:
         from dgm_jax.data.image_files import read_images
 
         height, _, channels = classifier.image_shape
@@ -74,11 +75,11 @@ class Predict:
             channels=channels,
             on_note=lambda note: print(f"note: {note}", file=sys.stderr),
         )
-        yield [str(path) for path in self.images], pixels
+        yield self.images[0], [str(path) for path in self.images], pixels
 
-    def _vectors(self, classifier: "Classifier") -> Iterator[tuple[list[str], "np.ndarray"]]:
+    def _vectors(self, classifier: "Classifier") -> Iterator[tuple[Path, list[str], "np.ndarray"]]:
         from dgm_jax.data.vectors import read_vectors
 
         for path in self.images:
             vectors = read_vectors(path)
-            yield [f"{path}:{row}" for row in range(len(vectors))], vectors
+            yield path, [f"{path}:{row}" for row in range(len(vectors))], vectors

@@ -120,5 +120,7 @@ def find_classes(words: Sequence[str], known: dict[int, str]) -> list[int]:
     unknown = [word for word in words if word not in by_word]
     if unknown:
         titles = ", ".join(titled(label, name) for label, name in known.items())
-        raise UserError(f"--classes {' '.join(unknown)}: unknown to the memory; it knows {titles}")
+        apart = [part for word in words for part in word.split(",")]  # As learn's --classes has them.
+        hint = f"; write --classes {' '.join(apart)}" if len(apart) > len(words) and set(apart) <= set(by_word) else ""
+        raise UserError(f"--classes {' '.join(unknown)}: unknown to the memory; it knows {titles}{hint}")
     return list(dict.fromkeys(by_word[word] for word in words))

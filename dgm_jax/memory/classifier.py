@@ -120,8 +120,12 @@ def _checked_vectors(values: ArrayLike, size: int) -> np.ndarray:
             "from the network whose vectors were learnt"
         )
     vectors = vectors.astype(np.float32)
-    if not np.isfinite(vectors).all():
-        raise BadImages("vectors of floats that are not all finite; leave those rows out")
+    rows = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if rows.size:
+        raise BadImages(
+            f"vectors of floats that are not all finite, in {len(rows)} of {len(vectors)} rows, e.g. row {rows[0]}; "
+            "leave those rows out"
+        )
     return vectors
 
 

@@ -69,6 +69,11 @@ def test_sample_draws_a_row_for_each_class(workdir: Path, tmp_path: Path, capsys
     ("argv", "expected"),
     [
         (["--classes", "4", "9"], "error: --classes 4 9: unknown to the memory; it knows 3 cat, 7\n"),
+        (
+            ["--classes", "cat,7"],
+            "error: --classes cat,7: unknown to the memory; it knows 3 cat, 7; write --classes cat 7\n",
+        ),
+        (["--classes", "cat,9"], "error: --classes cat,9: unknown to the memory; it knows 3 cat, 7\n"),
         (["--classes", "3", "--n", "10001"], "error: --n 10001: more than 10,000 images do not fit into a picture"),
         (["--classes", "3", "--n", "0"], "error: --n 0: expected at least 1 image of each class\n"),
         (["--classes", "3", "--after-task", "5"], "error: after_task=5, but "),

@@ -264,3 +264,7 @@ def test_the_commands(tmp_path, capsys):
     ):
         assert main(["export", str(run.workdir), str(tmp_path / "none"), *words]) == 2
         assert said in capsys.readouterr().err and not (tmp_path / "none").exists()
+    for name, words in (("m.npz", []), ("m.stablehlo", ["--to", "npz"]), ("m.safetensors", ["--to", "npz"])):
+        assert main(["export", str(run.workdir), str(tmp_path / name), *words]) == 2
+        assert f"; give --to {name.removeprefix('m.')}, or another name" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()

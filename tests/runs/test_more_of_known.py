@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from support import small_runs
 from support.marks import slow_but
+from support.stopping import Log
 
 from dgm_jax import Learner, data, forget, load_classifier, load_memory
 from dgm_jax.commands.main import main
@@ -274,6 +275,16 @@ def test_baselines(method, tmp_path):
         assert tree["counts"].tolist() == [24, 48], "more images of a class add up"
     if method == "joint":
         assert np.bincount(tree["labels"]).tolist() == [24, 48]
+
+
+def test_that_a_new_folder_knows_no_class_is_said(tmp_path):
+    """The workdir may be misspelt."""
+    config, log = small_runs.small(method="analytic", image_size=8, filters=3), Log()
+    learn(config, stage((0,)), tmp_path / "misspelt", log, more_of_known=True)
+    said = f"more_of_known has no effect: {tmp_path / 'misspelt'} is a new run, which knows no class yet"
+    assert log.heard("on_note").count(said) == 1
+    learn(config, stage((0,), turned=1), tmp_path / "misspelt", log, more_of_known=True)
+    assert log.heard("on_note").count(said) == 1
 
 
 @pytest.mark.parametrize("method", ["icarl", "finetune", "mergan"])

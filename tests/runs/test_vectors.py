@@ -399,7 +399,9 @@ def test_drawing_and_predicting_by_command(run, npz, tmp_path, capsys):
     assert lines[-1].split("\t")[1:] == [str(labels[0]), str(labels[0]), f"{probabilities[0].max():.3f}"]
 
     (tmp_path / "picture.png").write_bytes(b"")
+    np.save(tmp_path / "nan.npy", np.where(np.arange(len(x))[:, None] == 4, np.nan, x))
     for path, said in (
+        (tmp_path / "nan.npy", "nan.npy: vectors of floats that are not all finite, in 1 of 6 rows, e.g. row 4; leave"),
         (tmp_path / "picture.png", "reads vectors, in .npy or .npz files"),
         (npz, "holds the arrays y_train, y_test, x_train, x_test; expected one, or one called x"),
     ):
