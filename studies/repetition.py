@@ -1,10 +1,10 @@
 """What a second half of each class brings if it looks different and comes later (class-incremental with repetition).
 
-The training images of each digit are split into two halves, and the second one is turned by 90 degrees. A run learns
+The training images of each class are split into two halves, and the second one is turned by 90 degrees. A run learns
 the first halves, one class a task; then it goes on with the second ones, as more images of classes that it knows;
 another run learns both halves of each class at once. Test images judge, upright ones and turned ones:
 
-    python -m studies.repetition --variant dgma --seed 0 --runs runs/repetition --out results/repetition.jsonl
+    python -m studies.repetition digits --variant dgma --seed 0 --runs runs/repetition --out results/repetition.jsonl
 
 Runs that are finished are not learnt again. `--base epochs=3` changes the preset for all of them.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from benchmarks import machine
 from dgm_jax import Learner, data, load_classifier, metrics
@@ -33,11 +33,14 @@ from studies.choosing import changed
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Digits whose second half is turned, learnt later or at once."""
+    """Images whose second half is turned, learnt later or at once."""
 
+    data: Positional[Annotated[str, arg(metavar="DATA")]]  # digits or mnist, whose classes turned images keep
     variant: Variant = "dgma"  # what masks gate
     seed: int = 0  # of all runs
     base: Annotated[str, arg(metavar="NAME=VALUE[,...]")] = ""  # changes of the preset best
+    train_per_class: int | None = None  # training images of a class (default: all)
+    data_dir: Path | None = None  # folder of data sets (default: the usual one)
     runs: Path  # folder of the runs, which is made
     out: Path | None = None  # file of JSON Lines; a line is added
 
@@ -94,15 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Learns in the three ways, prints the accuracies, and adds a line to the file."""
     options = parse_options(Options, argv, program="python -m studies.repetition", description=__doc__)
     keep_programs()
-    whole = data.load("digits")
-    side, per_class = max(whole.x_train.shape[1:3]), len(whole.x_train) // len(whole.labels)
-    config = best(options.variant, side=side, channels=1, per_class=per_class // 2, classes=len(whole.labels))
-    config = changed(config, options.base).with_changes(seed=options.seed)
-    upright, turned = halves(whole.resized(config.data.image_size))
-    found = measure(config, upright, turned, options.runs)
+    whole = data.load(options.data, options.data_dir or data.default_folder())
+    if options.train_per_class is not None:
+        whole = whole.first_per_class(options.train_per_class)
+    upright, turned = halves(whole)
+    config = changed(best(options.variant, **upright.shown), options.base).with_changes(seed=options.seed)
+    side = config.data.image_size
+    found = measure(config, upright.resized(side), turned.resized(side), options.runs)
     for name, of in found.items():
         print(f"{name:20} " + ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in of.items()))
-    facts = {"variant": options.variant, "seed": options.seed, "base": options.base}
+    facts = {"data": options.data, "train_per_class": options.train_per_class}
+    facts |= {"variant": options.variant, "seed": options.seed, "base": options.base}
     machine.keep(options.out, **facts, accuracy=found)
     return 0
 

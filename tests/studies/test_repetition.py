@@ -25,11 +25,11 @@ def test_halves_share_no_image_and_the_second_is_turned():
 
 def test_three_ways_are_measured(tmp_path, monkeypatch):
     few = small_runs.digits(8, (0, 1), 24)
-    monkeypatch.setattr(data, "load", lambda name: few)
+    monkeypatch.setattr(data, "load", lambda name, folder: few)
     monkeypatch.setattr(repetition, "best", lambda variant, **_: small_runs.small(variant, image_size=8, headroom=2))
     monkeypatch.setattr(repetition, "keep_programs", lambda: None)
     runs, file = tmp_path / "runs", tmp_path / "out.jsonl"
-    assert repetition.main(["--runs", str(runs), "--base", "epochs=2", "--out", str(file)]) == 0
+    assert repetition.main(["digits", "--runs", str(runs), "--base", "epochs=2", "--out", str(file)]) == 0
     (record,) = records.read(file)
     assert list(record["accuracy"]) == ["first halves", "then second halves", "both at once"]
     assert all(0 <= share <= 1 for of in record["accuracy"].values() for share in of.values())
