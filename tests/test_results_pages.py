@@ -282,11 +282,11 @@ def test_unknown_images():
 
 
 def test_more_images_of_known_classes():
-    (record,) = read("repetition")
+    measured = [(record["data"], *one) for record in read("repetition") for one in record["accuracy"].items()]
     rows = rows_with(ROOT / "docs" / "own-images.md", "learnt", "turned")
-    assert [row["learnt"] for row in rows] == list(record["accuracy"])
-    for row in rows:
-        for images, share in record["accuracy"][row["learnt"]].items():
+    for row, (name, learnt, accuracy) in zip(rows, measured, strict=True):
+        assert (row["data"], row["learnt"]) == (name, learnt)
+        for images, share in accuracy.items():
             require_equal(row[images], [100 * share], str(row))
 
 
