@@ -50,7 +50,7 @@ def test_the_first_page_is_short() -> None:
     assert sum(line.startswith("![") for line in page) == 1
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "fashion"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "imagenet50", "fashion"])
 def test_results_of_a_data_set_begin_with_a_figure(name: str) -> None:
     page = (ROOT / "docs" / "results" / f"{name}.md").read_text().splitlines()
     assert page[0].startswith("# ") and page[2].startswith("![")
