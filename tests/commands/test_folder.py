@@ -35,7 +35,7 @@ def write_images(folder: Path, labels: tuple[int, ...], names: dict[int, str], *
 
 def commands() -> list[list[str]]:
     blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for block in blocks for line in block.replace("\\\n", "").splitlines()]
 
 
 @pytest.fixture
