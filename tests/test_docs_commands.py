@@ -85,12 +85,13 @@ def test_commands_run(tmp_path, monkeypatch, capsys) -> None:
     """In the order of the pages, in one folder: four classes of digits, small networks and few epochs."""
     monkeypatch.chdir(tmp_path)
     small = small_runs.small("dgma")
+    finished = small_runs.finished(small, labels=(0, 1, 2, 3))  # Other tests share it: it needs the real digits.
+    small_runs.copied(finished.workdir, Path("runs/digits-dgmw-seed0"))
     digits = small_runs.digits(16, (0, 1, 3, 7))
     monkeypatch.setitem(PRESETS, "digits", {"dgma": small})
     monkeypatch.setattr(data, "load", lambda *_, **__: digits)
     for name in ("a.png", "b.jpg"):
         pictures.write_png(tmp_path / name, digits.x_test[0])
-    small_runs.copied(small_runs.finished(small, labels=(0, 1, 2, 3)).workdir, Path("runs/digits-dgmw-seed0"))
 
     chosen = [words for _, words in COMMANDS if place(words) == HERE]
     assert len(chosen) >= 15
