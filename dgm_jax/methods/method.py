@@ -303,7 +303,7 @@ class Method(ABC, Generic[State, Training]):
         return {"paper": self.paper}
 
     def advice(self, states: Sequence[State] = ()) -> list[str]:
-        """What a person should know before the run begins, or goes on from these states."""
+        """What a person should know before the run begins, or continues from these states."""
         return []
 
     def estimated_seconds(self, epochs_done: int) -> float | None:

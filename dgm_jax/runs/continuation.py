@@ -141,7 +141,7 @@ def place_stream(
 
 
 def place_after(stream: TaskStream, learnt: LearntSoFar, n_tasks: int, *, more_of_known: bool = False) -> Placement:
-    """Finds where a stream belongs if a run goes on from its first tasks: as what it was within, or as what is new.
+    """Finds where a stream belongs if a run starts again after its first tasks: one that it learnt then, or a new one.
 
     Args:
       stream: its images are here.
