@@ -56,7 +56,7 @@ class Forget:
             self.workdir, self.classes, watch=Shown(), note=lambda text: print(f"note: {text}", file=sys.stderr)
         )
         names = ", ".join(one["class"] for one in done.classes)
-        said = [f"forgot {names}; {len(done.left)} classes are left: {', '.join(done.left)}"]
+        said = [f"forgot {names}; still known: {', '.join(done.left)}"]
         for one in done.classes:
             said.append(f"what remains of {one['class']}:" + ("" if one["remains"] else " no part of it"))
             said += [f"  - {what}" for what in one["remains"]]

@@ -53,4 +53,4 @@ class JobsProgress:
 
     def on_stop(self, running: int) -> None:
         """Jobs are being stopped."""
-        self._say(f"stopping; {running} jobs save their work and end (Ctrl-C again ends them at once)")
+        self._say(f"stopping; jobs that save their work and end: {running} (Ctrl-C again ends them at once)")

@@ -143,13 +143,12 @@ class Session:
         if stream.n_past:
             past = stream.n_seen(stream.n_past - 1)
             again = [name for task in range(stream.n_past, stream.n_tasks) for name in stream.repeated(task)]
-            begins = f"continues after {stream.n_past} tasks with {stream.n_classes - past} new classes"
+            begins = f"continues a run (tasks before: {stream.n_past}, new classes: {stream.n_classes - past})"
             self.callback.on_note(
-                f"{begins} and more images of {few(again)}; accuracies are of the new test images only, because "
+                f"{begins} with more images of {few(again)}; accuracies are of the new test images only, because "
                 "earlier ones are not here"
                 if again
-                else f"{begins}; there are no test images of the {past} earlier ones, so accuracies are of the new "
-                "classes only"
+                else f"{begins}; there are no test images of earlier classes, so accuracies are of the new ones only"
             )
         position = min(run.record.position for run in self.runs)
         behind = [run.state for run in self.runs if run.record.position == position]

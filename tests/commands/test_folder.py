@@ -128,7 +128,7 @@ def test_more_images_of_a_class_as_the_page_says(tmp_path, monkeypatch, small_pr
     assert learn.run("folder", more[3:-1]) == 2
     assert "these are more images of classes that it knows, pass --more-of-known" in capsys.readouterr().err
     assert learn.run("folder", more[3:]) == 0
-    assert "with 0 new classes and more images of dog" in " ".join(capsys.readouterr().err.split())
+    assert "new classes: 0) with more images of dog" in " ".join(capsys.readouterr().err.split())
     memory = load_memory("runs/mine")
     assert memory.names == ("cat", "dog") and len(memory.modes(1)) == 2
     for label, images in drawn.items():

@@ -26,5 +26,5 @@ def test_it_says_what_runs_what_is_done_and_what_is_left(capsys):
         "three: queued",
         "one: it was killed; 2 of 4 done, about 4 minutes left",
         "now: three; 1 more wait",
-        "stopping; 1 jobs save their work and end (Ctrl-C again ends them at once)",
+        "stopping; jobs that save their work and end: 1 (Ctrl-C again ends them at once)",
     ]
