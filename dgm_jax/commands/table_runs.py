@@ -69,7 +69,7 @@ class TableRun:
         read = {name: value for name, value in settings.items() if facts[name].is_used_by(called)}
         budget = [word for name, value in read.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         order = ("--class-order", "seed", *(("--fold", self.fold) if self.fold else ())) if self.orders else ()
-        chosen = data.chosen.get(self.method, ())
+        chosen = data.chosen.get(self.method.partition("-as-")[0], ())  # A method of any size.
         words = [*data.arguments, *budget, *method, *chosen, *self._size(), *order, "--seed", str(self.seed)]
         if self._compared.at_once:  # Of options given twice, the last counts.
             words += ["--classes-per-task", str(data.classes), "--consolidation-steps", str(data.ceiling_steps)]

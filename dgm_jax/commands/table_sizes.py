@@ -13,7 +13,7 @@ from dgm_jax.methods.method import bytes_of_arrays
 from dgm_jax.methods.separate import width_for
 from dgm_jax.models import pair
 
-_LOOKED_AT = 100  # Images of each task that say how many bytes JPEG takes.
+_LOOKED_AT = 100  # Images of each task, as many of each class, that say how many bytes JPEG takes.
 
 
 def size_option(config: Config, stream: TaskStream, n_bytes: int) -> tuple[str, str]:
@@ -42,7 +42,9 @@ def size_option(config: Config, stream: TaskStream, n_bytes: int) -> tuple[str, 
         shown = []
         for task in range(stream.n_tasks):
             stream.begin(task)
-            shown.append(stream.train(task)[0][:_LOOKED_AT])
+            images, labels = stream.train(task)
+            each_class = -(-_LOOKED_AT // len(stream.tasks[task]))
+            shown += [images[labels == index][:each_class] for index in np.unique(labels)]
         header, each = jpeg_bytes(np.concatenate(shown))
     return "--memory-size", str(max(int((room - header) / each), sum(map(len, stream.tasks))))
 

@@ -11,6 +11,7 @@ from dgm_jax.metrics.intervals import Answers, difference
 from dgm_jax.runs.summary import Summary
 
 FEATURES = ("filters", "gram", "class_sums", "counts")  # What the readings of features need.
+OF_FEATURES = ("analytic", "slda", "ncm", "combined")  # These readings; the last one needs the memory, too.
 
 
 def compared_readings(method: str, summary: Summary) -> dict[str, str]:
@@ -22,9 +23,9 @@ def compared_readings(method: str, summary: Summary) -> dict[str, str]:
 def bytes_of_reading(memory: Mapping[str, int], reading: str) -> int:
     """Bytes of a run's memory, by part, that a reading needs: with `combined`, DGM also keeps sums of features."""
     features = sum(memory.get(part, 0) for part in FEATURES)
-    if reading in ("analytic", "slda", "ncm"):
-        return features
-    return memory["total"] - (0 if reading == "combined" else features)
+    if reading == "combined":
+        return memory["total"]
+    return features if reading in OF_FEATURES else memory["total"] - features
 
 
 def shares_of_joint(summaries: Sequence[Summary], joint: Mapping[int, Summary], reading: str) -> list[float]:

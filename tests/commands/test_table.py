@@ -26,6 +26,13 @@ from dgm_jax.runs.folder import Workdir
 METHODS = [*(table_rows.COMPARED | table_rows.BUDGETS), *table_rows.ABLATIONS]
 
 
+@pytest.mark.parametrize("method", ["separate", "separate-as-dgmw-half", "separate-as-dgmw-double"])
+def test_what_was_chosen_for_a_rival_counts_in_all_its_sizes(method, tmp_path):
+    """On digits, `separate` with the noise of DGM is forty points below itself."""
+    assert TableRun("digits", method, 0, tmp_path).options.settings.networks.noise_dim == 12
+    assert "--noise-dim" not in TableRun("fashion", method, 0, tmp_path).command
+
+
 def test_seeds_are_orders_and_folds(tmp_path):
     """Of digits, whose test images are few; and a run in another order or of another fold is another run."""
     run = TableRun("digits", "joint", 7, tmp_path, orders=True)

@@ -182,6 +182,15 @@ def test_only_runs_of_full_length_are_marked_and_by_the_same_measure(method, cha
     assert f"| {marked} |" in markdown([row], [], "")
 
 
+def test_published_numbers_stand_beside_what_was_published_and_say_how():
+    """The paper has no sums of real images, and its numbers are of another protocol than `strict`."""
+    readings = ("consolidated", "auxiliary", "analytic", "combined")
+    rows = summarised([tables.result("dgmw", summary=tables.summary(readings=readings))])
+    assert [row["published_A_final"] for row in rows] == [96.46, 96.46, None, None]
+    assert "- Published numbers of *dgmw*: A of the discriminator's class head" in (text := markdown(rows, [], ""))
+    assert "(protocol `paper`)." in text
+
+
 def test_ablations_have_a_figure_of_their_own(tmp_path):
     results = [
         tables.result(f"{variant}: {change}", seed, summary=tables.summary(seed, final=final + seed / 100))
