@@ -47,23 +47,25 @@ def ridge_discriminant(sums: Sums) -> Solution:
     """Ridge regression on the one-hot vectors, read as penalised discriminant analysis (Hastie, Buja, Tibshirani 1995).
 
     The largest prediction of a regression passes over classes that lie between others. So the mean features of classes
-    are compared instead, by the covariance within classes plus the same ridge. Scores are scaled so that they vary as
-    much over images as those of `ridge_regression`: softmax makes probabilities of them.
+    are compared instead, by the covariance within classes plus the same ridge.
+
+    Softmax makes probabilities of the scores: the right ones on average over pairs of classes if scores are normally
+    distributed within a class. With tails that are heavier they are too sure.
     """
-    _, mean, gram, _ = _centred(sums)
-    regression = ridge_regression(sums)
+    n, mean, gram, _ = _centred(sums)
+    regression, free = _ridge_regression(sums)
     apart = sums.of_class / sums.counts[:, None] - mean
     # Within classes is the whole less K directions between them. The inverse of the whole, with the ridge, times what
     # separates the classes is the regression itself, so that only a matrix of K x K is left to invert.
     n_classes = len(sums.counts)
     solved = regression.weights / (n_classes * sums.counts)
-    weights = solved @ np.linalg.inv(np.eye(n_classes) - sums.counts[:, None] * (apart @ solved))
-
-    def spread(weights: np.ndarray) -> float:
-        between = weights - weights.mean(axis=1, keepdims=True)  # What all classes have in common does not matter.
-        return float(np.sqrt(max(np.sum(between * (gram @ between)), 0)))
-
-    factor = spread(regression.weights) / max(spread(weights), _LEAST)
+    weights = n * solved @ np.linalg.inv(np.eye(n_classes) - sums.counts[:, None] * (apart @ solved))
+    # The log odds of two classes are as large as their difference in scores if its variance within a class is as large
+    # as the distance of its means. Images that the weights were not solved for vary more, as in cross-validation.
+    between = weights - weights.mean(axis=1, keepdims=True)  # What all classes have in common does not matter.
+    distance = np.sum(between.T * apart)
+    variance = np.sum(between * (gram @ between)) - np.sum(sums.counts[:, None] * (apart @ between) ** 2)
+    factor = distance / max(variance * n / free**2, _LEAST)
     return Solution(factor * weights, -factor * np.sum((mean + apart / 2).T * weights, axis=0))
 
 
@@ -77,6 +79,11 @@ def ridge_regression(sums: Sums) -> Solution:
     What is predicted for a one-hot vector is itself close to probabilities, but can be below 0 or above 1. Scores are K
     times as large, with K classes: near equal probabilities 1 / K + d, their softmax is 1 / K + d again.
     """
+    return _ridge_regression(sums)[0]
+
+
+def _ridge_regression(sums: Sums) -> tuple[Solution, float]:
+    """As `ridge_regression`; also how many degrees of freedom it leaves to the images."""
     n, mean, gram, between = _centred(sums)
     scale = np.sqrt(np.maximum(np.diag(gram) / n, _LEAST))
     variances, directions = np.linalg.eigh(gram / np.outer(scale, scale))
@@ -85,15 +92,16 @@ def ridge_regression(sums: Sums) -> Solution:
     shares = sums.counts / n
     total = n * np.sum(shares * (1 - shares))  # Of the squared distances of the one-hot vectors from their mean.
 
+    def free(ridge: float) -> float:
+        return float(max(n - 1 - np.sum(variances / (variances + ridge)), _LEAST))
+
     def error(ridge: float) -> float:
-        shrunk = variances + ridge
-        explained = np.sum((variances + 2 * ridge)[:, None] * (along / shrunk[:, None]) ** 2)
-        free = max(n - 1 - np.sum(variances / shrunk), _LEAST)
-        return float(max(total - explained, 0) * n / free**2)
+        explained = np.sum((variances + 2 * ridge)[:, None] * (along / (variances + ridge)[:, None]) ** 2)
+        return float(max(total - explained, 0) * n / free(ridge) ** 2)
 
     ridge = min(_RIDGES * max(variances.mean(), _LEAST), key=error)
     weights = len(shares) * directions @ (along / (variances + ridge)[:, None]) / scale[:, None]
-    return Solution(weights, len(shares) * shares - mean @ weights)
+    return Solution(weights, len(shares) * shares - mean @ weights), free(ridge)
 
 
 def linear_discriminant(sums: Sums) -> Solution:
