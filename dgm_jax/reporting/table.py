@@ -102,16 +102,14 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
     rows = []
     for (data, method), group in groups.items():
         summaries = [result.summary for result in group if result.summary is not None]
-        failures = "; ".join(f"seed {result.seed}: {result.error}" for result in group if result.summary is None)
+        failures = _by_seed({result.seed: result.error for result in group if result.summary is None})
         common: dict[str, Any] = {"data": data, "method": method, "failures": failures, "command": group[0].command}
         if not summaries:
             rows.append(common)
             continue
-        common["unjudged"] = "; ".join(
-            f"seed {result.seed}: {result.not_measured}" for result in group if result.not_measured
-        )
+        common["unjudged"] = _by_seed({result.seed: result.not_measured for result in group if result.not_measured})
         precisions = [flattened(upgraded(s.config)).get("precision", "float32") for s in summaries]
-        each = "; ".join(f"seed {s.seed}: {p}" for s, p in zip(summaries, precisions, strict=True))
+        each = _by_seed({s.seed: p for s, p in zip(summaries, precisions, strict=True)})
         common["mixed_precisions"] = each if len(set(precisions)) > 1 else ""
         joint, ceiling = (
             {r.seed: r.summary for r in groups.get((data, name), ()) if r.summary is not None}
@@ -124,6 +122,14 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
             measured = [result.quality for result in group if result.quality and reading == summaries[0].readings[0]]
             rows.append(common | _row(summaries, measured, data, method, reading))
     return rows
+
+
+def _by_seed(texts: Mapping[int, str]) -> str:
+    """What holds of each seed; seeds of which the same holds stand together."""
+    seeds: dict[str, list[str]] = defaultdict(list)
+    for seed, text in texts.items():
+        seeds[text].append(str(seed))
+    return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {text}" for text, of in seeds.items())
 
 
 def differences(results: Sequence[Result]) -> list[dict[str, Any]]:

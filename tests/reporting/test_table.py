@@ -82,8 +82,10 @@ def test_a_column_without_anything_is_left_out_with_its_legend():
     header = next(line for line in text.splitlines() if line.startswith("| data"))
     assert "| A_final | forgetting | memory, kB |" in header and "Device: 1 x cpu." in text
     assert not any(name in text for name in ("Frechet", "task known", "Generated", "/ joint", "Published"))
-    failed = markdown(summarised([tables.result("er", error="not run yet")]), [], "")
+    errors = {0: "not run yet", 1: "a loss became nan", 2: "not run yet"}
+    failed = markdown(summarised([tables.result("er", seed, error=error) for seed, error in errors.items()]), [], "")
     assert "| published |" in failed and "Device" not in failed
+    assert "| er | no result: seeds 0, 2: not run yet; seed 1: a loss became nan |" in failed
 
 
 def test_measures_beside_joint_by_hand():
