@@ -99,6 +99,7 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
 
 
 def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Classifier:
+    from dgm_jax.config import FROZEN
     from dgm_jax.data.order import classes_of
     from dgm_jax.runs import checkpoints
     from dgm_jax.runs.folder import Workdir
@@ -112,6 +113,12 @@ def _classifier_of_run(path: Path, after_task: int | None, reading: str) -> Clas
     folder.settle()
     restored = checkpoints.restore(folder.checkpoints, _warn, wanted=lambda found: set(places) <= set(found.tree))
     if restored is None or "memory" not in restored.metadata:
+        method = read_config(folder).flat["method"] if folder.config.exists() else "dgm"
+        if method not in FROZEN:
+            raise NoMemory(
+                f"{folder.path} is a run of {method!r}, and only classifiers of dgm and separate are loaded here; in "
+                "Python, dgm_jax.loading.load_method(config, stream, workdir) loads the method and its state"
+            )
         raise NoMemory(
             f"{folder.path} has no classifier {reading!r}; expected the workdir of a run of dgm or separate with a "
             "finished task (once a class is forgotten, the auxiliary one is missing until the next task; the combined "

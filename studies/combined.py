@@ -4,8 +4,7 @@ A finished run of DGM gives the consolidated classifier. Sums of features are ma
 lots of filters. The run must have been judged on training images (`--evaluate-on training`), and so is everything here:
 
     python -m experiments.cifar10 --preset best --variant dgmw --evaluate-on training --workdir RUN --data-dir DIR
-    python -m studies.combined cifar10 --run RUN --filters 100 --temperatures 1,2,3 --data-dir DIR \\
-        --out results/combined.jsonl
+    python -m studies.combined cifar10 --run RUN --filters 100 --data-dir DIR --out results/combined.jsonl
 
 A record has the accuracy (mean over classes) and the bytes of each reading. "two analytic" adds the log-probabilities
 of two analytic readings. Each of the two has more filters than "analytic", so that both have together about as many
@@ -27,7 +26,6 @@ from dgm_jax.commands.arguments import parse_options
 from dgm_jax.config import Config
 from dgm_jax.data import TaskStream
 from dgm_jax.errors import exit_status
-from dgm_jax.methods.combined import combined_logits
 from dgm_jax.methods.feature_memory import FeatureLearner, FeatureMemory, classifiers, filters_for
 from dgm_jax.metrics import log_probabilities
 from dgm_jax.models.closed_form import ridge_discriminant
@@ -45,7 +43,7 @@ class Options:
     run: Path  # folder of the run
     filters: int = 100  # of the analytic reading
     mirror: bool = False  # add up mirror images, too
-    temperatures: str = "1,2,3"  # of the consolidated classifier, each tried
+    shares: str = "0.3,0.5,0.7"  # of the consolidated classifier in the mean of log-probabilities, each tried
     data_dir: Path | None = None  # folder of data sets (default: the usual one)
     out: Path  # file of JSON Lines; a line is added
 
@@ -80,8 +78,9 @@ def measure(options: Options) -> dict[str, object]:
     judge("consolidated", consolidated)
     alone, size = analytic(options.filters, config.seed)
     judge("analytic", alone)
-    for temperature in map(float, options.temperatures.split(",")):
-        judge(f"combined, temperature {temperature:g}", combined_logits(consolidated, alone, temperature))
+    own, other = log_probabilities(consolidated, run.state.classifier.temperature), log_probabilities(alone)
+    for share in map(float, options.shares.split(",")):
+        judge(f"combined, share {share:g}", share * own + (1 - share) * other)
     together = bytes_of_reading(run.method.memory_bytes(run.state), "consolidated") + size
     channels = run.images.shape[3]
     half, full = (filters_for(share * together, channels, n_classes) for share in (0.5, 1.0))

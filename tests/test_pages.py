@@ -44,6 +44,23 @@ def test_paragraphs_are_found() -> None:
     assert paragraphs(text) == [["One", "two."], ["- item", "  of two lines"], ["Three."]]
 
 
+def sections(page: Path) -> set[str]:
+    """What a link to a section of a page may name, as GitHub and MkDocs make it of a heading."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_sections(page: Path) -> None:
+    """MkDocs checks those inside docs/, where it is installed."""
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, section = link.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), link
+        assert not section or section in sections(file), link
+
+
 def test_the_first_page_is_short() -> None:
     page = (ROOT / "README.md").read_text().splitlines()
     assert len(page) <= 130 and sum(line.startswith("| ") for line in page) <= 1 + 10  # With the header of its table.

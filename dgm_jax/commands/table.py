@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from dgm_jax.commands import table_rows, table_runs
-from dgm_jax.commands.arguments import Switch, as_called, parse_options, program, shown
+from dgm_jax.commands.arguments import Switch, as_called, did_you_mean, parse_options, program, shown
 from dgm_jax.commands.options import check_jobs, parse_seeds
 from dgm_jax.commands.table_runs import TableRun
 from dgm_jax.errors import UserError, exit_status
@@ -98,6 +98,7 @@ class Table:
         out = self.out or runs
         table.write(results, out, command=command, ablations=self.ablations)
         print((out / "table.md").read_text("utf-8"))
+        print(f"written to {out}: table.md (this page), table.csv, table.json and figures", flush=True)
         return 1 if any(result.summary is None for result in results) else 0
 
     def _train(self, plan: Sequence[TableRun], runs: Path) -> tuple[dict[TableRun, str], dict[TableRun, str]]:
@@ -128,12 +129,18 @@ class Table:
         for option, words, known in (("--data", self.data, table_rows.DATA), ("--methods", self.methods, _METHODS)):
             for word in words:
                 if word not in known:
-                    raise UserError(f"{option} {word}: unknown; choose from {', '.join(known)}")
+                    hint = did_you_mean(word, tuple(known)) if option == "--methods" else ""  # Too many for a line.
+                    if set(word.split(",")) <= set(known):
+                        hint = "put spaces between names"
+                    raise UserError(f"{option} {word}: unknown; {hint or 'choose from ' + ', '.join(known)}")
         if "imagenet50" in self.data and self.images is None:
             raise UserError("--data imagenet50 needs --images, its class folders; or take imagenet50-stand-in")
-        for folder in (self.data_dir, self.images):
+        for option, folder, content in (
+            ("--data-dir", self.data_dir, "data sets"),
+            ("--images", self.images, "a folder of images for each class"),
+        ):
             if folder is not None and not folder.is_dir() and not self.collect:
-                raise UserError(f"{folder}: no such folder; expected one with data sets")
+                raise UserError(f"{option} {folder}: no such folder; expected one with {content}")
         check_jobs(self.jobs)
         if self.slurm and self.launcher != "slurm":
             raise UserError("--slurm needs --launcher slurm")

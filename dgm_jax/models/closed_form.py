@@ -50,7 +50,7 @@ def ridge_discriminant(sums: Sums) -> Solution:
     are compared instead, by the covariance within classes plus the same ridge.
 
     Softmax makes probabilities of the scores: the right ones on average over pairs of classes if scores are normally
-    distributed within a class. With tails that are heavier they are too sure.
+    distributed within a class. With tails that are heavier, or few images for each feature, they are too sure.
     """
     n, mean, gram, _ = _centred(sums)
     regression, free = _ridge_regression(sums)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from rich.console import RenderableType
 
-from dgm_jax.config import KEEPS_IMAGES, Config
+from dgm_jax.config import KEEPS_IMAGES, TRAINS, Config
 from dgm_jax.reporting import text_tables
 from dgm_jax.reporting.bar import Bar, console
 from dgm_jax.reporting.text_tables import rough_time, time_of
@@ -69,7 +69,8 @@ class ConsoleProgress(events.Callback):
         per_task = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
         counts = f"{sum(event.train_counts):,} training images ({per_task} a task), {event.test_count:,} for testing"
         facts = {"device": ", ".join(event.devices)}
-        if event.platform == "cpu":
+        trains = config.method in TRAINS
+        if event.platform == "cpu" and trains:
             facts[""] = _CPU
         facts["data"] = f"{event.dataset}: {counts}"
         last = f" to {len(event.tasks) - 1}" if len(event.tasks) > 1 else ""
@@ -85,11 +86,10 @@ class ConsoleProgress(events.Callback):
             facts["precision"] = config.gan.precision
         facts["protocol"] = _protocol(config)
         seconds = event.estimated_seconds
-        facts["time"] = (
-            "unknown until some epochs are done"
-            if seconds is None
-            else f"roughly {rough_time(seconds)}, and what compiling takes"
-        )
+        if seconds is not None:
+            facts["time"] = f"roughly {rough_time(seconds)}, and what compiling takes"
+        elif trains:
+            facts["time"] = "unknown until some epochs are done"
         facts["run folder"] = str(event.workdir)
         if event.resumed_from is not None:
             task, epochs = event.resumed_from
@@ -277,6 +277,8 @@ def progress_bar(
 
 
 def _protocol(config: Config) -> str:
+    if config.method not in TRAINS:
+        return "strict (no image of a past task is read)"
     if config.method in KEEPS_IMAGES:
         return "strict (the last epoch of each task counts; this baseline keeps real images of past tasks)"
     return _PROTOCOLS[config.protocol]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from dgm_jax.reporting.text_tables import rough_time
 from dgm_jax.system.jobs import Job
 
 
@@ -44,9 +45,10 @@ class JobsProgress:
         """A job has ended."""
         self._running.remove(job.name)
         self._done += 1
-        left = (self._clock() - self._begun) / self._done * (self._total - self._done) / 60
+        left = (self._clock() - self._begun) / self._done * (self._total - self._done)
         said = failure or self._outcome(job)
-        self._say(f"{job.name}: {said}; {self._done} of {self._total} done, about {left:.0f} minutes left")
+        more = f", about {rough_time(left)} left" if self._done < self._total else ""
+        self._say(f"{job.name}: {said}; {self._done} of {self._total} done{more}")
         waiting = self._total - self._done - len(self._running)
         if self._running and waiting:
             self._say(f"now: {', '.join(self._running)}; {waiting} more wait")

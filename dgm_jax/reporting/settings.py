@@ -36,13 +36,17 @@ def from_preset(run: RunFiles) -> FromPreset | None:
     differences = {name: _differences(run, preset) for name, preset in _presets(run).items()}
     if not differences:
         return None
-    named = _named_preset(run.commands)
+    words = _first_command(run.commands)
+    named = _named_preset(words)
     if named in differences:
         return FromPreset(named, True, differences[named])
-    # Of equally near ones, that of the data.
-    nearest = min(
-        differences, key=lambda name: (len(differences[name]), not str(run.stream["dataset"]).startswith(name))
-    )
+
+    def distance(name: str) -> tuple[int, bool, bool]:
+        """Of equally near ones, that of the experiment, then that of the data."""
+        of_experiment = name in words or f"experiments.{name}" in words
+        return len(differences[name]), not of_experiment, not str(run.stream["dataset"]).startswith(name)
+
+    nearest = min(differences, key=distance)
     return FromPreset(nearest, False, differences[nearest])
 
 
@@ -81,12 +85,16 @@ def _differences(run: RunFiles, preset: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _named_preset(commands: Sequence[str]) -> str | None:
-    """The preset that the first command names."""
+def _first_command(commands: Sequence[str]) -> list[str]:
+    """The words of the command that began the run."""
     try:
-        words = shlex.split(commands[0]) if commands else []
+        return shlex.split(commands[0]) if commands else []
     except ValueError:  # A quote that is not closed: the file was edited.
-        return None
+        return []
+
+
+def _named_preset(words: Sequence[str]) -> str | None:
+    """The preset that a command names."""
     for word, following in itertools.pairwise([*words, ""]):
         if word == "--preset":
             return following

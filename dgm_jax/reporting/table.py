@@ -20,27 +20,34 @@ from dgm_jax.runs import comparing
 from dgm_jax.runs.summary import Summary
 from dgm_jax.system.files import write_atomically, write_json
 
-_LEGEND = (
-    "Accuracy is that on test images in %, as the mean over the classes seen. Over seeds: mean ± standard deviation.",
-    "`A_final` is after the last task, in brackets its 95 % interval over seeds and test images. `A_half` is after "
-    "half of the tasks (the paper's A5; for ImageNet-50 its A30).",
-    "*Average*: average incremental accuracy, the mean of A_1 to A_T; then without A_1, which with one class is 100.",
-    "*Task known*, and *transfer* (forward transfer in that reading): only where tasks have several classes.",
-    "*Epochs* are those of a generator, *steps* those of the classifier, for each task.",
-    "*Ceiling*: joint training on all real images at once, for as many steps as bring anything. *Joint*: for as many "
-    "as other methods take. */ joint*: `A_final` divided by that of `ceiling` with the same seed.",
-    "*Consolidated*, and the *classifier* of mergan: a classifier trained on the memory's images of all classes "
-    "(train-on-generated accuracy). *Auxiliary*: the class head of the discriminator, as in the paper.",
-    "*Generated*: the share of the memory's images that the classifier of `joint`, trained on all real images, assigns "
-    "to the class asked for. *Judge*: its accuracy on the real test images. For dgr, whose images have no labels, "
-    "*generated* is the agreement with its solver.",
-    "*Frechet*: Frechet distance in the features of that classifier (not FID). *Precision, recall* use the same "
-    "features.",
-    "*Memory*: all that is needed to go on learning. This is what is kept of old classes, and a classifier or "
-    "discriminator that the next task begins with, as far as the reading needs it (older runs count neither).",
-    "*Worth*: the number of training images, stored as they come, that take the same bytes.",
-    "*Published*: half-way / at the end. Only runs of full length are compared: ✓ reached, ✗ not reached.",
-)
+# Column -> what the legend says of it, if the table has it.
+_LEGEND = {
+    "A_final": "Accuracy is that on test images in %, as the mean over the classes seen. Over seeds: mean ± standard "
+    "deviation. `A_final` is after the last task, in brackets its 95 % interval over seeds and test images.",
+    "A_half": "`A_half` is after half of the tasks (the paper's A5; for ImageNet-50 its A30).",
+    "average; from A_2": "*Average*: average incremental accuracy, the mean of A_1 to A_T; then without A_1, which "
+    "with one class is 100.",
+    "/ joint": "*Ceiling*: joint training on all real images at once, for as many steps as bring anything. *Joint*: "
+    "for as many as other methods take. */ joint*: `A_final` divided by that of `ceiling` with the same seed.",
+    "forgetting": "*Forgetting*: the mean over classes of the best accuracy after an earlier task minus the last one, "
+    "in points.",
+    "task known": "*Task known*, and *transfer* (forward transfer in that reading): only where tasks have several "
+    "classes.",
+    "epochs, steps": "*Epochs* are those of a generator, *steps* those of the classifier, for each task.",
+    "reading": "*Consolidated*, and the *classifier* of mergan: a classifier trained on the memory's images of all "
+    "classes (train-on-generated accuracy). *Auxiliary*: the class head of the discriminator, as in the paper.",
+    "generated": "*Generated*: the share of the memory's images that the classifier of `joint`, trained on all real "
+    "images, assigns to the class asked for. *Judge*: its accuracy on the real test images. For dgr, whose images have "
+    "no labels, *generated* is the agreement with its solver.",
+    "Frechet": "*Frechet*: Frechet distance in the features of that classifier (not FID). *Precision, recall* use the "
+    "same features.",
+    "memory, kB": "*Memory*: all that is needed to go on learning. This is what is kept of old classes, and a "
+    "classifier or discriminator that the next task begins with, as far as the reading needs it (older runs count "
+    "neither).",
+    "worth, images": "*Worth*: the number of training images, stored as they come, that take the same bytes.",
+    "seeds": "*Seeds*: their numbers.",
+    "published": "*Published*: half-way / at the end. Only runs of full length are compared: ✓ reached, ✗ not reached.",
+}
 _EXPECTED = {
     "ewc": "knows little but the newest classes, as is known of weight penalties where one head separates all classes "
     "(van de Ven and Tolias 2019): no image ever compares old with new classes",
@@ -95,16 +102,14 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
     rows = []
     for (data, method), group in groups.items():
         summaries = [result.summary for result in group if result.summary is not None]
-        failures = "; ".join(f"seed {result.seed}: {result.error}" for result in group if result.summary is None)
+        failures = _by_seed({result.seed: result.error for result in group if result.summary is None})
         common: dict[str, Any] = {"data": data, "method": method, "failures": failures, "command": group[0].command}
         if not summaries:
             rows.append(common)
             continue
-        common["unjudged"] = "; ".join(
-            f"seed {result.seed}: {result.not_measured}" for result in group if result.not_measured
-        )
+        common["unjudged"] = _by_seed({result.seed: result.not_measured for result in group if result.not_measured})
         precisions = [flattened(upgraded(s.config)).get("precision", "float32") for s in summaries]
-        each = "; ".join(f"seed {s.seed}: {p}" for s, p in zip(summaries, precisions, strict=True))
+        each = _by_seed({s.seed: p for s, p in zip(summaries, precisions, strict=True)})
         common["mixed_precisions"] = each if len(set(precisions)) > 1 else ""
         joint, ceiling = (
             {r.seed: r.summary for r in groups.get((data, name), ()) if r.summary is not None}
@@ -117,6 +122,14 @@ def summarised(results: Sequence[Result]) -> list[dict[str, Any]]:
             measured = [result.quality for result in group if result.quality and reading == summaries[0].readings[0]]
             rows.append(common | _row(summaries, measured, data, method, reading))
     return rows
+
+
+def _by_seed(texts: Mapping[int, str]) -> str:
+    """What holds of each seed; seeds of which the same holds stand together."""
+    seeds: dict[str, list[str]] = defaultdict(list)
+    for seed, text in texts.items():
+        seeds[text].append(str(seed))
+    return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {text}" for text, of in seeds.items())
 
 
 def differences(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -196,14 +209,17 @@ def _spread(name: str, values: Iterable[float | None]) -> dict[str, float | None
 def markdown(
     rows: Sequence[dict[str, Any]], pictures: Sequence[str], command: str, pairs: Sequence[dict[str, Any]] = ()
 ) -> str:
-    """The table as Markdown."""
-    lines = ["# Class-incremental accuracy", "", f"`{command}`", "", *map(_item, _LEGEND), ""]
-    lines += [f"| {' | '.join(_CELLS)} |", "|" + "---|" * len(_CELLS)]
+    """The table as Markdown, without columns in which no row has anything."""
+    measured = [row for row in rows if "reading" in row]
+    columns = {name: cell for name, cell in _CELLS.items() if not measured or _is_filled(map(cell, measured))}
+    lines = ["# Class-incremental accuracy", "", f"`{command}`", ""]
+    lines += [*(_item(text) for name, text in _LEGEND.items() if name in columns), ""]
+    lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for row in rows:
         if "reading" in row:
-            lines.append("| " + " | ".join(cell(row) for cell in _CELLS.values()) + " |")
+            lines.append("| " + " | ".join(cell(row) for cell in columns.values()) + " |")
         else:
-            empty = " |" * (len(_CELLS) - 3)
+            empty = " |" * (len(columns) - 3)
             lines.append(f"| {row['data']} | {row['method']} | no result: {row['failures']} |{empty}")
     methods = dict.fromkeys(row["method"] for row in rows if "reading" in row)
     notes = [f"- *{method}*: {_EXPECTED[method]}." for method in methods if method in _EXPECTED]
@@ -215,11 +231,17 @@ def markdown(
     notes += [f"- {data}, *{method}*: its seeds differ in precision, {each}." for (data, method), each in mixed.items()]
     notes += _verdicts(pairs)
     devices = sorted({row["device"] for row in rows if "device" in row})
-    lines += ["", *notes, "", f"Device: {'; '.join(devices)}.", ""]
+    lines += ["", *notes, *([""] if notes else [])]
+    lines += [f"Device: {'; '.join(devices)}.", ""] if devices else []
     lines += [f"![{picture}]({picture})" for picture in pictures]
     lines += ["", "Commands, one a row (`--seed` as in the column):", ""]
     lines += [f"- `{row_command}`" for row_command in dict.fromkeys(row["command"] for row in rows)]
     return "\n".join(lines) + "\n"
+
+
+def _is_filled(cells: Iterable[str]) -> bool:
+    """Whether a cell of a column says anything."""
+    return any(cell.strip("–;, ") for cell in cells)
 
 
 def _item(text: str) -> str:
@@ -228,18 +250,22 @@ def _item(text: str) -> str:
 
 
 def _verdicts(pairs: Sequence[dict[str, Any]]) -> list[str]:
-    """For each data set, each method and the next best one: whether they are different."""
+    """For each data set, each method and the next best one: whether a difference is shown."""
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for pair in pairs:
         shown = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * pair[name] for name in ("difference", "low", "high")))
-        verdict = "different" if pair["different"] else "not different"
-        verdict = f"*{pair['method']}* – *{pair['other']}* {shown}, {verdict}"
+        verdict = "different" if pair["different"] else "no difference shown"
+        verdict = f"  - *{pair['method']}* – *{pair['other']}*: {shown}, {verdict}"
         lines[pair["data"]].setdefault(pair["method"], verdict)  # The first pair of a method is with the next best one.
-    return [
-        f"- {data}, each method and the next one, paired by seed and test image: the difference in points and its 95 % "
-        f"interval (different: it excludes 0, with {LEAST_SEEDS} seeds or more): {'; '.join(shown.values())}."
-        for data, shown in lines.items()
-    ]
+    found = []
+    for data, verdicts in lines.items():
+        text = (
+            f"{data}, each method and the next best one, in pairs by seed and test image: the difference of `A_final` "
+            f"in points, its 95 % interval, and *different* if that excludes 0 and there are {LEAST_SEEDS} seeds or "
+            "more (all pairs are under `differences` in `table.json`):"
+        )
+        found += [_item(text), *verdicts.values()]
+    return found
 
 
 def _percent(row: dict[str, Any], name: str) -> str:

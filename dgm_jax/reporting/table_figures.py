@@ -29,19 +29,24 @@ def figures(results: Results, out: Path) -> list[str]:
         protocols = dict.fromkeys(run.protocol for runs in methods.values() for run in runs)
         title = f"{data}, protocol {', '.join(protocols)}"
         figure = Figure(figsize=(11, 7), layout="constrained")
-        axes = figure.subplot_mosaic([["accuracy", "size"], ["accuracy", "reuse"]], width_ratios=[1.6, 1])
+        grows = any(runs[0].capacity for runs in methods.values())  # Without such a run, its panels would be empty.
+        panels: list[Any] = [["accuracy", "size"], ["accuracy", "reuse"]] if grows else [["accuracy"]]
+        axes = figure.subplot_mosaic(panels, width_ratios=[1.6, 1] if grows else [1])
         for index, (method, runs) in enumerate(methods.items()):
             style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--", "label": method}
             _curves(axes["accuracy"], runs, style)
             if runs[0].capacity:
                 _growth(axes["size"], axes["reuse"], runs[0], style)
-        for name, heading, y in (
-            ("accuracy", "accuracy over all classes seen", "A_t, %"),
-            ("size", "size of the generator", "shared weights, thousands"),
-            ("reuse", "gates re-used from earlier tasks", "share of the open gates, %"),
-        ):
-            axes[name].set(title=heading, xlabel="tasks learnt", ylabel=y)
-            axes[name].grid(alpha=0.3)
+        several = any(len(runs) > 1 for runs in methods.values())
+        titles = {
+            "accuracy": ("accuracy over all classes seen" + "; bands: ± one standard deviation" * several, "A_t, %"),
+            "size": ("size of the generator", "shared weights, thousands"),
+            "reuse": ("gates re-used from earlier tasks", "share of the open gates, %"),
+        }
+        for name, axis in axes.items():
+            heading, y = titles[name]
+            axis.set(title=heading, xlabel="tasks learnt", ylabel=y)
+            axis.grid(alpha=0.3)
         figure.legend(*axes["accuracy"].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=6)
         figure.suptitle(title)
         save(figure, f"{data}.png")

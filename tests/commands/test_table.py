@@ -128,7 +128,9 @@ def test_a_run_that_fails_does_not_stop_the_table(tmp_path, capsys):
     text = (runs / "table.md").read_text()
     assert "no result: seed 0: " in text and str(empty) in text
     out = capsys.readouterr().out
-    assert "2 of 2 done, about 0 minutes left" in out
+    assert "2 of 2 done\n" in out and out.endswith(
+        f"written to {runs}: table.md (this page), table.csv, table.json and figures\n"
+    )
     _place(TableRun("mnist", "joint", 0, runs), readings=("classifier",))
     assert table.run([*argv, "--collect"]) == 1
     text = (runs / "table.md").read_text()
@@ -283,7 +285,9 @@ def test_unknown_names_are_refused(capsys):
     for argv, expected in (
         (["--data", "emnist"], "--data emnist: unknown; choose from digits, mnist-500"),
         (["--data", "imagenet50"], "--data imagenet50 needs --images, its class folders; or take imagenet50-stand-in"),
-        (["--methods", "joint", "gan"], "--methods gan: unknown; choose from ceiling, joint, dgma"),
+        (["--methods", "joint", "vae"], "--methods vae: unknown; choose from ceiling, joint, dgma"),
+        (["--methods", "joint", "analitic"], "--methods analitic: unknown; did you mean analytic?\n"),
+        (["--methods", "joint,er"], "--methods joint,er: unknown; put spaces between names\n"),
         (["--metods", "joint"], "unknown option --metods; did you mean --methods?"),
         (["--jobs", "0"], "--jobs 0: expected a whole number of at least 1"),
         (["--slurm", "time=5"], "--slurm needs --launcher slurm"),
@@ -296,7 +300,7 @@ def test_unknown_names_are_refused(capsys):
 def test_a_data_folder_that_is_not_there_is_refused_before_the_first_run(tmp_path, capsys):
     argv = ["--quick", "--data-dir", str(tmp_path / "none"), "--runs", str(tmp_path / "runs")]
     assert table.run(argv) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/none: no such folder")
+    assert capsys.readouterr().err.startswith(f"error: --data-dir {tmp_path}/none: no such folder")
     assert not list(tmp_path.iterdir())
 
 

@@ -184,6 +184,13 @@ def test_refuses_folders(run, tmp_path):
         load_classifier(tmp_path / "none")
     with pytest.raises(NoMemory, match="has no classifier"):
         load_classifier(tmp_path)
+    of_er = small_runs.copied(run.workdir, tmp_path / "er")
+    shutil.rmtree(of_er / "checkpoints")
+    stored = json.loads((of_er / "config.json").read_text())
+    stored["config"]["method"] = "er"
+    (of_er / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(NoMemory, match="is a run of 'er', and only classifiers of dgm and separate are loaded"):
+        load_classifier(of_er)
     with pytest.raises(UserError, match="reading='best' is unknown; choose one of consolidated, auxiliary"):
         load_classifier(run.workdir, reading="best")
 

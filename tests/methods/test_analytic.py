@@ -126,10 +126,21 @@ def test_the_combined_reading_predicts_as_it_was_measured(method):
 
 
 def test_combined_by_hand():
-    """Probabilities 1/4, 3/4 and 2/3, 1/3; the first logits are divided by 2."""
-    consolidated = 5 + 2 * np.log(np.float32([[1, 3]]))
-    found = combined_logits(consolidated, np.log(np.float64([[4, 2]])), temperature=2.0)
-    np.testing.assert_allclose(np.exp(found), [[1 / 4 * 2 / 3, 3 / 4 * 1 / 3]], rtol=1e-6)
+    """Probabilities 1/4, 3/4 and 2/3, 1/3: their geometric mean, as 2 to 3."""
+    consolidated, analytic = 5 + np.log(np.float32([[1, 3]])), np.log(np.float64([[4, 2]]))
+    found = np.exp(combined_logits(consolidated, analytic))
+    np.testing.assert_allclose(found, [[(1 / 4 * 2 / 3) ** 0.5, (3 / 4 * 1 / 3) ** 0.5]], rtol=1e-6)
+
+
+def test_the_network_is_softened_by_its_temperature():
+    run = small_runs.finished(BESIDE).workdir
+    network, combined = load_classifier(run), load_classifier(run, reading="combined")
+    assert network.temperature != 1
+    stream = small_runs.stream(BESIDE)
+    stream.begin(2)
+    images, _ = stream.test(2)
+    expected = combined_logits(network.logits(images) / network.temperature, combined.analytic.logits(images))
+    np.testing.assert_allclose(combined.logits(images), expected, rtol=1e-6)
 
 
 def test_dgm_keeps_the_sums_of_analytic_beside_a_memory_that_stays_the_same(whole, tmp_path):

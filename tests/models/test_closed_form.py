@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dgm_jax.methods.confidence import best_temperature
 from dgm_jax.models import closed_form
 from dgm_jax.models.closed_form import Sums, linear_discriminant, nearest_mean, ridge_discriminant, ridge_regression
 
@@ -44,7 +45,7 @@ def test_ridge_regression_is_that_of_least_squares() -> None:
 def test_ridge_discriminant_by_hand() -> None:
     """On features of variance 1: distances from class means, by the covariance within classes and the ridge."""
     x, labels = data()
-    regression, ridge = best_ridge(x, labels)
+    _, ridge = best_ridge(x, labels)
     z = (x - x.mean(axis=0)) / x.std(axis=0)
     means = np.stack([z[labels == c].mean(axis=0) for c in range(CLASSES)])
     within = (z - means[labels]).T @ (z - means[labels]) + ridge * np.eye(FEATURES)
@@ -53,10 +54,21 @@ def test_ridge_discriminant_by_hand() -> None:
     solved = ridge_discriminant(sums_of(x, labels))
     found = x @ solved.weights + solved.bias
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
-    found, expected, regression = (own - own.mean(axis=1, keepdims=True) for own in (found, expected, regression))
+    found, expected = (own - own.mean(axis=1, keepdims=True) for own in (found, expected))
     np.testing.assert_allclose(found / np.linalg.norm(found), expected / np.linalg.norm(expected), atol=1e-8)
-    spreads = [np.linalg.norm(own - own.mean(axis=0)) for own in (found, regression)]
-    assert spreads[0] == pytest.approx(spreads[1])
+
+
+@pytest.mark.parametrize(("n_features", "least", "most"), [(2, 0.9, 1.2), (200, 1, 1.6)])
+def test_probabilities_of_normally_distributed_features(n_features, least, most) -> None:
+    """Of images that the sums did not see. With three images a feature they are somewhat too sure."""
+    random = np.random.default_rng(5)
+    labels, unseen = np.repeat(np.arange(CLASSES), 200), np.repeat(np.arange(CLASSES), 5_000)
+    means, mixing = random.normal(size=(CLASSES, n_features)), random.normal(size=(n_features, n_features))
+    means *= 1.5 / n_features**0.5
+    train, test = ((means[own] + random.normal(size=(len(own), n_features))) @ mixing for own in (labels, unseen))
+    solved = ridge_discriminant(sums_of(train, labels))
+    logits = test @ solved.weights + solved.bias
+    assert least < best_temperature(logits, unseen) < most
 
 
 def test_probabilities_that_are_nearly_equal_are_right() -> None:

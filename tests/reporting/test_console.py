@@ -75,6 +75,16 @@ def test_the_head_of_a_run() -> None:
     ]
 
 
+def test_the_head_of_a_run_that_trains_nothing() -> None:
+    """It has no epochs, and a GPU would not help much."""
+    console = Console()
+    config = Config().with_changes(method="analytic")
+    console.progress.on_run_start(run_start(config=config, estimated_seconds=None))
+    text = console.out.getvalue()
+    assert "method      analytic (a baseline)\nprotocol    strict (no image of a past task is read)\nrun folder" in text
+    assert "GPU" not in text and "time" not in text
+
+
 def test_the_head_of_a_run_that_is_resumed_on_another_machine() -> None:
     console = Console()
     paper = Config().with_changes(epochs=20, protocol="paper", held_out=0.1)

@@ -1,6 +1,7 @@
 """The page of a run shows what the run measured, and a real browser displays it."""
 
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -176,6 +177,13 @@ class TestPage:
         assert all(values == [str(config[name]), str(mnist[name])] for name, values in rows.items())
         (folder / "commands.txt").write_text("python -m experiments.digits --preset mnist --precision float32\n")
         assert list(shown(folder)[1]) == differing and "precision" in differing
+
+    def test_of_equally_near_presets_that_of_the_experiment_is_named(self, baseline):
+        """A method that reads few settings has those of several presets."""
+        config = {"method": "analytic", "image_size": 32, "filters": 100, "mirror": False}
+        for command in ("python -m experiments.folder --data mine", "dgm-jax learn folder --data mine"):
+            found = settings.from_preset(dataclasses.replace(read(baseline), config=config, commands=(command,)))
+            assert (found.preset, found.is_named, found.differences) == ("folder", False, {})
 
     def test_all_settings_stand_in_their_groups(self, run, baseline):
         for folder in (run, baseline):

@@ -10,6 +10,7 @@ from support import tables
 
 from dgm_jax.metrics.intervals import Answers, difference, interval
 from dgm_jax.reporting.table import markdown, summarised, write
+from dgm_jax.reporting.table_figures import figures
 
 RESULTS = [
     tables.result("dgma", summary=tables.summary(final=0.98), quality=tables.QUALITY),
@@ -72,6 +73,19 @@ def test_what_is_written(tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and float(rows[0]["A_final"]) == pytest.approx(0.985)
     assert json.loads((tmp_path / "table.json").read_text())["rows"][2]["method"] == "mergan"
+
+
+def test_a_column_without_anything_is_left_out_with_its_legend():
+    """Of a method without a generator and without published numbers, the table has what it has."""
+    row = summarised([tables.result("er", summary=tables.summary(readings=("classifier",), method="er"))])[0]
+    text = markdown([row], [], "")
+    header = next(line for line in text.splitlines() if line.startswith("| data"))
+    assert "| A_final | forgetting | memory, kB |" in header and "Device: 1 x cpu." in text
+    assert not any(name in text for name in ("Frechet", "task known", "Generated", "/ joint", "Published"))
+    errors = {0: "not run yet", 1: "a loss became nan", 2: "not run yet"}
+    failed = markdown(summarised([tables.result("er", seed, error=error) for seed, error in errors.items()]), [], "")
+    assert "| published |" in failed and "Device" not in failed
+    assert "| er | no result: seeds 0, 2: not run yet; seed 1: a loss became nan |" in failed
 
 
 def test_measures_beside_joint_by_hand():
@@ -144,7 +158,9 @@ def test_intervals_and_pairs(tmp_path):
     assert pair["different"] and not by_pair["dgma", "dgmw"]["different"]
     text = (tmp_path / "table.md").read_text()
     assert f" [{100 * found.low:.1f}, {100 * found.high:.1f}] |" in text
-    assert "*dgma* – *dgmw* " in text and "], not different; *dgmw* – *er* " in text and "*dgma* – *er* " not in text
+    first, second = [line for line in text.splitlines() if line.startswith("  - *dgm")]  # Not each with each.
+    assert first.startswith("  - *dgma* – *dgmw*: ") and first.endswith("], no difference shown")
+    assert second.startswith("  - *dgmw* – *er*: ") and second.endswith("], different")
     two = [result for result in results if result.seed < 2]
     write(two, tmp_path, command="")
     assert not any(pair["different"] for pair in json.loads((tmp_path / "table.json").read_text())["differences"])
@@ -202,6 +218,21 @@ def test_ablations_have_a_figure_of_their_own(tmp_path):
     assert (tmp_path / "mnist-ablations.png").stat().st_size > 10_000
     assert not (tmp_path / "mnist.png").exists()
     assert "| dgma: no masks | no result: seed 0: not run yet |" in (tmp_path / "table.md").read_text()
+
+
+def test_panels_of_generators_are_drawn_only_where_there_is_one(tmp_path, monkeypatch):
+    drawn = {}
+
+    def keep_titles(figure, path, **_):
+        drawn[path.name] = [axis.get_title() for axis in figure.axes]
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", keep_titles)
+    er = {"readings": ("classifier",), "method": "er", "capacity": []}
+    figures({"mnist": {"er": [tables.summary(**er)]}}, tmp_path)
+    assert drawn["mnist.png"] == ["accuracy over all classes seen"]
+    figures({"mnist": {"er": [tables.summary(seed, **er) for seed in (0, 1)], "dgma": [tables.summary()]}}, tmp_path)
+    accuracy, size, reuse = drawn["mnist.png"]
+    assert accuracy.endswith("bands: ± one standard deviation") and size == "size of the generator"
 
 
 def test_dgm_is_compared_by_both_of_its_readings(tmp_path):

@@ -26,12 +26,12 @@ def test_each_reading_of_a_run_is_judged(tmp_path, monkeypatch, capsys):
     config, whole = small_runs.small(image_size=8, combined=True, filters=4), small_runs.digits(8)
     monkeypatch.setattr(finished.data, "load", lambda *_: whole)
     file, run = tmp_path / "combined.jsonl", tmp_path / "run"
-    argv = ["digits", "--run", str(run), "--filters", "4", "--temperatures", "2", "--out", str(file)]
+    argv = ["digits", "--run", str(run), "--filters", "4", "--shares", "0.5", "--out", str(file)]
     summary = Learner(config, devices=1).fit(data.class_incremental(whole.for_choosing()), run)
     assert combined.main(argv) == 0
     (record,) = records.read(file)
     accuracy, size = record["accuracy"], record["bytes"]
-    for reading, name in (("combined", "combined, temperature 2"), ("analytic",) * 2, ("consolidated",) * 2):
+    for reading, name in (("combined", "combined, share 0.5"), ("analytic",) * 2, ("consolidated",) * 2):
         assert accuracy[name] == pytest.approx(summary["A_3"][reading]["macro"], abs=1e-6)
     assert size["combined"] == summary["bytes"]["memory"]["total"]
     assert 0.8 * size["combined"] < size["two analytic"] <= size["combined"]
