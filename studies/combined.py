@@ -11,6 +11,7 @@ of two analytic readings. Each of the two has more filters than "analytic", so t
 bytes as DGM's memory and its sums; "larger analytic" is one analytic reading of that size.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def measure(options: Options) -> dict[str, object]:
     judge("consolidated", consolidated)
     alone, size = analytic(options.filters, config.seed)
     judge("analytic", alone)
-    own, other = log_probabilities(consolidated, run.state.classifier.temperature), log_probabilities(alone)
+    own, other = log_probabilities(consolidated, math.prod(run.temperature())), log_probabilities(alone)
     for share in map(float, options.shares.split(",")):
         judge(f"combined, share {share:g}", share * own + (1 - share) * other)
     together = bytes_of_reading(run.method.memory_bytes(run.state), "consolidated") + size

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from dgm_jax import data, metrics
@@ -13,8 +14,10 @@ from dgm_jax.data import TaskStream
 from dgm_jax.errors import UserError
 from dgm_jax.loading import load_method
 from dgm_jax.methods import config_of
+from dgm_jax.methods.confidence import calibrated, real_to_drawn
 from dgm_jax.methods.dgm import DGM
 from dgm_jax.methods.dgm_state import State
+from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.runs.reading import read_summary, require_run
 
 
@@ -38,6 +41,16 @@ class Finished:
         """The mean over classes of the accuracy, a share, with these scores [n, classes] of `images`."""
         right = metrics.per_class_accuracy(logits.argmax(axis=1), self.truth, self.n_classes)
         return metrics.macro_accuracy(right)
+
+    def temperature(self) -> tuple[float, float]:
+        """The best temperature for drawn images, and how many times higher it is for real ones of the last task."""
+        assert self.state.classifier
+        classifier, memory, stream = self.state.classifier, self.state.memory, self.new_stream()
+        last = stream.n_tasks - 1
+        key = derive_key(jax.random.key(self.config.seed), Purpose.CALIBRATE, last)
+        stream.begin(last)
+        drawn = calibrated(classifier, memory, key, 1.0).temperature
+        return drawn, real_to_drawn(classifier, memory, key, *stream.train(last))
 
 
 def opened(run: Path, name: str, data_dir: Path | None) -> Finished:

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import jax
 from tyro.conf import Positional, arg
 
 from benchmarks import machine
 from dgm_jax import metrics
 from dgm_jax.commands.arguments import parse_options
 from dgm_jax.errors import exit_status
-from dgm_jax.methods.confidence import best_temperature, calibrated, real_to_drawn
-from dgm_jax.methods.keys import Purpose, derive_key
+from dgm_jax.methods.confidence import best_temperature
 from studies.finished import opened
 
 
@@ -42,13 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, program="python -m studies.temperature", description=__doc__)
     run = opened(options.run, options.data, options.data_dir)
     assert run.state.classifier
-    classifier, memory, stream = run.state.classifier, run.state.memory, run.new_stream()
-    last = stream.n_tasks - 1
-    key = derive_key(jax.random.key(run.config.seed), Purpose.CALIBRATE, last)
-    stream.begin(last)
-    quotient = real_to_drawn(classifier, memory, key, *stream.train(last))
-    drawn = calibrated(classifier, memory, key, 1.0).temperature
-    logits = classifier.logits(run.images)
+    drawn, quotient = run.temperature()
+    logits = run.state.classifier.logits(run.images)
     best = best_temperature(logits, run.truth)
     measured = {}
     for name, tried in (("none", 1.0), ("drawn", drawn), ("run", quotient * drawn), ("best", best)):
