@@ -44,11 +44,14 @@ def shares_of_joint(summaries: Sequence[Summary], joint: Mapping[int, Summary], 
 
 
 def forward_transfers(summaries: Sequence[Summary], joint: Mapping[int, Summary], reading: str) -> list[float]:
-    """`metrics.forward_transfer` of those runs that have it, for which joint training has a run of the same seed."""
+    """`metrics.forward_transfer` of those runs that have it, for which joint training has a run of the same seed.
+
+    A run of a single task, as that of `ceiling`, has none.
+    """
     found = []
     for s in summaries:
         reference = joint[s.seed].task_known if s.seed in joint else {}
-        if reading in s.task_known and reference:
+        if reading in s.task_known and reference and len(s.tasks) > 1:
             mine, other = (known["just_learnt"] for known in (s.task_known[reading], *reference.values()))
             numbers = itertools.count()
             tasks = [[next(numbers) for _ in task] for task in first_tasks(s.tasks)]

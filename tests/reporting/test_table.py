@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,10 +102,15 @@ def test_measures_beside_joint_by_hand():
         tables.result("joint", 0, summary=tables.summary(0, 0.8, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
         tables.result("joint", 5, summary=tables.summary(5, 0.4, **known(0, 0, 0.75, 1) | one | {"method": "joint"})),
     ]
-    ceilings = [replace(result, method="ceiling") for result in results[2:]]
+    at_once = known(0, 0, 0.75, 1) | one | {"method": "joint", "tasks": [list(range(10))]}
+    ceilings = [
+        tables.result("ceiling", seed, summary=tables.summary(seed, accuracy, **at_once))
+        for seed, accuracy in ((0, 0.8), (5, 0.4))
+    ]
     er, joint, ceiling = summarised(results + ceilings)
     assert er["A_final_by_joint"] == pytest.approx((0.6 / 0.8 + 0.4 / 0.6) / 2) and ceiling["A_final_by_joint"] == 1
     assert er["forward_transfer"] == pytest.approx(-0.25) and joint["forward_transfer"] == 0
+    assert ceiling["forward_transfer"] is None
     assert er["task_known"] == 0.75 and er["average_incremental"] == 0.5 and er["average_incremental_from_2"] is None
     assert summarised(results)[0]["A_final_by_joint"] is None
     text = markdown([er, joint], [], "")
