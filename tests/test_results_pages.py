@@ -237,6 +237,15 @@ def test_whole_cifar10():
             require_equal(row[what], [100 * share], str(row))
 
 
+def test_the_shares_of_the_combined_reading():
+    records = read("pool")
+    for row, record in zip(rows_with(ROOT / "docs" / "method.md", "filters", "share 0.3"), records, strict=True):
+        assert int(row["filters"]) == record["filters"]["analytic"]
+        cells = {"network": "consolidated", "analytic": "analytic", "share 0.3": "combined, share 0.3"}
+        for what, name in (cells | {s: f"combined, share {s}" for s in ("0.4", "0.5", "0.6", "0.7")}).items():
+            require_equal(row[what], [100 * record["accuracy"][name]], str(row))
+
+
 def test_the_classifier_of_all_of_mnist():
     records = [record for record in read("consolidate") if record.get("table") == "all of MNIST"]
     for row, record in zip(rows_with(NOTEBOOK, "steps", "accuracy, %"), records, strict=True):
