@@ -92,7 +92,7 @@ def learn(config: Config, dataset: Dataset, known: Sequence[int], unknown: Seque
     with tempfile.TemporaryDirectory() as folder:
         learner = Learner(config, devices=1)
         learner.fit(data.class_incremental(dataset.of_classes(known), class_order=known), folder)
-        classifier = load_classifier(folder)
+        classifier = load_classifier(folder, reading="consolidated")
     jax.clear_caches()  # Each learner compiles its own programs, and a process can hold only a limited number.
     return judged(classifier, dataset.of_classes(known), dataset.of_classes(unknown))
 

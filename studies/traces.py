@@ -134,7 +134,7 @@ class Study:
             left = Path(shutil.copytree(run, Path(folder) / "run"))
             if case.kind != "never":
                 forget(left, [{"forgotten": case.label, "other": case.other}[case.kind]])
-            memory, networks = load_memory(left), {"classifier": load_classifier(left)}
+            memory, networks = load_memory(left), {"classifier": load_classifier(left, reading="consolidated")}
             if not config.gan.reinitialise_discriminator:
                 networks["discriminator"] = load_classifier(left, reading="auxiliary")
             found = {

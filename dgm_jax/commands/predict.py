@@ -14,7 +14,7 @@ from dgm_jax.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from dgm_jax.memory.classifier import Classifier
+    from dgm_jax.memory.classifier import Predicting
 
 _ARRAYS = (".npy", ".npz")
 
@@ -26,8 +26,8 @@ class Predict:
     workdir: RunOrFile
     images: Annotated[Positional[tuple[Path, ...]], several("IMAGE")]
     """image files; or .npy and .npz files of vectors [n, d] (an .npz holds one array, or one called x)"""
-    reading: Literal["consolidated", "auxiliary", "combined"] = "consolidated"
-    """which classifier of a run; combined: of a run with --combined"""
+    reading: Literal["consolidated", "auxiliary", "combined"] | None = None
+    """which classifier of a run of dgm or separate (default: consolidated); combined: of a run with --combined"""
     unknown: Switch = False
     """say `unknown` of images that look like none of the classes"""
     debug: Debug = False
@@ -65,7 +65,7 @@ class Predict:
                 said = "-\tunknown" if is_unknown else f"{label}\t{names[label]}"
                 print(f"{place}\t{said}\t{probability:.3f}")
 
-    def _images(self, classifier: "Classifier") -> Iterator[tuple[Path, list[str], "np.ndarray"]]:
+    def _images(self, classifier: "Predicting") -> Iterator[tuple[Path, list[str], "np.ndarray"]]:
         from dgm_jax.data.image_files import read_images
 
         height, _, channels = classifier.image_shape
@@ -77,7 +77,7 @@ class Predict:
         )
         yield self.images[0], [str(path) for path in self.images], pixels
 
-    def _vectors(self, classifier: "Classifier") -> Iterator[tuple[Path, list[str], "np.ndarray"]]:
+    def _vectors(self, classifier: "Predicting") -> Iterator[tuple[Path, list[str], "np.ndarray"]]:
         from dgm_jax.data.vectors import read_vectors
 
         for path in self.images:

@@ -24,44 +24,26 @@ class NoThreshold(UserError, ValueError):
     """A classifier that cannot tell unknown images."""
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """Tells images of the classes learnt so far apart; `load_classifier` loads that of a run."""
+class Predicting:
+    """What tells images of the classes learnt so far apart; a subclass has the fields, and gives scores."""
 
-    params: DiscriminatorParams
-    statistics: list[Statistics]
-    network: str
-    image_shape: tuple[int, int, int]  # [height, width, channels] of the images that the network reads.
-    labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them, in the order of the outputs.
+    image_shape: tuple[int, int, int]  # [height, width, channels] of the images that it reads.
+    labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them, in the order of the scores.
     names: tuple[str, ...]
-    scale: Scale | None = None  # Of vectors; None for images.
-    temperature: float = 1.0  # What logits are divided by before they become probabilities (docs/confidence.md).
-    threshold: float | None = None  # An image whose highest logit is below is of no class learnt; None: not known.
+    scale: Scale | None  # Of vectors; None for images.
+    temperature: float  # What logits are divided by before they become probabilities (docs/confidence.md).
+    threshold: float | None  # An image whose highest logit is below is of no class learnt; None: not known.
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Scores images of `image_shape`, uint8, or float32 in [-1, 1], or scaled vectors: [n, classes or more]."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         """A short description: the weights would fill the screen."""
         read = f"images={'x'.join(map(str, self.image_shape))}"
         if self.scale is not None:
             read = f"vectors of {len(self.scale.mean)}"
-        return f"Classifier(labels={list(self.labels)}, {read}, network={self.network!r})"
-
-    @property
-    def n_outputs(self) -> int:
-        """Outputs of the network, those of classes that are not learnt yet included."""
-        return len(self.params.classifier.bias)
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Scores images [n, height, width, channels] of `image_shape`, uint8, or float32 in [-1, 1], or scaled vectors.
-
-        Returns:
-          float32 [n, n_outputs]; classes that are not learnt yet have the lowest number there is.
-        """
-        seen = np.arange(self.n_outputs) < len(self.labels)
-        return predict_logits(self.params, self.statistics, images, seen, network=self.network)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """What the class head reads of images as `logits` takes them: float32 [n, features]."""
-        return predict(self.params, self.statistics, images, network=self.network, part="features")
+        return f"{type(self).__name__}(labels={list(self.labels)}, {read})"
 
     def predict(self, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Predicts the class of images.
@@ -109,6 +91,39 @@ class Classifier:
         if pixels.shape[1:3] != self.image_shape[:2]:
             pixels = resize(pictures.to_uint8(pixels), self.image_shape[0])
         return self.logits(pixels)[:, : len(self.labels)]
+
+
+@dataclass(frozen=True, repr=False)
+class Classifier(Predicting):
+    """A network that tells images of the classes learnt so far apart; `load_classifier` loads that of a run."""
+
+    params: DiscriminatorParams
+    statistics: list[Statistics]
+    network: str
+    image_shape: tuple[int, int, int]
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+    scale: Scale | None = None
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the network, those of classes that are not learnt yet included."""
+        return len(self.params.classifier.bias)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Scores images [n, height, width, channels] of `image_shape`, uint8, or float32 in [-1, 1], or scaled vectors.
+
+        Returns:
+          float32 [n, n_outputs]; classes that are not learnt yet have the lowest number there is.
+        """
+        seen = np.arange(self.n_outputs) < len(self.labels)
+        return predict_logits(self.params, self.statistics, images, seen, network=self.network)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What the class head reads of images as `logits` takes them: float32 [n, features]."""
+        return predict(self.params, self.statistics, images, network=self.network, part="features")
 
 
 def _checked_vectors(values: ArrayLike, size: int) -> np.ndarray:

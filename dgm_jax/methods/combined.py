@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dgm_jax.data.pictures import to_uint8
 from dgm_jax.memory.classifier import Classifier
 from dgm_jax.methods.feature_memory import FeatureClassifier, FeatureMemory, classifiers
 from dgm_jax.methods.method import Predictor
@@ -16,7 +15,7 @@ from dgm_jax.metrics import log_probabilities
 from dgm_jax.models.closed_form import ridge_discriminant
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Combined(Classifier):
     """A consolidated classifier and one that is read off sums: the mean of their log-probabilities."""
 
@@ -26,8 +25,7 @@ class Combined(Classifier):
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Scores [n, classes] of images, as `Classifier.logits`; minus infinity for classes that are not learnt yet."""
         n_seen = len(self.labels)
-        stored = images if self.scale is not None or images.dtype == np.uint8 else to_uint8(images)
-        consolidated, analytic = super().logits(images)[:, :n_seen], self.analytic.logits(stored)
+        consolidated, analytic = super().logits(images)[:, :n_seen], self.analytic.logits(images)
         joined = np.full(analytic.shape, -np.inf)
         joined[:, :n_seen] = combined_logits(consolidated / self.of_network, analytic[:, :n_seen])
         return joined

@@ -12,12 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from dgm_jax.data.pictures import to_uint8
+from dgm_jax.memory.classifier import Predicting
 from dgm_jax.methods.keys import Purpose, derive_key
 from dgm_jax.methods.method import Setting, Tree
 from dgm_jax.models import patch_filters
 from dgm_jax.models.closed_form import Solution, Sums
 from dgm_jax.models.patch_filters import GROUP, PatchFilters
 from dgm_jax.training.feature_sums import FeatureSums
+from dgm_jax.types import Scale
 
 _PREDICTED_AT_ONCE = 8 * GROUP
 
@@ -124,7 +127,7 @@ class Features:
 
     def __init__(self, filters: PatchFilters | None) -> None:
         """Binds it to filters; None: features of vectors are the vectors themselves."""
-        self._filters = filters
+        self._filters, self.are_images = filters, filters is not None
         self._last: tuple[Any, Any] = (None, None)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -156,10 +159,29 @@ class FeatureClassifier:
         return self.solve(self.sums)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Scores [n, classes] of images; minus infinity for classes that are not learnt yet."""
+        """Scores [n, classes] of uint8 or float32 images, or scaled vectors; minus infinity for classes to come."""
+        if self.features.are_images and images.dtype != np.uint8:
+            images = to_uint8(images)
         scores = np.full((len(images), self.n_classes), -np.inf)
         scores[:, : len(self.sums.counts)] = self.features(images) @ self.solution.weights + self.solution.bias
         return scores
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class OfSums(Predicting):
+    """A classifier that is read off sums, with all that it needs to predict."""
+
+    classifier: FeatureClassifier
+    image_shape: tuple[int, int, int]
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+    scale: Scale | None = None
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Scores [n, classes], as those of `FeatureClassifier`."""
+        return self.classifier.logits(images)
 
 
 def classifiers(

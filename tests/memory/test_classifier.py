@@ -39,7 +39,7 @@ def test_it_is_right_as_often_as_the_run_said(run, reading):
 
 def test_it_is_printed_in_a_line(run):
     said = repr(load_classifier(run.workdir))
-    assert said == "Classifier(labels=[12, 900, -3, 70, 5, 41], images=8x8x1, network='dcgan')"
+    assert said == "Classifier(labels=[12, 900, -3, 70, 5, 41], images=8x8x1)"
 
 
 def test_a_network_of_its_own():
@@ -184,13 +184,6 @@ def test_refuses_folders(run, tmp_path):
         load_classifier(tmp_path / "none")
     with pytest.raises(NoMemory, match="has no classifier"):
         load_classifier(tmp_path)
-    of_er = small_runs.copied(run.workdir, tmp_path / "er")
-    shutil.rmtree(of_er / "checkpoints")
-    stored = json.loads((of_er / "config.json").read_text())
-    stored["config"]["method"] = "er"
-    (of_er / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(NoMemory, match="is a run of 'er', and only classifiers of dgm and separate are loaded"):
-        load_classifier(of_er)
     with pytest.raises(UserError, match="reading='best' is unknown; choose one of consolidated, auxiliary"):
         load_classifier(run.workdir, reading="best")
 
