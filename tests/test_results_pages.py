@@ -107,6 +107,17 @@ def test_classes_of_very_different_size():
     require_equal(said[1], [runs["unequal-digits-joint-0"]], "joint")
 
 
+def test_larger_images():
+    runs = {run["run"]: run for run in read("runs") if run["run"].startswith("larger-images")}
+    rows = rows_with(ROOT / "docs" / "own-images.md", "larger images", "run")
+    assert {row["run"] for row in rows} == set(runs)
+    for row in rows:
+        run = runs[row["run"]]
+        require_equal(row["A_3"], [100 * next(iter(run["A_3"].values()))["macro"]], row["run"])
+        require_equal(row["memory, kB"], [run["bytes"]["memory"]["total"] / 1000], row["run"])
+        require_equal(row["minutes"], [sum(run["seconds"].values()) / 60], row["run"])
+
+
 def test_mnist_500_without_best():
     """Cells that also list each seed, and the minutes from least to most."""
     rows = rows_with(PAGES / "mnist.md", "A_10 auxiliary", "minutes")
