@@ -4,6 +4,7 @@ With features x of an image and its class as a one-hot vector y, the sums are th
 that ridge regression, discriminant analysis and the nearest class mean need. Here everything is float64.
 """
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ def ridge_discriminant(sums: Sums) -> Solution:
     are compared instead, by the covariance within classes plus the same ridge.
 
     Softmax makes probabilities of the scores: the right ones on average over pairs of classes if scores are normally
-    distributed within a class. With tails that are heavier, or few images for each feature, they are too sure.
+    distributed within a class. But they are never surer than n images and one more can show, if that one is wrong.
     """
     n, mean, gram, _ = _centred(sums)
     regression, free = _ridge_regression(sums)
@@ -61,11 +62,13 @@ def ridge_discriminant(sums: Sums) -> Solution:
     solved = regression.weights / (n_classes * sums.counts)
     weights = n * solved @ np.linalg.inv(np.eye(n_classes) - sums.counts[:, None] * (apart @ solved))
     # The log odds of two classes are as large as their difference in scores if its variance within a class is as large
-    # as the distance of its means. Images that the weights were not solved for vary more, as in cross-validation.
+    # as the distance D of its means. Images that the weights were not solved for vary more, as in cross-validation. The
+    # two are then mistaken for each other with the probability Phi(-sqrt(D) / 2), which n images cannot tell from 0.
     between = weights - weights.mean(axis=1, keepdims=True)  # What all classes have in common does not matter.
     distance = np.sum(between.T * apart)
-    variance = np.sum(between * (gram @ between)) - np.sum(sums.counts[:, None] * (apart @ between) ** 2)
-    factor = distance / max(variance * n / free**2, _LEAST)
+    within = np.sum(between * (gram @ between)) - np.sum(sums.counts[:, None] * (apart @ between) ** 2)
+    farthest = 2 * (n_classes - 1) * NormalDist().inv_cdf(1 / (n + 1)) ** 2  # As large as `distance` may become.
+    factor = distance / max(within * n / free**2, distance**2 / max(farthest, _LEAST), _LEAST)
     return Solution(factor * weights, -factor * np.sum((mean + apart / 2).T * weights, axis=0))
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from jax.nn import softmax
 
 from dgm_jax.methods.confidence import best_temperature
 from dgm_jax.models import closed_form
@@ -69,6 +70,17 @@ def test_probabilities_of_normally_distributed_features(n_features, least, most)
     solved = ridge_discriminant(sums_of(train, labels))
     logits = test @ solved.weights + solved.bias
     assert least < best_temperature(logits, unseen) < most
+
+
+@pytest.mark.parametrize(("n_images", "most"), [(1, 0.98), (2, 0.99), (20, 0.99999)])
+def test_few_images_make_no_sure_probabilities(n_images, most) -> None:
+    """Of images that are no nearer to one class than to another; there are more features than images."""
+    random = np.random.default_rng(7)
+    labels = np.repeat(np.arange(CLASSES), n_images)
+    train, unrelated = (random.normal(size=(n, 800)) for n in (len(labels), 200))
+    solved = ridge_discriminant(sums_of(train, labels))
+    own, other = (softmax(x @ solved.weights + solved.bias, axis=1).max(axis=1) for x in (train, unrelated))
+    assert own.max() < most and np.mean(other) < 0.7
 
 
 def test_probabilities_that_are_nearly_equal_are_right() -> None:
