@@ -1,6 +1,7 @@
 """The door to use what a run has learnt: its memory, its classifier, its method."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -49,8 +50,7 @@ def load_memory(path: str | Path, *, after_task: int | None = None) -> Memory:
         memory = _memory_of_run(path)
     else:
         raise NoMemory(f"{path} is not there; expected the workdir of a run, or a file that was exported from one")
-    if after_task is not None and not 0 <= after_task < len(memory.tasks):
-        raise NoMemory(f"after_task={after_task}, but {path} has {len(memory.tasks)} finished tasks, from 0")
+    _require_finished(after_task, len(memory.tasks), path)
     return memory if after_task is None else memory.as_of(after_task + 1)
 
 
@@ -98,7 +98,7 @@ def load_classifier(path: str | Path, *, after_task: int | None = None, reading:
     Raises:
       NoMemory: if there is none yet, or none after that task, or the run is of icarl, dgr or mergan, whose classifiers
         need more than a network.
-      UserError: if `reading` is unknown, or what is there cannot be read.
+      UserError: if `reading` is unknown or the run has none, or what is there cannot be read.
     """
     path = demos.located(path)
     if reading is not None and reading not in _READINGS:
@@ -147,16 +147,21 @@ def _classifier_of_real_images(folder: "Workdir", after_task: int | None, method
     def finished_tasks(found: Any) -> int:
         return int(found.metadata["record"]["finished_tasks"])
 
-    restored = checkpoints.restore(
-        folder.checkpoints,
-        _warn,
-        wanted=lambda found: (
-            finished_tasks(found) > 0 if after_task is None else finished_tasks(found) == after_task + 1
-        ),
-    )
+    def restored_if(wanted: Callable[[Any], bool]) -> Any:
+        return checkpoints.restore(folder.checkpoints, _warn, wanted=wanted)
+
+    restored = restored_if(lambda found: finished_tasks(found) > 0)
     if restored is None:
-        when = "a finished task" if after_task is None else f"the time after task {after_task} (0 is the first)"
-        raise NoMemory(f"{folder.path} has no whole checkpoint of {when}; a run of {method!r} keeps the last ones only")
+        raise NoMemory(f"{folder.path} has no whole checkpoint of a finished task; continue the run")
+    n_tasks = finished_tasks(restored)
+    _require_finished(after_task, n_tasks, folder.path)
+    if after_task is not None and after_task < n_tasks - 1:
+        restored = restored_if(lambda found: finished_tasks(found) == after_task + 1)
+        if restored is None:
+            raise NoMemory(
+                f"after_task={after_task}: {folder.path} has no whole checkpoint of that time; some methods keep the "
+                "newest only"
+            )
     stored = read_config(folder)
     assert stored.stream is not None and stored.class_names is not None
     labels = classes_of(stored.stream["tasks"][: finished_tasks(restored)])
@@ -192,8 +197,7 @@ def _classifier_of_drawn_images(folder: "Workdir", after_task: int | None, readi
             "--combined)"
         )
     n_tasks = len(restored.metadata["memory"]["tasks"])
-    if after_task is not None and not 0 <= after_task < n_tasks:
-        raise NoMemory(f"after_task={after_task}, but {path} has {n_tasks} finished tasks, from 0")
+    _require_finished(after_task, n_tasks, path)
     if after_task is not None and after_task < n_tasks - 1:
         restored = checkpoints.restore(
             folder.checkpoints,
@@ -254,6 +258,11 @@ def load_method(config: "Config", stream: "TaskStream", workdir: str | Path) -> 
         raise NoMemory(f"{workdir} holds no checkpoint of {config.method}; run it first")
     method = new_method(with_method_settings(config), stream, jax.local_devices()[:1])
     return method, method.from_tree(restored.tree, restored.metadata, restored.metadata["record"]["finished_tasks"])
+
+
+def _require_finished(after_task: int | None, n_tasks: int, path: Path) -> None:
+    if after_task is not None and not 0 <= after_task < n_tasks:
+        raise NoMemory(f"after_task={after_task}, but {path} has {n_tasks} finished tasks, from 0")
 
 
 def _warn(text: str) -> None:

@@ -51,12 +51,7 @@ class Export:
         if self.what != "classifier":
             memory = dgm_jax.load_memory(self.workdir, after_task=self.after_task)
         if self.what != "memory":
-            found = dgm_jax.load_classifier(self.workdir, after_task=self.after_task)
-            if not isinstance(found, dgm_jax.Classifier):
-                raise UserError(
-                    f"{self.workdir} is a run of 'analytic', whose classifier is no network; use its folder"
-                )
-            classifier = found
+            classifier = dgm_jax.load_classifier(self.workdir, after_task=self.after_task)
         one = memory or classifier
         assert one is not None
         if self.to == "safetensors":

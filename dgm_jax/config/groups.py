@@ -195,8 +195,8 @@ class Features(Settings):
     mirror: bool = setting(False, used_by=_FEATURES)
     """Add up the features of each image's mirror image, too; each of the two then counts half."""
     combined: bool = setting(False, used_by=FROZEN)
-    """Keep filters and sums, and measure two more classifiers: analytic, read off the sums, and combined, which adds
-    its log-probabilities to those of the consolidated one."""
+    """Keep filters and sums, and measure two more classifiers: analytic, read off the sums, and combined, the mean of
+    its log-probabilities and those of the consolidated one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ class Predicting:
         logits = self._logits_of_known(images)
         odds = np.exp((logits - logits.max(axis=1, keepdims=True)) / np.float32(self.temperature))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
-        return np.asarray(self.labels, np.int64)[probabilities.argmax(axis=1)], probabilities
+        return np.asarray(self.labels, np.int64)[probabilities.argmax(axis=1)], probabilities.astype(np.float32)
 
     def is_unknown(self, images: ArrayLike) -> np.ndarray:
         """Whether images look like none of the classes learnt: their highest logit is below `threshold`, bool [n].
@@ -124,6 +124,20 @@ class Classifier(Predicting):
     def features(self, images: np.ndarray) -> np.ndarray:
         """What the class head reads of images as `logits` takes them: float32 [n, features]."""
         return predict(self.params, self.statistics, images, network=self.network, part="features")
+
+
+def alone(classifier: Predicting) -> Classifier:
+    """The classifier, if it is one network and nothing else, so that a file can hold it.
+
+    Raises:
+      UserError: if it needs sums of features.
+    """
+    if type(classifier) is Classifier:
+        return classifier
+    raise UserError(
+        f"{classifier!r} needs sums of features, and a file holds a network alone; give the consolidated classifier, "
+        "or use the folder of the run"
+    )
 
 
 def _checked_vectors(values: ArrayLike, size: int) -> np.ndarray:

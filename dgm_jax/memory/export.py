@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from dgm_jax.errors import UserError
-from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.classifier import Classifier, Predicting, alone
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.sampling import CHUNK, chosen_mode, sample_chunk
 from dgm_jax.models.prediction import discriminated
@@ -144,14 +144,14 @@ def predictor(classifier: Classifier) -> Callable[[jax.Array], tuple[jax.Array, 
 
 
 @pinned()
-def to_stablehlo(what: Memory | Classifier) -> bytes:
+def to_stablehlo(what: Memory | Predicting) -> bytes:
     """A memory's sampler, or a classifier's predictor, as a serialised `jax.export` program for CPU, GPU and TPU.
 
     With JAX installed, `jax.export.deserialize(bytearray(content)).call` is the program: of a memory a function of
     `(key_data, start, label)`, of a classifier a function of `images`, any number of them.
 
     Raises:
-      UserError: if a label does not fit into 32 bits.
+      UserError: if a label does not fit into 32 bits, or the classifier is not a network alone.
     """
     function: Callable[..., Any]
     if isinstance(what, Memory):
@@ -160,7 +160,7 @@ def to_stablehlo(what: Memory | Classifier) -> bytes:
     else:
         (n,) = jax.export.symbolic_shape("n")
         shape = what.image_shape if what.scale is None else what.image_shape[2:]
-        function, arguments = predictor(what), [jax.ShapeDtypeStruct((n, *shape), jnp.float32)]
+        function, arguments = predictor(alone(what)), [jax.ShapeDtypeStruct((n, *shape), jnp.float32)]
     return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dgm_jax.errors import NewerFormat, UserError
 from dgm_jax.memory import classifier_section, memory_section, old_file
-from dgm_jax.memory.classifier import Classifier
+from dgm_jax.memory.classifier import Classifier, Predicting, alone
 from dgm_jax.memory.container import DamagedMemoryFile, Section, is_ours, pack, unpack
 from dgm_jax.memory.memory import Memory
 from dgm_jax.system import files
@@ -24,7 +24,7 @@ class Contents(NamedTuple):
 
 
 def write(
-    path: files.PathLike, memory: Memory | None = None, classifier: Classifier | None = None, *, note: str = ""
+    path: files.PathLike, memory: Memory | None = None, classifier: Predicting | None = None, *, note: str = ""
 ) -> int:
     """Writes a memory, a classifier or both into one file, whole or not at all; the same ones give the same bytes.
 
@@ -39,6 +39,7 @@ def write(
 
     Raises:
       ValueError: if there is neither a memory nor a classifier.
+      UserError: if the classifier is not a network alone.
       OSError: if it cannot be written; an older file is then untouched.
     """
     content = encode(memory, classifier, note=note)
@@ -46,7 +47,7 @@ def write(
     return len(content)
 
 
-def encode(memory: Memory | None = None, classifier: Classifier | None = None, *, note: str = "") -> bytes:
+def encode(memory: Memory | None = None, classifier: Predicting | None = None, *, note: str = "") -> bytes:
     """The bytes that `write` writes."""
     sections = {}
     if memory is not None:
@@ -56,9 +57,10 @@ def encode(memory: Memory | None = None, classifier: Classifier | None = None, *
         if memory.has_modes:
             sections["images_of_modes"] = memory_section.encode_modes(memory)
     if classifier is not None:
-        sections["classifier"] = classifier_section.encode(classifier)
-        if classifier.temperature != 1 or classifier.threshold is not None:
-            sections["confidence"] = classifier_section.encode_confidence(classifier)
+        network = alone(classifier)
+        sections["classifier"] = classifier_section.encode(network)
+        if network.temperature != 1 or network.threshold is not None:
+            sections["confidence"] = classifier_section.encode_confidence(network)
     if not sections:
         raise ValueError("there is nothing to write; give a memory, a classifier or both")
     if note:  # For people: `decode` passes over it.

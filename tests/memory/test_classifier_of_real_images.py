@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import small_runs
+from support.stopping import interrupt
 
 from dgm_jax import Classifier, load_classifier
 from dgm_jax.commands.main import main
 from dgm_jax.data import pictures
 from dgm_jax.errors import NoMemory, UserError
+from dgm_jax.memory import export
+from dgm_jax.memory import file as memory_file
 from dgm_jax.memory.classifier import NoThreshold
 
 METHODS = ("joint", "er", "gdumb", "ewc", "finetune", "analytic")
@@ -61,8 +64,10 @@ def test_the_command_names_classes(method, tmp_path, capsys):
 
 def test_what_cannot_be_loaded(tmp_path, capsys):
     er = small_runs.finished(run_of("er")).workdir
-    with pytest.raises(NoMemory, match="no whole checkpoint of the time after task 9"):
-        load_classifier(er, after_task=9)
+    short = small_runs.copied(er, tmp_path / "short")
+    shutil.rmtree(sorted((short / "checkpoints").iterdir())[0])
+    with pytest.raises(NoMemory, match="after_task=1: .* some methods keep the newest only"):
+        load_classifier(short, after_task=1)
     with pytest.raises(UserError, match="reading='combined'"):
         load_classifier(er, reading="combined")
     with pytest.raises(NoMemory, match="is a run of 'icarl', whose classifier is more than a network"):
@@ -73,7 +78,29 @@ def test_what_cannot_be_loaded(tmp_path, capsys):
         load_classifier(empty)
     analytic, out = small_runs.finished(run_of("analytic")).workdir, tmp_path / "c.safetensors"
     assert main(["export", str(analytic), str(out), "--what", "classifier"]) == 2 and not out.exists()
-    assert "whose classifier is no network" in " ".join(capsys.readouterr().err.split())
+    assert "needs sums of features, and a file holds a network alone" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UserError, match="needs sums of features"):
+        export.to_stablehlo(load_classifier(analytic))
+    for task in (-1, 3):
+        with pytest.raises(NoMemory, match=f"after_task={task}, but .* has 3 finished tasks, from 0"):
+            load_classifier(analytic, after_task=task)
+
+
+@pytest.mark.parametrize("method", ["er", "analytic"])
+def test_in_the_middle_of_the_second_task(method, tmp_path):
+    """What is read is as it was after the first one."""
+    config = run_of(method)
+    interrupt(config, tmp_path, "epoch end", 1, 0)
+    found = load_classifier(tmp_path)
+    assert len(found.labels) == 1 and found.predict(np.zeros((2, 8, 8, 1), np.uint8))[1].shape == (2, 1)
+
+
+def test_a_combined_reading_goes_into_no_file(tmp_path):
+    beside = small_runs.small("dgma", image_size=8, combined=True, filters=4)
+    combined = load_classifier(small_runs.finished(beside).workdir, reading="combined")
+    with pytest.raises(UserError, match="needs sums of features"):
+        memory_file.write(tmp_path / "c.safetensors", classifier=combined)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_classifier_of_er_goes_into_a_file(tmp_path):
