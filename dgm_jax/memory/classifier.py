@@ -135,7 +135,7 @@ def alone(classifier: Predicting) -> Classifier:
     if type(classifier) is Classifier:
         return classifier
     raise UserError(
-        f"{classifier!r} needs sums of features, and a file holds a network alone; give the consolidated classifier, "
+        "this classifier needs sums of features, and a file holds a network alone; give the consolidated classifier, "
         "or use the folder of the run"
     )
 
