@@ -1,5 +1,6 @@
 """A trained classifier: what tells images of all classes learnt apart."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -24,19 +25,20 @@ class NoThreshold(UserError, ValueError):
     """A classifier that cannot tell unknown images."""
 
 
-class Predicting:
-    """What tells images of the classes learnt so far apart; a subclass has the fields, and gives scores."""
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Predicting(ABC):
+    """What tells images of the classes learnt so far apart; a subclass gives the scores."""
 
     image_shape: tuple[int, int, int]  # [height, width, channels] of the images that it reads.
     labels: tuple[int, ...]  # Of the classes learnt, as the data set labels them, in the order of the scores.
     names: tuple[str, ...]
-    scale: Scale | None  # Of vectors; None for images.
-    temperature: float  # What logits are divided by before they become probabilities (docs/confidence.md).
-    threshold: float | None  # An image whose highest logit is below is of no class learnt; None: not known.
+    scale: Scale | None = None  # Of vectors; None for images.
+    temperature: float = 1.0  # What logits are divided by before they become probabilities (docs/confidence.md).
+    threshold: float | None = None  # An image whose highest logit is below is of no class learnt; None: not known.
 
+    @abstractmethod
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Scores images of `image_shape`, uint8, or float32 in [-1, 1], or scaled vectors: [n, classes or more]."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         """A short description: the weights would fill the screen."""
@@ -100,12 +102,6 @@ class Classifier(Predicting):
     params: DiscriminatorParams
     statistics: list[Statistics]
     network: str
-    image_shape: tuple[int, int, int]
-    labels: tuple[int, ...]
-    names: tuple[str, ...]
-    scale: Scale | None = None
-    temperature: float = 1.0
-    threshold: float | None = None
 
     @property
     def n_outputs(self) -> int:
@@ -126,8 +122,8 @@ class Classifier(Predicting):
         return predict(self.params, self.statistics, images, network=self.network, part="features")
 
 
-def alone(classifier: Predicting) -> Classifier:
-    """The classifier, if it is one network and nothing else, so that a file can hold it.
+def require_network(classifier: Predicting) -> Classifier:
+    """Returns the classifier if it is one network and nothing else, so that a file can hold it.
 
     Raises:
       UserError: if it needs sums of features.

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from dgm_jax.errors import UserError
-from dgm_jax.memory.classifier import Classifier, Predicting, alone
+from dgm_jax.memory.classifier import Classifier, Predicting, require_network
 from dgm_jax.memory.memory import Memory
 from dgm_jax.memory.sampling import CHUNK, chosen_mode, sample_chunk
 from dgm_jax.models.prediction import discriminated
@@ -160,7 +160,7 @@ def to_stablehlo(what: Memory | Predicting) -> bytes:
     else:
         (n,) = jax.export.symbolic_shape("n")
         shape = what.image_shape if what.scale is None else what.image_shape[2:]
-        function, arguments = predictor(alone(what)), [jax.ShapeDtypeStruct((n, *shape), jnp.float32)]
+        function, arguments = predictor(require_network(what)), [jax.ShapeDtypeStruct((n, *shape), jnp.float32)]
     return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dgm_jax.errors import NewerFormat, UserError
 from dgm_jax.memory import classifier_section, memory_section, old_file
-from dgm_jax.memory.classifier import Classifier, Predicting, alone
+from dgm_jax.memory.classifier import Classifier, Predicting, require_network
 from dgm_jax.memory.container import DamagedMemoryFile, Section, is_ours, pack, unpack
 from dgm_jax.memory.memory import Memory
 from dgm_jax.system import files
@@ -57,7 +57,7 @@ def encode(memory: Memory | None = None, classifier: Predicting | None = None, *
         if memory.has_modes:
             sections["images_of_modes"] = memory_section.encode_modes(memory)
     if classifier is not None:
-        network = alone(classifier)
+        network = require_network(classifier)
         sections["classifier"] = classifier_section.encode(network)
         if network.temperature != 1 or network.threshold is not None:
             sections["confidence"] = classifier_section.encode_confidence(network)

@@ -20,7 +20,6 @@ from dgm_jax.models import patch_filters
 from dgm_jax.models.closed_form import Solution, Sums
 from dgm_jax.models.patch_filters import GROUP, PatchFilters
 from dgm_jax.training.feature_sums import FeatureSums
-from dgm_jax.types import Scale
 
 _PREDICTED_AT_ONCE = 8 * GROUP
 
@@ -172,12 +171,6 @@ class OfSums(Predicting):
     """A classifier that is read off sums, with all that it needs to predict."""
 
     classifier: FeatureClassifier
-    image_shape: tuple[int, int, int]
-    labels: tuple[int, ...]
-    names: tuple[str, ...]
-    scale: Scale | None = None
-    temperature: float = 1.0
-    threshold: float | None = None
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Scores [n, classes], as those of `FeatureClassifier`."""

@@ -100,7 +100,8 @@ class Setting:
     def classifier(self, params: Any, statistics: Any, task: int, *, network: str | None = None) -> Classifier:
         """A trained classifier of the classes seen once a task is learnt; `network` defaults to that of classifiers."""
         n, network = self.n_seen(task), network or self.config.classifier_network
-        return Classifier(params, statistics, network, self.image_shape, self.labels[:n], self.names[:n], self.scale)
+        facts: dict[str, Any] = {"labels": self.labels[:n], "names": self.names[:n], "scale": self.scale}
+        return Classifier(params, statistics, network, image_shape=self.image_shape, **facts)
 
     def trained(self, params: Tree, statistics: Tree) -> tuple[DiscriminatorParams, list[Statistics]]:
         """Undoes `params_to_tree` for a network and its norms; its class head gets outputs for the stream's classes."""

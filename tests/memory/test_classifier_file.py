@@ -33,7 +33,9 @@ def by_hand(network: str, image_size: int, channels: int) -> Classifier:
     random_numbers = jax.tree.map(lambda a: rng.uniform(0.1, 1, a.shape).astype(np.float32), (params, statistics))
     params = dataclasses.replace(random_numbers[0], projection=rng.normal(size=shape[::-1]).astype(np.float32))
     shape = (image_size, image_size, channels)
-    return Classifier(params, random_numbers[1], network, shape, (-3, 2**40, 7), ("a", "katze \U0001f408", '"c"'))
+    names = ("a", "katze \U0001f408", '"c"')
+    own = {"image_shape": shape, "labels": (-3, 2**40, 7), "names": names}
+    return Classifier(params, random_numbers[1], network, **own)
 
 
 CLASSIFIERS = {

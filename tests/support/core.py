@@ -42,7 +42,7 @@ def predict() -> None:
         jax.random.key(0), width=2, image_size=8, channels=1, n_classes=10
     )
     names = tuple(map(str, range(10)))
-    classifier = Classifier(params, statistics, "dcgan", (8, 8, 1), tuple(range(10)), names)
+    classifier = Classifier(params, statistics, "dcgan", image_shape=(8, 8, 1), labels=tuple(range(10)), names=names)
     labels, probabilities = classifier.predict(digits.x_test[:5])
     assert labels.shape == (5,) and np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
