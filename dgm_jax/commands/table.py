@@ -68,7 +68,7 @@ class Table:
     images: Annotated[Path | None, shown("DIR", "none")] = None
     """Class folders of imagenet50; imagenet50-stand-in reads imagenet_resized/32x32 in --data-dir."""
     collect: Switch = False
-    """Train nothing; write the table of the runs that are there."""
+    """Train nothing; write the table of the runs that are there, or of --methods."""
     jobs: Annotated[int | None, shown("N", "1 here, all in the queue of Slurm")] = None
     """At most N runs at once; on this machine they share out the cores (docs/cluster.md)."""
     launcher: Literal["local", "slurm"] = "local"
@@ -93,6 +93,11 @@ class Table:
             for method in self.methods or every
             for seed in seeds
         ]
+        if self.collect and not self.methods:
+            begun = {(run.data, run.method) for run in plan if run.workdir.exists()}
+            plan = [run for run in plan if (run.data, run.method) in begun]
+            if not plan:
+                raise UserError(f"--collect: {runs} holds no run of {', '.join(self.data)}")
         failed, unmeasured = ({}, {}) if self.collect else self._train(plan, runs)
         results = table_runs.collect(plan, failed, unmeasured)
         out = self.out or runs

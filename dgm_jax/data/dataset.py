@@ -47,6 +47,14 @@ class Dataset:
     stored_shape: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Its name and sizes; the arrays would fill the screen."""
+        things = f"{'vectors' if self.are_vectors else 'images'} {list(self.x_train.shape[1:])}"
+        return (
+            f"Dataset({self.name!r}, {len(self.x_train)} training and {len(self.x_test)} test {things}, "
+            f"{len(self.labels)} classes)"
+        )
+
     @property
     def labels(self) -> tuple[int, ...]:
         """The labels of the classes, ascending."""

@@ -167,7 +167,7 @@ def _row(
         flattened(upgraded(first.config)).get("epochs") if first.method in GENERATIVE else None
     )  # Others count steps.
     half = first.n_seen((len(first.tasks) + 1) // 2 - 1)  # Classes after half of the tasks.
-    several = summaries if len(first.tasks) > 1 else []  # A single task has no half, and no mean over tasks.
+    several = summaries if len(first.tasks) > 1 else []  # With a single task there is no half, mean or earlier task.
     averages = [s.average_incremental.get(reading, {}) for s in several]
     return {
         "reading": reading,
@@ -179,8 +179,8 @@ def _row(
         **_spread("average_incremental_from_2", (of.get("from_2") for of in averages)),
         **_spread("task_known", (s.task_known[reading]["A_t"][-1] for s in summaries if reading in s.task_known)),
         **_spread("A_final_micro", (s.final_accuracy(reading, "micro") for s in summaries)),
-        **_spread("forgetting", (s.forgetting[reading] for s in summaries)),
-        **_spread("backward_transfer", (s.backward_transfer.get(reading) for s in summaries)),
+        **_spread("forgetting", (s.forgetting[reading] for s in several)),
+        **_spread("backward_transfer", (s.backward_transfer.get(reading) for s in several)),
         **{name: _spread(name, (quality[name] for quality in measured))[name] for name in _QUALITY},
         "memory_bytes": round(size),
         "worth_images": round(size / (replaced / images)) if images and replaced else None,

@@ -191,6 +191,18 @@ def test_a_setting_that_was_removed_makes_another_run_unless_it_was_at_its_defau
         run.read()
 
 
+def test_collect_shows_the_methods_that_were_begun(tmp_path, capsys):
+    argv = ["--data", "digits", "--seeds", "0,1", "--runs", str(tmp_path), "--collect"]
+    assert table.run(argv) == 2
+    assert f"--collect: {tmp_path} holds no run of digits" in capsys.readouterr().err
+    for seed in (0, 1):
+        _place(TableRun("digits", "joint", seed, tmp_path), readings=("classifier",), seed=seed)
+    assert table.run(argv) == 0 and "finetune" not in (tmp_path / "table.md").read_text()
+    _place(TableRun("digits", "ewc", 0, tmp_path), readings=("classifier",))
+    assert table.run(argv) == 1 and "ewc | classifier" in (text := (tmp_path / "table.md").read_text())
+    assert "| 0 (no result: seed 1: not run yet) |" in text
+
+
 @pytest.mark.parametrize("content", ["{}", '{"finished": tru', "[]"])
 def test_a_damaged_summary_stays_in_its_place(content, tmp_path):
     for method in ("joint", "finetune"):

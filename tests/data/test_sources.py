@@ -38,6 +38,10 @@ def test_digits_are_split_the_same_every_time(digits):
         assert hashlib.sha256(getattr(digits, name).tobytes()).hexdigest() == expected, name
 
 
+def test_a_data_set_prints_its_sizes(digits):
+    assert repr(digits) == "Dataset('digits', 1437 training and 360 test images [8, 8, 1], 10 classes)"
+
+
 def test_digits_are_those_of_scikit_learn(digits):
     """Images, labels, split and order, as `dgm_jax/data/digits.txt` says."""
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
