@@ -13,7 +13,7 @@ from typing import Any
 
 from dgm_jax.config import GENERATIVE, TRAINS, flattened, upgraded
 from dgm_jax.errors import naming_extras
-from dgm_jax.metrics.intervals import LEAST_SEEDS, Answers, interval
+from dgm_jax.metrics.intervals import Answers, interval
 from dgm_jax.reporting.published import OF_GENERATED, PUBLISHED, is_full_length
 from dgm_jax.reporting.table_figures import ablation_figures, figures
 from dgm_jax.runs import comparing
@@ -261,8 +261,8 @@ def _verdicts(pairs: Sequence[dict[str, Any]]) -> list[str]:
     for data, verdicts in lines.items():
         text = (
             f"{data}, each method and the next best one, in pairs by seed and test image: the difference of `A_final` "
-            f"in points, its 95 % interval, and *different* if that excludes 0 and there are {LEAST_SEEDS} seeds or "
-            "more (all pairs are under `differences` in `table.json`):"
+            "in points, its 95 % interval, and *different* if that excludes 0 (all pairs are under `differences` in "
+            "`table.json`):"
         )
         found += [_item(text), *verdicts.values()]
     return found

@@ -56,7 +56,7 @@ def intervals(top: Path, seeds: Sequence[int]) -> dict[str, Interval]:
 
     Args:
       top: the folder above those of the seeds.
-      seeds: of finished runs; there is no interval for less than two.
+      seeds: of finished runs; there is no interval for less than three.
 
     Raises:
       NoRun: if what a folder holds cannot be read.

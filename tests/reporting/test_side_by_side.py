@@ -26,10 +26,10 @@ def baseline() -> Path:
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory) -> Path:
-    """Runs of two seeds."""
+    """Runs of three seeds."""
     folder = tmp_path_factory.mktemp("several")
     config = small_runs.small("dgma", method="analytic", image_size=8, filters=4)
-    Learner(config, devices=1).fit_seeds((2, 10), [small_runs.stream(config)] * 2, folder)
+    Learner(config, devices=1).fit_seeds((2, 10, 11), [small_runs.stream(config)] * 3, folder)
     return folder
 
 
@@ -78,7 +78,7 @@ def test_mean_and_spread_of_seeds(seeds, baseline, tmp_path):
     summary = json.loads((seeds / "summary.json").read_text())
     found = intervals(seeds, summary["seeds"])
     assert [row[3] for row in means[1:]] == ["analytic"] and "band reaches one standard deviation" in text
-    assert means[1][0] == seeds.name and means[1][4] == "2, 10"
+    assert means[1][0] == seeds.name and means[1][4] == "2, 10, 11"
     of = summary["A_3"]["analytic"]["macro"]
     bounds = f"[{100 * max(found['analytic'].low, 0):.1f}, {100 * min(found['analytic'].high, 1):.1f}]"
     assert means[1][5] == f"{100 * of['mean']:.1f} ± {100 * of['sd']:.1f} {bounds}"
@@ -87,6 +87,7 @@ def test_mean_and_spread_of_seeds(seeds, baseline, tmp_path):
     assert [row[0] for row in runs] == [
         f"{seeds.name}/seed2",
         f"{seeds.name}/seed10",
+        f"{seeds.name}/seed11",
         f"{baseline.parent.name}/{baseline.name}",
     ]
     assert main(["report", str(seeds), "--out", str(tmp_path / "page.html")]) == 0
@@ -98,4 +99,5 @@ def test_seeds_in_progress(seeds, tmp_path):
     for name in ("summary.json", "accuracy_matrix.csv"):
         (folder / "seed10" / name).unlink()
     rows = Tables(report.comparison([folder])).rows["accuracy"]
-    assert rows[1][4] == "2" and "±" not in rows[1][5] and rows[-1][-1] == "no task is finished yet"
+    assert rows[1][4] == "2, 11" and "±" in rows[1][5] and "[" not in rows[1][5]
+    assert rows[-2][-1] == "no task is finished yet"

@@ -114,15 +114,18 @@ def test_the_summary_has_mean_and_deviation(together):
 
 
 def test_the_report_has_an_interval_where_it_is_defined(together, tmp_path):
-    folder, summary, _ = together
-    own = [read_answers(Workdir(folder / f"seed{s}"), read_summary(Workdir(folder / f"seed{s}"))) for s in SEEDS]
+    together, summary, _ = together
+    assert len(seeds_report(summary, together)) == 2, "two seeds have none"
+    folder = small_runs.copied(together, tmp_path / "three")
+    small_runs.copied(folder / "seed0", folder / "seed7")
+    summary = summary | {"seeds": [*SEEDS, 7]}
+    own = [read_answers(of := Workdir(folder / f"seed{s}"), read_summary(of)) for s in summary["seeds"]]
     expected = interval([answers["consolidated"] for answers in own])
     said, note, _ = seeds_report(summary, folder)
     average = summary["A_2"]["consolidated"]["macro"]
     bounds = f"[{100 * max(expected.low, 0):.1f}, {100 * expected.high:.1f}]"
     assert f"consolidated {100 * average['mean']:.1f} +- {100 * average['sd']:.1f} % {bounds}, auxiliary " in said
     assert note == "in brackets: 95 % interval of the mean, over seeds and test images (docs/measures.md)"
-    assert len(seeds_report(summary | {"seeds": [0]}, folder)) == 2, "one seed has none"
     copied = small_runs.copied(folder, tmp_path / "run")
     (copied / "seed5" / "predictions.npz").write_bytes(b"")
     assert seeds_report(summary, copied)[1].startswith(f"note: no interval: {copied / 'seed5' / 'predictions.npz'}")
