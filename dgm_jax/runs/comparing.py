@@ -66,7 +66,7 @@ def differences(methods: Mapping[str, Mapping[int, Answers]]) -> list[dict[str, 
       methods: the runs of each method by seed, all on one data set.
 
     Returns:
-      For each pair with at least three common seeds, better methods first: "method" and "other", "difference" of A_final
+      For each pair with three common seeds or more, better methods first: "method" and "other", "difference" of A_final
       (method - other), the bounds "low" and "high" of its 95 % interval, "seeds", and "different", the verdict.
     """
     ranked = sorted(methods, key=lambda name: -statistics.mean(run.accuracy for run in methods[name].values()))
