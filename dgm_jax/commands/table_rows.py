@@ -90,6 +90,7 @@ BUDGETS = {
             ("separate", COMPARED["separate"].arguments, "consolidated"),
             ("icarl-jpeg", COMPARED["icarl-jpeg-as-dgmw"].arguments, "consolidated"),
             ("gdumb-jpeg", COMPARED["gdumb-jpeg-as-dgmw"].arguments, "consolidated"),
+            ("er-balanced-jpeg", COMPARED["er-balanced-jpeg-as-dgmw"].arguments, "consolidated"),
             ("analytic", _ARGUMENTS["analytic"], "combined"),
         )
         for size in _SIZES

@@ -1,7 +1,7 @@
 """The combined reading of DGM: what its consolidated classifier says, and what sums of real images say, as one.
 
 Not in the paper. The memory's drawn images lack the fine texture of real ones, which sums of features have seen; the
-consolidated network in turn sees what features of one layer cannot. Each counts as much as it is sure.
+consolidated network in turn sees what features of one layer cannot. Each counts as much as it claims to be sure.
 """
 
 from dataclasses import dataclass, field

@@ -27,8 +27,8 @@ _LEGEND = {
     "A_half": "`A_half` is after half of the tasks (the paper's A5; for ImageNet-50 its A30).",
     "average; from A_2": "*Average*: average incremental accuracy, the mean of A_1 to A_T; then without A_1, which "
     "with one class is 100.",
-    "/ joint": "*Ceiling*: joint training on all real images at once, for as many steps as bring anything. *Joint*: "
-    "for as many as other methods take. */ joint*: `A_final` divided by that of `ceiling` with the same seed.",
+    "/ joint": "*Ceiling*: joint training on all real images at once, for the steps listed (docs/baselines.md). "
+    "*Joint*: for as many as other methods take. */ joint*: `A_final` divided by that of `ceiling` with the same seed.",
     "forgetting": "*Forgetting*: the mean over classes of the best accuracy after an earlier task minus the last one, "
     "in points.",
     "task known": "*Task known*, and *transfer* (forward transfer in that reading): only where tasks have several "
