@@ -91,16 +91,17 @@ def test_what_the_first_page_says_around_its_table():
         best("dgmw", side=32, channels=3, per_class=5000, classes=10),
     ]
     found = re.search(
-        r"The paper has (\S+) \(MNIST\) and (\S+) \(CIFAR-10\) .* ours has (\S+) and (\S+), .* and (\d+) epochs a task "
-        r"\(ours: (\d+) and (\d+)\)",
+        r"The paper has (\S+) \(MNIST, (\d+) epochs a task\) and (\S+) \(CIFAR-10\) .* ours has (\S+) \((\d+) epochs\) and "
+        r"(\S+) \((\d+)\)",
         page,
     )
     assert found
-    for cell, data, method in zip(found.groups()[:2], ("mnist", "cifar10"), ("dgma", "dgmw")):
+    published, ours, lengths = (found.group(1, 3), found.group(4, 6), found.group(2, 5, 7))
+    for cell, data, method in zip(published, ("mnist", "cifar10"), ("dgma", "dgmw")):
         require_equal(cell, [PUBLISHED[data, method][1]], data)
-    for cell, data, method in zip(found.groups()[2:4], ("mnist", "cifar10"), ("dgma", "dgmw")):
+    for cell, data, method in zip(ours, ("mnist", "cifar10"), ("dgma", "dgmw")):
         require_equal(cell, [100 * measured()[data, method, "auxiliary"]["A_final"]], data)
-    assert [int(n) for n in found.groups()[4:]] == [
+    assert [int(n) for n in lengths] == [
         preset("paper-mnist").gan.epochs,
         *(config.gan.epochs for config in epochs),
     ]
