@@ -91,8 +91,8 @@ def test_what_the_first_page_says_around_its_table():
         best("dgmw", side=32, channels=3, per_class=5000, classes=10),
     ]
     found = re.search(
-        r"The paper has (\S+) \(MNIST, (\d+) epochs a task\) and (\S+) \(CIFAR-10\) .* ours has (\S+) \((\d+) epochs\) and "
-        r"(\S+) \((\d+)\)",
+        r"The paper has (\S+) \(MNIST, (\d+) epochs a task\) and (\S+) \(CIFAR-10\) .* "
+        r"ours has (\S+) \((\d+) epochs\) and (\S+) \((\d+)\)",
         page,
     )
     assert found

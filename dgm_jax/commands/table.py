@@ -4,7 +4,7 @@ Each entry is a run in its own folder, as `dgm-jax learn DATA --method METHOD` m
 run the same command again to resume. Finished runs are only read. If a run fails, the table shows why in its place. The
 command writes `table.md`, `table.csv`, `table.json` and figures.
 
-    dgm-jax table --quick --data-dir DIR                # digits and MNIST-500, all methods: 30 minutes
+    dgm-jax table --quick --data-dir DIR                # digits and MNIST-500: 30 minutes
     dgm-jax table --quick --data-dir DIR --jobs 2       # two runs at once, which share out the cores
     dgm-jax table --data mnist --data-dir DIR --launcher slurm   # each run is a job of a Slurm cluster
     dgm-jax table --data cifar10 --methods dgmw mergan --seeds 0,1,2 --data-dir DIR
