@@ -32,7 +32,7 @@ PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, str]] = {
     ("imagenet50", "dgma"): (25.93, 15.16, _OF_DGM),
 }
 # A run of the paper's length has at least this many training images, and epochs a task. Shorter runs are not compared.
-# Of CIFAR-10, the authors published no settings; 101 epochs are those of their other data with images of this size.
+# Of CIFAR-10, the authors published no settings; its 101 epochs are those of MNIST and ImageNet-50.
 _FULL_LENGTH = {"mnist": (60_000, 101), "svhn": (73_257, 151), "cifar10": (50_000, 101), "imagenet50": (60_000, 101)}
 
 
